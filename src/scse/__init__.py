@@ -1,0 +1,53 @@
+"""Squeeze & excitation for segmentation networks: blocks, networks, and a study of whether they help.
+
+Implements Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
+Networks", MICCAI 2018 (arXiv 1803.02579).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scse import functional, networks
+    from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+    from scse.data.dataset import Dataset
+    from scse.segmenter import Segmenter
+    from scse.study import study
+
+__version__ = "0.1.0"
+
+# Public name -> its module ("" for a module itself): loaded at first use, so that importing scse is quick.
+_HOMES = {
+    "ChannelSE": "scse.blocks",
+    "ConcurrentSE": "scse.blocks",
+    "Dataset": "scse.data.dataset",
+    "Segmenter": "scse.segmenter",
+    "SpatialSE": "scse.blocks",
+    "functional": "",
+    "networks": "",
+    "study": "scse.study",
+}
+
+__all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)
+    "ChannelSE",
+    "SpatialSE",
+    "ConcurrentSE",
+    "functional",
+    "networks",
+    "Dataset",
+    "Segmenter",
+    "study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scse' has no attribute {name!r}")
+    home = _HOMES[name]
+    value = getattr(import_module(home), name) if home else import_module(f"scse.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

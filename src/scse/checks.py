@@ -1,0 +1,18 @@
+"""Checks of arguments: one message form for every wrong value."""
+
+from collections.abc import Iterable
+
+
+def check_positive(name: str, value: int) -> int:
+    """Return `value` if it is a whole number of at least 1, raise ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of `allowed`, raise ValueError naming them otherwise."""
+    options = list(allowed)
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value

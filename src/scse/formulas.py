@@ -1,0 +1,60 @@
+"""The paper's formulas in plain torch operations: the one definition of what a block computes.
+
+Notation of Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
+Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of shape (N, C, *spatial) with one
+spatial axis or more. Memory formats are kept: `flatten(2)` of a channels-last map is a view.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def channel_gate(
+    x: Tensor,
+    squeeze_weight: Tensor,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor,
+    excite_bias: Tensor | None,
+) -> Tensor:
+    """sigmoid(W2 relu(W1 z)), z the mean of `x` over all spatial axes: (N, C, *spatial) -> (N, C)."""
+    squeezed = x.flatten(2).mean(2)
+    hidden = F.relu(F.linear(squeezed, squeeze_weight, squeeze_bias))
+    return torch.sigmoid(F.linear(hidden, excite_weight, excite_bias))
+
+
+def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """sigmoid(w . x), a 1x1 convolution of C channels to one: (N, C, *spatial) -> (N, 1, *spatial)."""
+    projected = torch.matmul(weight, x.flatten(2))
+    if bias is not None:
+        projected = projected + bias
+    return torch.sigmoid(projected).reshape(x.shape[0], 1, *x.shape[2:])
+
+
+def over_space(gate: Tensor, x: Tensor) -> Tensor:
+    """A channel gate (N, C) with the axes that broadcast it over those of `x`: (N, C, 1, ..., 1)."""
+    return gate.reshape(*gate.shape, *(1,) * (x.ndim - 2))
+
+
+def add(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """U*c + U*s, written U*(c + s): the paper's scSE, one product less."""
+    return x * (channel + spatial)
+
+
+def maximum(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """max(U*c, U*s), of the products: where U is negative, the smaller gate wins."""
+    return torch.maximum(x * channel, x * spatial)
+
+
+def multiply(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """(U*c) * (U*s), element by element."""
+    return (x * channel) * (x * spatial)
+
+
+def concat(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+    """U*c and U*s one after the other on the channel axis: (N, 2C, *spatial)."""
+    return torch.cat([x * channel, x * spatial], dim=1)
+
+
+AGGREGATIONS = {"add": add, "max": maximum, "multiply": multiply, "concat": concat}
+"""How scSE joins its two recalibrated maps; the paper adds, its journal version compares all four."""

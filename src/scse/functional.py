@@ -1,0 +1,120 @@
+"""The blocks as functions of a feature map and its weights.
+
+Every function takes `x` of shape (N, C, *spatial), one spatial axis or more, in any memory format and any
+floating dtype, and raises ValueError when shapes do not fit. `scale` multiplies the gates: with 2 a gate of
+sigmoid(0) leaves its input as it was.
+
+Source: Roy, Navab, Wachinger, MICCAI 2018 (arXiv 1803.02579), section 2; the aggregations other than "add" are
+those of the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127).
+"""
+
+from torch import Tensor
+
+from scse import formulas
+from scse.checks import check_choice
+
+
+def cse(
+    x: Tensor,
+    squeeze_weight: Tensor,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor,
+    excite_bias: Tensor | None,
+    *,
+    scale: float = 1.0,
+) -> Tensor:
+    """Spatial squeeze and channel excitation (cSE): U * c.
+
+    Args:
+        x: feature map U, (N, C, *spatial).
+        squeeze_weight: W1, (hidden, C).
+        squeeze_bias: (hidden,) or None.
+        excite_weight: W2, (C, hidden).
+        excite_bias: (C,) or None.
+        scale: factor on the gate.
+
+    Returns:
+        (N, C, *spatial).
+
+    Raises:
+        ValueError: `x` has no spatial axis, or its channels are not those of the weights.
+    """
+    _check_map(x, squeeze_weight)
+    gate = formulas.channel_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
+    return x * formulas.over_space(_scaled(gate, scale), x)
+
+
+def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -> Tensor:
+    """Channel squeeze and spatial excitation (sSE): U * s.
+
+    Args:
+        x: feature map U, (N, C, *spatial).
+        weight: w, (1, C): one gate a position, never one a channel.
+        bias: (1,) or None.
+        scale: factor on the gate.
+
+    Returns:
+        (N, C, *spatial).
+
+    Raises:
+        ValueError: `x` has no spatial axis, or its channels are not those of the weight.
+    """
+    _check_map(x, weight)
+    return x * _scaled(formulas.spatial_gate(x, weight, bias), scale)
+
+
+def scse(  # noqa: PLR0917 (the weights in the order of the formula)
+    x: Tensor,
+    squeeze_weight: Tensor,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor,
+    excite_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    *,
+    aggregation: str = "add",
+    scale: float = 1.0,
+) -> Tensor:
+    """Concurrent spatial and channel squeeze & excitation (scSE): both gates from the same input, joined.
+
+    Args:
+        x: feature map U, (N, C, *spatial).
+        squeeze_weight: W1 of cSE, (hidden, C).
+        squeeze_bias: (hidden,) or None.
+        excite_weight: W2 of cSE, (C, hidden).
+        excite_bias: (C,) or None.
+        project_weight: w of sSE, (1, C).
+        project_bias: (1,) or None.
+        aggregation: "add" (the paper: U*c + U*s), "max" (of the two products), "multiply" (U*c times U*s) or
+            "concat" (U*c, then U*s).
+        scale: factor on both gates.
+
+    Returns:
+        (N, C, *spatial); with "concat" (N, 2C, *spatial).
+
+    Raises:
+        ValueError: an unknown aggregation, no spatial axis, or channels that are not those of the weights.
+    """
+    check_choice("aggregation", aggregation, formulas.AGGREGATIONS)
+    _check_map(x, squeeze_weight)
+    _check_map(x, project_weight)
+    channel = formulas.channel_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
+    spatial = formulas.spatial_gate(x, project_weight, project_bias)
+    join = formulas.AGGREGATIONS[aggregation]
+    return join(x, formulas.over_space(_scaled(channel, scale), x), _scaled(spatial, scale))
+
+
+def _scaled(gate: Tensor, scale: float) -> Tensor:
+    return gate if scale == 1.0 else gate * scale
+
+
+def _check_map(x: Tensor, weight: Tensor) -> None:
+    if x.ndim < 3:
+        raise ValueError(
+            f"a feature map has shape (N, C, *spatial) with at least one spatial axis, got {tuple(x.shape)}"
+        )
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"the block was built for {weight.shape[1]} channels, but its input of shape {tuple(x.shape)} "
+            f"has {x.shape[1]}; channels are axis 1"
+        )

@@ -1,0 +1,155 @@
+"""What the networks share: the check of the input's size, and the places of the blocks."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scse.attach import Recalibration, recalibrate
+from scse.checks import check_positive
+
+CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL = {2: F.max_pool2d, 3: F.max_pool3d}
+MAX_UNPOOL = {2: F.max_unpool2d, 3: F.max_unpool3d}
+
+
+def check_spatial_dims(spatial_dims: int) -> int:
+    """Return `spatial_dims` if it is 2 or 3, raise ValueError otherwise."""
+    if spatial_dims not in CONV:
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
+    return spatial_dims
+
+
+def check_kernel_size(kernel_size: int) -> int:
+    """Return `kernel_size` if it is odd, so that padding keeps sizes; raise ValueError otherwise."""
+    if check_positive("kernel_size", kernel_size) % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+    return kernel_size
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution (no bias, size kept), batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
+        super().__init__(
+            CONV[spatial_dims](in_channels, channels, kernel_size, padding=kernel_size // 2, bias=False),
+            NORM[spatial_dims](channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class EncoderDecoder(nn.Module):
+    """A network of `depth` encoder blocks, a bottleneck, `depth` decoder blocks and a 1x1 classifier.
+
+    A subclass builds `encoder`, `bottleneck`, `decoder` and `classifier` plain, then calls `_place`.
+
+    Args:
+        depth: number of halvings.
+        spatial_dims: 2 or 3.
+    """
+
+    encoder: nn.ModuleList
+    decoder: nn.ModuleList
+
+    def __init__(self, *, depth: int, spatial_dims: int) -> None:
+        super().__init__()
+        self.depth = check_positive("depth", depth)
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of every class: (N, in_channels, *spatial) -> (N, classes, *spatial).
+
+        Raises:
+            ValueError: `x` has another number of spatial axes, or one shorter than 2 ** depth.
+        """
+        size = tuple(x.shape[2:])
+        if len(size) != self.spatial_dims:
+            raise ValueError(
+                f"{type(self).__name__} takes (N, channels, {self.spatial_dims} spatial axes), "
+                f"got shape {tuple(x.shape)}"
+            )
+        if min(size) < 2**self.depth:
+            raise ValueError(
+                f"{type(self).__name__} of depth {self.depth} needs every spatial axis to be at least "
+                f"{2**self.depth}, got {size}; pad the input or build the network with a smaller depth"
+            )
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _place(self, channels: Sequence[int], recalibration: Recalibration) -> None:
+        """Hang the blocks after every encoder and decoder block, not the bottleneck.
+
+        Called last in construction, so that the variants draw the same numbers for all weights they share.
+        """
+        recalibrate(zip([*self.encoder, *self.decoder], channels, strict=True), recalibration)
+
+
+class UniformNetwork(EncoderDecoder):
+    """A network with the same width at every level, made of one kind of block; the paper's three are.
+
+    The defaults are the paper's (MICCAI 2018, section 3): 4 + 4 blocks, 64 channels, 5x5 kernels, 28 classes.
+
+    Args:
+        in_channels: channels of the image.
+        classes: classes, the background included.
+        width: channels of every block.
+        depth: encoder blocks, and as many decoder blocks; sizes of at least 2 ** depth come out as they went in.
+        kernel_size: of all convolutions but 1x1 ones; odd.
+        spatial_dims: 2 or 3.
+        recalibration: the variant: None, "cse", "sse", "scse", or a function of the channel count that
+            returns a block; one is placed after every encoder and decoder block.
+
+    Raises:
+        ValueError: a number below 1, an even kernel, other `spatial_dims`, an unknown variant.
+    """
+
+    block: ClassVar[Callable[..., nn.Module]]
+    """Makes a block of (in_channels, channels, kernel_size=, spatial_dims=)."""
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        *,
+        classes: int = 28,
+        width: int = 64,
+        depth: int = 4,
+        kernel_size: int = 5,
+        spatial_dims: int = 2,
+        recalibration: Recalibration = None,
+    ) -> None:
+        super().__init__(depth=depth, spatial_dims=spatial_dims)
+        check_positive("width", width)
+        check_kernel_size(kernel_size)
+        block = partial(type(self).block, channels=width, kernel_size=kernel_size, spatial_dims=spatial_dims)
+        inputs = [check_positive("in_channels", in_channels), *[width] * (depth - 1)]
+        self.encoder = nn.ModuleList(block(channels) for channels in inputs)
+        self.bottleneck = block(width)
+        self.decoder = nn.ModuleList(block(2 * width) for _ in range(depth))
+        self.classifier = CONV[spatial_dims](width, check_positive("classes", classes), 1)
+        self._place([width] * (2 * depth), recalibration)
+
+
+class IndexUnpooling(UniformNetwork):
+    """A network whose pooling keeps its indices and whose decoder un-pools with them, then joins the skip."""
+
+    def _run(self, x: Tensor) -> Tensor:
+        pool, unpool = MAX_POOL[self.spatial_dims], MAX_UNPOOL[self.spatial_dims]
+        skips = []
+        for block in self.encoder:
+            skip = block(x)
+            x, indices = pool(skip, 2, return_indices=True)
+            skips.append((skip, indices))
+        x = self.bottleneck(x)
+        for block in self.decoder:
+            skip, indices = skips.pop()
+            x = unpool(x, indices, [2] * self.spatial_dims, output_size=skip.shape)
+            x = block(torch.cat([skip, x], dim=1))
+        logits: Tensor = self.classifier(x)
+        return logits

@@ -1,0 +1,207 @@
+"""FC-DenseNet: the form of the paper's group, and the original Tiramisu (Jegou et al., CVPRW 2017)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scse.attach import Recalibration
+from scse.checks import check_positive
+from scse.networks.base import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, EncoderDecoder, IndexUnpooling
+
+
+class PreConv(nn.Sequential):
+    """Batch normalisation, ReLU, convolution (size kept)."""
+
+    def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
+        super().__init__(
+            NORM[spatial_dims](in_channels),
+            nn.ReLU(),
+            CONV[spatial_dims](in_channels, channels, kernel_size, padding=kernel_size // 2),
+        )
+
+
+class DenseBlock(nn.Module):
+    """A dense block of the group: two convolutions that see all maps before them, then a 1x1 to `channels`."""
+
+    def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
+        super().__init__()
+        self.first = PreConv(in_channels, channels, kernel_size=kernel_size, spatial_dims=spatial_dims)
+        self.second = PreConv(in_channels + channels, channels, kernel_size=kernel_size, spatial_dims=spatial_dims)
+        self.join = PreConv(in_channels + 2 * channels, channels, kernel_size=1, spatial_dims=spatial_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, channels, *spatial)."""
+        x = torch.cat([x, self.first(x)], dim=1)
+        x = torch.cat([x, self.second(x)], dim=1)
+        out: Tensor = self.join(x)
+        return out
+
+
+class FCDenseNet(IndexUnpooling):
+    """FC-DenseNet as the paper's group configures it: dense blocks, index un-pooling, the same width everywhere.
+
+    Arguments as in `UniformNetwork`; `width` is also what every convolution adds inside a block. For the sizes
+    of the original publication see `tiramisu`.
+    """
+
+    block = DenseBlock
+
+    @staticmethod
+    def tiramisu(
+        size: int,
+        *,
+        in_channels: int = 3,
+        classes: int = 11,
+        dropout: float = 0.2,
+        spatial_dims: int = 2,
+        recalibration: Recalibration = None,
+    ) -> "Tiramisu":
+        """The original FC-DenseNet56, 67 or 103 of Jegou et al. 2017, table 2; defaults are CamVid's.
+
+        Raises:
+            ValueError: another size than 56, 67 or 103.
+        """
+        if size not in TIRAMISU:
+            raise ValueError(f"size must be one of {', '.join(map(str, TIRAMISU))}, got {size!r}")
+        growth, layers, bottleneck = TIRAMISU[size]
+        return Tiramisu(
+            in_channels,
+            classes=classes,
+            growth=growth,
+            layers=layers,
+            bottleneck_layers=bottleneck,
+            dropout=dropout,
+            spatial_dims=spatial_dims,
+            recalibration=recalibration,
+        )
+
+
+TIRAMISU: dict[int, tuple[int, tuple[int, ...], int]] = {
+    56: (12, (4, 4, 4, 4, 4), 4),
+    67: (16, (5, 5, 5, 5, 5), 5),
+    103: (16, (4, 5, 7, 10, 12), 15),
+}
+"""Size -> growth rate, layers of each encoder block, layers of the bottleneck."""
+
+
+class GrowthBlock(nn.Module):
+    """A dense block of the original: every layer adds `growth` maps; returns them with or without the input's."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        growth: int,
+        layers: int,
+        keep_input: bool,
+        dropout: float,
+        spatial_dims: int,
+    ) -> None:
+        super().__init__()
+        self.keep_input = keep_input
+        self.channels = layers * growth + (in_channels if keep_input else 0)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                PreConv(in_channels + i * growth, growth, kernel_size=3, spatial_dims=spatial_dims),
+                nn.Dropout(dropout),
+            )
+            for i in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, self.channels, *spatial)."""
+        maps = [x]
+        for layer in self.layers:
+            maps.append(layer(torch.cat(maps, dim=1)))
+        return torch.cat(maps if self.keep_input else maps[1:], dim=1)
+
+
+class Tiramisu(EncoderDecoder):
+    """The original FC-DenseNet (Jegou et al. 2017): transitions down and up, un-pooling by convolution.
+
+    Args:
+        in_channels: channels of the image.
+        classes: classes, the background included.
+        growth: maps that every layer adds.
+        layers: layers of each encoder block; the decoder has them in reverse.
+        bottleneck_layers: layers of the bottleneck.
+        first: maps of the first convolution.
+        dropout: probability that a value is dropped after each layer.
+        spatial_dims: 2 or 3.
+        recalibration: the variant, as in `UNet`.
+
+    Raises:
+        ValueError: a number below 1, other `spatial_dims`, an unknown variant.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        *,
+        classes: int = 11,
+        growth: int = 16,
+        layers: Sequence[int] = TIRAMISU[103][1],
+        bottleneck_layers: int = 15,
+        first: int = 48,
+        dropout: float = 0.2,
+        spatial_dims: int = 2,
+        recalibration: Recalibration = None,
+    ) -> None:
+        super().__init__(depth=len(layers), spatial_dims=spatial_dims)
+        check_positive("growth", growth)
+
+        def block(channels: int, count: int, *, keep_input: bool) -> GrowthBlock:
+            return GrowthBlock(
+                channels,
+                growth=growth,
+                layers=check_positive("layers", count),
+                keep_input=keep_input,
+                dropout=dropout,
+                spatial_dims=spatial_dims,
+            )
+
+        conv = CONV[spatial_dims]
+        self.first = conv(check_positive("in_channels", in_channels), first, 3, padding=1)
+        self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
+        channels, skips = first, []
+        for count in layers:
+            dense = block(channels, count, keep_input=True)
+            channels = dense.channels
+            skips.append(channels)
+            self.encoder.append(dense)
+            transition = PreConv(channels, channels, kernel_size=1, spatial_dims=spatial_dims)
+            self.down.append(nn.Sequential(transition, nn.Dropout(dropout)))
+        self.bottleneck = block(channels, bottleneck_layers, keep_input=False)
+        channels = self.bottleneck.channels
+        self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, count in enumerate(reversed(layers), start=1):
+            self.up.append(CONV_TRANSPOSE[spatial_dims](channels, channels, 3, stride=2))
+            dense = block(channels + skips.pop(), count, keep_input=level == len(layers))
+            channels = dense.channels
+            self.decoder.append(dense)
+        self.classifier = conv(channels, check_positive("classes", classes), 1)
+        hosts = [*self.encoder, *self.decoder]
+        self._place([host.channels for host in hosts if isinstance(host, GrowthBlock)], recalibration)
+
+    def _run(self, x: Tensor) -> Tensor:
+        skips = []
+        x = self.first(x)
+        for block, down in zip(self.encoder, self.down, strict=True):
+            x = block(x)
+            skips.append(x)
+            x = MAX_POOL[self.spatial_dims](down(x), 2)
+        x = self.bottleneck(x)
+        for up, block in zip(self.up, self.decoder, strict=True):
+            skip = skips.pop()
+            x = block(torch.cat([skip, _crop(up(x), skip)], dim=1))
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def _crop(x: Tensor, like: Tensor) -> Tensor:
+    """The centre of `x`, of the spatial size of `like`: a transition up makes 2n + 1 of n."""
+    for axis in range(2, x.ndim):
+        size = like.shape[axis]
+        x = x.narrow(axis, (x.shape[axis] - size) // 2, size)
+    return x
