@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
     from scse.data.dataset import Dataset
     from scse.segmenter import Segmenter
-    from scse.study import study
+    from scse.studies.runner import study
 
 __version__ = "0.1.0"
 
@@ -25,7 +25,7 @@ _HOMES = {
     "SpatialSE": "scse.blocks",
     "functional": "",
     "networks": "",
-    "study": "scse.study",
+    "study": "scse.studies.runner",
 }
 
 __all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)

@@ -2,7 +2,7 @@
 
 Notation of Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
 Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of shape (N, C, *spatial) with one
-spatial axis or more. Memory formats are kept: `flatten(2)` of a channels-last map is a view.
+spatial axis or more. Memory formats are kept: for a channels-last map, `flatten(2)` is a view.
 """
 
 import torch
@@ -25,10 +25,7 @@ def channel_gate(
 
 def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """sigmoid(w . x), a 1x1 convolution of C channels to one: (N, C, *spatial) -> (N, 1, *spatial)."""
-    projected = torch.matmul(weight, x.flatten(2))
-    if bias is not None:
-        projected = projected + bias
-    return torch.sigmoid(projected).reshape(x.shape[0], 1, *x.shape[2:])
+    return torch.sigmoid(F.linear(x.movedim(1, -1), weight, bias)).movedim(-1, 1)
 
 
 def over_space(gate: Tensor, x: Tensor) -> Tensor:

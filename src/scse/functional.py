@@ -37,9 +37,9 @@ def cse(
         (N, C, *spatial).
 
     Raises:
-        ValueError: `x` has no spatial axis, or its channels are not those of the weights.
+        ValueError: `x` has no spatial axis, or its channels or the shapes of the weights do not fit.
     """
-    _check_map(x, squeeze_weight)
+    _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
     gate = formulas.channel_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
     return x * formulas.over_space(_scaled(gate, scale), x)
 
@@ -57,9 +57,11 @@ def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -
         (N, C, *spatial).
 
     Raises:
-        ValueError: `x` has no spatial axis, or its channels are not those of the weight.
+        ValueError: `x` has no spatial axis, its channels are not those of the weight, or the weight has another
+            shape.
     """
     _check_map(x, weight)
+    _check_layer("weight", weight, bias, outputs=1, inputs=x.shape[1])
     return x * _scaled(formulas.spatial_gate(x, weight, bias), scale)
 
 
@@ -93,11 +95,11 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
         (N, C, *spatial); with "concat" (N, 2C, *spatial).
 
     Raises:
-        ValueError: an unknown aggregation, no spatial axis, or channels that are not those of the weights.
+        ValueError: an unknown aggregation, no spatial axis, or channels or shapes of the weights that do not fit.
     """
     check_choice("aggregation", aggregation, formulas.AGGREGATIONS)
-    _check_map(x, squeeze_weight)
-    _check_map(x, project_weight)
+    _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
+    _check_layer("project_weight", project_weight, project_bias, outputs=1, inputs=x.shape[1])
     channel = formulas.channel_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
     spatial = formulas.spatial_gate(x, project_weight, project_bias)
     join = formulas.AGGREGATIONS[aggregation]
@@ -118,3 +120,24 @@ def _check_map(x: Tensor, weight: Tensor) -> None:
             f"the block was built for {weight.shape[1]} channels, but its input of shape {tuple(x.shape)} "
             f"has {x.shape[1]}; channels are axis 1"
         )
+
+
+def _check_channel(
+    x: Tensor,
+    squeeze_weight: Tensor,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor,
+    excite_bias: Tensor | None,
+) -> None:
+    _check_map(x, squeeze_weight)
+    hidden, channels = squeeze_weight.shape
+    _check_layer("squeeze_weight", squeeze_weight, squeeze_bias, outputs=hidden, inputs=channels)
+    _check_layer("excite_weight", excite_weight, excite_bias, outputs=channels, inputs=hidden)
+
+
+def _check_layer(name: str, weight: Tensor, bias: Tensor | None, *, outputs: int, inputs: int) -> None:
+    """Refuse what broadcasting would accept: a gate or a bias of another length than the formula's."""
+    if weight.shape != (outputs, inputs):
+        raise ValueError(f"{name} must have shape {(outputs, inputs)}, got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"the bias that goes with {name} must have shape {(outputs,)}, got {tuple(bias.shape)}")

@@ -148,6 +148,8 @@ class Tiramisu(EncoderDecoder):
         spatial_dims: int = 2,
         recalibration: Recalibration = None,
     ) -> None:
+        if not layers:
+            raise ValueError("layers must name at least one encoder block, got none")
         super().__init__(depth=len(layers), spatial_dims=spatial_dims)
         check_positive("growth", growth)
 
@@ -155,24 +157,24 @@ class Tiramisu(EncoderDecoder):
             return GrowthBlock(
                 channels,
                 growth=growth,
-                layers=check_positive("layers", count),
+                layers=count,
                 keep_input=keep_input,
                 dropout=dropout,
                 spatial_dims=spatial_dims,
             )
 
         conv = CONV[spatial_dims]
-        self.first = conv(check_positive("in_channels", in_channels), first, 3, padding=1)
+        self.first = conv(check_positive("in_channels", in_channels), check_positive("first", first), 3, padding=1)
         self.encoder, self.down = nn.ModuleList(), nn.ModuleList()
         channels, skips = first, []
         for count in layers:
-            dense = block(channels, count, keep_input=True)
+            dense = block(channels, check_positive("layers", count), keep_input=True)
             channels = dense.channels
             skips.append(channels)
             self.encoder.append(dense)
             transition = PreConv(channels, channels, kernel_size=1, spatial_dims=spatial_dims)
             self.down.append(nn.Sequential(transition, nn.Dropout(dropout)))
-        self.bottleneck = block(channels, bottleneck_layers, keep_input=False)
+        self.bottleneck = block(channels, check_positive("bottleneck_layers", bottleneck_layers), keep_input=False)
         channels = self.bottleneck.channels
         self.decoder, self.up = nn.ModuleList(), nn.ModuleList()
         for level, count in enumerate(reversed(layers), start=1):

@@ -1,0 +1,274 @@
+"""The command line: one thin command per verb."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Squeeze & excitation for segmentation: train, compare, predict.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Make data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+Data = Annotated[Path, typer.Argument(help="Folder of a data set: nnU-Net v2, MSD, or images/ and masks/.")]
+Preset = Annotated[str, typer.Option(help="quick (for CPUs) or paper (as published; wants a GPU).")]
+View = Annotated[str | None, typer.Option(help="Plane of the slices: coronal, axial or sagittal [from the data].")]
+Spacing = Annotated[float | None, typer.Option(help="Millimetres per pixel in the plane [from the data].")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out cases with problems instead of refusing.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs [from the preset].")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting.")]
+Folds = Annotated[int | None, typer.Option(help="Cross-validation folds [the data set's own test split].")]
+
+
+def main() -> None:
+    """Run the command line; wrong input ends in one clear message and exit code 1, `--debug` shows the traceback."""
+    import sys
+
+    from rich.console import Console
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=True)
+    except (ValueError, OSError) as error:
+        if len(arguments) < len(sys.argv) - 1:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(error)}")
+        code = 1
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if version:
+        from scse import __version__
+
+        typer.echo(__version__)
+
+
+@app.command()
+def study(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Folder of a data set [the built-in, simulated cohort].")
+    ] = None,
+    networks: Annotated[str, typer.Option(help="Of unet, sdnet, densenet, separated by commas.")] = "unet",
+    variants: Annotated[str, typer.Option(help="Of none, cse, sse, scse.")] = "none,cse,sse,scse",
+    seeds: Annotated[int, typer.Option(help="How many seeds, counted from 0.")] = 1,
+    folds: Folds = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the study.")] = Path("scse-study"),
+    preset: Preset = "quick",
+    epochs: Epochs = None,
+    spacing: Spacing = None,
+    view: View = None,
+    set_: Set = None,
+    skip_bad: SkipBad = False,
+    note: Annotated[list[str] | None, typer.Option(help="A caveat for the report; may be repeated.")] = None,
+) -> None:
+    """Train and compare plain, +cSE, +sSE and +scSE networks on the same cases, and report which won.
+
+    Called again with the same arguments, it skips finished runs and goes on with interrupted ones.
+    """
+    from scse.studies.report import table_text
+    from scse.studies.runner import study as run_study
+
+    def run(watch: Any, stop: Any) -> Any:
+        return run_study(
+            dataset,
+            networks=networks.split(","),
+            variants=variants.split(","),
+            seeds=seeds,
+            folds=folds,
+            out=out,
+            preset=preset,
+            settings=_settings(set_, epochs=epochs),
+            view=view,  # type: ignore[arg-type] # the recipe checks it
+            spacing=spacing,
+            skip_bad=skip_bad,
+            notes=note or [],
+            on_event=watch,
+            stop=stop,
+        )
+
+    result = _watched(run, again="call the same command again")
+    console = _console()
+    console.print(table_text(result.comparison))
+    console.print(str(result))
+    console.print(f"report: {result.report}")
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path | None, typer.Argument(help="Folder of a data set.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")] = Path("scse-run"),
+    network: Annotated[str, typer.Option(help="unet, sdnet or densenet.")] = "unet",
+    variant: Annotated[str, typer.Option(help="none, cse, sse or scse.")] = "scse",
+    resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this folder.")] = None,
+    preset: Preset = "quick",
+    epochs: Epochs = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    folds: Folds = None,
+    fold: Annotated[int, typer.Option(help="Whose test cases are held out and only watched.")] = 0,
+    spacing: Spacing = None,
+    view: View = None,
+    set_: Set = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Train one segmenter on a data set, or go on with an interrupted run."""
+    from scse.training import run as training
+
+    if (dataset is None) == (resume is None):
+        raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
+
+    def run(watch: Any, stop: Any) -> Any:
+        if resume is not None:
+            return training.resume(resume, on_event=watch, stop=stop)
+        return training.train_on(
+            dataset,  # type: ignore[arg-type] # not None here
+            out=out,
+            preset=preset,
+            settings=_settings(set_, epochs=epochs, network=network, variant=variant, seed=seed),
+            fold=fold,
+            folds=folds,
+            view=view,  # type: ignore[arg-type] # the recipe checks it
+            spacing=spacing,
+            skip_bad=skip_bad,
+            on_event=watch,
+            stop=stop,
+        )
+
+    folder = resume or out
+    _watched(run, again=f"scse train --resume {folder}")
+    _console().print(f"segmenter: {folder / 'segmenter'}")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    model: Annotated[Path, typer.Option("-m", "--model", help="Folder of a segmenter or of a training run.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the label maps.")],
+    batch_size: Annotated[int, typer.Option(help="Slices at a time; fewer need less memory.")] = 16,
+) -> None:
+    """Segment images; each label map has its image's own geometry."""
+    from scse.allocator import keep_large_blocks
+    from scse.console import Watcher
+    from scse.inputs import find_images
+    from scse.segmenter import Segmenter
+
+    keep_large_blocks()
+    segmenter = Segmenter.load(model)
+    found = find_images(images, channels=segmenter.recipe.channels)
+    with Watcher(_console()) as watch:
+        failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
+    _console().print(f"{len(found) - len(failed)} label maps written to {out}")
+    _end(failed)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Label map, or folder of label maps.")],
+    references: Annotated[Path, typer.Argument(help="Reference label map, or folder of them.")],
+    dataset: Annotated[Path | None, typer.Option(help="Data set whose structures are scored [values found].")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores.parquet and scores.csv.")] = None,
+) -> None:
+    """Score label maps: Dice, 95 % Hausdorff distance and mean surface distance in mm, per case and structure."""
+    from scse.console import rows_table
+    from scse.evaluation.scores import evaluate as run_evaluation
+    from scse.evaluation.scores import mean_rows, write_scores
+
+    scores = run_evaluation(predictions, references, dataset=dataset)
+    _console().print(rows_table(mean_rows(scores), "structure", "Dice", "HD95 (mm)", "MSD (mm)", "cases"))
+    if out is not None:
+        for path in write_scores(scores, out):
+            _console().print(f"written: {path}")
+
+
+@app.command()
+def inspect(dataset: Data) -> None:
+    """Read every file of a data set, tell what is in it and everything that is wrong; exit code 1 if anything is."""
+    from scse.console import Watcher, rows_table
+    from scse.data.dataset import Dataset
+    from scse.data.inspection import inspect as run_inspection
+
+    with Watcher(_console()) as watch:
+        found = run_inspection(Dataset.open(dataset), progress=watch.counter("inspect"))
+    _console().print(rows_table(found.summary()))
+    _end([problem.message for problem in found.problems])
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, threads, optional parts, and what to install for the missing ones."""
+    from scse.console import rows_table
+    from scse.doctor import diagnose
+
+    _console().print(rows_table([(row.what, row.found, row.remedy) for row in diagnose()]))
+
+
+@data_app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to make; it becomes an nnU-Net v2 data set.")],
+    cases: Annotated[int, typer.Option(help="Subjects; the first half is for training.")] = 30,
+    seed: Annotated[int, typer.Option(help="Chooses the subjects.")] = 0,
+) -> None:
+    """Write the built-in cohort: subjects simulated from an atlas, with the paper's 27 structures."""
+    from scse.console import Watcher
+    from scse.data.cohort import simulate as run_simulation
+
+    with Watcher(_console()) as watch:
+        run_simulation(out, cases=cases, seed=seed, progress=watch.counter("simulate"))
+    _console().print(f"{cases} simulated subjects written to {out}")
+
+
+def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
+    settings = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, such as --set width=16, got {pair!r}")
+        settings[name] = None if value == "none" and name == "slices_per_epoch" else value
+    return settings
+
+
+def _watched(run: Any, *, again: str) -> Any:
+    from scse.allocator import keep_large_blocks
+    from scse.console import Watcher, stop_on_signal
+    from scse.training.run import StoppedError
+
+    keep_large_blocks()
+    console = _console()
+    with stop_on_signal(console) as stop, Watcher(console) as watch:
+        try:
+            return run(watch, stop)
+        except StoppedError as stopped:
+            message = f"{stopped}\nto go on: {again}"
+    console.print(message, markup=False)
+    raise typer.Exit(INTERRUPTED)
+
+
+def _end(problems: list[str]) -> None:
+    if problems:
+        from rich.console import Console
+
+        for problem in problems:
+            Console(stderr=True, soft_wrap=True).print(f"[red]problem:[/] {_escaped(problem)}")
+        raise typer.Exit(1)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _escaped(text: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))

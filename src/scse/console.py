@@ -1,0 +1,132 @@
+"""What a person sees while something runs: progress bars in a terminal, plain lines in a log."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from scse.training.loop import Event
+
+WHAT = {
+    "simulate": "simulating subjects",
+    "inspect": "reading all files",
+    "prepare": "preparing slices",
+    "score": "predicting and scoring",
+    "predict": "predicting",
+}
+
+
+class Watcher:
+    """Shows the events of training and studies; use it as a context manager and call it with each event."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.last_dice = ""
+        self.handlers: dict[str, Callable[[Event], None]] = {
+            "plan": self._plan,
+            "run": self._run,
+            "stage": lambda event: self.console.print(f"{event['what']} ..."),
+            "progress": self._progress,
+            "step": self._step,
+            "epoch": self._epoch,
+        }
+
+    def __enter__(self) -> Self:
+        """Start the bars."""
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bars away."""
+        self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        self.handlers[event["event"]](event)
+
+    def counter(self, what: str) -> Callable[[int, int], None]:
+        """A progress callback (done, total)."""
+        return lambda done, total: self({"event": "progress", "what": what, "done": done, "total": total})
+
+    def _plan(self, event: Event) -> None:
+        self.console.print(rows_table(event["rows"]))
+
+    def _run(self, event: Event) -> None:
+        self.last_dice = ""
+        self.console.print(f"[bold]run {event['number']} of {event['runs']}: {event['run']}")
+
+    def _progress(self, event: Event) -> None:
+        self._bar(WHAT[event["what"]], event["done"], event["total"])
+
+    def _step(self, event: Event) -> None:
+        loss, rate = f"loss {event['loss']:.3f}", f"{event['images_per_second']:.0f} images/s"
+        self._bar("training", event["step"], event["steps"], f"epoch {event['epoch']}  {loss}{self.last_dice}  {rate}")
+
+    def _epoch(self, event: Event) -> None:
+        self.last_dice = f"  Dice {event['dice']:.3f}"
+        self.console.print(
+            f"  epoch {event['epoch']}: loss {event['loss']:.3f}, Dice on held-out cases {event['dice']:.3f}, "
+            f"{event['seconds']:.0f} s of training"
+        )
+
+    def _bar(self, name: str, done: int, total: int, text: str = "") -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(text or name, total=total)
+        self.progress.update(self.tasks[name], completed=done, total=total, description=text or name)
+        if done >= total:
+            self.progress.remove_task(self.tasks.pop(name))
+
+
+@contextmanager
+def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or termination into a question that loops ask; a second one interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        console.print("[yellow]stopping after this step, to save where it stands ...")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rows_table(rows: list[tuple[Any, ...]], *headings: str) -> Table:
+    """A plain table of text rows."""
+    table = Table(*headings, show_header=bool(headings), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table

@@ -1,0 +1,373 @@
+"""Reading and writing of single image and label files: NIfTI through nibabel, pictures through Pillow."""
+
+import gzip
+import io
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import PIL.Image
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+
+from scse.errors import DataError
+
+NIFTI = (".nii.gz", ".nii")
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+LOSSY = (".jpg", ".jpeg")
+ENDINGS = NIFTI + PICTURES
+Keep = Literal["values", "indices", "colors"]  # of a picture: what it shows, palette indices, or RGB in any case
+AFFINE_TOLERANCE = 1e-3  # mm, per entry of the affine
+
+
+class FileError(DataError):
+    """A file that cannot be used: which one, and of what kind the damage is (see `inspection.Problem`)."""
+
+    def __init__(self, file: Path, kind: str, message: str) -> None:
+        super().__init__(f"{file}: {message}")
+        self.file = file
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Voxels of an image or a label map, and where they lie.
+
+    Attributes:
+        array: (C, *spatial) float32 for an image, (*spatial) integers for a label map.
+        affine: (4, 4), voxel index -> mm, of NIfTI files; None for pictures.
+        is_label: whether `array` is a label map, that is, has no channel axis.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64] | None
+    is_label: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each spatial axis."""
+        return self.array.shape if self.is_label else self.array.shape[1:]
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres per voxel along each spatial axis, from the affine; 1.0 each where there is none."""
+        if self.affine is None:
+            return (1.0,) * len(self.shape)
+        # header floats are 32 bits wide: without rounding 0.8 mm would print as 0.800000011920929
+        return tuple(round(float(size), 6) for size in voxel_sizes(self.affine)[: len(self.shape)])
+
+    @property
+    def orientation(self) -> str | None:
+        """Where the axes point, such as "LAS" (left, anterior, superior); None without an affine."""
+        if self.affine is None:
+            return None
+        return "".join(code or "?" for code in nib.aff2axcodes(self.affine))[: len(self.shape)]
+
+
+def ending(name: str) -> str | None:
+    """The readable ending of a file name (".nii.gz", ".png", ...), or None if scse reads no such files."""
+    return next((known for known in ENDINGS if name.lower().endswith(known)), None)
+
+
+def stem(name: str) -> str:
+    """A file name without its readable ending: `brain.nii.gz` -> `brain`."""
+    return name[: len(name) - len(ending(name) or "")]
+
+
+def read_image(paths: Sequence[Path]) -> Image:
+    """Read an image of one or more channels.
+
+    Args:
+        paths: one file (4D NIfTI, an RGB picture: several channels), or several, their channels one after the other.
+
+    Returns:
+        The image (C, *spatial) as float32, in the axis order and orientation in which it is stored;
+        pictures are (C, H, W). Alpha is left out. Pillow reads colour of 16 bits at 8.
+
+    Raises:
+        DataError: a file cannot be read, or the files differ in shape or affine.
+    """
+    if not paths:
+        raise ValueError("read_image needs at least one path, got none")
+    images = [_read_channels(path) for path in paths]
+    for path, image in zip(paths[1:], images[1:], strict=True):
+        for error in geometry_errors(path, image, paths[0], images[0]):
+            raise error
+    if len(images) == 1:
+        return images[0]
+    return Image(np.concatenate([image.array for image in images]), images[0].affine)
+
+
+def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None = None) -> Image:
+    """Read a label map.
+
+    Args:
+        path: NIfTI or a picture; of a picture with a palette the indices are taken, not the colours.
+        colors: label value -> (red, green, blue) of a colour mask; None for an index mask.
+
+    Returns:
+        The label map (*spatial) as integers, in stored orientation; pictures are (H, W).
+
+    Raises:
+        DataError: the file cannot be read, holds values that are no whole numbers, or colours not in `colors`.
+    """
+    if ending(path.name) in NIFTI:
+        array, affine = _read_nifti(path)
+        if array.ndim > 3 and array.shape[3:] == (1,) * (array.ndim - 3):
+            array = array.reshape(array.shape[:3])
+        if array.ndim > 3 or colors is not None:
+            wanted = "an RGB picture, since labels.csv lists colours" if colors else "one map of 2 or 3 axes"
+            raise FileError(path, "unreadable", f"the label has shape {array.shape}; it must be {wanted}")
+        return Image(_whole_numbers(path, array), affine, is_label=True)
+    if colors is not None:
+        return Image(_index_colors(path, _read_picture(path, "colors"), colors), None, is_label=True)
+    array = _read_picture(path, "indices")
+    if array.ndim == 3:
+        if (array != array[..., :1]).any():
+            remedy = "list its colours in labels.csv (name,r,g,b), or save it as an index mask"
+            raise FileError(path, "colors", f"is a colour mask, but no labels.csv says what colours mean; {remedy}")
+        array = array[..., 0]
+    return Image(_whole_numbers(path, array), None, is_label=True)
+
+
+def write_label(
+    path: Path,
+    array: NDArray[Any],
+    *,
+    like: Path | None = None,
+    affine: NDArray[np.float64] | None = None,
+) -> None:
+    """Write a label map atomically, in the smallest integer type that holds it.
+
+    Args:
+        path: where to; NIfTI, PNG, TIFF or BMP by its ending. Pictures are written as index masks.
+        array: (*spatial) integers or booleans, in stored orientation.
+        like: NIfTI file whose affine, q-form, s-form, units and orientation the written NIfTI keeps.
+        affine: (4, 4) to write into a NIfTI when there is no `like`; identity if neither is given.
+
+    Raises:
+        ValueError: the array is no label map, does not fit `like`, or the format cannot hold it.
+        DataError: `like` cannot be read.
+    """
+    if array.dtype.kind not in "biu":
+        raise ValueError(f"a label map holds integers, got {array.dtype}; round it first")
+    if like is not None and affine is not None:
+        raise ValueError("give write_label either like= or affine=, not both")
+    compact = _compact(array)
+    kind = ending(path.name)
+    if kind in NIFTI:
+        content = _nifti_bytes(compact, like, affine)
+        write_atomic(path, gzip.compress(content, 6, mtime=0) if kind == ".nii.gz" else content)
+    elif affine is not None:
+        raise ValueError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
+    else:
+        write_atomic(path, _picture_bytes(path, compact))
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, and make its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner can read
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+
+
+def geometry_errors(path: Path, image: Image, reference_path: Path, reference: Image) -> list[FileError]:
+    """Say how shape and affine of a file differ from those of a reference; [] if they agree."""
+    if image.shape != reference.shape:
+        remedy = "resample one of them to the other's grid, or pair it with the file it belongs to"
+        message = f"has shape {image.shape}, but {reference_path} has {reference.shape}; {remedy}"
+        return [FileError(path, "shape", message)]
+    if image.affine is None or reference.affine is None:
+        return []
+    difference = np.abs(image.affine - reference.affine)
+    if difference.max() <= AFFINE_TOLERANCE:
+        return []
+    row, column = np.unravel_index(difference.argmax(), difference.shape)
+    message = (
+        f"its affine differs from that of {reference_path}: entry [{row}, {column}] is "
+        f"{image.affine[row, column]:.6g} here and {reference.affine[row, column]:.6g} there; resample it to that "
+        "file's grid, or, if the voxels do correspond, copy that file's affine"
+    )
+    return [FileError(path, "affine", message)]
+
+
+def _read_channels(path: Path) -> Image:
+    if ending(path.name) in NIFTI:
+        array, affine = _read_nifti(path)
+        if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth axis, after time
+            array = array[:, :, :, 0]
+        if array.ndim not in (2, 3, 4):
+            message = f"has shape {array.shape}; an image has 2 or 3 axes, or 4 with the channels last"
+            raise FileError(path, "unreadable", f"{message}; save it so")
+        array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
+        return Image(_float32(array), affine)
+    array = _read_picture(path, "values")
+    return Image(_float32(np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]), None)
+
+
+def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    # float64 beyond float32 becomes inf, which `inspect` reports; a warning here would name no file
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
+def _unreadable(path: Path, error: Exception) -> FileError:
+    if isinstance(error, FileNotFoundError):
+        return FileError(path, "unreadable", "does not exist; put the file there, or remove its case")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return FileError(
+        path,
+        "unreadable",
+        f"cannot be read ({reason[:200]}); it is truncated, damaged or no such file: copy or export it again",
+    )
+
+
+def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The voxels as stored, scaled by the header's slope, and the affine."""
+    try:
+        image = _load_nifti(path)
+        array = np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    # decoders of damaged files raise almost anything: OSError, EOFError, zlib.error, HeaderDataError, OverflowError...
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        found = f"voxels of type {array.dtype}, shape {array.shape}"
+        raise FileError(path, "unreadable", f"holds {found}; save it as real numbers of at least one voxel")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        entries = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
+        raise FileError(path, "affine", f"its affine {entries} cannot be inverted; write a valid s-form or q-form")
+    return array, affine
+
+
+def _load_nifti(path: Path) -> Any:
+    # nib.load stops reading at the last voxel and so never sees the checksum at the end of a .nii.gz
+    content = path.read_bytes()
+    if path.name.lower().endswith(".gz"):
+        content = gzip.decompress(content)
+    forms: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
+    for form in forms:
+        if form.header_class.may_contain_header(content[:540]):
+            return form.from_bytes(content)
+    raise ValueError("no NIfTI header")
+
+
+def _read_picture(path: Path, keep: Keep) -> NDArray[Any]:
+    """(H, W) or (H, W, 3)."""
+    if ending(path.name) not in PICTURES:
+        raise FileError(path, "unreadable", f"is of no known type; allowed: {', '.join(ENDINGS)}")
+    try:
+        with PIL.Image.open(path) as picture:
+            frames = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+            array = np.array(_plain(picture, keep))
+    # as above: Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError...
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if frames > 1:
+        raise FileError(path, "unreadable", f"is a TIFF of {frames} pages, 1 is allowed; save the stack as NIfTI")
+    return array
+
+
+def _plain(picture: PIL.Image.Image, keep: Keep) -> PIL.Image.Image:
+    """The picture without alpha, and without palette unless its indices are to be kept."""
+    if keep != "colors":
+        if picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16"):
+            return picture
+        if picture.mode == "LA":
+            return picture.getchannel("L")
+        if picture.mode == "P" and keep == "indices":
+            return picture
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA")  # straight to RGB, Pillow would warn of lost transparency
+    return picture.convert("RGB")
+
+
+def _whole_numbers(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        wrong = ~((np.rint(array) == array) & (np.abs(array) < 2**31))
+    if wrong.any():
+        examples = ", ".join(f"{value:.6g}" for value in np.unique(array[wrong])[:5])
+        message = f"{wrong.sum()} voxels hold no whole number (such as {examples}); labels are whole numbers"
+        remedy = "resample labels with nearest neighbour only, or round them"
+        raise FileError(path, "fractional_label", f"{message}: {remedy}")
+    return array.astype(np.int32)
+
+
+def _index_colors(path: Path, rgb: NDArray[Any], colors: Mapping[int, tuple[int, int, int]]) -> NDArray[Any]:
+    """(H, W, 3) colours -> (H, W) label values."""
+    codes = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    listed = sorted(((red << 16) + (green << 8) + blue, value) for value, (red, green, blue) in colors.items())
+    known = np.array([code for code, _ in listed], dtype=np.int32)
+    place = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    wrong = known[place] != codes
+    if wrong.any():
+        found, counts = np.unique(codes[wrong], return_counts=True)
+        examples = ", ".join(f"#{code:06x}: {n}" for code, n in zip(found[:5], counts[:5], strict=True))
+        allowed = ", ".join(f"#{code:06x}" for code, _ in listed[:20])
+        remedy = f"add them to labels.csv or repaint the mask{_lossy_hint(path)}"
+        message = f"{wrong.sum()} pixels have colours not listed in labels.csv ({examples}; listed: {allowed})"
+        raise FileError(path, "colors", f"{message}; {remedy}")
+    return np.array([value for _, value in listed], dtype=np.int32)[place]
+
+
+def _lossy_hint(path: Path) -> str:
+    return " (JPEG alters values: export masks as PNG)" if ending(path.name) in LOSSY else ""
+
+
+def _compact(array: NDArray[Any]) -> NDArray[Any]:
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    for dtype in (np.uint8, np.uint16, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return array.astype(dtype, copy=False)
+    raise ValueError(f"label values go from {low} to {high}; they must fit into 32 bits")
+
+
+def _nifti_bytes(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None) -> bytes:
+    form: Any = nib.Nifti1Image
+    image = form(array, np.eye(4) if affine is None else affine)
+    if like is not None:
+        try:
+            pattern = _load_nifti(like)
+        except Exception as error:
+            raise _unreadable(like, error) from error
+        if pattern.shape[: array.ndim] != array.shape:
+            raise ValueError(f"the label map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
+        image = type(pattern)(array, pattern.affine, pattern.header)
+        image.set_data_dtype(array.dtype)
+        image.header["cal_min"] = image.header["cal_max"] = 0  # the image's display window would hide the labels
+    content: bytes = image.to_bytes()
+    return content
+
+
+def _picture_bytes(path: Path, array: NDArray[Any]) -> bytes:
+    formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+    kind = formats.get(ending(path.name) or "")
+    if kind is None:
+        raise ValueError(f"{path.name}: label maps are written as {', '.join((*NIFTI, *formats))}; JPEG alters values")
+    if array.ndim != 2:
+        raise ValueError(f"{path.name}: a picture holds 2 axes, the label map has shape {array.shape}; write .nii.gz")
+    if array.dtype != np.uint8 and (array.dtype != np.uint16 or kind == "BMP"):
+        values = f"{int(array.min())} to {int(array.max())}"
+        raise ValueError(f"{path.name}: {kind} cannot hold label values {values}; write .nii.gz")
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(array).save(buffer, format=kind)
+    return buffer.getvalue()

@@ -1,0 +1,61 @@
+"""Which cases a network learns from, and which it is tested on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scse.data.dataset import Case, Dataset
+from scse.errors import DataError
+
+DEFAULT_FOLDS = 5
+"""Folds of a data set that has neither labelled test cases nor splits of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Training and test cases of one fold."""
+
+    training: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+
+def make_folds(dataset: Dataset, folds: int | None) -> list[Fold]:
+    """Split a data set for training and testing.
+
+    Args:
+        dataset: with labelled cases.
+        folds: cross-validation with so many folds over the training cases: those of splits_final.json if it has as
+            many, otherwise a fixed shuffle. None takes the data set's own labelled test cases; without them its
+            splits_final.json; without that 5 folds.
+
+    Raises:
+        ValueError: `folds` is below 2 or above the number of cases.
+        DataError: too few cases to split.
+    """
+    own_tests = tuple(case for case in dataset.test_cases if case.label is not None)
+    if folds is None and own_tests:
+        return [Fold(dataset.cases, own_tests)]
+    if dataset.splits and folds in {None, len(dataset.splits)}:
+        cases = {case.name: case for case in dataset.cases}
+        return [
+            Fold(*(tuple(cases[name] for name in names if name in cases) for names in split))
+            for split in dataset.splits
+        ]
+    return _shuffled(dataset, DEFAULT_FOLDS if folds is None else folds)
+
+
+def _shuffled(dataset: Dataset, folds: int) -> list[Fold]:
+    if folds < 2:
+        raise ValueError(f"folds must be at least 2, got {folds}")
+    if len(dataset.cases) < folds:
+        raise DataError(f"{dataset.path}: has {len(dataset.cases)} labelled cases, too few for {folds} folds")
+    order = np.random.default_rng(0).permutation(len(dataset.cases))
+    parts = [sorted(part.tolist()) for part in np.array_split(order, folds)]
+    everything = range(len(dataset.cases))
+    return [
+        Fold(
+            tuple(dataset.cases[i] for i in everything if i not in part),
+            tuple(dataset.cases[i] for i in part),
+        )
+        for part in map(set, parts)
+    ]

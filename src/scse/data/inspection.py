@@ -1,0 +1,423 @@
+"""One pass over all files of a data set: what is in them, and everything that is wrong with them."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scse.data.dataset import Case, Dataset
+from scse.data.files import LOSSY, FileError, Image, ending, geometry_errors, read_image, read_label
+from scse.errors import DataError
+
+SHOWN = 10
+"""Problems that an error quotes; `scse inspect` shows all."""
+
+THREADS = min(4, os.cpu_count() or 1)
+CHANNEL_NAMES = {1: ("intensity",), 3: ("red", "green", "blue")}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with one file.
+
+    Attributes:
+        case: name of the case.
+        file: the file to look at.
+        kind: "missing_image", "missing_label", "missing_channel", "extra_channel", "unreadable", "shape",
+            "affine", "axes" (2D among 3D), "values" (outside the label list), "mask_255" (foreground is 255),
+            "fractional_label", "colors" (not in labels.csv), "empty_label", "not_finite", "duplicate_image" or
+            "duplicate_name".
+        message: one line with the file, what was found, what is allowed, and the remedy.
+    """
+
+    case: str
+    file: Path
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFacts:
+    """What one case holds.
+
+    Attributes:
+        name: of the case.
+        shape: voxels along each spatial axis.
+        spacing: mm per voxel along each spatial axis; 1.0 for pictures.
+        orientation: such as "LAS"; None for pictures.
+        channels: number of image channels.
+        intensity: least and greatest finite value of the image; NaN if there is none.
+        voxels: label value -> voxels, background (0) included; {} without a readable label map.
+        digest: SHA-256 of image and label, voxels and affines, however they are compressed.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    orientation: str | None
+    channels: int
+    intensity: tuple[float, float]
+    voxels: dict[int, int]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    Attributes:
+        dataset: the data set, its channels and structures completed from the pixels where nothing listed them.
+        facts: of all training and test cases that could be read.
+        problems: everything that is wrong; () if the data set is fit for use.
+    """
+
+    dataset: Dataset
+    facts: tuple[CaseFacts, ...]
+    problems: tuple[Problem, ...]
+
+    def good(self) -> Dataset:
+        """The data set without the cases that have problems; of a duplicated image, the first case stays."""
+        return self.dataset.without({problem.case for problem in self.problems})
+
+    def facts_of(self, dataset: Dataset) -> list[CaseFacts]:
+        """The facts of the cases of `dataset`, which may have fewer cases than were inspected."""
+        names = {case.name for case in (*dataset.cases, *dataset.test_cases)}
+        return [fact for fact in self.facts if fact.name in names]
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Rows (quantity, text) that describe the data set; empty quantities are left out."""
+        dataset, facts = self.dataset, self.facts
+        rows = [("cases", str(len(dataset.cases)))]
+        if dataset.test_cases:
+            labelled = sum(case.label is not None for case in dataset.test_cases)
+            rows.append(("test cases", f"{len(dataset.test_cases)}, {labelled} with labels"))
+        if dataset.splits:
+            rows.append(("folds", f"{len(dataset.splits)}, from splits_final.json"))
+        rows.append(("channels", ", ".join(dataset.channels) or "none known"))
+        if facts:
+            low, high = (np.array(column) for column in zip(*(fact.intensity for fact in facts), strict=True))
+            rows += [
+                ("size (voxels)", _range([fact.shape for fact in facts], "{:.0f}")),
+                ("spacing (mm)", _range([fact.spacing for fact in facts], "{:.4g}")),
+                ("orientation", _counts(fact.orientation for fact in facts)),
+                ("intensity", f"{_spread(low)} (least) to {_spread(high)} (greatest)"),
+            ]
+        return [*rows, *self._structure_rows(), ("problems", self._problem_text())]
+
+    def _structure_rows(self) -> list[tuple[str, str]]:
+        total: Counter[int] = Counter()
+        present: Counter[int] = Counter()
+        for fact in self.facts:
+            total.update(fact.voxels)
+            present.update(fact.voxels.keys())
+        labelled = sum(bool(fact.voxels) for fact in self.facts)
+        foreground = sum(total[value] for value in self.dataset.structures.values()) or 1
+        return [
+            (
+                f"{name} ({value})",
+                f"{total[value]:,} voxels, {total[value] / foreground:.2%} of all structures, "
+                f"in {present[value]} of {labelled} cases",
+            )
+            for name, value in self.dataset.structures.items()
+        ]
+
+    def _problem_text(self) -> str:
+        if not self.problems:
+            return "none"
+        cases = len({problem.case for problem in self.problems})
+        return f"{len(self.problems)} in {cases} cases: {_counts(problem.kind for problem in self.problems)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What one case yields, with nothing that grows with its size."""
+
+    facts: CaseFacts | None
+    problems: list[Problem]
+    image_digest: str
+
+
+def inspect(dataset: Dataset, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
+    """Read every file once and report all that is in them and all that is wrong.
+
+    Memory stays flat: only the facts of a case outlive its reading.
+
+    Args:
+        dataset: as `Dataset.open` gives it.
+        progress: called after each case with the number done and the number of all.
+    """
+    cases = (*dataset.cases, *dataset.test_cases)
+    findings = []
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for found in pool.map(partial(_examine, dataset), cases):
+            findings.append(found)
+            if progress:
+                progress(len(findings), len(cases))
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the cases still queued
+    problems = [problem for found in findings for problem in found.problems]
+    problems += _duplicates(cases, findings)
+    facts = tuple(found.facts for found in findings if found.facts)
+    files = {case.name: case.images[0] for case in cases if case.images}
+    problems += _unlike_the_rest(facts, files, "axes", lambda fact: len(fact.shape))
+    if not dataset.channels:
+        problems += _unlike_the_rest(facts, files, "channels", lambda fact: fact.channels)
+    return Inspection(_complete(dataset, facts, problems), facts, tuple(problems))
+
+
+def _examine(dataset: Dataset, case: Case) -> _Findings:
+    problems = _missing(case)
+    images, label = _read(dataset, case, problems)
+    voxels = _count(label)
+    if label is not None and case.label is not None:
+        problems += _label_problems(dataset, case, case.label, voxels)
+    if not images:
+        return _Findings(None, problems, "")
+    problems += _geometry_problems(case, images, label)
+    problems += _channel_problems(dataset, case, images)
+    ranges = np.array([_intensity(case, path, image, problems) for path, image in images.items()])
+    reference = next(iter(images.values()))
+    facts = CaseFacts(
+        name=case.name,
+        shape=reference.shape,
+        spacing=reference.spacing,
+        orientation=reference.orientation,
+        channels=sum(len(image.array) for image in images.values()),
+        intensity=(float(np.fmin.reduce(ranges[:, 0])), float(np.fmax.reduce(ranges[:, 1]))),
+        voxels=voxels,
+        digest=_digest([*images.values(), *([] if label is None else [label])]),
+    )
+    return _Findings(facts, problems, _digest(images.values()))
+
+
+def _missing(case: Case) -> list[Problem]:
+    """Files that the case should have; a file that is there is not opened."""
+    problems = []
+    absent = [path for path in case.images if not path.exists()]
+    if len(absent) == len(case.images):
+        place = case.label or absent[0]
+        wanted = f"the image {absent[0]} does not exist" if absent else "has no image"
+        remedy = f"add the image of case {case.name}, or remove the case"
+        problems.append(_problem(case, place, "missing_image", f"{wanted}; {remedy}"))
+    else:
+        for path in absent:
+            wanted = f"this channel does not exist, while {len(case.images) - len(absent)} of {len(case.images)} do"
+            problems.append(_problem(case, path, "missing_channel", f"{wanted}; add the file, or remove the case"))
+    if case.label is not None and not case.label.exists():
+        owner = case.images[0] if case.images else case.name
+        message = f"this label map does not exist, but its image {owner} does; add it, or remove the case"
+        problems.append(_problem(case, case.label, "missing_label", message))
+    return problems
+
+
+def _read(dataset: Dataset, case: Case, problems: list[Problem]) -> tuple[dict[Path, Image], Image | None]:
+    """The files that can be read; the others are added to the problems."""
+    images, label = {}, None
+    for path in case.images:
+        if path.exists():
+            try:
+                images[path] = read_image([path])
+            except FileError as error:
+                problems.append(_as_problem(case, error))
+    if case.label is not None and case.label.exists():
+        try:
+            label = read_label(case.label, colors=dataset.colors)
+        except FileError as error:
+            problems.append(_as_problem(case, error))
+    return images, label
+
+
+def _geometry_problems(case: Case, images: dict[Path, Image], label: Image | None) -> list[Problem]:
+    """How further channels and the label map differ in geometry from the first channel."""
+    (path, reference), *others = images.items()
+    if label is not None and case.label is not None:
+        others.append((case.label, label))
+    errors = [error for file, image in others for error in geometry_errors(file, image, path, reference)]
+    return [_as_problem(case, error) for error in errors]
+
+
+def _channel_problems(dataset: Dataset, case: Case, images: dict[Path, Image]) -> list[Problem]:
+    listed, found = len(dataset.channels), sum(len(image.array) for image in images.values())
+    # a file that is missing or damaged is a problem of its own already
+    if not listed or listed == found or len(images) < len(case.images):
+        return []
+    kind = "missing_channel" if found < listed else "extra_channel"
+    message = f"brings the case to {found} channels, but dataset.json lists {listed} ({', '.join(dataset.channels)})"
+    remedy = "add or remove channels, or correct dataset.json"
+    return [_problem(case, case.images[-1], kind, f"{message}; {remedy}")]
+
+
+def _intensity(case: Case, path: Path, image: Image, problems: list[Problem]) -> tuple[float, float]:
+    finite = np.isfinite(image.array)
+    if finite.all():
+        return float(image.array.min()), float(image.array.max())
+    count = int(image.array.size - finite.sum())
+    message = (
+        f"{count} of {image.array.size} voxels are NaN or infinite; all must be finite: replace them, such as by 0"
+    )
+    problems.append(_problem(case, path, "not_finite", message))
+    values = image.array[finite]
+    return (float(values.min()), float(values.max())) if values.size else (float("nan"), float("nan"))
+
+
+def _count(label: Image | None) -> dict[int, int]:
+    if label is None:
+        return {}
+    values, counts = np.unique(label.array, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, int]) -> list[Problem]:
+    allowed = {0, *dataset.structures.values()}
+    foreground = voxels.keys() - {0}
+    source = "labels.csv" if dataset.format == "folders" else "dataset.json"
+    if not foreground:
+        message = "holds background (0) only; a label map has at least one structure: label it, or remove the case"
+        return [_problem(case, path, "empty_label", message)]
+    if foreground == {255} and 255 not in allowed:
+        if dataset.structures:
+            listed = ", ".join(map(str, sorted(allowed)))
+            remedy = f"{source} lists {listed}: divide the mask by 255, or give its structure the value 255 there"
+        else:
+            remedy = f"no {source} says that 255 is a structure: write {dataset.path / source} with the lines "
+            remedy += '"name,value" and "foreground,255"'
+        return [
+            _problem(case, path, "mask_255", f"is a mask of the values 0 and 255 ({voxels[255]} voxels), but {remedy}")
+        ]
+    lossy = ending(path.name) in LOSSY
+    if dataset.structures:
+        outside = sorted(foreground - allowed)
+        rule = f"{source} lists {', '.join(map(str, sorted(allowed)))}: add them there, or relabel these voxels"
+    else:
+        outside = sorted(value for value in foreground if lossy or value < 0)
+        rule = "label values are whole numbers from 0: relabel these voxels, or name the values in labels.csv"
+    if not outside:
+        return []
+    some = ", ".join(f"{value} in {voxels[value]} voxels" for value in outside[:8])
+    some += f" and {len(outside) - 8} more values" if len(outside) > 8 else ""
+    hint = "; JPEG alters values, so export masks as PNG" if lossy else ""
+    return [_problem(case, path, "values", f"holds {some}, but {rule}{hint}")]
+
+
+def _duplicates(cases: Iterable[Case], findings: Iterable[_Findings]) -> list[Problem]:
+    """The same name twice, and the same image under two names; reported of the later one."""
+    problems = []
+    names: dict[str, Path] = {}
+    images: dict[str, tuple[str, Path]] = {}
+    for case, found in zip(cases, findings, strict=True):
+        path = case.images[0] if case.images else case.label or Path()
+        if case.name in names:
+            message = f"its case {case.name} is there twice, the other time as {names[case.name]}"
+            remedy = "rename or remove one of them"
+            problems.append(_problem(case, path, "duplicate_name", f"{message}; {remedy}"))
+        elif found.image_digest in images:
+            name, other = images[found.image_digest]
+            message = f"holds the same image as case {name} ({other}), which would let one subject count as two"
+            problems.append(_problem(case, path, "duplicate_image", f"{message}; remove one of them"))
+        names.setdefault(case.name, case.label or path)
+        if found.image_digest:
+            images.setdefault(found.image_digest, (case.name, path))
+    return problems
+
+
+def _unlike_the_rest(
+    facts: tuple[CaseFacts, ...], files: dict[str, Path], what: str, measure: Callable[[CaseFacts], int]
+) -> list[Problem]:
+    """Cases whose number of axes or channels is not that of most cases."""
+    counts = Counter(map(measure, facts))
+    usual = counts.most_common(1)[0][0] if counts else 0
+    problems = []
+    for fact in facts:
+        number = measure(fact)
+        if number != usual:
+            kind = what if what == "axes" else "missing_channel" if number < usual else "extra_channel"
+            message = f"has {number} {what}, but most cases ({counts[usual]} of {len(facts)}) have {usual}"
+            file = files[fact.name]
+            remedy = "convert it, or remove the case"
+            problems.append(Problem(fact.name, file, kind, f"{file}: {message}; {remedy}"))
+    return problems
+
+
+def _complete(dataset: Dataset, facts: tuple[CaseFacts, ...], problems: list[Problem]) -> Dataset:
+    """Take channels and structures that no file lists from the sound cases."""
+    bad = {problem.case for problem in problems}
+    sound = [fact for fact in facts if fact.name not in bad]
+    channels, structures = dataset.channels, dataset.structures
+    if not channels and sound:
+        number = sound[0].channels
+        channels = CHANNEL_NAMES.get(number) or tuple(f"channel_{index}" for index in range(number))
+    if not structures:
+        values = sorted({value for fact in sound for value in fact.voxels} - {0})
+        structures = {f"structure_{value}": value for value in values}
+    return replace(dataset, channels=channels, structures=structures)
+
+
+def _digest(images: Iterable[Image]) -> str:
+    sha = hashlib.sha256()
+    for image in images:
+        affine = None if image.affine is None else image.affine.round(6).tolist()
+        sha.update(f"{image.array.shape} {image.array.dtype} {affine}".encode())
+        sha.update(image.array.tobytes(order="A"))
+    return sha.hexdigest()
+
+
+def _problem(case: Case, file: Path, kind: str, message: str) -> Problem:
+    return Problem(case.name, file, kind, f"{file}: {message}")
+
+
+def _as_problem(case: Case, error: FileError) -> Problem:
+    return Problem(case.name, error.file, error.kind, str(error))
+
+
+def _range(rows: list[tuple[int, ...]] | list[tuple[float, ...]], pattern: str) -> str:
+    """Least, median and greatest of each axis, or the one value they all have."""
+    columns = list(zip(*rows, strict=False))
+    parts = [" x ".join(pattern.format(pick(column)) for column in columns) for pick in (min, np.median, max)]
+    return parts[0] if len(set(parts)) == 1 else f"{parts[0]} (least), {parts[1]} (median), {parts[2]} (greatest)"
+
+
+def _spread(values: NDArray[Any]) -> str:
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    return f"{low:.6g}" if low == high else f"{low:.6g} .. {high:.6g}"
+
+
+def _counts(items: Iterable[str | None]) -> str:
+    return ", ".join(f"{item or 'none'}: {count}" for item, count in Counter(items).most_common())
+
+
+def checked(
+    path: Path | str, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
+) -> tuple[Inspection, Dataset]:
+    """Open a data set and inspect it, and refuse it if something is wrong.
+
+    Args:
+        path: of the data set.
+        skip_bad: leave out the cases with problems instead of refusing.
+        progress: as in `inspect`.
+
+    Returns:
+        What was found, and the data set to use.
+
+    Raises:
+        DataError: problems were found (unless skipped), or no training case is left.
+    """
+    inspection = inspect(Dataset.open(path), progress=progress)
+    problems = inspection.problems
+    if problems and not skip_bad:
+        shown = "\n".join(f"  {problem.message}" for problem in problems[:SHOWN])
+        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        remedy = f"mend them (scse inspect {path} lists all), or leave these cases out with --skip-bad"
+        raise DataError(f"{path}: {len(problems)} problems found; {remedy}:\n{shown}{more}")
+    dataset = inspection.good()
+    if not dataset.cases:
+        raise DataError(f"{path}: no training case is left to use; found {len(problems)} problems, mend them first")
+    return inspection, dataset

@@ -1,0 +1,130 @@
+"""Prepared arrays: slices of every case on disk, memory-mapped, made once for the same inputs and recipe."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scse.data.dataset import Case
+from scse.data.files import read_image, read_label
+from scse.data.recipe import Recipe
+
+FORMAT = 1
+"""Raised when the arrays are made in another way, so that older ones are not taken for new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The prepared slices of one case.
+
+    Attributes:
+        name: of the case.
+        folder: holds images.npy (slices, C, height, width) float32 and labels.npy (slices, height, width) uint8.
+    """
+
+    name: str
+    folder: Path
+
+    def images(self) -> NDArray[np.float32]:
+        """The image slices, memory-mapped: (slices, C, height, width)."""
+        array: NDArray[np.float32] = np.load(self.folder / "images.npy", mmap_mode="r")
+        return array
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The label slices, memory-mapped: (slices, height, width)."""
+        array: NDArray[np.uint8] = np.load(self.folder / "labels.npy", mmap_mode="r")
+        return array
+
+
+def cache_folder() -> Path:
+    """Where prepared arrays are kept: $SCSE_CACHE, else $XDG_CACHE_HOME/scse, else ~/.cache/scse."""
+    if folder := os.environ.get("SCSE_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scse"
+
+
+def prepare(
+    cases: Sequence[Case],
+    recipe: Recipe,
+    *,
+    structures: Mapping[str, int],
+    digests: Mapping[str, str],
+    cache: Path,
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prepared]:
+    """Prepare labelled cases, or find them prepared.
+
+    Args:
+        cases: with images and label maps.
+        recipe: how.
+        structures: name -> label value; the n-th structure becomes class n, background class 0.
+        digests: case name -> hash of its files, as `inspect` found it.
+        cache: the folder of all prepared arrays.
+        colors: of colour masks, see `Dataset`.
+        progress: called with (done, of how many) after each case.
+
+    Returns:
+        One `Prepared` a case, in the order of `cases`.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    result = []
+    for done, case in enumerate(cases, start=1):
+        folder = cache / _key(digests[case.name], recipe, structures)
+        if not folder.is_dir():
+            _write(case, recipe, folder, structures, colors)
+        result.append(Prepared(case.name, folder))
+        if progress is not None:
+            progress(done, len(cases))
+    return result
+
+
+def class_values(structures: Mapping[str, int]) -> NDArray[np.int64]:
+    """Label value of every class: background 0, then the structures in their order."""
+    return np.array([0, *structures.values()], dtype=np.int64)
+
+
+def _key(digest: str, recipe: Recipe, structures: Mapping[str, int]) -> str:
+    parts = json.dumps([FORMAT, digest, recipe.model_dump_json(), list(structures.values())])
+    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+
+
+def _write(
+    case: Case,
+    recipe: Recipe,
+    folder: Path,
+    structures: Mapping[str, int],
+    colors: Mapping[int, tuple[int, int, int]] | None,
+) -> None:
+    if case.label is None:
+        raise ValueError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
+    images, grid = recipe.image_slices(read_image(case.images))
+    label = read_label(case.label, colors=colors)
+    labels = recipe.label_slices(replace(label, array=_classes(label.array, structures)), grid)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    try:
+        np.save(temporary / "images.npy", images.numpy())
+        np.save(temporary / "labels.npy", labels)
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary)
+        # another process may have prepared the same case meanwhile
+        if not folder.is_dir():
+            raise
+
+
+def _classes(labels: NDArray[np.integer], structures: Mapping[str, int]) -> NDArray[np.uint8]:
+    values = class_values(structures)
+    order = values.argsort()
+    classes: NDArray[np.uint8] = order[np.searchsorted(values[order], labels)].astype(np.uint8)
+    return classes

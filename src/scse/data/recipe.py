@@ -1,0 +1,273 @@
+"""How an image becomes the slices that a 2D network sees, and how labels of slices come back to its own grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, TypeVar
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from scse.data.files import Image
+from scse.data.inspection import CaseFacts
+
+T = TypeVar("T")
+View = Literal["sagittal", "coronal", "axial", "picture"]
+SLICE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""The axis across which slices are taken, of a volume turned to RAS (right, anterior, superior)."""
+
+ANISOTROPIC = 1.5
+"""A volume whose coarsest spacing exceeds its finest by this factor is sliced across the coarsest axis."""
+
+LARGEST_PATCH = 256
+"""Pixels; longer sides are trained on crops and predicted in overlapping windows of the crop's size."""
+
+PATCH_MULTIPLE = 8
+CLIP_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where slices come from, so that label slices can go back.
+
+    Attributes:
+        shape: voxels of the image as stored.
+        to_view: nibabel orientation (3, 2) that turned the volume to RAS; None for pictures.
+        axis: slice axis of the turned volume; 0 for pictures.
+        plane: (height, width) of a slice before resampling.
+        resampled: (height, width) after resampling, before padding.
+    """
+
+    shape: tuple[int, ...]
+    to_view: NDArray[np.float64] | None
+    axis: int
+    plane: tuple[int, int]
+    resampled: tuple[int, int]
+
+    def restore(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Bring label slices (slices, *plane) to the stored shape and orientation."""
+        if self.to_view is None:
+            return labels.reshape(self.shape)
+        volume = np.moveaxis(labels, 0, self.axis)
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), self.to_view)
+        restored: NDArray[np.integer] = nib.orientations.apply_orientation(volume, back)
+        return np.ascontiguousarray(restored).reshape(self.shape)
+
+
+class Recipe(BaseModel):
+    """How an image is prepared; every choice is derived from the data and stored with the model.
+
+    Attributes:
+        view: the plane of the slices; "picture" for 2D images without an orientation.
+        spacing: mm per pixel (rows, columns) that slices are resampled to; None keeps the image's own.
+        patch: (height, width) in pixels that the network sees; smaller slices are padded, larger ones are
+            cropped in training and covered by overlapping windows in prediction.
+        channels: channels of the image.
+        clip: percentiles of the voxels above an image's minimum to which each channel is clipped before its
+            mean and standard deviation (of the same voxels) are brought to 0 and 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    view: View
+    spacing: tuple[float, float] | None
+    patch: tuple[int, int]
+    channels: int
+    clip: tuple[float, float] = CLIP_PERCENTILES
+
+    @classmethod
+    def derive(cls, facts: Sequence[CaseFacts], *, view: View | None = None, spacing: float | None = None) -> Self:
+        """Choose a recipe for a data set.
+
+        Args:
+            facts: of the cases, as `inspect` found them.
+            view: the plane; by default across the coarsest axis if the volumes are anisotropic (their median
+                coarsest spacing is 1.5 times the finest or more), coronal otherwise, as in the paper.
+            spacing: mm per pixel in the plane; by default the images' own, or their median where they differ.
+
+        Raises:
+            ValueError: no facts, a view that does not fit the images, or a spacing that is not positive.
+        """
+        if not facts:
+            raise ValueError("a recipe cannot be derived from no cases; the data set has none that can be read")
+        if spacing is not None and not spacing > 0:
+            raise ValueError(f"spacing must be a positive number of mm, got {spacing}")
+        view = _choose_view(facts, view)
+        planes = [_plane(case, view) for case in facts]
+        spacings = np.array([plane_spacing for _, plane_spacing in planes])
+        target = _choose_spacing(spacings, spacing)
+        sizes = np.array([_resampled(shape, own, target) for shape, own in planes])
+        rounded = -(-sizes.max(0) // PATCH_MULTIPLE) * PATCH_MULTIPLE
+        height, width = (int(min(size, LARGEST_PATCH)) for size in rounded)
+        return cls(view=view, spacing=target, patch=(height, width), channels=facts[0].channels)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The choices as (what, chosen) rows, for people."""
+        spacing = "as stored" if self.spacing is None else " x ".join(f"{mm:g} mm" for mm in self.spacing)
+        low, high = self.clip
+        return [
+            ("view", self.view),
+            ("spacing in the plane", spacing),
+            ("patch", " x ".join(map(str, self.patch)) + " pixels"),
+            ("channels", str(self.channels)),
+            ("intensity", f"clipped to percentiles {low:g} and {high:g}, mean 0, deviation 1, per image and channel"),
+        ]
+
+    def image_slices(self, image: Image) -> tuple[Tensor, Grid]:
+        """Prepare an image: (C, *spatial) -> (slices, C, height, width) float32, at least `patch` in size.
+
+        Raises:
+            ValueError: the image has another number of channels, or does not fit the view.
+        """
+        if image.array.shape[0] != self.channels:
+            raise ValueError(f"the image has {image.array.shape[0]} channels, the model takes {self.channels}")
+        turned, to_view = self._turn(image)
+        axis = SLICE_AXIS.get(self.view, 0)
+        slices = np.moveaxis(turned, axis + 1, 0)
+        plane = (slices.shape[2], slices.shape[3])
+        resampled = _resampled(plane, self._plane_spacing(image, to_view), self.spacing)
+        normalized = torch.from_numpy(np.ascontiguousarray(_normalize(slices, self.clip)))
+        grid = Grid(image.array.shape[1:], to_view, axis, plane, resampled)
+        return self._pad(_resize(normalized, resampled)), grid
+
+    def label_slices(self, label: Image, grid: Grid) -> NDArray[np.uint8]:
+        """Prepare a label map on the grid of its image: (*spatial) -> (slices, height, width).
+
+        A resampled pixel gets the label that covers most of it.
+        """
+        turned, _ = self._turn(Image(label.array[None], label.affine))
+        slices = np.ascontiguousarray(np.moveaxis(turned[0], grid.axis, 0))
+        if grid.resampled == grid.plane:
+            resized = torch.from_numpy(slices.astype(np.uint8))
+        else:
+            resized = torch.stack([_resize_labels(plane, grid.resampled) for plane in slices])
+        padded: NDArray[np.uint8] = self._pad(resized[:, None])[:, 0].numpy()
+        return padded
+
+    def restore(self, probabilities: Tensor, grid: Grid) -> NDArray[np.uint8]:
+        """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) of the image's own grid.
+
+        Probabilities are brought up, not labels: labels brought up lose about ten points of Dice at 2 : 1.
+        """
+        height, width = grid.resampled
+        probabilities = probabilities[..., :height, :width]
+        labels = _resize(probabilities, grid.plane).argmax(1)
+        restored: NDArray[np.uint8] = labels.to(torch.uint8).numpy()
+        return restored
+
+    def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
+        if self.view == "picture":
+            if image.array.ndim != 3:
+                raise ValueError(f"the model takes 2D pictures, got an image of shape {image.array.shape[1:]}")
+            return image.array[:, None], None
+        if image.array.ndim != 4:
+            raise ValueError(f"the model takes {self.view} slices of volumes, got shape {image.array.shape[1:]}")
+        affine = np.eye(4) if image.affine is None else image.affine
+        to_view = nib.io_orientation(affine)
+        turned = np.stack([nib.orientations.apply_orientation(channel, to_view) for channel in image.array])
+        return turned, to_view
+
+    def _plane_spacing(self, image: Image, to_view: NDArray[np.float64] | None) -> tuple[float, float]:
+        if to_view is None:
+            return (1.0, 1.0)
+        turned = np.empty(3)
+        turned[to_view[:, 0].astype(int)] = image.spacing
+        height, width = np.delete(turned, SLICE_AXIS[self.view])
+        return float(height), float(width)
+
+    def _pad(self, slices: Tensor) -> Tensor:
+        """Fill slices at their far edges up to the patch with their smallest value, the background."""
+        rows = max(0, self.patch[0] - slices.shape[2])
+        columns = max(0, self.patch[1] - slices.shape[3])
+        return F.pad(slices, (0, columns, 0, rows), value=slices.min().item())
+
+
+def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:
+    axes = {len(case.shape) for case in facts}
+    if len(axes) > 1:
+        raise ValueError("the data set mixes 2D pictures and volumes; give each its own data set")
+    if axes == {2}:
+        if view not in {None, "picture"}:
+            raise ValueError(f"view={view!r} needs volumes, but the images are 2D; leave view out")
+        return "picture"
+    if view == "picture":
+        raise ValueError(f"view='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
+    if view is not None:
+        return view
+    spacings = np.median([_canonical(case, case.spacing) for case in facts], axis=0)
+    if spacings.max() >= ANISOTROPIC * spacings.min():
+        views: list[View] = ["sagittal", "coronal", "axial"]
+        return views[int(spacings.argmax())]
+    return "coronal"
+
+
+def _canonical(case: CaseFacts, values: Sequence[T]) -> list[T]:
+    """Values along the stored axes, in the order right, anterior, superior."""
+    codes = case.orientation or "RAS"
+    order = nib.orientations.axcodes2ornt(codes)[:, 0].astype(int)
+    return [value for _, value in sorted(zip(order, values, strict=True), key=lambda pair: pair[0])]
+
+
+def _plane(case: CaseFacts, view: View) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Size and spacing of a case's slices."""
+    if view == "picture":
+        return (case.shape[0], case.shape[1]), (1.0, 1.0)
+    shape, spacing = _canonical(case, case.shape), _canonical(case, case.spacing)
+    del shape[SLICE_AXIS[view]], spacing[SLICE_AXIS[view]]
+    return (shape[0], shape[1]), (spacing[0], spacing[1])
+
+
+def _choose_spacing(spacings: NDArray[np.float64], wanted: float | None) -> tuple[float, float] | None:
+    if wanted is not None:
+        return (wanted, wanted)
+    if np.ptp(spacings, axis=0).max() < 1e-3:
+        return None
+    rows, columns = np.median(spacings, axis=0)
+    return (float(rows), float(columns))
+
+
+def _resampled(plane: tuple[int, int], own: tuple[float, float], target: tuple[float, float] | None) -> tuple[int, int]:
+    """Pixels after resampling; the extent is kept, so the spacing is met up to rounding to whole pixels."""
+    if target is None:
+        return plane
+    height, width = (max(1, round(n * a / b)) for n, a, b in zip(plane, own, target, strict=True))
+    return height, width
+
+
+def _normalize(slices: NDArray[np.generic], clip: tuple[float, float]) -> NDArray[np.float32]:
+    """Clip and standardise each channel by its voxels above the minimum.
+
+    Percentiles make this proof against scales that differ by orders of magnitude between images and against
+    single bright voxels; leaving out the minimum keeps a constant background from deciding the scale.
+    """
+    result = np.zeros(slices.shape, np.float32)
+    for channel in range(slices.shape[1]):
+        values = slices[:, channel].astype(np.float32)
+        foreground = values[values > values.min()]
+        if foreground.size == 0:
+            continue
+        low, high = np.percentile(foreground, clip)
+        clipped = np.clip(foreground, low, high)
+        # a two-valued image has one foreground value and no deviation
+        deviation = clipped.std() or 1.0
+        result[:, channel] = (np.clip(values, low, high) - clipped.mean()) / deviation
+    return result
+
+
+def _resize(slices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, averaging over what a coarser pixel covers."""
+    if slices.shape[2:] == size:
+        return slices
+    return F.interpolate(slices, size, mode="bilinear", antialias=True)
+
+
+def _resize_labels(plane: NDArray[np.integer], size: tuple[int, int]) -> Tensor:
+    """(height, width) integers -> `size`, each pixel the label that covers most of it."""
+    present, indices = np.unique(plane, return_inverse=True)
+    one_hot = F.one_hot(torch.from_numpy(indices.reshape(plane.shape)), len(present))
+    share = _resize(one_hot.permute(2, 0, 1)[None].float(), size)
+    return torch.from_numpy(present.astype(np.uint8))[share[0].argmax(0)]

@@ -1,0 +1,62 @@
+"""What is installed and what a machine offers: the rows of `scse doctor`."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import torch
+
+from scse.data.prepared import cache_folder
+from scse.training.run import resolve_precision
+
+OPTIONAL = {
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+}
+"""Optional package -> the extra of scse that installs it."""
+
+REQUIRED = ("scse", "torch", "monai", "lightning-fabric", "nibabel", "numpy", "pandas", "plotly", "matplotlib")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One finding: what, what was found, and what to do about it, if anything."""
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def diagnose() -> list[Row]:
+    """Versions, devices, threads, the path the blocks take, and optional parts with how to install the missing ones."""
+    precision = "bfloat16" if resolve_precision("auto") == "bf16" else "float32"
+    return [
+        Row("python", f"{platform.python_version()} on {platform.platform()}"),
+        *(Row(name, version(name)) for name in REQUIRED),
+        Row("devices", ", ".join(_devices())),
+        Row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"),
+        Row("processor instructions", torch.backends.cpu.get_cpu_capability()),
+        Row("training precision", f"{precision} (precision=auto)"),
+        Row("blocks run on", "plain torch operations"),
+        Row("prepared arrays", str(cache_folder())),
+        *(_optional(name, extra) for name, extra in OPTIONAL.items()),
+    ]
+
+
+def _devices() -> list[str]:
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("Apple GPU (mps)")
+    return [*names, "cpu"]
+
+
+def _optional(name: str, extra: str) -> Row:
+    if find_spec(name) is None:
+        return Row(name, "not installed", f"pip install 'scse[{extra}]'")
+    try:
+        return Row(name, version(name))
+    except PackageNotFoundError:
+        return Row(name, "installed, version unknown")

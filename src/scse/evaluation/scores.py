@@ -1,0 +1,258 @@
+"""Scores of one label map against another: Dice and surface distances, per structure and case."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from monai.metrics.utils import get_mask_edges, get_surface_distance
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scse.data.dataset import Dataset
+from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem, write_atomic
+from scse.errors import DataError
+
+METRICS = ("dice", "hd95", "msd")
+
+Labels = NDArray[np.integer]
+
+
+def score(
+    prediction: Labels, reference: Labels, *, spacing: Sequence[float], structures: Mapping[str, int]
+) -> pd.DataFrame:
+    """Score one predicted label map against its reference.
+
+    Args:
+        prediction: integer label map of shape (H, W) or (X, Y, Z).
+        reference: integer label map of the same shape.
+        spacing: mm per pixel or voxel along each spatial axis.
+        structures: name -> label value; one group of rows for each.
+
+    Returns:
+        A table with the columns structure, metric and value. Metrics: ``dice`` (0 to 1), ``hd95`` (mm; the
+        larger of the two directed 95th percentiles of the surface distance) and ``msd`` (mm; mean surface
+        distance over the surface voxels of both maps), the definitions of MONAI's
+        ``compute_hausdorff_distance(percentile=95)`` and
+        ``compute_average_surface_distance(symmetric=True)``. A structure absent from both maps is NaN in
+        every metric; one absent from one of them has Dice 0 and NaN distances, because there is no surface
+        to measure to.
+
+    Raises:
+        ValueError: shapes differ, are not 2D or 3D, are not integer, or ``spacing`` does not fit them.
+    """
+    _check(prediction, reference, spacing)
+    values = np.unique(np.array(list(structures.values()), dtype=np.int64))
+    a, b = _indices(prediction, values), _indices(reference, values)
+    dice = _dice(a, b, len(values))
+    boxes = zip(_boxes(a, len(values)), _boxes(b, len(values)), strict=True)
+    distances = [_surface(a, b, i + 1, box, spacing) for i, box in enumerate(boxes)]
+    rows = [
+        (name, metric, value)
+        for name, index in zip(structures, np.searchsorted(values, list(structures.values())), strict=True)
+        for metric, value in zip(METRICS, (dice[index], *distances[index]), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["structure", "metric", "value"])
+
+
+def _check(prediction: Labels, reference: Labels, spacing: Sequence[float]) -> None:
+    if prediction.shape != reference.shape:
+        raise ValueError(
+            f"prediction has shape {prediction.shape}, reference {reference.shape}; they must be equal: "
+            "bring both to one grid first"
+        )
+    for name, array in (("prediction", prediction), ("reference", reference)):
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"{name} has dtype {array.dtype}; a label map of integers is needed")
+    if reference.ndim not in (2, 3):
+        raise ValueError(f"label maps have {reference.ndim} axes; 2 or 3 are allowed: score one map a call")
+    if len(spacing) != reference.ndim:
+        raise ValueError(f"spacing {tuple(spacing)} needs one value for each of the {reference.ndim} axes")
+    if not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise ValueError(f"spacing {tuple(spacing)} must be positive millimetres")
+
+
+def _indices(labels: Labels, values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Replace each label value by 1 + its place in the sorted `values`, and any other value by 0."""
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if high - low > 1 << 20:  # a table over the whole range would be larger than the search is slow
+        place = np.searchsorted(values, labels).clip(max=max(len(values) - 1, 0))
+        return np.where(values[place] == labels, place + 1, 0).astype(np.int32)
+    table = np.zeros(high - low + 1, dtype=np.int32)
+    inside = (values >= low) & (values <= high)
+    table[values[inside] - low] = 1 + np.flatnonzero(inside)
+    return table[labels.astype(np.int64) - low]
+
+
+def _dice(a: NDArray[np.int32], b: NDArray[np.int32], count: int) -> NDArray[np.float64]:
+    """Dice of the indices 1..count: one pass over both maps fills their joint histogram."""
+    size = count + 1
+    joint = np.bincount(a.ravel() * size + b.ravel(), minlength=size * size).reshape(size, size)
+    total = (joint.sum(axis=0) + joint.sum(axis=1))[1:]
+    both = 2 * np.diagonal(joint)[1:]
+    dice = np.full(count, np.nan)
+    np.divide(both, total, out=dice, where=total > 0)
+    return dice
+
+
+def _boxes(labels: NDArray[np.int32], count: int) -> list[tuple[slice, ...] | None]:
+    return list(ndimage.find_objects(labels, max_label=count))
+
+
+def _surface(
+    a: NDArray[np.int32],
+    b: NDArray[np.int32],
+    index: int,
+    boxes: tuple[tuple[slice, ...] | None, tuple[slice, ...] | None],
+    spacing: Sequence[float],
+) -> tuple[float, float]:
+    """hd95 and msd of one structure, measured inside the box that holds it in both maps."""
+    first, second = boxes
+    if first is None or second is None:
+        return np.nan, np.nan
+    # no margin is needed: voxels outside the box count as background when the edges are taken
+    box = tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(first, second, strict=True))
+    edges = get_mask_edges(a[box] == index, b[box] == index, crop=False)
+    there, back = (
+        np.asarray(get_surface_distance(of, to, spacing=tuple(spacing)), dtype=np.float64)
+        for of, to in (edges, edges[::-1])
+    )
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    return float(hd95), float(np.concatenate([there, back]).mean())
+
+
+def score_files(
+    prediction: Path,
+    reference: Path,
+    *,
+    structures: Mapping[str, int],
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
+) -> pd.DataFrame:
+    """Score a predicted label file against its reference file; see `score`.
+
+    Args:
+        prediction: NIfTI or image file of labels.
+        reference: file on the same grid; its spacing is used.
+        structures: name -> label value.
+        colors: label value -> RGB, if the reference is a colour mask; predictions are index masks.
+
+    Raises:
+        DataError: a file cannot be read, or the two differ in shape or place (affine).
+    """
+    ours, theirs = read_label(prediction), read_label(reference, colors=colors)
+    for error in geometry_errors(prediction, ours, reference, theirs):
+        raise error
+    return score(ours.array, theirs.array, spacing=theirs.spacing, structures=structures)
+
+
+def score_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    structures: Mapping[str, int],
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
+) -> pd.DataFrame:
+    """Score every label file of a folder against the file of the same name in another; see `score_files`.
+
+    Names are compared without their endings, so `a.png` pairs with `a.nii.gz`.
+
+    Returns:
+        A table with the columns case, structure, metric and value.
+
+    Raises:
+        DataError: a folder holds no label file, or files are left without a partner; all of them are named.
+    """
+    ours, theirs = _label_files(predictions), _label_files(references)
+    lonely = [f"{theirs[n]} has no prediction in {predictions}" for n in sorted(theirs.keys() - ours.keys())]
+    lonely += [f"{ours[n]} has no reference in {references}" for n in sorted(ours.keys() - theirs.keys())]
+    if lonely:
+        raise DataError(
+            f"{len(lonely)} files have no partner: {'; '.join(lonely)}. Add the missing files or move these away"
+        )
+    tables = [
+        score_files(ours[name], theirs[name], structures=structures, colors=colors).assign(case=name)
+        for name in sorted(theirs)
+    ]
+    return pd.concat(tables, ignore_index=True)[["case", "structure", "metric", "value"]]
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give the folder that holds the label files")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if ending(path.name) is None or path.name.startswith("."):
+            continue
+        name = stem(path.name)
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have the same name; keep one of them")
+        found[name] = path
+    if not found:
+        raise DataError(f"{folder} holds no label file; allowed endings: {', '.join(ENDINGS)}")
+    return found
+
+
+def write_scores(scores: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
+    """Write a table of scores as `scores.parquet` and `scores.csv` into `folder`; returns both paths."""
+    parquet, table = folder / "scores.parquet", folder / "scores.csv"
+    write_atomic(parquet, scores.to_parquet(index=False))
+    write_atomic(table, scores.to_csv(index=False).encode())
+    return parquet, table
+
+
+def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None) -> pd.DataFrame:
+    """Score a label file, or a folder of them, against its reference.
+
+    Args:
+        predictions: label file or folder.
+        references: file or folder, as `predictions`.
+        dataset: data set whose structures (and mask colours) are scored; without it, every label value found in
+            the references, as `structure_<value>`.
+
+    Returns:
+        A table with the columns case, structure, metric and value; see `score`.
+
+    Raises:
+        DataError: a path does not exist, a file cannot be read, or files have no partner.
+    """
+    for path in (predictions, references):
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+    known = None if dataset is None else Dataset.open(dataset)
+    structures = known.structures if known and known.structures else _values_found(references)
+    colors = None if known is None else known.colors
+    if references.is_file():
+        table = score_files(predictions, references, structures=structures, colors=colors)
+        return table.assign(case=stem(references.name))[["case", "structure", "metric", "value"]]
+    return score_folders(predictions, references, structures=structures, colors=colors)
+
+
+def mean_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Means over cases as text rows (structure, one per metric, scored cases), all structures last; NaN left out."""
+    table = scores.pivot_table(index="structure", columns="metric", values="value", aggfunc="mean", sort=False)
+    counts = scores[scores["metric"] == "dice"].dropna().groupby("structure").size()
+    rows = [
+        (str(name), *(f"{row.get(metric, np.nan):.3f}" for metric in METRICS), str(counts.get(name, 0)))
+        for name, row in table.iterrows()
+    ]
+    means = table.mean()
+    overall = (f"{means.get(metric, np.nan):.3f}" for metric in METRICS)
+    return [*rows, ("mean of structures", *overall, str(scores["case"].nunique()))]
+
+
+def _values_found(references: Path) -> dict[str, int]:
+    files = [references] if references.is_file() else list(_label_files(references).values())
+    values = {int(value) for file in files for value in np.unique(read_label(file).array)}
+    return {f"structure_{value}": value for value in sorted(values - {0})}
+
+
+def dice_scores(prediction: Labels, reference: Labels, values: Sequence[int]) -> NDArray[np.float64]:
+    """Dice of each label value of two integer label maps of one shape: (values,); NaN if absent from both.
+
+    Args:
+        prediction: integers of any shape.
+        reference: integers of the same shape.
+        values: label values, ascending.
+    """
+    wanted = np.asarray(values, dtype=np.int64)
+    return _dice(_indices(prediction, wanted), _indices(reference, wanted), len(wanted))

@@ -1,0 +1,244 @@
+"""A trained model as one thing: the network, how its input is prepared, and what its labels mean."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import nn
+
+from scse.checks import check_choice
+from scse.data.files import NIFTI, Image, ending, read_image, write_atomic, write_label
+from scse.data.prepared import class_values
+from scse.data.recipe import Recipe
+from scse.errors import DataError
+from scse.networks import NETWORKS
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
+WINDOW_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained network with its recipe and its structures.
+
+    Attributes:
+        network: takes (N, channels, height, width), returns logits (N, classes, height, width).
+        name: of the network in the table `scse.networks.NETWORKS`.
+        arguments: of its constructor.
+        variant: "none", "cse", "sse" or "scse".
+        recipe: how images are prepared.
+        structures: name -> label value; class n is the n-th structure, class 0 the background.
+        settings: of the training, as it was run; for the record.
+    """
+
+    network: nn.Module
+    name: str
+    arguments: Mapping[str, int]
+    variant: str
+    recipe: Recipe
+    structures: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the segmenter into a folder: weights.safetensors and segmenter.json.
+
+        Returns:
+            The folder.
+        """
+        folder = Path(folder)
+        description = {
+            "format": FORMAT,
+            "network": self.name,
+            "arguments": dict(self.arguments),
+            "variant": self.variant,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "structures": dict(self.structures),
+            "settings": dict(self.settings),
+        }
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        write_atomic(folder / WEIGHTS, save(weights))
+        write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2).encode())
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: str | torch.device = "cpu") -> "Segmenter":
+        """Read a segmenter; networks are built from the table by name, and nothing found on disk is executed.
+
+        Args:
+            folder: as `save` wrote it, or a run that holds it as `segmenter`.
+            device: where the network goes.
+
+        Raises:
+            DataError: the folder holds no segmenter, or one that this version cannot read.
+        """
+        folder = Path(folder)
+        folder = folder / "segmenter" if (folder / "segmenter" / DESCRIPTION).is_file() else folder
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text())
+            if description["format"] != FORMAT:
+                raise ValueError(f"its format is {description['format']}, this version reads {FORMAT}")
+            build = NETWORKS[check_choice("network", description["network"], NETWORKS)]
+            network = build(**description["arguments"], recalibration=description["variant"])
+            network.load_state_dict(load_file(folder / WEIGHTS))
+            recipe = Recipe.model_validate(description["recipe"])
+        except FileNotFoundError as error:
+            remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
+            raise DataError(
+                f"{folder}: holds no segmenter, {Path(error.filename).name} is missing; {remedy}"
+            ) from error
+        except Exception as error:
+            raise DataError(
+                f"{folder}: holds no segmenter that can be read: {error}; train or copy it again"
+            ) from error
+        return cls(
+            network=network.to(device).to(memory_format=torch.channels_last).eval(),
+            name=description["network"],
+            arguments=description["arguments"],
+            variant=description["variant"],
+            recipe=recipe,
+            structures=description["structures"],
+            settings=description["settings"],
+        )
+
+    def predict(
+        self,
+        source: Path | str | Sequence[Path | str] | nib.spatialimages.SpatialImage | NDArray[Any],
+        *,
+        spacing: Sequence[float] | None = None,
+        batch_size: int = 16,
+    ) -> Any:
+        """Segment one image.
+
+        Args:
+            source: a file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
+                (*spatial) for one channel, whose axes point right, anterior, superior.
+            spacing: mm per voxel along each spatial axis; for arrays only, 1 mm by default.
+            batch_size: slices at a time.
+
+        Returns:
+            For NIfTI files and nibabel images, a nibabel image of the label values with the input's shape,
+            affine and orientation; for pictures and arrays, an integer array of the spatial shape.
+
+        Raises:
+            DataError: a file cannot be read.
+            ValueError: the image does not fit the model, or `spacing` is given for something that has its own.
+        """
+        if isinstance(source, np.ndarray):
+            return self.predict_image(_from_array(source, spacing, self.recipe), batch_size=batch_size)
+        if spacing is not None:
+            raise ValueError("spacing goes with arrays only; files and nibabel images have their own")
+        if isinstance(source, nib.spatialimages.SpatialImage):
+            return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
+        paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+        labels = self.predict_image(read_image(paths), batch_size=batch_size)
+        return _like(nib.Nifti1Image.from_filename(paths[0]), labels) if ending(paths[0].name) in NIFTI else labels
+
+    def predict_files(
+        self,
+        images: Mapping[str, Sequence[Path]],
+        out: Path,
+        *,
+        batch_size: int = 16,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Segment many images; one that cannot be segmented does not keep the others from being written.
+
+        Args:
+            images: name -> file, or the files of the channels in order.
+            out: folder of the label maps NAME.nii.gz, or NAME.png for pictures.
+            batch_size: slices at a time.
+            progress: called with (done, of how many) images.
+
+        Returns:
+            What went wrong, a message for each image that failed.
+        """
+        failed = []
+        for done, (name, paths) in enumerate(images.items(), start=1):
+            try:
+                image = read_image(paths)
+                labels = self.predict_image(image, batch_size=batch_size)
+            except DataError as error:
+                failed.append(str(error))
+            except ValueError as error:
+                failed.append(f"{paths[0]}: {error}")
+            else:
+                write_prediction(out, name, labels, paths[0], image)
+            if progress is not None:
+                progress(done, len(images))
+        return failed
+
+    def predict_image(
+        self, image: Image, *, batch_size: int = 16, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.integer]:
+        """Label values of an image in its own geometry, slice by slice: (C, *spatial) -> (*spatial).
+
+        Args:
+            image: as `read_image` returns it.
+            batch_size: slices at a time, which bounds the memory.
+            progress: called with (done, of how many) slices.
+
+        Raises:
+            ValueError: the image does not fit the model.
+        """
+        slices, grid = self.recipe.image_slices(image)
+        labels = np.empty((len(slices), *grid.plane), np.uint8)
+        for start in range(0, len(slices), batch_size):
+            batch = slices[start : start + batch_size]
+            labels[start : start + batch_size] = self.recipe.restore(self._probabilities(batch), grid)
+            if progress is not None:
+                progress(min(start + batch_size, len(slices)), len(slices))
+        values = class_values(self.structures)
+        return grid.restore(values.astype(np.min_scalar_type(int(values.max())))[labels])
+
+    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+        device = next(self.network.parameters()).device
+        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+        self.network.eval()
+        with torch.inference_mode():
+            # windows of the training patch, because the squeeze of cSE shifts on inputs of another extent
+            logits = sliding_window_inference(
+                batch, self.recipe.patch, len(batch), self.network, overlap=WINDOW_OVERLAP, mode="gaussian"
+            )
+        return torch.as_tensor(logits).float().softmax(1).cpu()
+
+
+def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
+    """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
+    volume = image.affine is not None
+    path = folder / f"{name}{'.nii.gz' if volume else '.png'}"
+    write_label(path, labels, like=source if volume else None)
+    return path
+
+
+def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:
+    axes = 2 if recipe.view == "picture" else 3
+    channels = array[None] if array.ndim == axes else array
+    if channels.ndim != axes + 1:
+        raise ValueError(f"the model takes arrays of {axes} spatial axes, channels first, got shape {array.shape}")
+    if spacing is not None and (len(spacing) != axes or not all(mm > 0 for mm in spacing)):
+        raise ValueError(f"spacing must be {axes} positive numbers of mm, got {tuple(spacing)}")
+    affine = None if axes == 2 else np.diag([*(spacing or (1.0,) * axes), 1.0])
+    return Image(channels.astype(np.float32), affine)
+
+
+def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:
+    array = np.asarray(image.dataobj, dtype=np.float32)
+    channels = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
+    return Image(channels, np.asarray(image.affine, np.float64))
+
+
+def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) -> nib.spatialimages.SpatialImage:
+    header = image.header.copy()
+    header.set_data_dtype(labels.dtype)
+    if hasattr(header, "set_slope_inter"):
+        header.set_slope_inter(1, 0)
+    return type(image)(labels, image.affine, header)

@@ -1,0 +1,1 @@
+"""The study: its grid of runs, its runner, what variants cost, and the report."""

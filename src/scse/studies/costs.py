@@ -1,0 +1,73 @@
+"""What a variant costs: parameters, time of a training step, time of a predicted case."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
+
+from scse.data.files import Image
+from scse.segmenter import Segmenter
+from scse.training.loop import train_step
+from scse.training.run import make_batches, make_loss, new_fabric, new_state
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+STEP_ROUNDS, PREDICT_ROUNDS = 15, 5
+"""Repetitions of each measurement, the variants in turn, so that a drift of the machine's speed meets all alike."""
+
+
+def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segmenter], image: Image) -> pd.DataFrame:
+    """Measure one network's variants side by side.
+
+    Args:
+        task: data to take training steps on.
+        settings: of the runs; network as measured, variant ignored.
+        segmenters: variant -> trained segmenter, the plain one ("none") first.
+        image: a case to predict.
+
+    Returns:
+        A table with the columns network, variant, parameters, step_seconds and predict_seconds (medians), and
+        step_ratio and predict_ratio (medians of the ratios to the plain network within a round).
+    """
+    variants = list(segmenters)
+    steps = _in_turn([_stepper(task, settings.model_copy(update={"variant": v})) for v in variants], STEP_ROUNDS)
+    predictions = _in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS)
+    return pd.DataFrame(
+        {
+            "network": settings.network,
+            "variant": variants,
+            "parameters": [sum(p.numel() for p in segmenters[v].network.parameters()) for v in variants],
+            "step_seconds": np.median(steps, axis=0),
+            "step_ratio": np.median(steps / steps[:, :1], axis=0),
+            "predict_seconds": np.median(predictions, axis=0),
+            "predict_ratio": np.median(predictions / predictions[:, :1], axis=0),
+        }
+    )
+
+
+def _in_turn(actions: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
+    """Seconds of each action in each round, (rounds, actions), after one round to warm up."""
+    seconds = np.zeros((rounds + 1, len(actions)))
+    for row in seconds:
+        for column, action in enumerate(actions):
+            began = time.perf_counter()
+            action()
+            row[column] = time.perf_counter() - began
+    return seconds[1:]
+
+
+def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
+    batches = make_batches(task, settings)
+    images, labels = next(iter(batches.epoch(0)))
+    fabric: Fabric = new_fabric(settings)
+    loss = fabric.to_device(make_loss(task, settings))
+    state = new_state(task, settings, steps=len(batches))
+    state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
+    state.network.train()
+    return lambda: train_step(state, loss, images, labels, fabric)
+
+
+def _predictor(segmenter: Segmenter, image: Image) -> Callable[[], object]:
+    return lambda: segmenter.predict_image(image)

@@ -1,0 +1,108 @@
+"""Batches of slices: which, in what order, cut and changed how; all of it fixed by (seed, epoch, step)."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from monai.networks.layers import AffineTransform
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scse.data.prepared import Prepared
+
+ROTATION = np.deg2rad(10)
+SCALING = 0.1
+SHIFT = 0.05  # of the slice's side
+GAIN = 0.1
+OFFSET = 0.1  # of the image's standard deviation, which is 1
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """A seed for one step, so that a resumed run draws what an uninterrupted one would have drawn."""
+    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0])
+
+
+class Batches:
+    """Batches of (images, labels) for training.
+
+    Args:
+        cases: the training cases.
+        patch: (height, width) of every slice in a batch; larger slices are cropped at random.
+        batch_size: slices a batch; the last, smaller batch of an epoch is left out.
+        limit: at most so many slices an epoch, None for all.
+        augment: whether to change slices at random.
+        seed: of order, crops and changes.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Prepared],
+        *,
+        patch: tuple[int, int],
+        batch_size: int,
+        limit: int | None,
+        augment: bool,
+        seed: int,
+    ) -> None:
+        self.images = [case.images() for case in cases]
+        self.labels = [case.labels() for case in cases]
+        self.slices = [(case, index) for case, images in enumerate(self.images) for index in range(len(images))]
+        self.patch = patch
+        self.batch_size = min(batch_size, len(self.slices))
+        self.limit = min(limit or len(self.slices), len(self.slices))
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return max(1, self.limit // self.batch_size)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch from step `start`: images (N, C, height, width), labels (N, height, width) int64."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.slices))
+        for step in range(start, len(self)):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._batch(chosen, np.random.default_rng(step_seed(self.seed, epoch, step)))
+
+    def _batch(self, chosen: NDArray[np.integer], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        pairs = [self._crop(self.slices[index], rng) for index in chosen]
+        images = torch.from_numpy(np.stack([image for image, _ in pairs]))
+        labels = torch.from_numpy(np.stack([label for _, label in pairs]))
+        return augmented(images, labels.long(), rng) if self.augment else (images, labels.long())
+
+    def _crop(self, place: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        case, index = place
+        image, label = self.images[case][index], self.labels[case][index]
+        height, width = self.patch
+        row = rng.integers(label.shape[0] - height + 1)
+        column = rng.integers(label.shape[1] - width + 1)
+        window = (slice(row, row + height), slice(column, column + width))
+        return image[:, *window], label[window]
+
+
+def augmented(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Turn, scale and shift each slice with its labels, and change the image's gain and offset.
+
+    Args:
+        images: (N, C, height, width), standardised.
+        labels: (N, height, width) int64.
+        rng: the source of all randomness.
+    """
+    count = len(images)
+    angle = rng.uniform(-ROTATION, ROTATION, count)
+    scale = rng.uniform(1 - SCALING, 1 + SCALING, count)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    shift = rng.uniform(-2 * SHIFT, 2 * SHIFT, (2, count))  # the grid runs from -1 to 1
+    theta = np.stack([np.stack([cos, -sin, shift[0]], -1), np.stack([sin, cos, shift[1]], -1)], 1)
+    grid = torch.from_numpy(theta.astype(np.float32))
+    images = _transform("bilinear", images, grid)
+    labels = _transform("nearest", labels[:, None].float(), grid)[:, 0].long()
+    gain, offset = rng.uniform(1 - GAIN, 1 + GAIN, count), rng.uniform(-OFFSET, OFFSET, count)
+    by_slice = torch.from_numpy(np.stack([gain, offset]).astype(np.float32))[..., None, None, None]
+    return images * by_slice[0] + by_slice[1], labels
+
+
+def _transform(mode: str, slices: Tensor, theta: Tensor) -> Tensor:
+    warp = AffineTransform(normalized=True, mode=mode, padding_mode="border", align_corners=False)
+    warped: Tensor = warp(slices, theta)
+    return warped

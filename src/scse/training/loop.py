@@ -1,0 +1,121 @@
+"""The one training loop."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from scse.data.prepared import Prepared
+from scse.evaluation.scores import dice_scores
+from scse.training.batches import Batches, step_seed
+from scse.training.state import State
+
+Event = Mapping[str, Any]
+"""What a run tells while it goes: `event` is "step" or "epoch", the rest are numbers."""
+
+
+def fit(
+    state: State,
+    batches: Batches,
+    loss: nn.Module,
+    *,
+    fabric: Fabric,
+    epochs: int,
+    validate: Callable[[], float],
+    on_event: Callable[[Event], None],
+    checkpoint: Callable[[], None],
+    stop: Callable[[], bool],
+) -> bool:
+    """Train from where `state` stands to `epochs`.
+
+    Args:
+        state: set up by `fabric`; changed in place.
+        batches: of the training cases.
+        loss: of (logits, labels).
+        fabric: device and precision.
+        epochs: to train in all.
+        validate: mean Dice on held-out cases, called after every epoch.
+        on_event: told every step and every epoch.
+        checkpoint: saves the state; called after every epoch, and when stopped.
+        stop: asked after every step; True ends the loop at once.
+
+    Returns:
+        True if all epochs are done, False if stopped before.
+    """
+    clock = state.clock
+    while clock.epoch < epochs:
+        state.network.train()
+        for images, labels in batches.epoch(clock.epoch, start=clock.step):
+            began = time.perf_counter()
+            torch.manual_seed(step_seed(batches.seed, clock.epoch, clock.step))
+            value = train_step(state, loss, images, labels, fabric)
+            clock.seconds += time.perf_counter() - began
+            clock.step += 1
+            clock.loss += value
+            on_event(_step_event(state, batches, value))
+            if stop():
+                checkpoint()
+                return False
+        _finish_epoch(state, validate(), on_event)
+        checkpoint()
+    return True
+
+
+def train_step(state: State, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric) -> float:
+    """One step of the optimiser and the schedule; returns the loss."""
+    images = fabric.to_device(images.contiguous(memory_format=torch.channels_last))
+    value = loss(state.network(images), fabric.to_device(labels))
+    fabric.backward(value)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.schedule.step()
+    return float(value.item())
+
+
+def held_out_dice(
+    network: nn.Module, cases: Sequence[Prepared], classes: int, *, batch_size: int, fabric: Fabric
+) -> float:
+    """Mean Dice over structures and cases, on the prepared slices; the network is left in evaluation mode."""
+    network.eval()
+    scores = []
+    for case in cases:
+        images, labels = case.images(), case.labels()
+        predicted = np.empty_like(labels)
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.array(images[start : start + batch_size]))
+            with torch.inference_mode():
+                logits = network(fabric.to_device(batch.contiguous(memory_format=torch.channels_last)))
+            predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
+        scores.append(dice_scores(predicted, np.asarray(labels), range(1, classes)))
+    return float(np.nanmean(scores))
+
+
+def _step_event(state: State, batches: Batches, loss: float) -> Event:
+    clock = state.clock
+    done = clock.epoch * len(batches) + clock.step
+    return {
+        "event": "step",
+        "epoch": clock.epoch + 1,
+        "step": clock.step,
+        "steps": len(batches),
+        "loss": loss,
+        "images_per_second": done * batches.batch_size / clock.seconds,
+    }
+
+
+def _finish_epoch(state: State, dice: float, on_event: Callable[[Event], None]) -> None:
+    clock = state.clock
+    row = {
+        "epoch": clock.epoch + 1,
+        "loss": clock.loss / clock.step,
+        "dice": dice,
+        "seconds": clock.seconds,
+        "learning_rate": float(state.schedule.get_last_lr()[0]),
+    }
+    clock.history.append(row)
+    clock.epoch, clock.step, clock.loss = clock.epoch + 1, 0, 0.0
+    on_event({"event": "epoch", **row})

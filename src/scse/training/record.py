@@ -1,0 +1,102 @@
+"""What a run was asked to do, kept in its folder, so that going on with anything else is refused."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from scse.data.files import write_atomic
+from scse.data.prepared import Prepared
+from scse.data.recipe import Recipe
+from scse.errors import DataError
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+RECORD = "run.json"
+
+
+class RunRecord(BaseModel):
+    """What a run was asked to do, kept in its folder: going on with anything else is refused.
+
+    Attributes:
+        settings: of the training.
+        recipe: of the images.
+        structures: name -> label value.
+        training, held_out: case -> key of its prepared arrays.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: Settings
+    recipe: Recipe
+    structures: dict[str, int]
+    training: dict[str, str]
+    held_out: dict[str, str]
+
+    @classmethod
+    def of(cls, task: Task, settings: Settings) -> Self:
+        """The record of a run."""
+        return cls(
+            settings=settings,
+            recipe=task.recipe,
+            structures=dict(task.structures),
+            training={case.name: case.folder.name for case in task.training},
+            held_out={case.name: case.folder.name for case in task.held_out},
+        )
+
+
+def check_record(folder: Path, record: RunRecord) -> None:
+    """Write the record into a new run's folder, or compare it with the one there.
+
+    Raises:
+        DataError: the folder holds a run with other settings, recipe or cases.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        write_atomic(path, record.model_dump_json(indent=2).encode())
+        return
+    found, wanted = json.loads(path.read_text()), record.model_dump(mode="json")
+    for part in wanted:
+        if found.get(part) != wanted[part]:
+            raise DataError(f"{folder}: holds a run with {_difference(part, found.get(part), wanted[part])}")
+
+
+def _difference(part: str, found: Any, wanted: Any) -> str:
+    remedy = "ask for the same as before, or choose another folder with -o"
+    if isinstance(found, dict):
+        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+        return f"{part} {keys[0]} = {found.get(keys[0])!r}, asked for is {wanted.get(keys[0])!r}; {remedy}"
+    return f"{part} = {found!r}, asked for is {wanted!r}; {remedy}"
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        DataError: the folder holds no run, or one whose record cannot be read.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise DataError(f"{folder}: holds no run, {RECORD} is missing; give the folder that training wrote (-o)")
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path}: is no record of a run ({error.error_count()} wrong fields); train anew") from error
+
+
+def prepared_task(record: RunRecord, cache: Path) -> Task:
+    """The task of a recorded run, from its prepared arrays.
+
+    Raises:
+        DataError: some of them are gone.
+    """
+
+    def found(cases: dict[str, str]) -> list[Prepared]:
+        for name, key in cases.items():
+            if not (cache / key).is_dir():
+                remedy = "train on the data set again with the same -o: the run goes on from its checkpoint"
+                raise DataError(f"{cache / key}: the prepared arrays of case {name} are gone; {remedy}")
+        return [Prepared(name, cache / key) for name, key in cases.items()]
+
+    return Task(found(record.training), found(record.held_out), record.recipe, record.structures)

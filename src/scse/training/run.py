@@ -1,0 +1,297 @@
+"""One training run: from prepared cases to a trained segmenter, in a folder that it can go on from."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.utils.tensorboard import SummaryWriter
+
+from scse.data.folds import make_folds
+from scse.data.inspection import checked
+from scse.data.prepared import cache_folder
+from scse.data.recipe import Recipe, View
+from scse.networks import NETWORKS
+from scse.segmenter import Segmenter
+from scse.training.batches import Batches
+from scse.training.loop import Event, fit, held_out_dice
+from scse.training.losses import SegmentationLoss, class_frequencies, median_frequency_weights
+from scse.training.record import RunRecord, check_record, prepared_task, read_record
+from scse.training.settings import Precision, Settings, make_settings
+from scse.training.state import Clock, State
+from scse.training.task import Task, make_task
+
+OnEvent = Callable[[Event], None]
+Stop = Callable[[], bool]
+LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"
+
+
+class StoppedError(Exception):
+    """A run was asked to stop; its checkpoint is saved."""
+
+
+def train(
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    *,
+    on_event: OnEvent = lambda event: None,
+    stop: Stop = lambda: False,
+) -> Segmenter:
+    """Train a segmenter, going on from the folder's checkpoint if there is one.
+
+    Args:
+        task: the data.
+        settings: of the run.
+        folder: of the run: `checkpoint.safetensors`, `log.jsonl`, TensorBoard events, and the trained `segmenter`.
+        on_event: told every step and every epoch.
+        stop: asked after every step.
+
+    Returns:
+        The segmenter, also saved in the folder.
+
+    Raises:
+        StoppedError: `stop` said so; call again to go on.
+        DataError: the checkpoint does not belong to this run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_record(folder, RunRecord.of(task, settings))
+    fabric = new_fabric(settings)
+    batches = make_batches(task, settings)
+    state = new_state(task, settings, steps=len(batches))
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists():
+        state.load(checkpoint)
+    plain = state.network
+    loss = fabric.to_device(make_loss(task, settings))
+    state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
+    with SummaryWriter(str(folder)) as board:
+        done = fit(
+            state,
+            batches,
+            loss,
+            fabric=fabric,
+            epochs=settings.epochs,
+            validate=lambda: held_out_dice(
+                state.network,
+                task.held_out,
+                task.classes,
+                batch_size=4 * settings.batch_size,
+                fabric=fabric,
+            ),
+            on_event=_logger(folder / LOG, board, on_event),
+            checkpoint=lambda: State(plain, state.optimizer, state.schedule, state.clock).save(checkpoint),
+            stop=stop,
+        )
+    if not done:
+        raise StoppedError(
+            f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"
+        )
+    segmenter = _segmenter(plain, task, settings)
+    segmenter.save(folder / "segmenter")
+    return segmenter
+
+
+def train_on(
+    dataset: Path | str,
+    *,
+    out: Path | str,
+    preset: str = "quick",
+    settings: Mapping[str, Any] | None = None,
+    fold: int = 0,
+    folds: int | None = None,
+    view: View | None = None,
+    spacing: float | None = None,
+    skip_bad: bool = False,
+    cache: Path | None = None,
+    on_event: OnEvent = lambda event: None,
+    stop: Stop = lambda: False,
+) -> Segmenter:
+    """Check a data set, prepare it and train one segmenter on it.
+
+    Args:
+        dataset: its folder, in any layout that `Dataset.open` knows.
+        out: the run's folder; a run that was interrupted there goes on.
+        preset: "quick" or "paper".
+        settings: fields of `Settings` that replace the preset's.
+        fold: which fold's test cases are held out and only watched.
+        folds: see `make_folds`.
+        view: plane of the slices; derived from the data by default.
+        spacing: mm per pixel in the plane; by default the data's own.
+        skip_bad: leave out the cases with problems instead of refusing.
+        cache: folder of the prepared arrays.
+        on_event: told of everything that happens.
+        stop: asked after every step.
+
+    Raises:
+        ValueError: a wrong argument.
+        DataError: something is wrong with the data, or `out` holds another run.
+        StoppedError: `stop` said so; call again, or `resume`, to go on.
+    """
+    chosen = make_settings(preset, settings)
+    inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event))
+    splits = make_folds(cases, folds)
+    if not 0 <= fold < len(splits):
+        raise ValueError(f"fold must be from 0 to {len(splits) - 1}, got {fold}")
+    task = make_task(
+        inspection,
+        training=splits[fold].training,
+        held_out=splits[fold].test,
+        recipe=Recipe.derive(inspection.facts_of(cases), view=view, spacing=spacing),
+        cache=cache or cache_folder(),
+        progress=counting("prepare", on_event),
+    )
+    rows = [("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"), *task.recipe.describe()]
+    on_event({"event": "plan", "rows": rows, "runs": 1})
+    return train(task, chosen, Path(out), on_event=on_event, stop=stop)
+
+
+def resume(
+    folder: Path | str, *, cache: Path | None = None, on_event: OnEvent = lambda event: None, stop: Stop = lambda: False
+) -> Segmenter:
+    """Go on with an interrupted run, from the prepared arrays that it used.
+
+    Args:
+        folder: of the run.
+        cache: folder of the prepared arrays.
+        on_event: told of everything that happens.
+        stop: asked after every step.
+
+    Raises:
+        DataError: the folder holds no run, or its prepared arrays are gone.
+        StoppedError: `stop` said so; call again to go on.
+    """
+    record = read_record(Path(folder))
+    return train(
+        prepared_task(record, cache or cache_folder()), record.settings, Path(folder), on_event=on_event, stop=stop
+    )
+
+
+def counting(what: str, on_event: OnEvent) -> Callable[[int, int], None]:
+    """A progress callback (done, total) that is told on as an event."""
+    return lambda done, total: on_event({"event": "progress", "what": what, "done": done, "total": total})
+
+
+def new_state(task: Task, settings: Settings, *, steps: int) -> State:
+    """The state at the start: for one seed, variants share all weights that the plain network has.
+
+    Args:
+        task: the data.
+        settings: of the run.
+        steps: of one epoch.
+    """
+    torch.manual_seed(settings.seed)
+    network = NETWORKS[settings.network](**_network_arguments(task, settings), recalibration=settings.variant)
+    network.to(memory_format=torch.channels_last)
+    optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
+    return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """What "auto" means here: "bf16" on a GPU or processor with instructions for it, else "32"."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    # older versions of torch do not tell
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32"
+
+
+def new_fabric(settings: Settings) -> Fabric:
+    """The device and precision of a run."""
+    return Fabric(accelerator="auto", devices=1, precision=_PRECISIONS[resolve_precision(settings.precision)])
+
+
+_PRECISIONS: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+def _adamw(network: nn.Module, settings: Settings) -> Optimizer:
+    return AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _sgd(network: nn.Module, settings: Settings) -> Optimizer:
+    return SGD(
+        network.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+_OPTIMIZERS: dict[str, Callable[[nn.Module, Settings], Optimizer]] = {"adamw": _adamw, "sgd": _sgd}
+
+
+def _one_cycle(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:
+    # one step more than are taken, because the schedule steps after the optimiser
+    total = settings.epochs * steps + 1
+    return OneCycleLR(optimizer, settings.learning_rate, total_steps=total, cycle_momentum=False)
+
+
+def _steps(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:
+    return StepLR(optimizer, settings.step_epochs * steps, gamma=0.1)
+
+
+_SCHEDULES: dict[str, Callable[[Optimizer, Settings, int], LRScheduler]] = {"one-cycle": _one_cycle, "steps": _steps}
+
+
+def make_batches(task: Task, settings: Settings) -> Batches:
+    """The batches of a run."""
+    return Batches(
+        task.training,
+        patch=task.recipe.patch,
+        batch_size=settings.batch_size,
+        limit=settings.slices_per_epoch,
+        augment=settings.augment,
+        seed=settings.seed,
+    )
+
+
+def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
+    """The loss of a run, with class weights from its training cases."""
+    if settings.class_weights == "none" or "ce" not in settings.loss:
+        return SegmentationLoss(settings.loss)
+    weights = median_frequency_weights(class_frequencies(task.training, task.classes))
+    return SegmentationLoss(settings.loss, weights=weights)
+
+
+def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
+    return {
+        "in_channels": task.recipe.channels,
+        "classes": task.classes,
+        "width": settings.width,
+        "depth": settings.depth,
+        "kernel_size": settings.kernel_size,
+    }
+
+
+def _segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
+    return Segmenter(
+        network=network,
+        name=settings.network,
+        arguments=_network_arguments(task, settings),
+        variant=settings.variant,
+        recipe=task.recipe,
+        structures=dict(task.structures),
+        settings={**settings.model_dump(), "precision": resolve_precision(settings.precision)},
+    )
+
+
+def _logger(path: Path, board: SummaryWriter, on_event: OnEvent) -> OnEvent:
+    """Write every epoch to the JSONL log and to TensorBoard, and pass every event on."""
+
+    def log(event: Event) -> None:
+        if event["event"] == "epoch":
+            with path.open("a") as file:
+                file.write(json.dumps(dict(event)) + "\n")
+            for name in ("loss", "dice", "learning_rate", "seconds"):
+                board.add_scalar(name, event[name], event["epoch"])
+            board.flush()
+        on_event(event)
+
+    return log

@@ -1,0 +1,97 @@
+"""What a training run is asked to do, and the presets."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scse.blocks import VARIANTS
+from scse.checks import check_choice
+from scse.networks import NETWORKS
+
+Precision = Literal["auto", "32", "bf16"]
+
+
+class Settings(BaseModel):
+    """Settings of one training run.
+
+    Attributes:
+        network: "unet", "sdnet" or "densenet".
+        variant: "none", "cse", "sse" or "scse".
+        width, depth, kernel_size: of the network.
+        epochs: how many.
+        slices_per_epoch: at most so many slices, drawn anew each epoch; None takes all of them.
+        batch_size: slices a step.
+        optimizer: "adamw" or "sgd" (with `momentum`).
+        learning_rate: the greatest.
+        schedule: "one-cycle" (up and down once over the whole run) or "steps" (a tenth every `step_epochs`).
+        step_epochs: epochs between the steps of "steps".
+        momentum: of "sgd".
+        weight_decay: of the optimiser.
+        loss: cross-entropy and Dice, or one of them.
+        class_weights: weights of the cross-entropy; "median-frequency" is the paper's.
+        augment: random rotation, scaling, shift and intensity changes; no mirroring, which would swap left and right.
+        precision: "bf16" computes convolutions in bfloat16; "auto" does so where the processor has instructions for it.
+        seed: of initial weights, order and augmentation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: str = "unet"
+    variant: str = "none"
+    width: int = Field(default=32, ge=1)
+    depth: int = Field(default=3, ge=1)
+    kernel_size: int = Field(default=3, ge=1)
+    epochs: int = Field(default=8, ge=1)
+    slices_per_epoch: int | None = Field(default=3000, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=3e-3, gt=0)
+    schedule: Literal["one-cycle", "steps"] = "one-cycle"
+    step_epochs: int = Field(default=8, ge=1)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
+    class_weights: Literal["median-frequency", "none"] = "median-frequency"
+    augment: bool = True
+    precision: Precision = "auto"
+    seed: int = Field(default=0, ge=0)
+
+    def model_post_init(self, _context: object) -> None:
+        """Check the names that stand in tables."""
+        check_choice("network", self.network, NETWORKS)
+        check_choice("variant", self.variant, VARIANTS)
+
+
+PRESETS: dict[str, Settings] = {
+    "quick": Settings(),
+    "paper": Settings(
+        width=64,
+        depth=4,
+        kernel_size=5,
+        epochs=30,
+        slices_per_epoch=None,
+        batch_size=4,
+        optimizer="sgd",
+        learning_rate=0.01,
+        schedule="steps",
+        augment=False,
+        precision="32",
+    ),
+}
+"""quick: for CPUs, the default. paper: the network and optimiser of Roy et al. 2018; give it a GPU."""
+
+
+def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a preset, with some fields replaced.
+
+    Raises:
+        ValueError: an unknown preset or field, or a value that the field does not allow.
+    """
+    start = PRESETS[check_choice("preset", preset, PRESETS)]
+    try:
+        return Settings.model_validate({**start.model_dump(), **(replaced or {})})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        allowed = ", ".join(Settings.model_fields)
+        raise ValueError(f"wrong training settings: {problems} (settings are {allowed})") from error

@@ -1,0 +1,108 @@
+"""Box plots and learning curves: what they draw, and their files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from scse.studies.figures import COLORS, box_plots, box_plots_interactive, learning_curves, save_figure
+
+VARIANTS = ("none", "cse", "sse", "scse")
+STRUCTURES = ("left-cerebral-white-matter", "brain-stem", "absent")
+NAMES = ["plain", "cSE", "sSE", "scSE"]
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        (network, variant, seed, 0, f"case{case}", structure, metric, rng.uniform(0.6, 0.9))
+        for network in ("unet", "sdnet")
+        for variant in VARIANTS
+        for seed in (0, 1)
+        for case in range(7)
+        for structure in STRUCTURES
+        for metric in ("dice", "hd95")
+    ]
+    columns = ["network", "variant", "seed", "fold", "case", "structure", "metric", "value"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame.loc[frame["structure"] == "absent", "value"] = np.nan
+    return frame
+
+
+@pytest.fixture(scope="module")
+def curves() -> pd.DataFrame:
+    rows = [
+        ("unet", variant, seed, 0, epoch, 90.0 * epoch, 1.0, 0.1 * epoch)
+        for variant in VARIANTS
+        for seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]
+    columns = ["network", "variant", "seed", "fold", "epoch", "seconds", "loss", "dice"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_a_box_is_drawn_for_each_structure_and_variant(scores: pd.DataFrame) -> None:
+    (axes,) = box_plots(scores, "unet").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["left-cerebral-white-matter", "brain-stem"]
+    assert len(axes.patches) == 2 * 4
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == NAMES
+    assert axes.get_ylabel() == "Dice"
+
+
+def test_a_point_is_the_mean_of_a_case_over_seeds(scores: pd.DataFrame) -> None:
+    (axes,) = box_plots(scores, "unet").axes
+    plain = axes.collections[0].get_offsets()[:7, 1]
+    rows = scores.query("network == 'unet' and variant == 'none' and metric == 'dice'")
+    rows = rows[rows["structure"] == STRUCTURES[0]]
+    np.testing.assert_allclose(plain, rows.groupby("case")["value"].mean())
+
+
+def test_interactive_boxes_name_their_cases(scores: pd.DataFrame) -> None:
+    figure = box_plots_interactive(scores, "sdnet", note="simulated data")
+    assert [trace.name for trace in figure.data] == NAMES
+    assert all(len(trace.y) == 2 * 7 for trace in figure.data)
+    assert set(figure.data[0].text) == {f"case{i}" for i in range(7)}
+    assert figure.layout.title.text == "SD-Net, simulated data"
+
+
+def test_a_variant_has_the_same_colour_in_every_figure(scores: pd.DataFrame, curves: pd.DataFrame) -> None:
+    boxes = [trace.marker.color for trace in box_plots_interactive(scores, "unet").data]
+    lines = [trace.line.color for trace in learning_curves(curves, "unet").data][::2]
+    assert boxes == lines == [COLORS[v] for v in VARIANTS]
+
+
+def test_unknown_variants_get_colours_of_their_own(scores: pd.DataFrame) -> None:
+    renamed = scores.replace({"variant": {"cse": "eca", "sse": "cbam"}})
+    colors = [trace.marker.color for trace in box_plots_interactive(renamed, "unet").data]
+    assert len(set(colors)) == 4
+
+
+def test_learning_curves_have_a_line_per_run_and_a_legend_entry_per_variant(curves: pd.DataFrame) -> None:
+    figure = learning_curves(curves, "unet")
+    assert len(figure.data) == 8
+    assert [trace.name for trace in figure.data if trace.showlegend] == NAMES
+    assert list(figure.data[0].x) == [1.5, 3.0, 4.5]
+    assert list(figure.data[0].y) == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_figures_are_written_as_png_and_pdf(scores: pd.DataFrame, tmp_path: Path) -> None:
+    figure = box_plots(scores, "unet")
+    png, pdf = save_figure(figure, tmp_path / "new" / "box.plot")
+    assert [path.name for path in (png, pdf)] == ["box.plot.png", "box.plot.pdf"]
+    with Image.open(png) as image:
+        assert image.width == pytest.approx(150 * figure.get_figwidth(), abs=2)
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_the_same_scores_give_the_same_files(scores: pd.DataFrame, tmp_path: Path) -> None:
+    first = save_figure(box_plots(scores, "unet"), tmp_path / "first")
+    second = save_figure(box_plots(scores, "unet"), tmp_path / "second")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_network_without_scores_is_refused(scores: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"network 'vnet'.*unet, sdnet"):
+        box_plots(scores, "vnet")

@@ -1,0 +1,108 @@
+"""Blocks hung on modules: run once, saved, copied; wrong hosts refused."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from scse.attach import hang, recalibrate
+from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+
+
+def host():
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 4, 1)
+
+
+X = torch.linspace(-1, 1, 2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
+
+
+def test_block_recalibrates_the_output_of_its_host():
+    plain, hosted = host(), host()
+    block = ConcurrentSE(4)
+    hang(hosted, block)
+    assert torch.equal(hosted(X), block(plain(X)))
+    assert hosted.recalibration is block
+
+
+def test_block_runs_once_a_call():
+    hosted, calls = host(), []
+    hang(hosted, ChannelSE(4))
+    hosted.recalibration.register_forward_hook(lambda *_: calls.append(1))
+    hosted(X)
+    assert len(calls) == 1
+
+
+def test_keys_of_the_host_stay():
+    hosted = host()
+    before = list(hosted.state_dict())
+    hang(hosted, SpatialSE(4))
+    assert list(hosted.state_dict()) == [*before, "recalibration.project.weight", "recalibration.project.bias"]
+
+
+def test_second_block_on_one_host_is_refused():
+    hosted = host()
+    hang(hosted, ChannelSE(4))
+    with pytest.raises(ValueError, match="Conv2d has a recalibration block already"):
+        hang(hosted, SpatialSE(4))
+    hosted(X)
+
+
+def test_sequential_host_is_refused():
+    with pytest.raises(ValueError, match=r"cannot hang on an nn\.Sequential, which would run it twice"):
+        hang(nn.Sequential(host()), ChannelSE(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cse", ChannelSE), ("sse", SpatialSE), ("scse", ConcurrentSE), (SpatialSE, SpatialSE)]
+)
+def test_every_place_gets_its_own_block(name, kind):
+    hosts = [host(), host()]
+    recalibrate([(module, 4) for module in hosts], name)
+    blocks = [module.recalibration for module in hosts]
+    assert [type(block) for block in blocks] == [kind, kind]
+    assert blocks[0] is not blocks[1]
+
+
+@pytest.mark.parametrize("name", [None, "none"])
+def test_none_places_nothing(name):
+    hosted = host()
+    recalibrate([(hosted, 4)], name)
+    assert not hasattr(hosted, "recalibration")
+    assert not hosted._forward_hooks
+
+
+@pytest.mark.parametrize("name", ["se", "CSE", ""])
+def test_unknown_name_is_refused_with_all_known(name):
+    with pytest.raises(ValueError, match=r"recalibration must be one of 'none', 'cse', 'sse', 'scse', got "):
+        recalibrate([(host(), 4)], name)
+
+
+def test_copy_runs_its_own_block():
+    hosted = host()
+    hang(hosted, ChannelSE(4))
+    before = hosted(X)
+    twin = copy.deepcopy(hosted)
+    assert torch.equal(twin(X), before)
+    with torch.no_grad():
+        twin.recalibration.excite.bias.add_(1.0)
+    assert not torch.equal(twin(X), before)
+    assert torch.equal(hosted(X), before)
+
+
+def test_saved_module_keeps_its_block():
+    hosted = host()
+    hang(hosted, ChannelSE(4))
+    file = io.BytesIO()
+    torch.save(hosted, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(X), hosted(X))
+
+
+def test_compiles_without_graph_break():
+    torch.compiler.reset()
+    hosted = host()
+    hang(hosted, ConcurrentSE(4))
+    torch.testing.assert_close(torch.compile(hosted, fullgraph=True, backend="eager")(X), hosted(X))

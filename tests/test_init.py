@@ -1,0 +1,67 @@
+"""The public names: all there, loaded at first use only."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+
+import scse
+
+HEAVY = (
+    "torch",
+    "monai",
+    "pandas",
+    "lightning",
+    "lightning_fabric",
+    "nibabel",
+    "scipy",
+    "plotly",
+    "matplotlib",
+    "numpy",
+)
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_import_loads_nothing_heavy():
+    assert run(f"import sys, scse; print(*[name for name in {HEAVY} if name in sys.modules])") == []
+
+
+def test_blocks_load_torch_and_no_library_of_another_room():
+    heavy = [name for name in HEAVY if name not in ("torch", "numpy")]
+    code = f"import sys, scse; scse.ConcurrentSE(4); scse.networks; print(*[n for n in {heavy} if n in sys.modules])"
+    assert run(code) == []
+
+
+def test_every_public_name_is_listed():
+    assert set(scse.__all__) <= set(dir(scse))
+    assert len(set(scse.__all__)) == len(scse.__all__)
+
+
+@pytest.mark.parametrize("name", scse.__all__)
+def test_every_public_name_is_found_and_documented(name):
+    assert getattr(scse, name).__doc__
+
+
+def test_public_names_are_the_objects_of_their_modules():
+    from scse.blocks import ConcurrentSE
+
+    assert scse.ConcurrentSE is ConcurrentSE
+    assert scse.functional is sys.modules["scse.functional"]
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'scse' has no attribute 'SqueezeNet'"):
+        _ = scse.SqueezeNet
+    with pytest.raises(ImportError, match="cannot import name 'SqueezeNet'"):
+        exec("from scse import SqueezeNet")
+
+
+@pytest.mark.parametrize("name", scse.__all__)
+def test_no_public_name_but_a_module_is_the_name_of_a_room(name):
+    """Importing a submodule binds its name on the package: a function of that name would be gone."""
+    assert isinstance(getattr(scse, name), ModuleType) == (find_spec(f"scse.{name}") is not None)
