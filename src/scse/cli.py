@@ -106,6 +106,7 @@ def study(
 
 @app.command()
 def train(
+    context: typer.Context,
     dataset: Annotated[Path | None, typer.Argument(help="Folder of a data set.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")] = Path("scse-run"),
     network: Annotated[str, typer.Option(help="unet, sdnet or densenet.")] = "unet",
@@ -126,6 +127,8 @@ def train(
 
     if (dataset is None) == (resume is None):
         raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
+    if resume is not None and (given := _given(context) - {"resume"}):
+        raise typer.BadParameter(f"--resume goes on with the run's own settings; leave out {', '.join(sorted(given))}")
 
     def run(watch: Any, stop: Any) -> Any:
         if resume is not None:
@@ -225,6 +228,12 @@ def simulate(
     with Watcher(_console()) as watch:
         run_simulation(out, cases=cases, seed=seed, progress=watch.counter("simulate"))
     _console().print(f"{cases} simulated subjects written to {out}")
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The parameters that were typed, not left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -88,7 +88,9 @@ class Watcher:
 
     def _step(self, event: Event) -> None:
         loss, rate = f"loss {event['loss']:.3f}", f"{event['images_per_second']:.0f} images/s"
-        self._bar("training", event["step"], event["steps"], f"epoch {event['epoch']}  {loss}{self.last_dice}  {rate}")
+        left = f"{event['seconds_left'] / 60:.0f} min of training left"
+        text = f"epoch {event['epoch']}  {loss}{self.last_dice}  {rate}  {left}"
+        self._bar("training", event["step"], event["steps"], text)
 
     def _epoch(self, event: Event) -> None:
         self.last_dice = f"  Dice {event['dice']:.3f}"

@@ -16,6 +16,8 @@ from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
 from scse.data.recipe import Recipe
 
+MOST_STRUCTURES = 255  # classes are stored in 8 bits
+
 FORMAT = 1
 """Raised when the arrays are made in another way, so that older ones are not taken for new."""
 
@@ -76,7 +78,10 @@ def prepare(
 
     Raises:
         DataError: a file cannot be read.
+        ValueError: more than 255 structures, which the arrays cannot hold.
     """
+    if len(structures) > MOST_STRUCTURES:
+        raise ValueError(f"{len(structures)} structures are listed; at most {MOST_STRUCTURES} can be learned at once")
     result = []
     for done, case in enumerate(cases, start=1):
         folder = cache / _key(digests[case.name], recipe, structures)

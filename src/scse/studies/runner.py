@@ -29,11 +29,11 @@ from scse.studies.costs import measure_costs
 from scse.studies.grid import Run, grid
 from scse.studies.report import StudyFacts, write_report
 from scse.training.record import RunRecord, check_record
-from scse.training.run import LOG, OnEvent, Stop, StoppedError, counting, resolve_precision, train
+from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
 from scse.training.settings import Settings, make_settings
 from scse.training.task import Task, make_task
 
-COHORT_CASES, COHORT_SEED = 30, 0
+COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
 SCORES = "scores.parquet"
 SIMULATED_NOTE = (
     "The subjects are simulated: deformed, re-contrasted and noisy copies of one atlas brain. "
@@ -83,7 +83,7 @@ class _Plan:
     def run_settings(self, run: Run) -> Settings:
         return self.settings.model_copy(update={"network": run.network, "variant": run.variant, "seed": run.seed})
 
-    def task(self, run: Run, on_event: OnEvent) -> Task:
+    def task(self, run: Run, on_event: OnEvent, stop: Stop) -> Task:
         fold = self.folds[run.fold]
         return make_task(
             self.inspection,
@@ -91,7 +91,7 @@ class _Plan:
             held_out=fold.test,
             recipe=self.recipe,
             cache=self.cache,
-            progress=counting("prepare", on_event),
+            progress=counting("prepare", on_event, stop),
         )
 
 
@@ -127,7 +127,7 @@ def study(
         preset: "quick" or "paper".
         settings: fields of `Settings` that replace the preset's.
         view: plane of the slices; derived from the data by default.
-        spacing: mm per pixel in the plane; by default the data's own.
+        spacing: mm per pixel in the plane; by default the data's own, and 2 mm for the built-in cohort.
         skip_bad: leave out the cases with problems instead of refusing.
         notes: caveats for the report.
         cache: folder of the prepared arrays.
@@ -143,8 +143,10 @@ def study(
     out = Path(out)
     chosen = make_settings(preset, settings)
     grid(networks, variants, seeds=seeds, folds=1)  # wrong names are told before any file is read
-    path = _cohort(out, on_event) if dataset is None else Path(dataset)
-    inspection, cases = checked(path, skip_bad=skip_bad, progress=counting("inspect", on_event))
+    if dataset is None:
+        dataset, spacing = _cohort(out, on_event, stop), COHORT_SPACING if spacing is None else spacing
+    path = Path(dataset)
+    inspection, cases = checked(path, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     plan = _Plan(
         inspection=inspection,
@@ -162,34 +164,32 @@ def study(
         _do_run(plan, run, on_event, stop)
     scores = pd.concat([pd.read_parquet(plan.folder(run) / SCORES) for run in plan.runs], ignore_index=True)
     write_scores(scores, out)
-    costs = _costs(plan, on_event)
+    costs = _costs(plan, on_event, stop)
     facts = _facts(plan, path, notes=notes, simulated=cases.name == COHORT_NAME, seconds=time.monotonic() - began)
     report = write_report(out / "report", scores=scores, costs=costs, curves=_curves(plan), facts=facts)
     return StudyResult(out, scores, costs, compare(scores), report)
 
 
-def _cohort(out: Path, on_event: OnEvent) -> Path:
+def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:
     folder = out / "cohort"
     if not folder.exists():
-        simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=counting("simulate", on_event))
+        simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=counting("simulate", on_event, stop))
     return folder
 
 
 def _do_run(plan: _Plan, run: Run, on_event: OnEvent, stop: Stop) -> None:
     folder = plan.folder(run)
-    task, settings = plan.task(run, on_event), plan.run_settings(run)
+    task, settings = plan.task(run, on_event, stop), plan.run_settings(run)
     if (folder / SCORES).exists():
         check_record(folder, RunRecord.of(task, settings))
         return
     segmenter = train(task, settings, folder, on_event=on_event, stop=stop)
-    tables = []
-    test = plan.folds[run.fold].test
+    test, tables = plan.folds[run.fold].test, []
+    count = counting("score", on_event, stop)
     for done, case in enumerate(test, start=1):
-        if stop():
-            raise StoppedError(f"stopped while scoring {run.name}; call again to go on")
         table = _score_case(segmenter, case, plan, folder / "predictions")
         tables.append(table.assign(network=run.network, variant=run.variant, seed=run.seed, fold=run.fold))
-        on_event({"event": "progress", "what": "score", "done": done, "total": len(test)})
+        count(done, len(test))
     write_scores(pd.concat(tables, ignore_index=True)[list(COLUMNS)], folder)
 
 
@@ -204,7 +204,7 @@ def _score_case(segmenter: Segmenter, case: Case, plan: _Plan, folder: Path) -> 
     return table.assign(case=case.name)
 
 
-def _costs(plan: _Plan, on_event: OnEvent) -> pd.DataFrame:
+def _costs(plan: _Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     """Costs of every network's variants; measured once, and again only if a variant is added."""
     path = plan.out / "costs.csv"
     networks = list(dict.fromkeys(run.network for run in plan.runs))
@@ -219,7 +219,7 @@ def _costs(plan: _Plan, on_event: OnEvent) -> pd.DataFrame:
     for network in networks:
         first = [Run(network, variant, 0, 0) for variant in variants]
         segmenters = {run.variant: Segmenter.load(plan.folder(run)) for run in first}
-        task, settings = plan.task(first[0], on_event), plan.run_settings(first[0])
+        task, settings = plan.task(first[0], on_event, stop), plan.run_settings(first[0])
         tables.append(measure_costs(task, settings, segmenters, read_image(case.images)))
     costs = pd.concat(tables, ignore_index=True)
     write_atomic(path, costs.to_csv(index=False).encode())

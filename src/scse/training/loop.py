@@ -56,7 +56,7 @@ def fit(
             clock.seconds += time.perf_counter() - began
             clock.step += 1
             clock.loss += value
-            on_event(_step_event(state, batches, value))
+            on_event(_step_event(state, batches, value, epochs))
             if stop():
                 checkpoint()
                 return False
@@ -94,7 +94,7 @@ def held_out_dice(
     return float(np.nanmean(scores))
 
 
-def _step_event(state: State, batches: Batches, loss: float) -> Event:
+def _step_event(state: State, batches: Batches, loss: float, epochs: int) -> Event:
     clock = state.clock
     done = clock.epoch * len(batches) + clock.step
     return {
@@ -104,6 +104,7 @@ def _step_event(state: State, batches: Batches, loss: float) -> Event:
         "steps": len(batches),
         "loss": loss,
         "images_per_second": done * batches.batch_size / clock.seconds,
+        "seconds_left": (epochs * len(batches) - done) * clock.seconds / done,
     }
 
 

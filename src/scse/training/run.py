@@ -134,7 +134,7 @@ def train_on(
         StoppedError: `stop` said so; call again, or `resume`, to go on.
     """
     chosen = make_settings(preset, settings)
-    inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event))
+    inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     if not 0 <= fold < len(splits):
         raise ValueError(f"fold must be from 0 to {len(splits) - 1}, got {fold}")
@@ -144,7 +144,7 @@ def train_on(
         held_out=splits[fold].test,
         recipe=Recipe.derive(inspection.facts_of(cases), view=view, spacing=spacing),
         cache=cache or cache_folder(),
-        progress=counting("prepare", on_event),
+        progress=counting("prepare", on_event, stop),
     )
     rows = [("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"), *task.recipe.describe()]
     on_event({"event": "plan", "rows": rows, "runs": 1})
@@ -172,9 +172,15 @@ def resume(
     )
 
 
-def counting(what: str, on_event: OnEvent) -> Callable[[int, int], None]:
-    """A progress callback (done, total) that is told on as an event."""
-    return lambda done, total: on_event({"event": "progress", "what": what, "done": done, "total": total})
+def counting(what: str, on_event: OnEvent, stop: Stop) -> Callable[[int, int], None]:
+    """A progress callback (done, total) that is told on as an event, and raises StoppedError when `stop` says so."""
+
+    def count(done: int, total: int) -> None:
+        on_event({"event": "progress", "what": what, "done": done, "total": total})
+        if stop():
+            raise StoppedError(f"stopped after {done} of {total} ({what})")
+
+    return count
 
 
 def new_state(task: Task, settings: Settings, *, steps: int) -> State:
