@@ -82,6 +82,10 @@ class Segmenter:
         """
         folder = Path(folder)
         folder = folder / "segmenter" if (folder / "segmenter" / DESCRIPTION).is_file() else folder
+        for name in (DESCRIPTION, WEIGHTS):
+            if not (folder / name).is_file():
+                remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
+                raise DataError(f"{folder}: holds no segmenter, {name} is missing; {remedy}")
         try:
             description = json.loads((folder / DESCRIPTION).read_text())
             if description["format"] != FORMAT:
@@ -89,25 +93,26 @@ class Segmenter:
             build = NETWORKS[check_choice("network", description["network"], NETWORKS)]
             network = build(**description["arguments"], recalibration=description["variant"])
             network.load_state_dict(load_file(folder / WEIGHTS))
-            recipe = Recipe.model_validate(description["recipe"])
-        except FileNotFoundError as error:
-            remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
-            raise DataError(
-                f"{folder}: holds no segmenter, {Path(error.filename).name} is missing; {remedy}"
-            ) from error
+            segmenter = cls(
+                network=network,
+                name=description["network"],
+                arguments=description["arguments"],
+                variant=description["variant"],
+                recipe=Recipe.model_validate(description["recipe"]),
+                structures=dict(description["structures"]),
+                settings=dict(description["settings"]),
+            )
+            if len(segmenter.structures) + 1 != segmenter.arguments["classes"]:
+                found = f"{len(segmenter.structures)} structures and {segmenter.arguments['classes']} classes"
+                raise ValueError(f"it lists {found}, where the background is one class more than the structures")
+        # what a damaged file leads to can be almost any error
         except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise DataError(
-                f"{folder}: holds no segmenter that can be read: {error}; train or copy it again"
+                f"{folder}: holds no segmenter that can be read ({reason[:300]}); train or copy it again"
             ) from error
-        return cls(
-            network=network.to(device).to(memory_format=torch.channels_last).eval(),
-            name=description["network"],
-            arguments=description["arguments"],
-            variant=description["variant"],
-            recipe=recipe,
-            structures=description["structures"],
-            settings=description["settings"],
-        )
+        network.to(device).to(memory_format=torch.channels_last).eval()
+        return segmenter
 
     def predict(
         self,
@@ -121,7 +126,7 @@ class Segmenter:
         Args:
             source: a file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
                 (*spatial) for one channel, whose axes point right, anterior, superior.
-            spacing: mm per voxel along each spatial axis; for arrays only, 1 mm by default.
+            spacing: mm per voxel along each spatial axis; for arrays of volumes only, 1 mm by default.
             batch_size: slices at a time.
 
         Returns:
@@ -140,7 +145,7 @@ class Segmenter:
             return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
         labels = self.predict_image(read_image(paths), batch_size=batch_size)
-        return _like(nib.Nifti1Image.from_filename(paths[0]), labels) if ending(paths[0].name) in NIFTI else labels
+        return _like(nib.load(paths[0]), labels) if ending(paths[0].name) in NIFTI else labels
 
     def predict_files(
         self,
@@ -224,10 +229,14 @@ def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Re
     channels = array[None] if array.ndim == axes else array
     if channels.ndim != axes + 1:
         raise ValueError(f"the model takes arrays of {axes} spatial axes, channels first, got shape {array.shape}")
-    if spacing is not None and (len(spacing) != axes or not all(mm > 0 for mm in spacing)):
-        raise ValueError(f"spacing must be {axes} positive numbers of mm, got {tuple(spacing)}")
-    affine = None if axes == 2 else np.diag([*(spacing or (1.0,) * axes), 1.0])
-    return Image(channels.astype(np.float32), affine)
+    if axes == 2:
+        if spacing is not None:
+            raise ValueError(f"the model takes pictures, which have no spacing, got {tuple(spacing)}; leave it out")
+        return Image(channels.astype(np.float32), None)
+    spacing = (1.0,) * axes if spacing is None else tuple(spacing)
+    if len(spacing) != axes or not all(mm > 0 for mm in spacing):
+        raise ValueError(f"spacing must be {axes} positive numbers of mm, got {spacing}")
+    return Image(channels.astype(np.float32), np.diag([*spacing, 1.0]))
 
 
 def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:
@@ -241,4 +250,6 @@ def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) ->
     header.set_data_dtype(labels.dtype)
     if hasattr(header, "set_slope_inter"):
         header.set_slope_inter(1, 0)
+    if isinstance(header, nib.Nifti1Header):
+        header["cal_min"] = header["cal_max"] = 0  # the image's display window would hide the labels
     return type(image)(labels, image.affine, header)

@@ -30,17 +30,23 @@ def make_folds(dataset: Dataset, folds: int | None) -> list[Fold]:
 
     Raises:
         ValueError: `folds` is below 2 or above the number of cases.
-        DataError: too few cases to split.
+        DataError: too few cases to split, or a split without training or test cases.
     """
     own_tests = tuple(case for case in dataset.test_cases if case.label is not None)
     if folds is None and own_tests:
         return [Fold(dataset.cases, own_tests)]
     if dataset.splits and folds in {None, len(dataset.splits)}:
         cases = {case.name: case for case in dataset.cases}
-        return [
+        found = [
             Fold(*(tuple(cases[name] for name in names if name in cases) for names in split))
             for split in dataset.splits
         ]
+        for number, fold in enumerate(found):
+            if not (fold.training and fold.test):
+                what = "test" if fold.training else "training"
+                remedy = "mend or add cases, or ask for another number of folds"
+                raise DataError(f"{dataset.path}: fold {number} of splits_final.json has no {what} case left; {remedy}")
+        return found
     return _shuffled(dataset, DEFAULT_FOLDS if folds is None else folds)
 
 

@@ -120,11 +120,12 @@ def _write(
     try:
         np.save(temporary / "images.npy", images.numpy())
         np.save(temporary / "labels.npy", labels)
+        temporary.chmod(0o755)  # mkdtemp makes folders that only the owner can read
         temporary.rename(folder)
-    except OSError:
+    except BaseException as error:
         shutil.rmtree(temporary)
         # another process may have prepared the same case meanwhile
-        if not folder.is_dir():
+        if not (isinstance(error, OSError) and folder.is_dir()):
             raise
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, get_args
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from scse.checks import check_choice
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 
@@ -96,6 +97,8 @@ class Recipe(BaseModel):
             raise ValueError("a recipe cannot be derived from no cases; the data set has none that can be read")
         if spacing is not None and not spacing > 0:
             raise ValueError(f"spacing must be a positive number of mm, got {spacing}")
+        if view is not None:
+            check_choice("view", view, get_args(View))
         view = _choose_view(facts, view)
         planes = [_plane(case, view) for case in facts]
         spacings = np.array([plane_spacing for _, plane_spacing in planes])
@@ -121,10 +124,12 @@ class Recipe(BaseModel):
         """Prepare an image: (C, *spatial) -> (slices, C, height, width) float32, at least `patch` in size.
 
         Raises:
-            ValueError: the image has another number of channels, or does not fit the view.
+            ValueError: the image has another number of channels, does not fit the view, or is not finite.
         """
         if image.array.shape[0] != self.channels:
             raise ValueError(f"the image has {image.array.shape[0]} channels, the model takes {self.channels}")
+        if not np.isfinite(image.array).all():
+            raise ValueError("the image has voxels that are NaN or infinite; replace them, such as by 0")
         turned, to_view = self._turn(image)
         axis = SLICE_AXIS.get(self.view, 0)
         slices = np.moveaxis(turned, axis + 1, 0)
@@ -132,7 +137,9 @@ class Recipe(BaseModel):
         resampled = _resampled(plane, self._plane_spacing(image, to_view), self.spacing)
         normalized = torch.from_numpy(np.ascontiguousarray(_normalize(slices, self.clip)))
         grid = Grid(image.array.shape[1:], to_view, axis, plane, resampled)
-        return self._pad(_resize(normalized, resampled)), grid
+        resized = _resize(normalized, resampled)
+        # the smallest value is the background
+        return self._pad(resized, fill=resized.min().item()), grid
 
     def label_slices(self, label: Image, grid: Grid) -> NDArray[np.uint8]:
         """Prepare a label map on the grid of its image: (*spatial) -> (slices, height, width).
@@ -145,7 +152,7 @@ class Recipe(BaseModel):
             resized = torch.from_numpy(slices.astype(np.uint8))
         else:
             resized = torch.stack([_resize_labels(plane, grid.resampled) for plane in slices])
-        padded: NDArray[np.uint8] = self._pad(resized[:, None])[:, 0].numpy()
+        padded: NDArray[np.uint8] = self._pad(resized[:, None], fill=0)[:, 0].numpy()
         return padded
 
     def restore(self, probabilities: Tensor, grid: Grid) -> NDArray[np.uint8]:
@@ -179,11 +186,11 @@ class Recipe(BaseModel):
         height, width = np.delete(turned, SLICE_AXIS[self.view])
         return float(height), float(width)
 
-    def _pad(self, slices: Tensor) -> Tensor:
-        """Fill slices at their far edges up to the patch with their smallest value, the background."""
+    def _pad(self, slices: Tensor, *, fill: float) -> Tensor:
+        """Fill slices at their far edges up to the patch."""
         rows = max(0, self.patch[0] - slices.shape[2])
         columns = max(0, self.patch[1] - slices.shape[3])
-        return F.pad(slices, (0, columns, 0, rows), value=slices.min().item())
+        return F.pad(slices, (0, columns, 0, rows), value=fill)
 
 
 def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:

@@ -28,7 +28,7 @@ class Batches:
     Args:
         cases: the training cases.
         patch: (height, width) of every slice in a batch; larger slices are cropped at random.
-        batch_size: slices a batch; the last, smaller batch of an epoch is left out.
+        batch_size: slices a batch, fewer if there are fewer; the last, smaller batch of an epoch is left out.
         limit: at most so many slices an epoch, None for all.
         augment: whether to change slices at random.
         seed: of order, crops and changes.
@@ -48,14 +48,14 @@ class Batches:
         self.labels = [case.labels() for case in cases]
         self.slices = [(case, index) for case, images in enumerate(self.images) for index in range(len(images))]
         self.patch = patch
-        self.batch_size = min(batch_size, len(self.slices))
         self.limit = min(limit or len(self.slices), len(self.slices))
+        self.batch_size = min(batch_size, self.limit)
         self.augment = augment
         self.seed = seed
 
     def __len__(self) -> int:
         """Steps an epoch."""
-        return max(1, self.limit // self.batch_size)
+        return self.limit // self.batch_size
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of an epoch from step `start`: images (N, C, height, width), labels (N, height, width) int64."""

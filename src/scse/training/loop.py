@@ -79,7 +79,10 @@ def train_step(state: State, loss: nn.Module, images: torch.Tensor, labels: torc
 def held_out_dice(
     network: nn.Module, cases: Sequence[Prepared], classes: int, *, batch_size: int, fabric: Fabric
 ) -> float:
-    """Mean Dice over structures and cases, on the prepared slices; the network is left in evaluation mode."""
+    """Mean Dice over structures and cases, on the prepared slices; the network is left in evaluation mode.
+
+    NaN if no case has or is given any structure.
+    """
     network.eval()
     scores = []
     for case in cases:
@@ -91,7 +94,8 @@ def held_out_dice(
                 logits = network(fabric.to_device(batch.contiguous(memory_format=torch.channels_last)))
             predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
         scores.append(dice_scores(predicted, np.asarray(labels), range(1, classes)))
-    return float(np.nanmean(scores))
+    found = np.array(scores)
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
 def _step_event(state: State, batches: Batches, loss: float, epochs: int) -> Event:

@@ -1,6 +1,5 @@
 """What a run was asked to do, kept in its folder, so that going on with anything else is refused."""
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,18 +55,16 @@ def check_record(folder: Path, record: RunRecord) -> None:
     if not path.exists():
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return
-    found, wanted = json.loads(path.read_text()), record.model_dump(mode="json")
+    found, wanted = read_record(folder).model_dump(mode="json"), record.model_dump(mode="json")
     for part in wanted:
-        if found.get(part) != wanted[part]:
-            raise DataError(f"{folder}: holds a run with {_difference(part, found.get(part), wanted[part])}")
+        if found[part] != wanted[part]:
+            raise DataError(f"{folder}: holds a run with {_difference(part, found[part], wanted[part])}")
 
 
-def _difference(part: str, found: Any, wanted: Any) -> str:
+def _difference(part: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
     remedy = "ask for the same as before, or choose another folder with -o"
-    if isinstance(found, dict):
-        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-        return f"{part} {keys[0]} = {found.get(keys[0])!r}, asked for is {wanted.get(keys[0])!r}; {remedy}"
-    return f"{part} = {found!r}, asked for is {wanted!r}; {remedy}"
+    key = next(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
+    return f"{part} {key} = {found.get(key)!r}, asked for is {wanted.get(key)!r}; {remedy}"
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -12,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.utils.tensorboard import SummaryWriter
 
+from scse.data.files import write_atomic
 from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
@@ -64,13 +65,15 @@ def train(
     fabric = new_fabric(settings)
     batches = make_batches(task, settings)
     state = new_state(task, settings, steps=len(batches))
+    fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
     checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         state.load(checkpoint)
     plain = state.network
     loss = fabric.to_device(make_loss(task, settings))
     state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
-    with SummaryWriter(str(folder)) as board:
+    _write_log(folder / LOG, state.clock)
+    with SummaryWriter(str(folder), purge_step=state.clock.epoch + 1) as board:
         done = fit(
             state,
             batches,
@@ -288,13 +291,22 @@ def _segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
     )
 
 
+def _write_log(path: Path, clock: Clock) -> None:
+    """Bring the log to where the checkpoint stands: it may be of a run that was killed, or is trained anew."""
+    write_atomic(path, "".join(_log_line(row) for row in clock.history).encode())
+
+
+def _log_line(row: Mapping[str, Any]) -> str:
+    return json.dumps({"event": "epoch", **row}) + "\n"
+
+
 def _logger(path: Path, board: SummaryWriter, on_event: OnEvent) -> OnEvent:
     """Write every epoch to the JSONL log and to TensorBoard, and pass every event on."""
 
     def log(event: Event) -> None:
         if event["event"] == "epoch":
             with path.open("a") as file:
-                file.write(json.dumps(dict(event)) + "\n")
+                file.write(_log_line(event))
             for name in ("loss", "dice", "learning_rate", "seconds"):
                 board.add_scalar(name, event[name], event["epoch"])
             board.flush()

@@ -92,6 +92,12 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Set
     try:
         return Settings.model_validate({**start.model_dump(), **(replaced or {})})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+        problems = "; ".join(_problem(entry) for entry in error.errors())
         allowed = ", ".join(Settings.model_fields)
         raise ValueError(f"wrong training settings: {problems} (settings are {allowed})") from error
+
+
+def _problem(entry: Any) -> str:
+    if not entry["loc"]:  # of `model_post_init`, which names the field and its value itself
+        return str(entry["ctx"]["error"])
+    return f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}, got {entry['input']!r}"
