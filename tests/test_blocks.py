@@ -485,3 +485,19 @@ def test_exports_to_onnx(space):
         outputs = session.run(None, {session.get_inputs()[0].name: y.numpy()})
         for name, output, block in zip(CASES, outputs, blocks.blocks, strict=True):
             np.testing.assert_allclose(output, block(y).detach(), rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("reduction", [2, 16])
+def test_scse_agrees_with_segmentation_models_pytorch(reduction):
+    """A peer that we did not write, with its own convolutions: same weights, same values, same gradients."""
+    from segmentation_models_pytorch.base.modules import SCSEModule
+
+    peer = SCSEModule(32, reduction=reduction).double()
+    block = ConcurrentSE(32, reduction=reduction).double()
+    layers = [block.channel.squeeze, block.channel.excite, block.spatial.project]
+    for ours, theirs in zip(layers, [peer.cSE[1], peer.cSE[3], peer.sSE[0]], strict=True):
+        ours.load_state_dict({"weight": theirs.weight.flatten(1), "bias": theirs.bias})
+    x = feature_map(2, 32, 5, 7, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(block(x), peer(x), rtol=1e-12, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(module(x).pow(2).sum(), x)[0] for module in (block, peer))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

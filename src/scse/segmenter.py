@@ -145,7 +145,10 @@ class Segmenter:
             return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
         labels = self.predict_image(read_image(paths), batch_size=batch_size)
-        return _like(nib.load(paths[0]), labels) if ending(paths[0].name) in NIFTI else labels
+        if ending(paths[0].name) not in NIFTI:
+            return labels
+        header: Any = nib.load(paths[0])
+        return _like(header, labels)
 
     def predict_files(
         self,

@@ -1,0 +1,311 @@
+"""The recipe: what it chooses from the data, what it does to images, and labels that come back exactly."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from scse.data.files import Image
+from scse.data.inspection import CaseFacts
+from scse.data.recipe import Recipe
+
+AXES = (("R", "L"), ("A", "P"), ("S", "I"))
+CODES = [
+    "".join(codes) for order in itertools.permutations(AXES) for codes in itertools.product(*order)
+]  # all 48 ways to store a volume
+VIEWS = ("sagittal", "coronal", "axial")
+
+
+def facts(
+    shape: Sequence[int], spacing: Sequence[float] = (1, 1, 1), orientation: str | None = "RAS", channels: int = 1
+) -> CaseFacts:
+    return CaseFacts("case", tuple(shape), tuple(spacing), orientation, channels, (0.0, 1.0), {}, "")
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate({"view": "coronal", "spacing": None, "patch": (8, 8), "channels": 1, **changes})
+
+
+def affine_of(codes: str, spacing: Sequence[float] = (1, 1, 1)) -> NDArray[np.float64]:
+    """Affine of a volume whose stored axes point to `codes`, with a spacing along each of them."""
+    to_ras = nib.orientations.axcodes2ornt(codes)
+    affine = np.zeros((4, 4))
+    for axis, (target, sign) in enumerate(to_ras):
+        affine[int(target), axis] = sign * spacing[axis]
+    affine[:, 3] = [-7, 12, 3, 1]
+    return affine
+
+
+def oblique() -> NDArray[np.float64]:
+    """LPS-like axes of three lengths, turned by 20 degrees about x and 15 about z."""
+    a, b = np.deg2rad([20, 15])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_x @ about_z @ np.diag([-0.8, -1.1, 2.0])
+    return affine
+
+
+def one_hot(labels: NDArray[np.uint8], classes: int) -> torch.Tensor:
+    """(slices, height, width) -> (slices, classes, height, width): a network that is always right and sure."""
+    return torch.nn.functional.one_hot(torch.from_numpy(labels).long(), classes).movedim(-1, 1).float()
+
+
+def there_and_back(chosen: Recipe, label: Image, classes: int = 4) -> NDArray[np.integer]:
+    _, grid = chosen.image_slices(Image(label.array[None].astype(np.float32), label.affine))
+    return grid.restore(chosen.restore(one_hot(chosen.label_slices(label, grid), classes), grid))
+
+
+def random_label(shape: Sequence[int], affine: NDArray[np.float64] | None = None) -> Image:
+    return Image(np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8), affine, is_label=True)
+
+
+# What is chosen
+
+
+def test_isotropic_volumes_are_sliced_coronally() -> None:
+    chosen = Recipe.derive([facts((30, 40, 20))])
+    assert (chosen.view, chosen.spacing, chosen.patch, chosen.channels) == ("coronal", None, (32, 24), 1)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "spacing", "view", "patch"),
+    [
+        ("RAS", (1, 1, 1.5), "axial", (16, 24)),
+        ("RAS", (3, 1, 1), "sagittal", (24, 32)),
+        ("RAS", (1, 3, 1), "coronal", (16, 32)),
+        ("LIA", (1, 1, 3), "coronal", (16, 24)),  # the third axis runs from posterior to anterior
+        ("PIR", (1, 3, 1), "axial", (32, 16)),
+        ("RAS", (1, 1, 1.49), "coronal", (16, 32)),
+    ],
+)
+def test_anisotropic_volumes_are_sliced_across_their_coarsest_axis(
+    orientation: str, spacing: tuple[float, ...], view: str, patch: tuple[int, int]
+) -> None:
+    chosen = Recipe.derive([facts((16, 24, 32), spacing, orientation)])
+    assert (chosen.view, chosen.patch) == (view, patch)
+
+
+def test_a_view_that_is_asked_for_is_taken() -> None:
+    assert Recipe.derive([facts((16, 24, 32), (1, 1, 4))], view="sagittal").view == "sagittal"
+
+
+def test_pictures_have_a_view_of_their_own() -> None:
+    chosen = Recipe.derive([facts((30, 41), (1, 1), None, channels=3)])
+    assert (chosen.view, chosen.spacing, chosen.patch, chosen.channels) == ("picture", None, (32, 48), 3)
+
+
+def test_the_patch_holds_the_largest_slice_up_to_a_limit() -> None:
+    assert Recipe.derive([facts((30, 5, 90)), facts((61, 5, 40))]).patch == (64, 96)
+    assert Recipe.derive([facts((300, 5, 1000))]).patch == (256, 256)
+
+
+def test_differing_spacings_are_resampled_to_their_median() -> None:
+    found = [facts((20, 20, 20), (s, 1, 2 * s)) for s in (1.0, 1.2, 1.3)]
+    chosen = Recipe.derive(found, view="coronal")
+    assert chosen.spacing == pytest.approx((1.2, 2.4))
+    assert chosen.patch == (24, 24)  # 20 voxels of 1.3 mm are 21.7 of 1.2
+
+
+def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
+    chosen = Recipe.derive([facts((64, 64, 48))], spacing=2)
+    assert (chosen.spacing, chosen.patch) == ((2, 2), (32, 24))
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "message"),
+    [
+        ([], {}, "cannot be derived from no cases"),
+        ([facts((4, 4, 4))], {"spacing": 0}, "spacing must be a positive number of mm, got 0"),
+        ([facts((4, 4, 4))], {"spacing": float("nan")}, "spacing must be a positive"),
+        ([facts((4, 4, 4))], {"view": "frontal"}, "view must be one of 'sagittal', 'coronal', .* got 'frontal'"),
+        ([facts((4, 4, 4))], {"view": "picture"}, "needs 2D images, but these are volumes"),
+        ([facts((4, 4), (1, 1), None)], {"view": "axial"}, "view='axial' needs volumes, but the images are 2D"),
+        ([facts((4, 4), (1, 1), None), facts((4, 4, 4))], {}, "mixes 2D pictures and volumes"),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused(found: list[CaseFacts], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe.derive(found, **options)
+
+
+def test_json_round_trip() -> None:
+    chosen = recipe(spacing=(1.1, 0.3), clip=(1, 99))
+    assert Recipe.model_validate_json(chosen.model_dump_json()) == chosen
+    with pytest.raises(ValidationError):
+        Recipe.model_validate({**chosen.model_dump(), "flip": True})
+
+
+def test_the_choices_are_told_in_words() -> None:
+    rows = dict(recipe(spacing=(1.5, 2)).describe())
+    assert rows["view"] == "coronal"
+    assert rows["spacing in the plane"] == "1.5 mm x 2 mm"
+    assert rows["patch"] == "8 x 8 pixels"
+    assert dict(recipe().describe())["spacing in the plane"] == "as stored"
+
+
+# Geometry
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_labels_come_back_exactly_from_every_orientation(codes: str) -> None:
+    label = random_label((5, 6, 7), affine_of(codes, (1, 2, 3)))
+    assert nib.aff2axcodes(label.affine) == tuple(codes)
+    for view in VIEWS:
+        assert np.array_equal(there_and_back(recipe(view=view), label), label.array)
+
+
+def test_labels_come_back_exactly_from_an_oblique_volume() -> None:
+    label = random_label((5, 6, 7), oblique())
+    for view in VIEWS:
+        assert np.array_equal(there_and_back(recipe(view=view), label), label.array)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (12, 9)])
+def test_labels_come_back_exactly_from_pictures(shape: tuple[int, int]) -> None:
+    label = random_label(shape)
+    restored = there_and_back(recipe(view="picture"), label)
+    assert restored.shape == shape
+    assert np.array_equal(restored, label.array)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR", "ISL"])
+def test_slices_look_the_same_however_the_volume_is_stored(codes: str) -> None:
+    volume = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes)
+    )
+    stored = nib.orientations.apply_orientation(volume, turn)
+    slices, _ = recipe().image_slices(Image(stored[None], affine_of(codes)))
+    reference, _ = recipe().image_slices(Image(volume[None], affine_of("RAS")))
+    assert slices.shape == (6, 1, 8, 8)  # coronal slices of 5 x 7 voxels, padded
+    assert torch.equal(slices, reference)
+
+
+def test_label_slices_lie_on_image_slices() -> None:
+    label = random_label((9, 10, 11), oblique())
+    chosen = recipe(view="axial")
+    images, grid = chosen.image_slices(Image(label.array[None].astype(np.float32), label.affine))
+    labels = chosen.label_slices(label, grid)
+    for value in range(4):
+        assert len(images[:, 0][torch.from_numpy(labels == value)].unique()) == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "spacing", "sizes"),
+    [
+        ("RAS", (1, 5, 1), (10, 12)),  # 20 x 24 voxels of 1 mm in 2 mm pixels
+        ("RAS", (2, 5, 4), (20, 48)),
+        ("SAR", (4, 5, 2), (24, 40)),  # stored as superior, anterior, right
+        ("RAS", (0.5, 5, 0.7), (5, 8)),
+    ],
+)
+def test_slices_are_resampled_to_the_spacing(codes: str, spacing: Sequence[float], sizes: tuple[int, int]) -> None:
+    image = Image(np.zeros((1, 20, 3, 24), np.float32), affine_of(codes, spacing))
+    slices, grid = recipe(spacing=(2, 2), patch=(1, 1)).image_slices(image)
+    assert tuple(slices.shape) == (3, 1, *sizes)
+    assert grid.resampled == sizes
+
+
+def test_each_axis_of_the_plane_has_its_own_spacing() -> None:
+    image = Image(np.zeros((1, 20, 3, 24), np.float32), affine_of("RAS", (1, 1, 3)))
+    slices, _ = recipe(spacing=(2, 1.5), patch=(1, 1)).image_slices(image)
+    assert slices.shape[2:] == (10, 48)
+
+
+def test_resampled_labels_are_those_that_cover_most_of_a_pixel() -> None:
+    array = np.zeros((8, 1, 8), np.uint8)
+    array[:4, :, 4:] = 3
+    array[0, 0, 0] = 2  # a quarter of its pixel
+    label = Image(array, affine_of("RAS"), is_label=True)
+    chosen = recipe(spacing=(2, 2), patch=(4, 4))
+    _, grid = chosen.image_slices(Image(array[None].astype(np.float32), label.affine))
+    assert chosen.label_slices(label, grid)[0].tolist() == [[0, 0, 3, 3], [0, 0, 3, 3], [0] * 4, [0] * 4]
+    assert set(np.unique(there_and_back(chosen, label))) == {0, 3}
+    assert (there_and_back(chosen, label) == 3).sum() == pytest.approx((array == 3).sum(), abs=6)
+
+
+def test_padding_is_background_in_image_and_label() -> None:
+    array = np.full((5, 6), 2, np.uint8)  # a label map that has no background of its own
+    array[2, 2] = 1
+    chosen = recipe(view="picture")
+    images, grid = chosen.image_slices(Image(array[None].astype(np.float32), None))
+    labels = chosen.label_slices(Image(array, None, is_label=True), grid)
+    assert labels.shape == (1, 8, 8)
+    assert (labels[0, 5:] == 0).all()
+    assert (labels[0, :, 6:] == 0).all()
+    assert (images[0, 0, 5:] == images.min()).all()
+
+
+# Intensities
+
+
+@pytest.fixture
+def volume() -> NDArray[np.float32]:
+    """A head of noise in an empty background."""
+    rng = np.random.default_rng(0)
+    array = np.zeros((1, 16, 12, 16), np.float32)
+    array[:, 4:12, :, 4:12] = rng.normal(100, 20, (1, 8, 12, 8)).clip(1)
+    return array
+
+
+def slices_of(array: NDArray[np.float32], **changes: Any) -> torch.Tensor:
+    return recipe(patch=(1, 1), channels=len(array), **changes).image_slices(Image(array, np.eye(4)))[0]
+
+
+def test_the_foreground_is_standardised(volume: NDArray[np.float32]) -> None:
+    foreground = slices_of(volume)[:, 0, 4:12, 4:12]
+    assert foreground.mean().item() == pytest.approx(0, abs=1e-3)
+    assert foreground.std().item() == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-6, 2.0])
+def test_scale_and_offset_leave_no_trace(volume: NDArray[np.float32], scale: float) -> None:
+    expected = slices_of(volume)
+    torch.testing.assert_close(slices_of(volume * np.float32(scale)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(slices_of(volume - 300), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_single_bright_voxels_do_not_set_the_scale(volume: NDArray[np.float32]) -> None:
+    spiked = volume.copy()
+    spiked[0, 8, 6, 8] = 1e9
+    spiked_slices, expected = slices_of(spiked), slices_of(volume)
+    assert spiked_slices.abs().max() < 5
+    assert (spiked_slices - expected).abs().median() < 0.05
+
+
+def test_channels_are_standardised_each_on_its_own(volume: NDArray[np.float32]) -> None:
+    both = slices_of(np.concatenate([volume, volume[:, ::-1] * 1000]))
+    torch.testing.assert_close(both[:, :1], slices_of(volume))
+    torch.testing.assert_close(both[:, 1:], slices_of(np.ascontiguousarray(volume[:, ::-1])), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("values", [(0, 0), (7e5, 7e5), (0, 255), (-3, 0.1)])
+def test_images_of_one_or_two_values_stay_finite(values: tuple[float, float]) -> None:
+    array = np.full((1, 4, 4, 4), values[0], np.float32)
+    array[0, 1:3, :, 1:3] = values[1]
+    slices = slices_of(array)
+    assert slices.isfinite().all()
+    assert slices.abs().max() <= 10
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_are_refused(volume: NDArray[np.float32], wrong: float) -> None:
+    volume[0, 0, 0, 0] = wrong
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        slices_of(volume)
+
+
+def test_wrong_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="has 2 channels, the model takes 1"):
+        recipe().image_slices(Image(np.zeros((2, 4, 4, 4), np.float32), np.eye(4)))
+    with pytest.raises(ValueError, match=r"coronal slices of volumes, got shape \(4, 4\)"):
+        recipe().image_slices(Image(np.zeros((1, 4, 4), np.float32), None))
+    with pytest.raises(ValueError, match=r"2D pictures, got an image of shape \(4, 4, 4\)"):
+        recipe(view="picture").image_slices(Image(np.zeros((1, 4, 4, 4), np.float32), np.eye(4)))
