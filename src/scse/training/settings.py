@@ -48,7 +48,7 @@ class Settings(BaseModel):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=3e-3, gt=0)
     schedule: Literal["one-cycle", "steps"] = "one-cycle"
-    step_epochs: int = Field(default=8, ge=1)
+    step_epochs: int = Field(default=10, ge=1)
     momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
