@@ -1,5 +1,7 @@
 """The command line: one thin command per verb."""
 
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ data_app = typer.Typer(help="Make data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+SAME = "call the same command again"
 
 Data = Annotated[Path, typer.Argument(help="Folder of a data set: nnU-Net v2, MSD, or images/ and masks/.")]
 Preset = Annotated[str, typer.Option(help="quick (for CPUs) or paper (as published; wants a GPU).")]
@@ -30,15 +33,13 @@ def main() -> None:
     """Run the command line; wrong input ends in one clear message and exit code 1, `--debug` shows the traceback."""
     import sys
 
-    from rich.console import Console
-
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=True)
+        code = app(arguments, prog_name="scse")
     except (ValueError, OSError) as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(error)}")
+        _complain("error", error)
         code = 1
     sys.exit(code)
 
@@ -52,6 +53,7 @@ def _root(
         from scse import __version__
 
         typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.command()
@@ -97,11 +99,10 @@ def study(
             stop=stop,
         )
 
-    result = _watched(run, again="call the same command again")
-    console = _console()
-    console.print(table_text(result.comparison))
-    console.print(str(result))
-    console.print(f"report: {result.report}")
+    result = _watched(run, again=lambda: SAME)
+    _console().print(table_text(result.comparison))
+    _say(result)
+    _say(f"report: {result.report}")
 
 
 @app.command()
@@ -148,8 +149,14 @@ def train(
         )
 
     folder = resume or out
-    _watched(run, again=f"scse train --resume {folder}")
-    _console().print(f"segmenter: {folder / 'segmenter'}")
+
+    def again() -> str:
+        # stopped while it reads or prepares the data, there is no run to resume yet
+        resumable = (folder / training.CHECKPOINT).exists()
+        return shlex.join(["scse", "train", "--resume", str(folder)]) if resumable else SAME
+
+    _watched(run, again=again)
+    _say(f"segmenter: {folder / 'segmenter'}")
 
 
 @app.command()
@@ -170,7 +177,7 @@ def predict(
     found = find_images(images, channels=segmenter.recipe.channels)
     with Watcher(_console()) as watch:
         failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
-    _console().print(f"{len(found) - len(failed)} label maps written to {out}")
+    _say(f"{len(found) - len(failed)} label maps written to {out}")
     _end(failed)
 
 
@@ -190,7 +197,7 @@ def evaluate(
     _console().print(rows_table(mean_rows(scores), "structure", "Dice", "HD95 (mm)", "MSD (mm)", "cases"))
     if out is not None:
         for path in write_scores(scores, out):
-            _console().print(f"written: {path}")
+            _say(f"written: {path}")
 
 
 @app.command()
@@ -227,7 +234,7 @@ def simulate(
 
     with Watcher(_console()) as watch:
         run_simulation(out, cases=cases, seed=seed, progress=watch.counter("simulate"))
-    _console().print(f"{cases} simulated subjects written to {out}")
+    _say(f"{cases} simulated subjects written to {out}")
 
 
 def _given(context: typer.Context) -> set[str]:
@@ -242,11 +249,13 @@ def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, such as --set width=16, got {pair!r}")
+        if name in named:
+            raise ValueError(f"--set {pair}: {name} has an option of its own, --{name} {value}")
         settings[name] = None if value == "none" and name == "slices_per_epoch" else value
     return settings
 
 
-def _watched(run: Any, *, again: str) -> Any:
+def _watched(run: Any, *, again: Callable[[], str]) -> Any:
     from scse.allocator import keep_large_blocks
     from scse.console import Watcher, stop_on_signal
     from scse.training.run import StoppedError
@@ -257,17 +266,15 @@ def _watched(run: Any, *, again: str) -> Any:
         try:
             return run(watch, stop)
         except StoppedError as stopped:
-            message = f"{stopped}\nto go on: {again}"
-    console.print(message, markup=False)
+            message = f"{stopped}\nto go on: {again()}"
+    _say(message)
     raise typer.Exit(INTERRUPTED)
 
 
 def _end(problems: list[str]) -> None:
+    for problem in problems:
+        _complain("problem", problem)
     if problems:
-        from rich.console import Console
-
-        for problem in problems:
-            Console(stderr=True, soft_wrap=True).print(f"[red]problem:[/] {_escaped(problem)}")
         raise typer.Exit(1)
 
 
@@ -277,7 +284,13 @@ def _console() -> Any:
     return Console(soft_wrap=True, highlight=False)
 
 
-def _escaped(text: object) -> str:
-    from rich.markup import escape
+def _say(text: object) -> None:
+    # paths and names may hold what rich takes for markup
+    _console().print(str(text), markup=False, emoji=False)
 
-    return escape(str(text))
+
+def _complain(what: str, message: object) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{what}:", "bold red"), f" {message}"))

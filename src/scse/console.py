@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from scse.training.loop import Event
 
@@ -127,8 +128,8 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def rows_table(rows: list[tuple[Any, ...]], *headings: str) -> Table:
-    """A plain table of text rows."""
+    """A plain table of text rows, shown as they are: `[brackets]` in them are no markup."""
     table = Table(*headings, show_header=bool(headings), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     return table

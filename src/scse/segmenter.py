@@ -174,12 +174,11 @@ class Segmenter:
             try:
                 image = read_image(paths)
                 labels = self.predict_image(image, batch_size=batch_size)
+                write_prediction(out, name, labels, paths[0], image)
             except DataError as error:
                 failed.append(str(error))
             except ValueError as error:
                 failed.append(f"{paths[0]}: {error}")
-            else:
-                write_prediction(out, name, labels, paths[0], image)
             if progress is not None:
                 progress(done, len(images))
         return failed
@@ -223,6 +222,8 @@ def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], sourc
     """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
     volume = image.affine is not None
     path = folder / f"{name}{'.nii.gz' if volume else '.png'}"
+    if path.resolve() == source.resolve():
+        raise ValueError("its label map would replace the image itself; choose another folder")
     write_label(path, labels, like=source if volume else None)
     return path
 

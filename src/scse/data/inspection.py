@@ -87,6 +87,11 @@ class Inspection:
         """The data set without the cases that have problems; of a duplicated image, the first case stays."""
         return self.dataset.without({problem.case for problem in self.problems})
 
+    def left_out(self) -> list[tuple[str, str]]:
+        """A row (what, names) of the cases that `good` leaves out, for people; [] if there are none."""
+        names = sorted({problem.case for problem in self.problems})
+        return [("left out", ", ".join(names))] if names else []
+
     def facts_of(self, dataset: Dataset) -> list[CaseFacts]:
         """The facts of the cases of `dataset`, which may have fewer cases than were inspected."""
         names = {case.name for case in (*dataset.cases, *dataset.test_cases)}

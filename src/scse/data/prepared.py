@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
 from scse.data.recipe import Recipe
+from scse.errors import DataError
 
 MOST_STRUCTURES = 255  # classes are stored in 8 bits
 
@@ -77,7 +78,7 @@ def prepare(
         One `Prepared` a case, in the order of `cases`.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or a label map holds other values than `structures`.
         ValueError: more than 255 structures, which the arrays cannot hold.
     """
     if len(structures) > MOST_STRUCTURES:
@@ -114,7 +115,7 @@ def _write(
         raise ValueError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
     images, grid = recipe.image_slices(read_image(case.images))
     label = read_label(case.label, colors=colors)
-    labels = recipe.label_slices(replace(label, array=_classes(label.array, structures)), grid)
+    labels = recipe.label_slices(replace(label, array=_classes(case.label, label.array, structures)), grid)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
@@ -129,8 +130,13 @@ def _write(
             raise
 
 
-def _classes(labels: NDArray[np.integer], structures: Mapping[str, int]) -> NDArray[np.uint8]:
+def _classes(path: Path, labels: NDArray[np.integer], structures: Mapping[str, int]) -> NDArray[np.uint8]:
     values = class_values(structures)
     order = values.argsort()
-    classes: NDArray[np.uint8] = order[np.searchsorted(values[order], labels)].astype(np.uint8)
+    places = np.searchsorted(values[order], labels).clip(max=len(values) - 1)
+    classes: NDArray[np.uint8] = order[places].astype(np.uint8)
+    wrong = values[classes] != labels
+    if wrong.any():
+        some = ", ".join(map(str, np.unique(labels[wrong])[:5]))
+        raise DataError(f"{path}: holds label values that are not listed ({some}); list or relabel them")
     return classes

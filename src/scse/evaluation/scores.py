@@ -213,7 +213,7 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
         A table with the columns case, structure, metric and value; see `score`.
 
     Raises:
-        DataError: a path does not exist, a file cannot be read, or files have no partner.
+        DataError: a path does not exist, a file cannot be read, files have no partner, or there is no structure.
     """
     for path in (predictions, references):
         if not path.exists():
@@ -221,6 +221,8 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
     known = None if dataset is None else Dataset.open(dataset)
     structures = known.structures if known and known.structures else _values_found(references)
     colors = None if known is None else known.colors
+    if not structures:
+        raise DataError(f"{references}: holds background (0) only, so that nothing can be scored; label a structure")
     if references.is_file():
         table = score_files(predictions, references, structures=structures, colors=colors)
         return table.assign(case=stem(references.name))[["case", "structure", "metric", "value"]]
@@ -229,7 +231,10 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
 
 def mean_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
     """Means over cases as text rows (structure, one per metric, scored cases), all structures last; NaN left out."""
-    table = scores.pivot_table(index="structure", columns="metric", values="value", aggfunc="mean", sort=False)
+    # a structure that is absent everywhere keeps its row
+    table = scores.pivot_table(
+        index="structure", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
+    )
     counts = scores[scores["metric"] == "dice"].dropna().groupby("structure").size()
     rows = [
         (str(name), *(f"{row.get(metric, np.nan):.3f}" for metric in METRICS), str(counts.get(name, 0)))

@@ -63,7 +63,8 @@ def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
     images, labels = next(iter(batches.epoch(0)))
     fabric: Fabric = new_fabric(settings)
     loss = fabric.to_device(make_loss(task, settings))
-    state = new_state(task, settings, steps=len(batches))
+    # the schedule of a short run ends before the last measured step
+    state = new_state(task, settings, steps=max(len(batches), STEP_ROUNDS + 1))
     state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
     state.network.train()
     return lambda: train_step(state, loss, images, labels, fabric)

@@ -141,6 +141,8 @@ def study(
     """
     began = time.monotonic()
     out = Path(out)
+    if swept := sorted({"network", "variant", "seed"} & set(settings or ())):
+        raise ValueError(f"settings must not name {', '.join(swept)}: networks, variants and seeds choose them")
     chosen = make_settings(preset, settings)
     grid(networks, variants, seeds=seeds, folds=1)  # wrong names are told before any file is read
     if dataset is None:
@@ -240,6 +242,7 @@ def _description(plan: _Plan) -> list[tuple[str, str]]:
     return [
         ("data set", f"{plan.dataset.name} ({plan.dataset.path})"),
         ("cases", f"{len(first.training)} for training, {len(first.test)} for testing, {len(plan.folds)} fold(s)"),
+        *plan.inspection.left_out(),
         ("structures", str(len(plan.dataset.structures))),
         *plan.recipe.describe(),
         *((name.replace("_", " "), str(value)) for name, value in _shared(plan.settings).items()),
@@ -257,6 +260,7 @@ def _facts(plan: _Plan, path: Path, *, notes: Sequence[str], simulated: bool, se
     first = plan.folds[0]
     training = sum(_training_seconds(plan.folder(run) / LOG) for run in plan.runs)
     seeds = len({run.seed for run in plan.runs})
+    left_out = plan.inspection.left_out()
     rows = [("runs", str(len(plan.runs))), ("seeds", str(seeds)), ("folds", str(len(plan.folds)))]
     rows += [(name.replace("_", " "), str(value)) for name, value in _shared(plan.settings).items()]
     rows += [("precision", resolve_precision(plan.settings.precision))]
@@ -267,7 +271,11 @@ def _facts(plan: _Plan, path: Path, *, notes: Sequence[str], simulated: bool, se
         training_cases=len(first.training),
         test_cases=len({case.name for fold in plan.folds for case in fold.test}),
         structures=len(plan.dataset.structures),
-        caveats=[*([SIMULATED_NOTE] if simulated else []), *notes],
+        caveats=[
+            *([SIMULATED_NOTE] if simulated else []),
+            *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
+            *notes,
+        ],
         command=shlex.join(["scse", *sys.argv[1:]])
         if Path(sys.argv[0]).name == "scse"
         else f"scse.study({str(path)!r})",

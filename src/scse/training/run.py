@@ -149,8 +149,8 @@ def train_on(
         cache=cache or cache_folder(),
         progress=counting("prepare", on_event, stop),
     )
-    rows = [("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"), *task.recipe.describe()]
-    on_event({"event": "plan", "rows": rows, "runs": 1})
+    rows = [("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"), *inspection.left_out()]
+    on_event({"event": "plan", "rows": [*rows, *task.recipe.describe()], "runs": 1})
     return train(task, chosen, Path(out), on_event=on_event, stop=stop)
 
 

@@ -1,0 +1,207 @@
+"""Prepared arrays: made once for the same inputs and recipe, whole or not at all, classes for label values."""
+
+import errno
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
+from scse.data.dataset import Dataset
+from scse.data.files import read_image, read_label
+from scse.data.inspection import inspect
+from scse.data.prepared import Prepared, cache_folder, class_values, prepare
+from scse.data.recipe import Recipe
+from scse.errors import DataError
+
+SMALL = (9, 6, 10)
+VALUES = (300, 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_nnunet(tmp_path / "set", cases=2, shape=SMALL, values=VALUES)
+
+
+def prepare_all(folder: Path, cache: Path, *, recipe: Recipe | None = None, **changes: Any) -> list[Prepared]:
+    inspection = inspect(Dataset.open(folder))
+    dataset = inspection.dataset
+    return prepare(
+        dataset.cases,
+        recipe or Recipe.derive(inspection.facts),
+        **{
+            "structures": dataset.structures,
+            "digests": {fact.name: fact.digest for fact in inspection.facts},
+            "cache": cache,
+            "colors": dataset.colors,
+            **changes,
+        },
+    )
+
+
+def times(cases: list[Prepared]) -> list[int]:
+    return [path.stat().st_mtime_ns for case in cases for path in sorted(case.folder.iterdir())]
+
+
+def test_arrays_are_those_of_the_recipe(folder: Path, tmp_path: Path) -> None:
+    first, second = prepare_all(folder, tmp_path / "cache")
+    assert (first.name, second.name) == ("c0", "c1")
+    recipe = Recipe.derive(inspect(Dataset.open(folder)).facts)
+    expected, _ = recipe.image_slices(read_image([folder / "imagesTr/c0_0000.nii.gz"]))
+    assert first.images().dtype == np.float32
+    assert np.array_equal(first.images(), expected.numpy())
+    assert first.labels().dtype == np.uint8
+    assert first.labels().shape == (6, 16, 16)
+
+
+def test_arrays_are_memory_mapped(folder: Path, tmp_path: Path) -> None:
+    case = prepare_all(folder, tmp_path / "cache")[0]
+    for array in (case.images(), case.labels()):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+
+
+def test_label_values_become_classes_and_come_back(folder: Path, tmp_path: Path) -> None:
+    classes = prepare_all(folder, tmp_path / "cache")[0].labels()
+    assert set(np.unique(classes)) == {0, 1, 2}
+    values = class_values({"left": 300, "right": 3})[classes]  # coronal slices of a volume stored as LAS
+    stored = read_label(folder / "labelsTr/c0.nii.gz").array
+    assert np.array_equal(values[:, :9, :10], np.moveaxis(stored[::-1], 1, 0))
+
+
+def test_many_scattered_label_values(tmp_path: Path) -> None:
+    values = [0, 3, 255, 300, 5000]
+    label = np.random.default_rng(0).choice(values, SMALL).astype(np.int32)
+    folder = write_nnunet(tmp_path / "set", cases=2, shape=SMALL)
+    save_nifti(folder / "labelsTr/c0.nii.gz", label)
+    structures = {"d": 5000, "a": 3, "c": 300, "b": 255, "left": 1, "right": 2}
+    classes = prepare_all(folder, tmp_path / "cache", structures=structures)[0].labels()
+    restored = class_values(structures)[classes]
+    assert np.array_equal(restored[:, :9, :10], np.moveaxis(label[::-1], 1, 0))
+
+
+def test_values_outside_the_list_are_refused(folder: Path, tmp_path: Path) -> None:
+    for structures in ({"left": 300}, {"right": 3}):
+        with pytest.raises(DataError, match=r"c0.nii.gz: holds label values that are not listed \((3|300)\)"):
+            prepare_all(folder, tmp_path / "cache", structures=structures)
+    assert list((tmp_path / "cache").glob("*")) == []
+
+
+def test_more_structures_than_8_bits_hold_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="256 structures are listed; at most 255"):
+        prepare_all(folder, tmp_path / "cache", structures={str(n): n for n in range(1, 257)})
+
+
+def test_colour_masks(tmp_path: Path) -> None:
+    import PIL.Image
+
+    folder = write_pictures(tmp_path / "set", cases=2)
+    for mask in (folder / "masks").iterdir():
+        colors = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 9]], np.uint8)[np.array(PIL.Image.open(mask))]
+        PIL.Image.fromarray(colors).save(mask)
+    (folder / "labels.csv").write_text("name,color\nleft,#ff0000\nright,#000009\n")
+    assert set(np.unique(prepare_all(folder, tmp_path / "cache")[0].labels())) == {0, 1, 2}
+
+
+def test_unchanged_inputs_are_not_prepared_again(folder: Path, tmp_path: Path) -> None:
+    first = prepare_all(folder, tmp_path / "cache")
+    before = times(first)
+    (folder / "imagesTr/c0_0000.nii.gz").touch()  # content counts, not the date
+    again = prepare_all(folder, tmp_path / "cache")
+    assert again == first
+    assert times(again) == before
+
+
+def test_another_recipe_makes_other_arrays(folder: Path, tmp_path: Path) -> None:
+    first = prepare_all(folder, tmp_path / "cache")
+    recipe = Recipe.derive(inspect(Dataset.open(folder)).facts, spacing=4)
+    other = prepare_all(folder, tmp_path / "cache", recipe=recipe)
+    assert {case.folder for case in first}.isdisjoint(case.folder for case in other)
+    assert other[0].images().shape[2:] == recipe.patch
+    assert times(prepare_all(folder, tmp_path / "cache")) == times(first)
+
+
+@pytest.mark.parametrize("changed", ["image", "label"])
+def test_changed_content_makes_other_arrays(folder: Path, tmp_path: Path, changed: str) -> None:
+    first = prepare_all(folder, tmp_path / "cache")
+    path = folder / ("imagesTr/c0_0000.nii.gz" if changed == "image" else "labelsTr/c0.nii.gz")
+    array = (read_image([path]).array[0] if changed == "image" else read_label(path).array).copy()
+    array[0, 0, 0] = 300
+    save_nifti(path, array, AFFINE)
+    again = prepare_all(folder, tmp_path / "cache")
+    assert again[0].folder != first[0].folder
+    assert again[1].folder == first[1].folder
+    assert not np.array_equal(getattr(again[0], f"{changed}s")(), getattr(first[0], f"{changed}s")())
+
+
+def test_the_order_of_structures_makes_other_arrays(folder: Path, tmp_path: Path) -> None:
+    first = prepare_all(folder, tmp_path / "cache", structures={"left": 300, "right": 3})
+    other = prepare_all(folder, tmp_path / "cache", structures={"right": 3, "left": 300})
+    assert np.array_equal(other[0].labels() == 1, first[0].labels() == 2)
+
+
+def test_several_may_prepare_the_same_case(folder: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: prepare_all(folder, tmp_path / "cache"), range(4)))
+    assert all(cases == found[0] for cases in found)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted(c.folder.name for c in found[0])
+    assert all(len(case.images()) == 6 for case in found[0])
+
+
+def test_a_slower_writer_takes_what_the_faster_one_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepare_all(folder, tmp_path / "cache")
+    before, there = times(made), Path.is_dir
+    asked: list[Path] = []
+
+    def not_yet(path: Path) -> bool:
+        """The folder of a case seems not to be there when it is asked for first."""
+        first = path.parent == tmp_path / "cache" and path not in asked
+        asked.append(path)
+        return there(path) and not first
+
+    monkeypatch.setattr(Path, "is_dir", not_yet)
+    assert prepare_all(folder, tmp_path / "cache") == made
+    assert times(made) == before
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt()])
+def test_nothing_is_left_of_an_interrupted_writing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", fail)
+        with pytest.raises(type(error)):
+            prepare_all(folder, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert len(prepare_all(folder, tmp_path / "cache")) == 2
+
+
+def test_progress_and_unlabelled_cases(folder: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    prepare_all(folder, tmp_path / "cache", progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+    inspection = inspect(Dataset.open(write_nnunet(tmp_path / "more", cases=1, tests=1, shape=SMALL)))
+    case = replace(inspection.dataset.test_cases[0], label=None)
+    digests = {fact.name: fact.digest + "new" for fact in inspection.facts}
+    with pytest.raises(ValueError, match="case t0 has no label map"):
+        prepare([case], Recipe.derive(inspection.facts), structures={"a": 1}, digests=digests, cache=tmp_path / "cache")
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SCSE_CACHE", str(tmp_path / "a"))
+    assert cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("SCSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_folder() == tmp_path / "b" / "scse"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "scse"

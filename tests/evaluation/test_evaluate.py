@@ -1,0 +1,121 @@
+"""Scoring what a user names: files or folders, with a data set's structures or with the values found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+
+from scse.data.files import write_label
+from scse.errors import DataError
+from scse.evaluation.scores import dice_scores, evaluate, mean_rows
+
+
+def label(path: Path, array: np.ndarray) -> Path:
+    write_label(path, array.astype(np.uint8), affine=np.eye(4) if path.name.endswith(".nii.gz") else None)
+    return path
+
+
+def half(value: int, *, rows: int = 2) -> np.ndarray:
+    array = np.zeros((4, 5, 6))
+    array[:rows] = value
+    return array
+
+
+def dice(table: pd.DataFrame) -> dict[tuple[str, str], float]:
+    rows = table[table["metric"] == "dice"]
+    return {(row.case, row.structure): row.value for row in rows.itertuples()}
+
+
+def test_files_are_scored_by_the_values_found_in_the_reference(tmp_path: Path) -> None:
+    prediction = label(tmp_path / "anything.nii.gz", half(7, rows=1))
+    reference = label(tmp_path / "brain.nii.gz", half(7))
+    table = evaluate(prediction, reference)
+    assert list(table.columns) == ["case", "structure", "metric", "value"]
+    assert dice(table) == {("brain", "structure_7"): pytest.approx(2 / 3)}
+
+
+def test_folders_are_scored_by_all_values_found_in_any_reference(tmp_path: Path) -> None:
+    for name, value in (("a", 1), ("b", 3)):
+        label(tmp_path / "p" / f"{name}.nii.gz", half(value))
+        label(tmp_path / "r" / f"{name}.nii.gz", half(value))
+    found = dice(evaluate(tmp_path / "p", tmp_path / "r"))
+    assert found["a", "structure_1"] == found["b", "structure_3"] == 1
+    assert np.isnan([found["a", "structure_3"], found["b", "structure_1"]]).all()
+
+
+def test_a_data_set_gives_its_structures_even_those_no_reference_has(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    label(data / "imagesTr" / "c_0000.nii.gz", half(1))
+    reference = label(data / "labelsTr" / "c.nii.gz", half(1))
+    names = {"background": 0, "liver": 1, "spleen": 2}
+    description = {"channel_names": {"0": "CT"}, "labels": names, "file_ending": ".nii.gz"}
+    (data / "dataset.json").write_text(json.dumps(description))
+    found = dice(evaluate(reference, reference, dataset=data))
+    assert found["c", "liver"] == 1
+    assert np.isnan(found["c", "spleen"])
+
+
+def test_index_masks_are_scored_against_a_data_set_of_colour_masks(tmp_path: Path) -> None:
+    data, index = tmp_path / "data", np.eye(5, dtype=np.uint8)
+    for folder in ("images", "masks"):
+        (data / folder).mkdir(parents=True)
+        PIL.Image.fromarray(index[..., None] * np.array([0, 200, 9], np.uint8)).save(data / folder / "x.png")
+    (data / "labels.csv").write_text("name,color\ncell,#00c809\n")
+    label(tmp_path / "p" / "x.png", index)
+    assert dice(evaluate(tmp_path / "p", data / "masks", dataset=data)) == {("x", "cell"): 1.0}
+
+
+@pytest.mark.parametrize("missing", ["predictions", "references"])
+def test_a_path_that_is_not_there_is_named(tmp_path: Path, missing: str) -> None:
+    there = label(tmp_path / "there.nii.gz", half(1))
+    paths = {"predictions": there, "references": there, missing: tmp_path / "nowhere"}
+    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
+        evaluate(**paths)
+
+
+def test_a_file_and_a_folder_do_not_go_together(tmp_path: Path) -> None:
+    file = label(tmp_path / "folder" / "a.nii.gz", half(1))
+    with pytest.raises(DataError, match=r"a\.nii\.gz is no folder; give the folder that holds the label files"):
+        evaluate(file, tmp_path / "folder")
+    with pytest.raises(DataError, match="folder: is of no known type"):
+        evaluate(tmp_path / "folder", file)
+
+
+def test_references_of_background_only_are_refused(tmp_path: Path) -> None:
+    empty = label(tmp_path / "empty.nii.gz", half(0))
+    with pytest.raises(DataError, match=r"empty\.nii\.gz: holds background \(0\) only.*label a structure"):
+        evaluate(empty, empty)
+
+
+def test_means_leave_out_nan_and_say_how_many_cases_were_scored() -> None:
+    nan = float("nan")
+    values = {
+        ("x", "b"): (0.5, 2.0, 1.0),
+        ("x", "a"): (1.0, 0.0, 0.0),
+        ("x", "nowhere"): (nan, nan, nan),
+        ("y", "b"): (nan, nan, nan),
+        ("y", "a"): (0.0, nan, nan),
+        ("y", "nowhere"): (nan, nan, nan),
+    }
+    rows = [
+        (case, structure, metric, value)
+        for (case, structure), triple in values.items()
+        for metric, value in zip(("dice", "hd95", "msd"), triple, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["case", "structure", "metric", "value"])
+    assert mean_rows(table) == [
+        ("b", "0.500", "2.000", "1.000", "1"),
+        ("a", "0.500", "0.000", "0.000", "2"),
+        ("nowhere", "nan", "nan", "nan", "0"),
+        ("mean of structures", "0.500", "1.000", "0.500", "2"),
+    ]
+
+
+def test_dice_of_values_in_one_pass() -> None:
+    prediction = np.array([[1, 1, 0], [5, 5, 0]])
+    reference = np.array([[1, 0, 0], [5, 5, 9]])
+    found = dice_scores(prediction, reference, [1, 4, 5, 9])
+    np.testing.assert_allclose(found, [2 / 3, np.nan, 1, 0])

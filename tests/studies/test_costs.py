@@ -1,0 +1,86 @@
+"""What a variant costs: parameters are counted exactly, times are compared with the plain network's in turn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import save_prepared, scene
+from scse.data.files import Image
+from scse.data.recipe import Recipe
+from scse.networks import NETWORKS
+from scse.segmenter import Segmenter
+from scse.studies import costs
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+SETTINGS = Settings(network="unet", width=4, depth=2, batch_size=4, precision="32", augment=False)
+RECIPE = Recipe(view="coronal", spacing=None, patch=(16, 8), channels=1)
+ARGUMENTS = {"in_channels": 1, "classes": 3, "width": 4, "depth": 2, "kernel_size": 3}
+VARIANTS = ("none", "cse", "sse", "scse")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    image, label = scene(np.random.default_rng(0), (6, 16, 8))
+    case = save_prepared(tmp_path / "case", image[0][:, None], label)
+    return Task([case], [], RECIPE, {"left": 1, "right": 2})
+
+
+@pytest.fixture
+def segmenters() -> dict[str, Segmenter]:
+    return {
+        variant: Segmenter(
+            NETWORKS["unet"](**ARGUMENTS, recalibration=variant), "unet", ARGUMENTS, variant, RECIPE, {"a": 1, "b": 2}
+        )
+        for variant in VARIANTS
+    }
+
+
+def test_costs_are_counted_and_measured_against_the_plain_network(task, segmenters, monkeypatch):
+    monkeypatch.setattr(costs, "STEP_ROUNDS", 2)
+    monkeypatch.setattr(costs, "PREDICT_ROUNDS", 2)
+    before = {v: {k: w.clone() for k, w in s.network.state_dict().items()} for v, s in segmenters.items()}
+    image = Image(scene(np.random.default_rng(1), (12, 4, 8))[0], np.eye(4))
+    table = costs.measure_costs(task, SETTINGS, segmenters, image)
+    assert list(table.columns) == [
+        *("network", "variant", "parameters", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio")
+    ]
+    assert list(table["variant"]) == list(VARIANTS)
+    assert set(table["network"]) == {"unet"}
+    assert list(table["parameters"]) == [sum(p.numel() for p in s.network.parameters()) for s in segmenters.values()]
+    plain = table.set_index("variant").loc["none"]
+    assert plain["step_ratio"] == plain["predict_ratio"] == 1
+    # scSE is cSE and sSE, so its blocks have the parameters of both
+    extra = table.set_index("variant")["parameters"] - plain["parameters"]
+    assert extra["scse"] == extra["cse"] + extra["sse"] > 0
+    assert (table[["step_seconds", "predict_seconds", "step_ratio", "predict_ratio"]] > 0).all(axis=None)
+    for variant, segmenter in segmenters.items():
+        for key, weights in segmenter.network.state_dict().items():
+            torch.testing.assert_close(weights, before[variant][key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "steps"])
+def test_more_steps_are_measured_than_a_short_run_has(task, segmenters, monkeypatch, schedule):
+    monkeypatch.setattr(costs, "PREDICT_ROUNDS", 1)
+    settings = SETTINGS.model_copy(update={"epochs": 1, "slices_per_epoch": 4, "schedule": schedule})
+    image = Image(scene(np.random.default_rng(1), (12, 4, 8))[0], np.eye(4))
+    table = costs.measure_costs(task, settings, {"none": segmenters["none"]}, image)
+    assert table["step_seconds"].item() > 0
+
+
+def test_actions_are_timed_in_turn_after_a_round_to_warm_up(monkeypatch):
+    clock, calls = [0.0], []
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+
+    def action(name: str, first: float, later: float):
+        def act() -> None:
+            clock[0] += later if name in calls else first
+            calls.append(name)
+
+        return act
+
+    seconds = costs._in_turn([action("plain", 50.0, 2.0), action("scse", 90.0, 3.0)], 3)
+    assert calls == ["plain", "scse"] * 4
+    np.testing.assert_array_equal(seconds, [[2.0, 3.0]] * 3)

@@ -1,0 +1,389 @@
+"""A whole study of tiny networks on tiny volumes: its table, its files, going on, and what it refuses."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+from rich.console import Console
+
+import scse
+from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
+from scse.console import Watcher
+from scse.data.cohort import COHORT_NAME
+from scse.data.inspection import inspect
+from scse.errors import DataError
+from scse.evaluation.comparison import COLUMNS
+from scse.evaluation.scores import score_files
+from scse.networks import NETWORKS
+from scse.studies import costs, runner
+from scse.studies.runner import SCORES, SIMULATED_NOTE, StudyResult
+from scse.training.run import CHECKPOINT, LOG, StoppedError
+
+SHAPE = (12, 10, 8)
+SETTINGS = {"width": 4, "depth": 2, "epochs": 2, "batch_size": 8, "precision": "32"}
+RUNS = [f"{network}-{variant}-seed0-fold0" for network in ("unet", "sdnet") for variant in ("none", "scse")]
+
+
+@dataclass
+class Finished:
+    """The one study that is trained in full: data, folder, result, and every event."""
+
+    data: Path
+    cache: Path
+    out: Path
+    result: StudyResult
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("study")
+    data, cache, out = write_nnunet(folder / "data", cases=3, tests=2, shape=SHAPE), folder / "cache", folder / "out"
+    events: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "STEP_ROUNDS", 3)
+        patch.setattr(costs, "PREDICT_ROUNDS", 3)
+        result = scse.study(
+            data,
+            networks=["unet", "sdnet"],
+            variants=["none", "scse"],
+            settings=SETTINGS,
+            out=out,
+            cache=cache,
+            notes=["Boxes are no brains."],
+            on_event=lambda event: events.append(dict(event)),
+        )
+    return Finished(data, cache, out, result, events)
+
+
+class Quick:
+    """Studies without their slow end: costs are invented, and what the report is given is kept instead."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.events: list[dict[str, Any]] = []
+        self.measured: list[list[str]] = []
+        self.reported: dict[str, Any] = {}
+
+    def __call__(self, data: Path | None, out: Path, **options: Any) -> StudyResult:
+        self.events.clear()
+        settings = {**SETTINGS, **options.pop("settings", {})}
+        return scse.study(data, out=out, settings=settings, cache=self.cache, on_event=self.see, **options)
+
+    def see(self, event: Any) -> None:
+        self.events.append(dict(event))
+
+    def measure(self, task: object, settings: Any, segmenters: Any, image: object) -> pd.DataFrame:
+        self.measured.append(list(segmenters))
+        names = ("parameters", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio")
+        return pd.DataFrame({"network": settings.network, "variant": list(segmenters), **dict.fromkeys(names, 1)})
+
+    def report(self, folder: Path, **given: Any) -> Path:
+        self.reported = given
+        return folder / "index.html"
+
+    def trained(self) -> list[str]:
+        """Names of the runs that took at least one step."""
+        names, current = [], ""
+        for event in self.events:
+            current = event["run"] if event["event"] == "run" else current
+            names += [current] if event["event"] == "step" else []
+        return list(dict.fromkeys(names))
+
+
+@pytest.fixture
+def quick(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Quick:
+    quick = Quick(finished.cache)
+    monkeypatch.setattr(runner, "measure_costs", quick.measure)
+    monkeypatch.setattr(runner, "write_report", quick.report)
+    return quick
+
+
+def test_a_study_scores_every_case_and_structure_of_every_run(finished):
+    scores = finished.result.scores
+    assert list(scores.columns) == list(COLUMNS)
+    keys = {name: list(scores[name].unique()) for name in COLUMNS[:-1]}
+    assert keys == {
+        "network": ["unet", "sdnet"],
+        "variant": ["none", "scse"],
+        "seed": [0],
+        "fold": [0],
+        "case": ["t0", "t1"],
+        "structure": ["left", "right"],
+        "metric": ["dice", "hd95", "msd"],
+    }
+    assert len(scores) == 2 * 2 * 2 * 2 * 3
+    assert not scores.duplicated(list(COLUMNS[:-1])).any()
+    assert scores[scores["metric"] == "dice"]["value"].between(0, 1).all()
+    assert len(finished.result.comparison.summary) == 4
+
+
+def test_a_study_leaves_its_tables_runs_and_report(finished):
+    out = finished.out
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    wanted = {"scores.csv", SCORES, "costs.csv", "report/index.html", "report/table.csv"}
+    wanted |= {f"report/boxplot_{network}.{end}" for network in ("unet", "sdnet") for end in ("png", "pdf")}
+    for run in RUNS:
+        files = ("run.json", LOG, CHECKPOINT, "segmenter/segmenter.json", "segmenter/weights.safetensors")
+        wanted |= {f"runs/{run}/{name}" for name in (*files, SCORES, "scores.csv")}
+        wanted |= {f"runs/{run}/predictions/{case}.nii.gz" for case in ("t0", "t1")}
+    assert wanted <= found
+    assert all("events.out.tfevents" in name for name in found - wanted)
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(RUNS)
+    assert finished.result.report == out / "report" / "index.html"
+    page = finished.result.report.read_text()
+    assert "Boxes are no brains." in page
+    assert SIMULATED_NOTE not in page
+    pd.testing.assert_frame_equal(pd.read_parquet(out / SCORES), finished.result.scores)
+    assert str(finished.result).splitlines()[0].startswith("U-Net")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_scores_are_those_of_the_label_maps_that_were_written(finished, run):
+    scores = finished.result.scores
+    scores = scores[scores["network"] + "-" + scores["variant"] == run.removesuffix("-seed0-fold0")]
+    for case in ("t0", "t1"):
+        written = finished.out / "runs" / run / "predictions" / f"{case}.nii.gz"
+        reference = finished.data / "labelsTs" / f"{case}.nii.gz"
+        ours, theirs = nib.load(written), nib.load(reference)
+        assert ours.shape == theirs.shape
+        np.testing.assert_array_equal(ours.affine, theirs.affine)
+        again = score_files(written, reference, structures={"left": 1, "right": 2})
+        found = scores[scores["case"] == case][["structure", "metric", "value"]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, again)
+
+
+def test_costs_count_the_parameters_of_the_networks_that_were_trained(finished):
+    table = finished.result.costs
+    assert list(zip(table["network"], table["variant"], strict=True)) == [
+        *(("unet", "none"), ("unet", "scse"), ("sdnet", "none"), ("sdnet", "scse"))
+    ]
+    for row in table.itertuples():
+        network = NETWORKS[row.network](
+            in_channels=1, classes=3, width=4, depth=2, kernel_size=3, recalibration=row.variant
+        )
+        assert row.parameters == sum(p.numel() for p in network.parameters())
+    plain = table[table["variant"] == "none"]
+    assert (plain[["step_ratio", "predict_ratio"]] == 1).all(axis=None)
+    assert (table[["step_seconds", "step_ratio", "predict_seconds", "predict_ratio"]] > 0).all(axis=None)
+    read = pd.read_csv(finished.out / "costs.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(read, table)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_console_shows_every_event_of_a_study(finished, terminal):
+    shown = Console(file=StringIO(), force_terminal=terminal, width=200, soft_wrap=True, highlight=False)
+    with Watcher(shown) as watch:
+        for event in finished.events:
+            watch(event)
+        assert watch.tasks == {}
+    kinds = {event["event"] for event in finished.events}
+    assert kinds == set(watch.handlers)
+    text = shown.file.getvalue()
+    assert all(run in text for run in RUNS)
+    assert text.count("Dice on held-out cases") == len(RUNS) * SETTINGS["epochs"]
+    assert ("images/s" in text) == terminal
+
+
+def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
+    before = {path: path.stat().st_mtime_ns for path in (finished.out / "runs").rglob("*")}
+    result = quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
+    assert quick.trained() == []
+    assert quick.measured == []
+    assert {path: path.stat().st_mtime_ns for path in (finished.out / "runs").rglob("*")} == before
+    pd.testing.assert_frame_equal(result.scores, finished.result.scores)
+    pd.testing.assert_frame_equal(result.costs, finished.result.costs)
+    assert quick.reported["facts"].training_cases == 3
+    assert quick.reported["facts"].test_cases == 2
+    assert len(quick.reported["curves"]) == len(RUNS) * SETTINGS["epochs"]
+
+
+def test_a_subset_can_be_reported_from_a_larger_study(finished, quick, tmp_path):
+    shutil.copytree(finished.out, tmp_path / "out")
+    result = quick(finished.data, tmp_path / "out", networks=["sdnet"], variants=["none", "scse"])
+    assert quick.trained() == []
+    expected = finished.result.scores.query("network == 'sdnet'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(result.scores, expected)
+
+
+class StopAt:
+    """Asks to stop once an event of a kind was seen so many times."""
+
+    def __init__(self, quick: Quick, kind: str, count: int) -> None:
+        self.quick, self.kind, self.count = quick, kind, count
+
+    def __call__(self) -> bool:
+        seen = Counter(event.get("what", event["event"]) for event in self.quick.events)
+        return seen[self.kind] >= self.count
+
+
+def test_an_interrupted_study_goes_on_to_exactly_the_same_scores(finished, quick, tmp_path):
+    steps = 3 * SHAPE[1] // SETTINGS["batch_size"]
+    stops = [
+        ("inspect", 2, "stopped after 2 of 5"),
+        ("prepare", 1, "stopped after 1 of 5"),
+        ("step", 1, "stopped in epoch 1 of 2"),
+        ("step", steps + 1, "stopped in epoch 2 of 2"),
+        ("score", 1, "stopped after 1 of 2"),
+        ("step", steps, "stopped in epoch 1 of 2"),
+    ]
+    options = {"networks": ["unet"], "variants": ["none", "scse"]}
+    for kind, count, message in stops:
+        with pytest.raises(StoppedError, match=message):
+            quick(finished.data, tmp_path, **options, stop=StopAt(quick, kind, count))
+    result = quick(finished.data, tmp_path, **options)
+    assert quick.trained() == [RUNS[1]]
+    expected = finished.result.scores.query("network == 'unet'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(result.scores, expected, check_exact=True)
+    for run in RUNS[:2]:
+        logs = [pd.read_json(folder / "runs" / run / LOG, lines=True) for folder in (tmp_path, finished.out)]
+        pd.testing.assert_frame_equal(*(log[["epoch", "loss", "dice", "learning_rate"]] for log in logs))
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"settings": {"width": 8}}, "settings width = 4, asked for is 8"),
+        ({"settings": {"epochs": 3}}, "settings epochs = 2, asked for is 3"),
+        ({"view": "axial"}, "recipe view = 'coronal', asked for is 'axial'"),
+        ({"spacing": 3.0}, "recipe spacing = None, asked for is"),
+        ({"folds": 3}, "training c"),
+    ],
+)
+def test_a_folder_of_another_study_is_refused_with_the_difference(finished, quick, options, difference):
+    before = (finished.out / "runs" / RUNS[0] / "run.json").read_bytes()
+    with pytest.raises(DataError, match=f"{RUNS[0]}: holds a run with {difference}.*choose another folder with -o"):
+        quick(finished.data, finished.out, variants=["none", "scse"], **options)
+    assert quick.trained() == []
+    assert (finished.out / "runs" / RUNS[0] / "run.json").read_bytes() == before
+
+
+def test_a_variant_that_is_added_later_is_trained_alone(finished, quick, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    result = quick(finished.data, out, variants=["scse", "cse", "none"])
+    assert quick.trained() == ["unet-cse-seed0-fold0"]
+    assert quick.measured == [["none", "cse", "scse"]]
+    kept = result.scores.query("variant != 'cse'").sort_values(list(COLUMNS[:-1]), ignore_index=True)
+    expected = finished.result.scores.query("network == 'unet'").sort_values(list(COLUMNS[:-1]), ignore_index=True)
+    pd.testing.assert_frame_equal(kept, expected)
+    assert len(result.scores.query("variant == 'cse'")) == 2 * 2 * 3
+
+
+def test_folds_test_every_case_once_for_every_seed(finished, quick, tmp_path):
+    result = quick(finished.data, tmp_path, variants=["none"], folds=3, seeds=2, settings={"epochs": 1})
+    assert len(quick.trained()) == 6
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        f"unet-none-seed{seed}-fold{fold}" for seed in (0, 1) for fold in (0, 1, 2)
+    }
+    dice = result.scores.query("metric == 'dice' and structure == 'left'")
+    for seed in (0, 1):
+        rows = dice[dice["seed"] == seed]
+        assert sorted(rows["case"]) == ["c0", "c1", "c2"]
+        assert sorted(rows["fold"]) == [0, 1, 2]
+    first, second = (
+        json.loads((tmp_path / "runs" / f"unet-none-seed0-fold{n}" / "run.json").read_text()) for n in "01"
+    )
+    assert len(first["training"]) == len(second["training"]) == 2
+    assert set(first["held_out"]).isdisjoint(first["training"])
+    assert quick.reported["facts"].test_cases == 3
+    losses = [
+        pd.read_json(tmp_path / "runs" / f"unet-none-seed{seed}-fold0" / LOG, lines=True)["loss"].item()
+        for seed in (0, 1)
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_pictures_with_a_label_value_of_255_go_from_end_to_end(quick, tmp_path):
+    data = write_pictures(tmp_path / "data", cases=4, shape=(16, 18), values=(128, 255))
+    result = quick(data, tmp_path / "out", variants=["none", "cse"], folds=2)
+    assert sorted(result.scores["case"].unique()) == ["p0", "p1", "p2", "p3"]
+    assert list(result.scores["structure"].unique()) == ["left", "right"]
+    written = list((tmp_path / "out").glob("runs/unet-cse-*/predictions/*.png"))
+    assert sorted(path.stem for path in written) == ["p0", "p1", "p2", "p3"]
+    for path in written:
+        array = np.asarray(PIL.Image.open(path))
+        assert array.shape == (16, 18)
+        assert set(np.unique(array)) <= {0, 128, 255}
+
+
+def test_broken_data_is_refused_before_anything_is_trained(quick, tmp_path):
+    data = write_nnunet(tmp_path / "data", cases=3, tests=1, shape=SHAPE)
+    bad = save_nifti(data / "labelsTr" / "c1.nii.gz", np.zeros(SHAPE, np.uint8))
+    problem = inspect(scse.Dataset.open(data)).problems[0]
+    with pytest.raises(DataError, match="problems found") as refused:
+        quick(data, tmp_path / "out")
+    assert problem.file == bad
+    assert problem.message in str(refused.value)
+    assert "--skip-bad" in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_skipped_cases_are_left_out_and_named(quick, tmp_path):
+    data = write_nnunet(tmp_path / "data", cases=3, tests=2, shape=SHAPE)
+    save_nifti(data / "labelsTr" / "c1.nii.gz", np.zeros(SHAPE, np.uint8))
+    (data / "labelsTs" / "t0.nii.gz").write_bytes(b"damaged")
+    result = quick(data, tmp_path / "out", variants=["none"], settings={"epochs": 1}, skip_bad=True)
+    assert set(result.scores["case"]) == {"t1"}
+    record = json.loads((tmp_path / "out" / "runs" / RUNS[0] / "run.json").read_text())
+    assert set(record["training"]) == {"c0", "c2"}
+    plan = next(event for event in quick.events if event["event"] == "plan")
+    assert ("left out", "c1, t0") in plan["rows"]
+    assert any("c1, t0" in caveat for caveat in quick.reported["facts"].caveats)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"networks": ["vnet"]}, "networks must be one of"),
+        ({"variants": ["scse"]}, "variants must include 'none'"),
+        ({"seeds": 0}, "seeds must be"),
+        ({"preset": "slow"}, "preset must be one of"),
+        ({"settings": {"seed": 3, "variant": "cse"}}, "settings must not name seed, variant"),
+        ({"settings": {"wide": 3}}, "wide"),
+    ],
+)
+def test_wrong_arguments_are_told_before_any_file_is_read(quick, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        quick(tmp_path / "nowhere", tmp_path / "out", **options)
+    assert quick.events == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def cohort(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[int, int], None]]:
+    """Boxes instead of simulated subjects; the list grows with every simulation."""
+    calls: list[Callable[[int, int], None]] = []
+
+    def simulate(folder: Path, *, cases: int, seed: int, progress: Callable[[int, int], None]) -> Path:
+        assert (cases, seed) == (30, 0)
+        calls.append(progress)
+        write_nnunet(folder, cases=2, tests=1, shape=SHAPE, affine=AFFINE)
+        content = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**content, "name": COHORT_NAME}))
+        progress(1, 1)
+        return folder
+
+    monkeypatch.setattr(runner, "simulate", simulate)
+    return calls
+
+
+def test_without_a_data_set_the_cohort_is_simulated_once_and_named_so(quick, cohort, tmp_path):
+    for _ in range(2):
+        quick(None, tmp_path, variants=["none"], settings={"epochs": 1})
+    assert len(cohort) == 1
+    facts = quick.reported["facts"]
+    assert facts.simulated
+    assert facts.dataset == COHORT_NAME
+    assert facts.caveats[0] == SIMULATED_NOTE
+    assert ("spacing in the plane", "2 mm x 2 mm") in facts.recipe

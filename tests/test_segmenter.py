@@ -1,0 +1,421 @@
+"""The segmenter: the same labels after saving and loading, and labels in the very geometry of the input."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from datasets import save_nifti, save_picture, scene, write_nnunet
+from scse.data.files import Image, read_label
+from scse.data.recipe import Recipe
+from scse.errors import DataError
+from scse.networks import NETWORKS
+from scse.segmenter import DESCRIPTION, WEIGHTS, Segmenter
+from scse.training.run import train_on
+
+STRUCTURES = {"left": 300, "right": 3}
+CODES = ("RAS", "LAS", "PIR", "SLA", "IPR")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    """Learned from volumes of 24 x 28 x 20 voxels stored as LAS, which it segments well."""
+    folder = tmp_path_factory.mktemp("data")
+    write_nnunet(folder / "set", cases=3, tests=1, values=(300, 3))
+    settings = {"width": 4, "depth": 2, "epochs": 8, "learning_rate": 0.02, "precision": "32", "variant": "scse"}
+    return train_on(folder / "set", out=folder / "run", settings=settings, cache=folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """A volume (24, 28, 20) whose axes point left, anterior, superior, and its label map."""
+    image, label = scene(np.random.default_rng(7), values=(300, 3))
+    return image[0], label
+
+
+class Reader(torch.nn.Module):
+    """A network that finds the dark, middling and bright pixels; later channels count more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = torch.nn.Parameter(torch.tensor([-1.0, 0.0, 1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = torch.arange(1.0, x.shape[1] + 1)
+        mean = (x * weights[:, None, None]).sum(1, keepdim=True) / weights.sum()
+        return -((mean - self.levels[:, None, None]) ** 2)
+
+
+def reader(*, structures: dict[str, int] | None = None, **recipe: Any) -> Segmenter:
+    chosen = Recipe.model_validate({"view": "picture", "spacing": None, "patch": (16, 16), "channels": 1, **recipe})
+    return Segmenter(Reader(), "unet", {}, "none", chosen, structures or STRUCTURES)
+
+
+def untrained(network: str = "unet") -> Segmenter:
+    recipe = Recipe(view="picture", spacing=None, patch=(16, 16), channels=1)
+    arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 2, "kernel_size": 3}
+    torch.manual_seed(0)
+    net = NETWORKS[network](**arguments, recalibration="scse").eval()
+    return Segmenter(net, network, arguments, "scse", recipe, STRUCTURES, {"epochs": 3})
+
+
+def picture(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def stored_as(codes: str, volume: NDArray[Any], *, spacing: float = 2.0) -> nib.Nifti1Image:
+    """A volume of LAS axes, stored with axes that point to `codes` but lying where it was."""
+    affine = np.diag([-spacing, spacing, spacing, 1])
+    affine[:3, 3] = [31.7, -18.3, 5.1]
+    image = nib.Nifti1Image(volume, affine)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+    return image.as_reoriented(turn)
+
+
+def back_to_las(image: nib.Nifti1Image) -> NDArray[Any]:
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("LAS"))
+    return np.asanyarray(image.as_reoriented(turn).dataobj)
+
+
+def agreement(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Least Dice of both structures."""
+    pairs = [(found == value, expected == value) for value in STRUCTURES.values()]
+    return min(2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs)
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("network", ["unet", "sdnet", "densenet"])
+def test_a_saved_segmenter_is_the_same_one(tmp_path: Path, network: str) -> None:
+    first = untrained(network)
+    assert first.save(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    second = Segmenter.load(str(tmp_path / "a" / "b"))
+    weights, others = first.network.state_dict(), second.network.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    for name in ("name", "arguments", "variant", "recipe", "structures", "settings"):
+        assert getattr(second, name) == getattr(first, name)
+    assert list(second.structures) == list(first.structures)
+    assert not second.network.training
+
+
+def test_a_saved_segmenter_gives_the_same_labels(
+    trained: Segmenter, case: tuple[NDArray[np.float32], Any], tmp_path: Path
+) -> None:
+    found = Segmenter.load(trained.save(tmp_path)).predict(case[0], spacing=(2, 2, 2))
+    assert len(np.unique(found)) == 3
+    assert np.array_equal(found, trained.predict(case[0], spacing=(2, 2, 2)))
+
+
+def test_saving_again_changes_no_byte(tmp_path: Path) -> None:
+    untrained().save(tmp_path / "a")
+    Segmenter.load(tmp_path / "a").save(tmp_path / "b")
+    for name in (WEIGHTS, DESCRIPTION):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_folder_of_a_run_is_understood(tmp_path: Path) -> None:
+    untrained().save(tmp_path / "segmenter")
+    assert Segmenter.load(tmp_path).structures == STRUCTURES
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text())
+    change(description)
+    (folder / DESCRIPTION).write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(network="vnet"), "network must be one of 'unet', 'sdnet', 'densenet', got 'vnet'"),
+        (lambda d: d.update(network="torch.nn.Module"), "network must be one of"),
+        (lambda d: d.update(variant="os.system"), "os.system"),
+        (lambda d: d.update(format=99), "its format is 99, this version reads 1"),
+        (lambda d: d.pop("format"), "format"),
+        (lambda d: d.pop("structures"), "structures"),
+        (lambda d: d.pop("settings"), "settings"),
+        (lambda d: d["structures"].pop("left"), "1 structures and 3 classes"),
+        (lambda d: d["recipe"].update(view="frontal"), "view"),
+        (lambda d: d["recipe"].update(flip=True), "flip"),
+        (lambda d: d["arguments"].update(width=5), "size mismatch"),
+        (lambda d: d["arguments"].update(shell="ls"), "shell"),
+    ],
+)
+def test_wrong_descriptions_are_refused(tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    folder = untrained().save(tmp_path / "model")
+    edit(folder, change)
+    with pytest.raises(DataError, match=message) as caught:
+        Segmenter.load(folder)
+    assert str(caught.value).startswith(f"{folder}: holds no segmenter that can be read")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+def test_damaged_and_missing_files_are_named(tmp_path: Path, name: str) -> None:
+    folder = untrained().save(tmp_path / "model")
+    content = (folder / name).read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"\x93\x00\xff"):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(DataError, match="model: holds no segmenter that can be read"):
+            Segmenter.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=f"model: holds no segmenter, {name} is missing; give the folder"):
+        Segmenter.load(folder)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    folder = untrained().save(tmp_path / "model")
+    weights = load_file(folder / WEIGHTS)
+    weights.popitem()
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(DataError, match="Missing key"):
+        Segmenter.load(folder)
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_on_disk_is_executed(tmp_path: Path) -> None:
+    folder = untrained().save(tmp_path / "model")
+    for name in (WEIGHTS, DESCRIPTION):
+        shutil.copytree(folder, tmp_path / name)
+        (tmp_path / name / name).write_bytes(pickle.dumps(Evil(tmp_path / "executed")))
+        with pytest.raises(DataError, match="holds no segmenter that can be read"):
+            Segmenter.load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+    assert {path.name for path in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
+
+
+# Volumes
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_labels_lie_in_the_geometry_of_the_file(
+    trained: Segmenter, case: tuple[Any, Any], tmp_path: Path, codes: str
+) -> None:
+    volume, label = case
+    path = tmp_path / "scan.nii.gz"
+    image = stored_as(codes, volume)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 200
+    image.set_sform(image.affine, code=4)
+    image.set_qform(image.affine, code=2)
+    nib.save(image, path)
+    source, found = nib.load(path), trained.predict(path)
+    assert found.shape == source.shape
+    assert np.array_equal(found.affine, source.affine)
+    assert "".join(nib.aff2axcodes(found.affine)) == codes
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (4, 2)
+    assert found.header.get_xyzt_units() == ("mm", "sec")
+    assert float(found.header["cal_max"]) == 0
+    assert found.get_data_dtype() == np.uint16
+    labels = back_to_las(found)
+    assert set(np.unique(labels)) == {0, 3, 300}
+    assert agreement(labels, label) > 0.7
+    # stored in another way, it is the same volume, and gets the same labels
+    assert np.array_equal(labels, back_to_las(trained.predict(stored_as("LAS", volume))))
+
+
+def test_labels_survive_saving(trained: Segmenter, case: tuple[Any, Any], tmp_path: Path) -> None:
+    image = stored_as("PIR", case[0])
+    image.header.set_slope_inter(0.5, 3)  # of the image, not of its labels
+    nib.save(image, tmp_path / "scan.nii.gz")
+    found = trained.predict(tmp_path / "scan.nii.gz")
+    nib.save(found, tmp_path / "labels.nii.gz")
+    again = nib.load(tmp_path / "labels.nii.gz")
+    assert np.array_equal(np.asanyarray(again.dataobj), np.asanyarray(found.dataobj))
+    assert np.array_equal(again.affine, nib.load(tmp_path / "scan.nii.gz").affine)
+
+
+def test_an_oblique_affine_comes_back_exactly(trained: Segmenter, case: tuple[Any, Any], tmp_path: Path) -> None:
+    angle = np.deg2rad(17)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-2.0, 2.0, 2.0])
+    affine[:3, 3] = [1 / 3, -7.1, 1e3]
+    save_nifti(tmp_path / "scan.nii.gz", case[0], affine)
+    for source in (tmp_path / "scan.nii.gz", nib.Nifti1Image(case[0], affine)):
+        found = trained.predict(source)
+        assert np.array_equal(found.affine, (nib.load(source) if isinstance(source, Path) else source).affine)
+        assert agreement(np.asanyarray(found.dataobj), case[1]) > 0.7
+
+
+def test_files_images_and_arrays_give_the_same_labels(
+    trained: Segmenter, case: tuple[Any, Any], tmp_path: Path
+) -> None:
+    volume = np.ascontiguousarray(case[0][::-1])  # its axes point right, anterior, superior
+    image = nib.Nifti1Image(volume, np.diag([2.0, 2, 2, 1]))
+    nib.save(image, tmp_path / "scan.nii.gz")
+    nib.save(nib.Nifti2Image(volume, image.affine), tmp_path / "two.nii")
+    expected = trained.predict(volume, spacing=(2, 2, 2))
+    assert expected.shape == volume.shape
+    assert expected.dtype == np.uint16
+    assert agreement(expected, case[1][::-1]) > 0.7
+    sources = [tmp_path / "scan.nii.gz", str(tmp_path / "scan.nii.gz"), [tmp_path / "scan.nii.gz"], image]
+    for source in [*sources, tmp_path / "two.nii"]:
+        assert np.array_equal(np.asanyarray(trained.predict(source).dataobj), expected)
+    assert np.array_equal(trained.predict(volume[None], spacing=[2, 2, 2]), expected)
+    assert isinstance(trained.predict(tmp_path / "two.nii"), nib.Nifti2Image)
+
+
+def test_the_spacing_of_an_array_is_used(case: tuple[Any, Any]) -> None:
+    segmenter = reader(view="axial", spacing=(2, 2))
+    volume = case[0][:, :, :3]
+    plain = segmenter.predict(volume)
+    assert plain.shape == volume.shape
+    assert np.array_equal(plain, segmenter.predict(volume, spacing=(1, 1, 1)))
+    assert not np.array_equal(plain, segmenter.predict(volume, spacing=(2, 2, 1)))
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 4), (24, 3, 20), (61, 4, 50), (16, 2, 40)])
+def test_smaller_and_larger_volumes_than_the_patch(shape: tuple[int, ...]) -> None:
+    volume = np.random.default_rng(0).normal(size=shape)
+    found = reader(view="coronal").predict(volume)
+    # whatever windows and padding do, a voxel's label is that of its own brightness
+    values = (volume - volume.mean()) / volume.std()
+    expected = np.select([values < -0.5, values < 0.5], [0, 300], 3)
+    assert found.shape == shape
+    assert (found == expected).mean() > 0.95
+
+
+def test_resampled_volumes_come_back_to_their_own_grid() -> None:
+    ramp = np.broadcast_to(np.linspace(-1, 1, 23), (3, 17, 23)).copy()  # dark below, bright above
+    found = reader(view="sagittal", spacing=(1.5, 0.7)).predict(ramp, spacing=(4, 1, 2))
+    assert found.shape == ramp.shape
+    assert (found == found[0, 0]).all()
+    below, between = (found[0, 0] == 0).sum(), (found[0, 0] == 300).sum()
+    assert found[0, 0].tolist() == [0] * below + [300] * between + [3] * (23 - below - between)
+    assert (below, between) == (pytest.approx(8, abs=1), pytest.approx(7, abs=1))
+
+
+def test_several_channels(tmp_path: Path) -> None:
+    segmenter = reader(view="axial", channels=2)
+    volume = np.random.default_rng(0).normal(size=(2, 18, 14, 3)).astype(np.float32)
+    files = [save_nifti(tmp_path / f"s_{n:04d}.nii.gz", volume[n], np.diag([1.0, 1, 3, 1])) for n in (0, 1)]
+    both = save_nifti(tmp_path / "both.nii.gz", np.moveaxis(volume, 0, -1), np.diag([1.0, 1, 3, 1]))
+    expected = segmenter.predict(volume, spacing=(1, 1, 3))
+    for source in (files, both, nib.load(both)):
+        found = segmenter.predict(source)
+        assert found.shape == (18, 14, 3)
+        assert np.array_equal(np.asanyarray(found.dataobj), expected)
+    assert not np.array_equal(segmenter.predict(volume[::-1], spacing=(1, 1, 3)), expected)
+
+
+def test_the_batch_size_changes_nothing(case: tuple[Any, Any]) -> None:
+    segmenter, told = reader(view="axial"), []
+    assert np.array_equal(segmenter.predict(case[0], batch_size=3), segmenter.predict(case[0], batch_size=50))
+    image = Image(case[0][None], np.eye(4))
+    segmenter.predict_image(image, batch_size=8, progress=lambda done, total: told.append((done, total)))
+    assert told == [(8, 20), (16, 20), (20, 20)]
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (9, 30), (70, 41)])
+def test_pictures(tmp_path: Path, shape: tuple[int, int]) -> None:
+    segmenter = reader(structures={"a": 7, "b": 255})
+    path = save_picture(tmp_path / "p.png", picture(*shape))
+    found = segmenter.predict(path)
+    assert isinstance(found, np.ndarray)
+    assert (found.shape, found.dtype) == (shape, np.uint8)
+    assert set(np.unique(found)) == {0, 7, 255}
+    assert np.array_equal(found, segmenter.predict(picture(*shape)))
+    assert np.array_equal(found, segmenter.predict(picture(*shape)[None]))
+
+
+def test_colour_pictures(tmp_path: Path) -> None:
+    segmenter = reader(channels=3)
+    path = save_picture(tmp_path / "p.png", picture(20, 18, 3))
+    assert np.array_equal(segmenter.predict(path), segmenter.predict(np.moveaxis(picture(20, 18, 3), -1, 0)))
+
+
+def test_pictures_stored_as_nifti(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "flat.nii.gz", picture(20, 18), np.diag([-3.0, 2, 1, 1]))
+    found = reader().predict(path)
+    assert found.shape == (20, 18)
+    assert np.array_equal(found.affine, nib.load(path).affine)
+
+
+# Refusals
+
+
+def test_sources_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    flat, deep = reader(), reader(view="axial")
+    save_picture(tmp_path / "p.png", picture(20, 18))
+    for call, message in (
+        (lambda: flat.predict(picture(20, 18, 3)), "the image has 20 channels, the model takes 1"),
+        (lambda: flat.predict(picture(2, 2, 2, 2)), r"arrays of 2 spatial axes, channels first, got shape \(2, 2, 2"),
+        (lambda: deep.predict(picture(20, 18)), r"arrays of 3 spatial axes, channels first, got shape \(20, 18\)"),
+        (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 1)), r"spacing must be 3 positive numbers of mm, got \(1"),
+        (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 0, 1)), "spacing must be 3 positive"),
+        (lambda: flat.predict(picture(9, 9), spacing=(1, 1)), "pictures, which have no spacing"),
+        (lambda: flat.predict(tmp_path / "p.png", spacing=(1, 1)), "spacing goes with arrays only"),
+        (lambda: deep.predict(tmp_path / "p.png"), "axial slices of volumes, got shape"),
+        (lambda: flat.predict([]), "at least one path"),
+        (lambda: flat.predict(np.full((9, 9), np.nan)), "NaN or infinite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    for name in ("bad.nii.gz", "gone.png", "odd.dat"):
+        with pytest.raises(DataError, match=name):
+            reader().predict(tmp_path / name)
+
+
+# Many files
+
+
+def test_one_bad_image_does_not_stop_the_others(trained: Segmenter, case: tuple[Any, Any], tmp_path: Path) -> None:
+    good = tmp_path / "good.nii.gz"
+    nib.save(stored_as("PIR", case[0]), good)
+    (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:200])
+    save_nifti(tmp_path / "two.nii.gz", np.zeros((8, 8, 8, 2), np.float32))
+    names = ("bad", "gone", "two", "good")
+    told: list[tuple[int, int]] = []
+    failed = trained.predict_files(
+        {name: [tmp_path / f"{name}.nii.gz"] for name in names},
+        tmp_path / "out",
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert len(failed) == 3
+    for name, message in zip(names, failed, strict=False):
+        assert message.startswith(str(tmp_path / f"{name}.nii.gz"))
+    assert "has 2 channels, the model takes 1" in failed[2]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    [written] = (tmp_path / "out").iterdir()
+    found, source = nib.load(written), nib.load(good)
+    assert written.name == "good.nii.gz"
+    assert np.array_equal(found.affine, source.affine)
+    assert np.array_equal(np.asanyarray(found.dataobj), np.asanyarray(trained.predict(good).dataobj))
+    assert agreement(back_to_las(found), case[1]) > 0.7
+
+
+def test_pictures_are_written_as_index_masks(tmp_path: Path) -> None:
+    segmenter = reader(structures={"a": 7, "b": 255})
+    paths = [save_picture(tmp_path / f"{name}.bmp", picture(20, 18, seed=n)) for n, name in enumerate("ab")]
+    assert segmenter.predict_files({path.stem: [path] for path in paths}, tmp_path / "out") == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert np.array_equal(read_label(tmp_path / "out/b.png").array, segmenter.predict(paths[1]))
+    assert len(np.unique(read_label(tmp_path / "out/a.png").array)) == 3

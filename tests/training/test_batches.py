@@ -1,0 +1,172 @@
+"""Batches: fixed by (seed, epoch, step) alone, cut inside the slice, labels moved with their images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datasets import save_prepared
+from scse.data.prepared import Prepared
+from scse.training.batches import Batches, augmented, step_seed
+from scse.training.run import make_batches
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+PATCH = (10, 12)
+SLICES = 9  # of two cases: 6 of 13 x 17 pixels, 3 of 10 x 12
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Prepared]:
+    """Cases whose pixels all differ, and whose labels are told by their pixels."""
+    folder = tmp_path_factory.mktemp("cases")
+    pixels = np.arange(6 * 13 * 17).reshape(6, 13, 17)
+    others = np.arange(10_000, 10_000 + 3 * 10 * 12).reshape(3, 10, 12)
+    return [save_prepared(folder / str(n), a[:, None], a % 200) for n, a in enumerate((pixels, others))]
+
+
+def make(
+    cases: list[Prepared], *, seed: int = 0, batch_size: int = 2, limit: int | None = None, augment: bool = True
+) -> Batches:
+    return Batches(cases, patch=PATCH, batch_size=batch_size, limit=limit, augment=augment, seed=seed)
+
+
+def same(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+def test_shapes_and_types(cases: list[Prepared]) -> None:
+    batches = make(cases)
+    assert len(batches) == 4  # the ninth slice would be a smaller batch
+    found = list(batches.epoch(0))
+    assert len(found) == 4
+    for images, labels in found:
+        assert (tuple(images.shape), images.dtype) == ((2, 1, *PATCH), torch.float32)
+        assert (tuple(labels.shape), labels.dtype) == ((2, *PATCH), torch.int64)
+
+
+def test_a_batch_does_not_depend_on_what_came_before(cases: list[Prepared]) -> None:
+    whole = list(make(cases).epoch(3))
+    used = make(cases)
+    list(used.epoch(0))
+    np.random.default_rng(5).normal(size=7)
+    torch.manual_seed(99)
+    assert same(list(used.epoch(3)), whole)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+def test_a_later_start_gives_the_tail_of_the_epoch(cases: list[Prepared], start: int) -> None:
+    assert same(list(make(cases).epoch(2, start=start)), list(make(cases).epoch(2))[start:])
+
+
+def test_epochs_and_seeds_differ(cases: list[Prepared]) -> None:
+    first = list(make(cases).epoch(0))
+    assert not same(first, list(make(cases).epoch(1)))
+    assert not same(first, list(make(cases, seed=1).epoch(0)))
+
+
+def test_step_seeds_differ() -> None:
+    seeds = {step_seed(seed, epoch, step) for seed in range(4) for epoch in range(8) for step in range(20)}
+    assert len(seeds) == 4 * 8 * 20
+
+
+def test_every_slice_comes_once_an_epoch(cases: list[Prepared]) -> None:
+    for epoch in (0, 1):
+        batches = list(make(cases, batch_size=3, augment=False).epoch(epoch))
+        slices = [
+            int(image.min()) // (13 * 17) if image.min() < 10_000 else int(image.min())
+            for b in batches
+            for image in b[0]
+        ]
+        assert len(set(slices)) == SLICES
+
+
+def test_crops_lie_in_the_slice_and_labels_on_their_pixels(cases: list[Prepared]) -> None:
+    corners = set()
+    for epoch in range(30):
+        for images, labels in make(cases, augment=False).epoch(epoch):
+            assert torch.equal(images[:, 0].long() % 200, labels)
+            steps = images[:, 0].diff(dim=2)
+            assert (steps == 1).all()  # rows are not torn
+            corners |= {int(image.min()) % (13 * 17) for image in images if image.min() < 10_000}
+    rows, columns = {corner // 17 for corner in corners}, {corner % 17 for corner in corners}
+    assert rows == set(range(13 - 10 + 1))  # the first and the last possible places, too
+    assert columns == set(range(17 - 12 + 1))
+
+
+def test_the_limit_draws_other_slices_each_epoch(cases: list[Prepared]) -> None:
+    batches = make(cases, limit=4, augment=False)
+    assert len(batches) == 2
+    seen = [{int(image.min()) for images, _ in batches.epoch(epoch) for image in images} for epoch in range(8)]
+    assert len({frozenset(epoch) for epoch in seen}) > 1
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 9), (4, 4), (1, 1), (100, 9)])
+def test_an_epoch_never_has_more_slices_than_the_limit(cases: list[Prepared], limit: int, expected: int) -> None:
+    batches = make(cases, batch_size=50, limit=limit)
+    assert [len(images) for images, _ in batches.epoch(0)] == [expected]
+
+
+def test_variants_see_the_same_batches(task: Task) -> None:
+    plain, scse = (make_batches(task, Settings(variant=variant)) for variant in ("none", "scse"))
+    assert same(list(plain.epoch(1)), list(scse.epoch(1)))
+
+
+def test_the_switch_of_augmentation(task: Task) -> None:
+    images, labels = next(make_batches(task, Settings(augment=False)).epoch(0))
+    stored = np.concatenate([case.images() for case in task.training])
+    assert set(images.unique().tolist()) <= set(np.unique(stored).tolist())
+    changed, moved = next(make_batches(task, Settings()).epoch(0))
+    assert not torch.equal(changed, images)
+    assert not torch.equal(moved, labels)
+
+
+# Augmentation
+
+
+def ramp(axis: int, *, size: int = 40, count: int = 64) -> Tensor:
+    """(N, size, size) of pixel indices along an axis."""
+    line = torch.arange(size)
+    return (line[:, None] if axis == 0 else line[None]).expand(count, size, size)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_move_with_their_image(axis: int) -> None:
+    labels = ramp(axis)
+    images, moved = augmented(labels[:, None].float(), labels, np.random.default_rng(0))
+    assert not torch.equal(moved, labels)
+    for image, label in zip(images[:, 0].double(), moved.double(), strict=True):
+        # the label is the rounded ramp, the image the ramp with another gain and offset
+        gain, offset = np.polyfit(label.flatten(), image.flatten(), 1)
+        assert ((image - offset) / gain - label).abs().max() < 0.9
+
+
+def test_slices_are_changed_each_in_its_own_way() -> None:
+    labels = ramp(0)
+    images, moved = augmented(labels[:, None].float(), labels, np.random.default_rng(0))
+    assert len({tuple(label.flatten().tolist()) for label in moved}) == len(labels)
+    assert len({image.mean().item() for image in images}) == len(labels)
+
+
+def test_changes_are_small_and_never_mirror() -> None:
+    for axis in (0, 1):
+        labels = ramp(axis)
+        _, moved = augmented(labels[:, None].float(), labels, np.random.default_rng(1))
+        # 10 degrees, 10 % and 5 % of the side, at the corner of a slice
+        assert (moved - labels).abs().max() <= 40 * (0.5 * (np.sin(np.deg2rad(10)) * 1.1 + 0.115) + 0.05) + 1
+        assert (moved.diff(dim=axis + 1).sum(dim=axis + 1) > 0).all()
+
+
+def test_gain_and_offset_are_small() -> None:
+    flat = torch.full((64, 1, 8, 8), 2.0)
+    images, labels = augmented(flat, torch.ones(64, 8, 8, dtype=torch.int64), np.random.default_rng(0))
+    assert 2 * 0.9 - 0.1 <= images.min() < 1.9
+    assert 2.1 < images.max() <= 2 * 1.1 + 0.1
+    assert (labels == 1).all()
+
+
+def test_large_label_numbers_survive() -> None:
+    labels = torch.full((4, 8, 8), 255)
+    _, moved = augmented(torch.zeros(4, 1, 8, 8), labels, np.random.default_rng(0))
+    assert torch.equal(moved, labels)

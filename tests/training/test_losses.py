@@ -1,0 +1,93 @@
+"""The loss against torch's and MONAI's own, each switch, and class weights worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from monai.losses import DiceLoss
+from torch import Tensor, nn
+
+from scse.training.losses import SegmentationLoss, class_frequencies, median_frequency_weights
+from scse.training.run import make_loss
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+CLASSES = 4
+WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.0])
+
+
+def batch(*axes: int) -> tuple[Tensor, Tensor]:
+    """Logits (2, classes, *axes) and labels in which the last class never occurs."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, CLASSES, *axes, generator=generator)
+    return logits, torch.randint(0, CLASSES - 1, (2, *axes), generator=generator)
+
+
+def dice_by_hand(logits: Tensor, labels: Tensor) -> float:
+    """1 - mean soft Dice of the classes over the whole batch, written out."""
+    p = logits.softmax(1).numpy()
+    y = np.stack([(labels == k).numpy() for k in range(CLASSES)], 1)
+    axes = (0, *range(2, p.ndim))
+    dice = (2 * (p * y).sum(axes) + 1e-5) / (p.sum(axes) + y.sum(axes) + 1e-5)
+    return float(1 - dice.mean())
+
+
+@pytest.mark.parametrize("axes", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_plus_dice(axes: tuple[int, ...], weights: Tensor | None) -> None:
+    logits, labels = batch(*axes)
+    entropy = nn.functional.cross_entropy(logits, labels, weight=weights)
+    dice = DiceLoss(softmax=True, to_onehot_y=True, batch=True)(logits, labels[:, None])
+    torch.testing.assert_close(SegmentationLoss("ce+dice", weights=weights)(logits, labels), entropy + dice)
+    torch.testing.assert_close(SegmentationLoss("ce", weights=weights)(logits, labels), entropy)
+    torch.testing.assert_close(SegmentationLoss("dice", weights=weights)(logits, labels), dice)
+    assert dice.item() == pytest.approx(dice_by_hand(logits, labels), rel=1e-5)
+
+
+def test_cross_entropy_written_out() -> None:
+    logits, labels = batch(3, 3)
+    chosen = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
+    expected = -(WEIGHTS[labels] * chosen).sum() / WEIGHTS[labels].sum()
+    torch.testing.assert_close(SegmentationLoss("ce", weights=WEIGHTS)(logits, labels), expected)
+
+
+@pytest.mark.parametrize("loss", ["ce+dice", "ce", "dice"])
+def test_right_answers_cost_less_and_gradients_flow(loss: str) -> None:
+    logits, labels = batch(4, 4)
+    logits.requires_grad_()
+    criterion = SegmentationLoss(loss)
+    criterion(logits, labels).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0
+    right = 20 * nn.functional.one_hot(labels, CLASSES).movedim(-1, 1).float()
+    # the class that never occurs has a Dice of its own smoothing
+    assert criterion(right, labels) < 0.1 < criterion(logits, labels)
+
+
+def test_median_frequency_weights_by_hand() -> None:
+    # the median of 100, 20, 10, 5 and 1 is 10
+    weights = median_frequency_weights(np.array([100, 20, 10, 5, 1]))
+    torch.testing.assert_close(weights, torch.tensor([0.1, 0.5, 1, 2, 10]))
+    assert weights.dtype == torch.float32
+
+
+def test_absent_classes_weigh_nothing_and_do_not_move_the_median() -> None:
+    # the median of 90, 30 and 10 is 30; with the absent classes it would be 10
+    weights = median_frequency_weights(np.array([90, 0, 30, 10, 0]))
+    torch.testing.assert_close(weights, torch.tensor([1 / 3, 0, 1, 3, 0]))
+
+
+def test_frequencies_count_all_slices_of_all_cases(task: Task) -> None:
+    labels = np.concatenate([case.labels() for case in task.training])
+    expected = [(labels == index).sum() for index in range(5)]
+    assert class_frequencies(task.training, 5).tolist() == expected
+
+
+def test_switches_of_the_settings(task: Task) -> None:
+    weights = median_frequency_weights(class_frequencies(task.training, 3))
+    both = make_loss(task, Settings())
+    assert set(both.terms) == {"ce", "dice"}
+    torch.testing.assert_close(both.terms["ce"].weight, weights)
+    assert make_loss(task, Settings(class_weights="none")).terms["ce"].weight is None
+    assert set(make_loss(task, Settings(loss="dice")).terms) == {"dice"}
+    assert set(make_loss(task, Settings(loss="ce")).terms) == {"ce"}

@@ -1,0 +1,115 @@
+"""The record of a run: going on with anything else is refused, and a run goes on without its data set."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from scse.data.prepared import Prepared
+from scse.errors import DataError
+from scse.training.record import RECORD, RunRecord, check_record, prepared_task, read_record
+from scse.training.run import StoppedError, resume, train
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+SETTINGS = Settings(width=4, depth=2, epochs=2, slices_per_epoch=10, batch_size=5, precision="32")
+
+
+def record(task: Task, **changes: Any) -> RunRecord:
+    return RunRecord.of(task, SETTINGS.model_copy(update=changes))
+
+
+def test_the_same_run_is_let_go_on(task: Task, tmp_path: Path) -> None:
+    check_record(tmp_path, record(task))
+    before = (tmp_path / RECORD).read_bytes()
+    check_record(tmp_path, record(task))
+    assert (tmp_path / RECORD).read_bytes() == before
+    assert read_record(tmp_path) == record(task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, "holds a run with settings epochs = 2, asked for is 3; ask for the same as before, or choose"),
+        ({"variant": "cse"}, "settings variant = 'none', asked for is 'cse'; .* another folder with -o"),
+        ({"learning_rate": 0.1}, "settings learning_rate = 0.003, asked for is 0.1"),
+    ],
+)
+def test_other_settings_are_refused(task: Task, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    check_record(tmp_path, record(task))
+    with pytest.raises(DataError, match=message) as caught:
+        check_record(tmp_path, record(task, **changes))
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_other_data_is_refused(task: Task, tmp_path: Path) -> None:
+    check_record(tmp_path, record(task))
+    fewer = Task(task.training[:2], task.held_out, task.recipe, task.structures)
+    renamed = Task(task.training, task.held_out, task.recipe, {"left": 3, "top": 300})
+    resampled = Task(task.training, task.held_out, task.recipe.model_copy(update={"spacing": (2, 2)}), task.structures)
+    first = task.training[0]
+    changed = Task(
+        [Prepared(first.name, first.folder.parent / "other"), *task.training[1:]],
+        task.held_out,
+        task.recipe,
+        task.structures,
+    )
+    for other, message in (
+        (fewer, "training c = 'c', asked for is None"),
+        (renamed, "structures right = 300, asked for is None"),
+        (resampled, r"recipe spacing = None, asked for is \[2"),
+        (changed, "training a = 'a', asked for is 'other'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_record(tmp_path, record(other))
+
+
+def test_train_refuses_a_folder_of_another_run(task: Task, tmp_path: Path) -> None:
+    check_record(tmp_path, record(task))
+    with pytest.raises(DataError, match="settings seed = 0, asked for is 7"):
+        train(task, SETTINGS.model_copy(update={"seed": 7}), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {"epochs": "many"}}'])
+def test_a_damaged_record_is_named(task: Task, tmp_path: Path, content: str) -> None:
+    (tmp_path / RECORD).write_text(content)
+    for read in (lambda: read_record(tmp_path), lambda: check_record(tmp_path, record(task))):
+        with pytest.raises(DataError, match=r"run\.json: is no record of a run"):
+            read()
+
+
+def test_a_record_of_an_unknown_network_is_named(task: Task, tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text(record(task).model_dump_json().replace('"unet"', '"vnet"'))
+    with pytest.raises(DataError, match=r"run\.json: is no record of a run"):
+        read_record(tmp_path)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=f"{folder.name}: holds no run, run.json is missing; give the folder"):
+            resume(folder)
+
+
+def test_the_task_comes_back_from_the_record(task: Task, cache: Path) -> None:
+    assert prepared_task(record(task), cache) == task
+
+
+def test_a_stopped_run_goes_on_without_its_data_set(task: Task, cache: Path, tmp_path: Path) -> None:
+    train(task, SETTINGS, tmp_path / "whole")
+    steps = iter([False, False, True])
+    with pytest.raises(StoppedError):
+        train(task, SETTINGS, tmp_path / "parts", stop=lambda: next(steps))
+    segmenter = resume(tmp_path / "parts", cache=cache)
+    assert segmenter.structures == task.structures
+    whole, parts = (load_file(tmp_path / n / "segmenter" / "weights.safetensors") for n in ("whole", "parts"))
+    assert all((whole[key] == parts[key]).all() for key in whole)
+
+
+def test_prepared_arrays_that_are_gone_are_named(task: Task, cache: Path, tmp_path: Path) -> None:
+    check_record(tmp_path / "run", record(task))
+    shutil.copytree(cache, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache" / "d")
+    with pytest.raises(DataError, match="cache/d: the prepared arrays of case d are gone; train on the data set again"):
+        resume(tmp_path / "run", cache=tmp_path / "cache")

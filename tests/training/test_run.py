@@ -1,0 +1,244 @@
+"""A run from a folder of scans to a segmenter: it learns, writes its logs, and refuses what it cannot do."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from datasets import save_prepared, write_nnunet, write_pictures
+from scse.data.files import read_image, read_label
+from scse.data.inspection import checked
+from scse.data.recipe import Recipe
+from scse.errors import DataError
+from scse.evaluation.scores import dice_scores
+from scse.segmenter import Segmenter
+from scse.training.loop import held_out_dice
+from scse.training.run import (
+    CHECKPOINT,
+    LOG,
+    StoppedError,
+    new_fabric,
+    new_state,
+    resolve_precision,
+    resume,
+    train,
+    train_on,
+)
+from scse.training.settings import Settings
+from scse.training.task import MONITORED, Task, make_task
+
+TINY: dict[str, Any] = {"width": 4, "depth": 2, "learning_rate": 0.02, "precision": "32"}
+VALUES = (300, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nnunet(tmp_path_factory.mktemp("data") / "set", cases=3, tests=2, values=VALUES)
+
+
+@pytest.fixture(scope="module")
+def learned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Mapping[str, Any]]]:
+    """The folder of a finished run and all that it told."""
+    out, told = tmp_path_factory.mktemp("run"), []
+    train_on(folder, out=out, settings={**TINY, "epochs": 4}, cache=out / "cache", on_event=told.append)
+    return out, told
+
+
+Learned = tuple[Path, list[Mapping[str, Any]]]
+
+
+def test_it_learns(folder: Path, learned: Learned) -> None:
+    rows = [json.loads(line) for line in (learned[0] / LOG).read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+    assert rows[-1]["dice"] > 0.5
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    segmenter = Segmenter.load(learned[0])
+    for case in ("t0", "t1"):
+        found = segmenter.predict_image(read_image([folder / f"imagesTs/{case}_0000.nii.gz"]))
+        assert dice_scores(found, read_label(folder / f"labelsTs/{case}.nii.gz").array, sorted(VALUES)).min() > 0.5
+
+
+def test_what_is_told(learned: Learned) -> None:
+    _, told = learned
+    kinds = list(dict.fromkeys(event["event"] for event in told))
+    assert kinds == ["progress", "plan", "step", "epoch"]
+    assert [(event["what"], event["done"]) for event in told if event["event"] == "progress"] == [
+        *(("inspect", done) for done in range(1, 6)),
+        *(("prepare", done) for done in range(1, 6)),
+    ]
+    plan = dict(next(event for event in told if event["event"] == "plan")["rows"])
+    assert plan["cases"] == "3 for training, 2 watched"
+    assert plan["view"] == "coronal"
+    steps = [event for event in told if event["event"] == "step"]
+    assert len(steps) == 4 * (3 * 28 // 8)
+    assert all(event["images_per_second"] > 0 for event in steps)
+    assert steps[-1]["seconds_left"] == 0
+
+
+def test_the_log_is_what_was_told_and_what_the_checkpoint_holds(learned: Learned) -> None:
+    out, told = learned
+    rows = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    assert rows == [dict(event) for event in told if event["event"] == "epoch"]
+    assert set(rows[0]) == {"event", "epoch", "loss", "dice", "seconds", "learning_rate"}
+
+
+def test_tensorboard_events(learned: Learned) -> None:
+    out, _ = learned
+    rows = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    board = EventAccumulator(str(out)).Reload()
+    assert set(board.Tags()["scalars"]) == {"loss", "dice", "learning_rate", "seconds"}
+    for name in ("loss", "dice"):
+        assert [event.step for event in board.Scalars(name)] == [1, 2, 3, 4]
+        assert [event.value for event in board.Scalars(name)] == pytest.approx([row[name] for row in rows])
+
+
+def test_the_segmenter_knows_how_it_was_made(learned: Learned) -> None:
+    segmenter = Segmenter.load(learned[0])
+    assert segmenter.structures == {"left": 300, "right": 3}
+    assert segmenter.settings == {**Settings(**TINY, epochs=4).model_dump(), "precision": "32"}
+    assert (segmenter.name, segmenter.variant, segmenter.arguments["classes"]) == ("unet", "none", 3)
+
+
+def test_pictures_are_learned_too(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "set", cases=10, values=(7, 255))
+    settings = {**TINY, "epochs": 20, "batch_size": 4, "variant": "scse"}
+    segmenter = train_on(folder, out=tmp_path / "run", settings=settings, cache=tmp_path / "cache")
+    found = segmenter.predict(folder / "images/p0.png")
+    assert dice_scores(found, read_label(folder / "masks/p0.png").array, [7, 255]).min() > 0.5
+
+
+def test_a_fold_holds_its_test_cases_out(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path / "set", cases=4, shape=(9, 4, 9))
+    (folder / "splits_final.json").write_text(
+        json.dumps([{"train": ["c0", "c1"], "val": ["c2"]}, {"train": ["c3"], "val": ["c0", "c1"]}])
+    )
+    settings = {**TINY, "epochs": 1, "batch_size": 4}
+    train_on(folder, out=tmp_path / "run", settings=settings, fold=1, cache=tmp_path / "cache")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (list(record["training"]), list(record["held_out"])) == (["c3"], ["c0", "c1"])
+    with pytest.raises(ValueError, match="fold must be from 0 to 1, got 2"):
+        train_on(folder, out=tmp_path / "other", fold=2, cache=tmp_path / "cache")
+
+
+def test_bad_cases_are_refused_or_left_out(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path / "set", cases=5, tests=1, shape=(9, 4, 9))
+    (folder / "imagesTr/c1_0000.nii.gz").write_bytes(b"no image")
+    where = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    with pytest.raises(DataError, match="1 problems found"):
+        train_on(folder, **where)
+    train_on(folder, settings={**TINY, "epochs": 1, "batch_size": 4}, skip_bad=True, **where)
+    assert "c1" not in (tmp_path / "run" / "run.json").read_text()
+
+
+def test_wrong_settings_are_told_before_a_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="network must be one of"):
+        train_on(tmp_path / "nowhere", out=tmp_path / "run", settings={"network": "vnet"})
+
+
+def test_a_run_stopped_while_reading_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match=r"stopped after 1 of 5 \(inspect\)"):
+        train_on(folder, out=tmp_path / "run", cache=tmp_path / "cache", stop=lambda: True)
+
+
+def test_a_second_call_goes_on(folder: Path, tmp_path: Path) -> None:
+    call: dict[str, Any] = {"out": tmp_path / "run", "cache": tmp_path / "cache", "settings": {**TINY, "epochs": 1}}
+    calls = iter(range(100))
+    with pytest.raises(StoppedError, match="stopped in epoch 1 of 1"):
+        train_on(folder, **call, stop=lambda: next(calls) == 12)  # 5 inspected, 5 prepared, 3 steps
+    assert (tmp_path / "run" / CHECKPOINT).exists()
+    steps: list[int] = []
+    segmenter = resume(
+        tmp_path / "run", cache=tmp_path / "cache", on_event=lambda event: steps.append(event.get("step", 0))
+    )
+    assert steps[0] == 4
+    assert train_on(folder, **call).structures == segmenter.structures
+
+
+def test_only_some_held_out_cases_are_watched(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path / "set", cases=1, tests=MONITORED + 2, shape=(9, 4, 9))
+    inspection, dataset = checked(folder)
+    recipe = Recipe.derive(inspection.facts)
+    task = make_task(
+        inspection, training=dataset.cases, held_out=dataset.test_cases, recipe=recipe, cache=tmp_path / "cache"
+    )
+    assert [case.name for case in task.training] == ["c0"]
+    assert [case.name for case in task.held_out] == [f"t{n}" for n in range(MONITORED)]
+    assert task.classes == 3
+
+
+class Copy(torch.nn.Module):
+    """A network that reads the class off the image's pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(x[:, 0].long(), 3).movedim(-1, 1).float()
+
+
+def test_held_out_dice_is_the_mean_over_cases_and_present_structures(tmp_path: Path) -> None:
+    right = np.zeros((5, 8, 8))
+    right[:, 2:6, 2:6] = 1
+    half = right.copy()
+    half[:, 4:6] = 0  # Dice 2 * 8 / (8 + 16)
+    cases = [save_prepared(tmp_path / "a", right[:, None], right), save_prepared(tmp_path / "b", half[:, None], right)]
+    fabric = new_fabric(Settings(precision="32"))
+    network = Copy().train()
+    found = held_out_dice(network, cases, 3, batch_size=2, fabric=fabric)
+    assert found == pytest.approx((1 + 2 / 3) / 2)
+    assert not network.training
+    empty = [save_prepared(tmp_path / "c", 0 * right[:, None], 0 * right)]
+    assert math.isnan(held_out_dice(network, empty, 3, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, [], 3, batch_size=2, fabric=fabric))
+
+
+def test_a_run_without_held_out_cases(task: Task, tmp_path: Path) -> None:
+    alone = Task(task.training, [], task.recipe, task.structures)
+    segmenter = train(alone, Settings(**TINY, epochs=1, slices_per_epoch=8), tmp_path)
+    assert segmenter.arguments["classes"] == 3
+
+
+def test_bfloat16(task: Task, tmp_path: Path) -> None:
+    chosen = Settings(**{**TINY, "precision": "bf16"}, epochs=2, batch_size=4)
+    segmenter = train(task, chosen, tmp_path)
+    assert segmenter.settings["precision"] == "bf16"
+    assert {value.dtype for value in segmenter.network.parameters()} == {torch.float32}
+    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert losses[1] < losses[0]
+
+
+def test_automatic_precision_is_one_of_both() -> None:
+    assert resolve_precision("auto") in {"32", "bf16"}
+    assert (resolve_precision("32"), resolve_precision("bf16")) == ("32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"schedule": "one-cycle"}, None),
+        ({"schedule": "steps", "step_epochs": 2, "optimizer": "sgd"}, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01]),
+    ],
+)
+def test_schedules(task: Task, schedule: dict[str, Any], expected: list[float] | None) -> None:
+    chosen = Settings(**{**TINY, **schedule, "learning_rate": 1, "epochs": 5})
+    state, rates = new_state(task, chosen, steps=2), []
+    for _ in range(5 * 2):
+        rates.append(state.optimizer.param_groups[0]["lr"])
+        state.optimizer.step()
+        state.schedule.step()
+    if expected is not None:
+        assert rates[:9] == pytest.approx(expected)
+    else:
+        assert max(rates) == pytest.approx(1, abs=0.1)
+        assert rates[0] < 0.1
+        assert rates[-1] < 0.1
+
+
+def test_sgd_has_momentum_and_decay(task: Task) -> None:
+    chosen = Settings(**TINY, optimizer="sgd", momentum=0.9, weight_decay=0.3)
+    [group] = new_state(task, chosen, steps=2).optimizer.param_groups
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 0.3, False)

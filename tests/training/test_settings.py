@@ -1,0 +1,65 @@
+"""Settings: presets, replaced fields, and refusals that name the field, the value and what is allowed."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from scse.training.settings import PRESETS, Settings, make_settings
+
+
+def test_quick_is_the_default() -> None:
+    assert make_settings("quick") == Settings()
+
+
+def test_paper_is_the_published_training() -> None:
+    paper = make_settings("paper")
+    assert (paper.width, paper.depth, paper.kernel_size) == (64, 4, 5)
+    assert (paper.optimizer, paper.momentum, paper.weight_decay, paper.batch_size) == ("sgd", 0.95, 1e-4, 4)
+    assert (paper.loss, paper.class_weights, paper.slices_per_epoch) == ("ce+dice", "median-frequency", None)
+
+
+def test_fields_of_a_preset_are_replaced() -> None:
+    chosen = make_settings("paper", {"epochs": 2, "variant": "sse"})
+    assert chosen == PRESETS["paper"].model_copy(update={"epochs": 2, "variant": "sse"})
+
+
+def test_values_typed_as_text_are_understood() -> None:
+    chosen = make_settings("quick", {"width": "16", "learning_rate": "1e-2", "augment": "false"})
+    assert (chosen.width, chosen.learning_rate, chosen.augment) == (16, 0.01, False)
+
+
+def test_json_round_trip() -> None:
+    chosen = make_settings("paper", {"learning_rate": 0.1 + 0.2})
+    assert Settings.model_validate_json(chosen.model_dump_json()) == chosen
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"widht": 3}, r"widht: .*not permitted, got 3 \(settings are network, variant, width"),
+        ({"width": 0}, "width: .*greater than or equal to 1, got 0"),
+        ({"epochs": 1.5}, "epochs: .*integer.*, got 1.5"),
+        ({"learning_rate": "fast"}, "learning_rate: .*number.*, got 'fast'"),
+        ({"optimizer": "adam"}, "optimizer: .*'adamw' or 'sgd', got 'adam'"),
+        ({"loss": "dice+ce"}, r"loss: .*'ce\+dice'.*, got 'dice\+ce'"),
+        ({"momentum": 1}, "momentum: .*less than 1, got 1"),
+        ({"seed": -1}, "seed: "),
+        ({"network": "vnet"}, r"settings: network must be one of 'unet', 'sdnet', 'densenet', got 'vnet' \(settings"),
+        ({"variant": "SE"}, r"settings: variant must be one of 'none', 'cse', .*, got 'SE' \(settings"),
+        ({"width": 0, "depth": 0}, "width: .*; depth: "),
+    ],
+)
+def test_wrong_settings_are_refused(replaced: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_settings("quick", replaced)
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(ValueError, match="preset must be one of 'quick', 'paper', got 'slow'"):
+        make_settings("slow")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().width = 3  # type: ignore[misc]

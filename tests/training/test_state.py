@@ -1,0 +1,154 @@
+"""The checkpoint: interrupted and resumed training ends in the very weights of uninterrupted training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scse.errors import DataError
+from scse.training.run import CHECKPOINT, LOG, StoppedError, new_state, train
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+STEPS = 4  # an epoch: 20 slices, 5 at a time
+QUICK = {"width": 4, "depth": 2, "epochs": 3, "slices_per_epoch": 20, "batch_size": 5, "precision": "32"}
+PAPER = {"optimizer": "sgd", "schedule": "steps", "step_epochs": 1, "learning_rate": 0.05, "augment": False}
+RUNS = {
+    "unet, adamw, one cycle": {"network": "unet", "variant": "scse"},
+    "sdnet, sgd, steps": {"network": "sdnet", **PAPER},
+    "densenet, sgd without momentum": {"network": "densenet", "variant": "cse", **PAPER, "momentum": 0},
+}
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_validate({**QUICK, **changes})
+
+
+def stop_at(*steps: int) -> Callable[[], bool]:
+    """Stops after these steps, counted over all calls."""
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) in steps
+
+
+def finish(task: Task, chosen: Settings, folder: Path, stop: Callable[[], bool] = lambda: False) -> int:
+    """Train to the end, going on after every stop; returns the number of stops."""
+    for stops in range(100):
+        try:
+            train(task, chosen, folder, stop=stop)
+        except StoppedError:
+            continue
+        return stops
+    raise AssertionError("never done")
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def without_time(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_resumed_training_is_uninterrupted_training_bit_for_bit(task: Task, tmp_path: Path, run: str) -> None:
+    chosen = settings(**RUNS[run])
+    finish(task, chosen, tmp_path / "whole")
+    # in the middle of an epoch, at an epoch's last step, at once again, and at the very last step
+    stops = finish(task, chosen, tmp_path / "parts", stop_at(2, STEPS, STEPS + 1, 2 * STEPS + 2, 3 * STEPS))
+    assert stops == 5
+    whole, parts = (load_file(tmp_path / name / "segmenter" / "weights.safetensors") for name in ("whole", "parts"))
+    assert same(whole, parts)
+    assert same(load_file(tmp_path / "whole" / CHECKPOINT), load_file(tmp_path / "parts" / CHECKPOINT))
+    assert without_time(log_of(tmp_path / "whole")) == without_time(log_of(tmp_path / "parts"))
+    assert [row["epoch"] for row in log_of(tmp_path / "parts")] == [1, 2, 3]
+
+
+def test_the_checkpoint_is_safetensors_and_json(task: Task, tmp_path: Path) -> None:
+    finish(task, settings(epochs=1), tmp_path)
+    with safe_open(tmp_path / CHECKPOINT, framework="np") as file:
+        keys, rest = set(file.keys()), json.loads(file.metadata()["state"])
+    assert {key.split(".")[0] for key in keys} == {"network", "optimizer"}
+    assert rest["clock"]["epoch"] == 1
+    assert len(rest["clock"]["history"]) == 1
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    assert written == {CHECKPOINT, LOG, "run.json", "weights.safetensors", "segmenter.json"}
+
+
+def test_the_log_is_brought_back_to_the_checkpoint(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(task, settings(), tmp_path, stop=stop_at(STEPS + 1))
+    with (tmp_path / LOG).open("a") as log:  # as if killed between log and checkpoint
+        log.write('{"event": "epoch", "epoch": 2, "loss": 9.0, "dice": 0.0, "seconds": 1.0, "learning_rate": 1.0}\n')
+    finish(task, settings(), tmp_path)
+    rows = log_of(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[1]["loss"] < 9
+
+
+def test_a_run_without_its_checkpoint_starts_anew_with_a_new_log(task: Task, tmp_path: Path) -> None:
+    finish(task, settings(), tmp_path)
+    before = without_time(log_of(tmp_path))
+    (tmp_path / CHECKPOINT).unlink()
+    finish(task, settings(), tmp_path)
+    assert without_time(log_of(tmp_path)) == before
+
+
+def test_a_finished_run_stays_as_it_is(task: Task, tmp_path: Path) -> None:
+    finish(task, settings(epochs=1), tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    train(task, settings(epochs=1), tmp_path, stop=lambda: pytest.fail("a step was made"))
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def damage(kind: str, path: Path) -> None:
+    content = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "text":
+        path.write_text("no checkpoint")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    else:  # sound safetensors without the state
+        save_file({"network.weight": torch.zeros(2)}, path)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "foreign"])
+def test_a_damaged_checkpoint_is_named(task: Task, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(StoppedError, match=r"stopped in epoch 1 of 3; its state is in .*checkpoint"):
+        train(task, settings(), tmp_path, stop=stop_at(1))
+    damage(kind, tmp_path / CHECKPOINT)
+    with pytest.raises(DataError, match=r"checkpoint\.safetensors: is no checkpoint of this run .*; delete it"):
+        train(task, settings(), tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(task: Task, tmp_path: Path) -> None:
+    new_state(task, settings(), steps=STEPS).save(tmp_path / CHECKPOINT)
+    with pytest.raises(DataError, match="is no checkpoint of this run"):
+        new_state(task, settings(variant="cse"), steps=STEPS).load(tmp_path / CHECKPOINT)
+
+
+@pytest.mark.parametrize("network", ["unet", "sdnet", "densenet"])
+def test_variants_share_all_weights_of_the_plain_network_at_the_start(task: Task, network: str) -> None:
+    states = {
+        variant: new_state(task, settings(network=network, variant=variant), steps=STEPS).network.state_dict()
+        for variant in ("none", "cse", "sse", "scse")
+    }
+    plain = states["none"]
+    for variant in ("cse", "sse", "scse"):
+        assert same(plain, {key: states[variant][key] for key in plain})
+        assert len(states[variant]) > len(plain)
+
+
+def test_seeds_differ_at_the_start(task: Task) -> None:
+    first, second = (new_state(task, settings(seed=seed), steps=STEPS).network.state_dict() for seed in (0, 1))
+    assert not same(first, second)
