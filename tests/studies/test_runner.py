@@ -321,7 +321,7 @@ def test_broken_data_is_refused_before_anything_is_trained(quick, tmp_path):
     data = write_nnunet(tmp_path / "data", cases=3, tests=1, shape=SHAPE)
     bad = save_nifti(data / "labelsTr" / "c1.nii.gz", np.zeros(SHAPE, np.uint8))
     problem = inspect(scse.Dataset.open(data)).problems[0]
-    with pytest.raises(DataError, match="problems found") as refused:
+    with pytest.raises(DataError, match="problem found") as refused:
         quick(data, tmp_path / "out")
     assert problem.file == bad
     assert problem.message in str(refused.value)

@@ -131,7 +131,7 @@ def test_bad_cases_are_refused_or_left_out(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "set", cases=5, tests=1, shape=(9, 4, 9))
     (folder / "imagesTr/c1_0000.nii.gz").write_bytes(b"no image")
     where = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
-    with pytest.raises(DataError, match="1 problems found"):
+    with pytest.raises(DataError, match="1 problem found"):
         train_on(folder, **where)
     train_on(folder, settings={**TINY, "epochs": 1, "batch_size": 4}, skip_bad=True, **where)
     assert "c1" not in (tmp_path / "run" / "run.json").read_text()

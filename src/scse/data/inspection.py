@@ -421,7 +421,7 @@ def checked(
         shown = "\n".join(f"  {problem.message}" for problem in problems[:SHOWN])
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         remedy = f"mend them (scse inspect {path} lists all), or leave these cases out with --skip-bad"
-        raise DataError(f"{path}: {len(problems)} problems found; {remedy}:\n{shown}{more}")
+        raise DataError(f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)} found; {remedy}:\n{shown}{more}")
     dataset = inspection.good()
     if not dataset.cases:
         raise DataError(f"{path}: no training case is left to use; found {len(problems)} problems, mend them first")
