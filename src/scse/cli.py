@@ -256,11 +256,15 @@ def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
 
 
 def _watched(run: Any, *, again: Callable[[], str]) -> Any:
+    import logging
+
     from scse.allocator import keep_large_blocks
     from scse.console import Watcher, stop_on_signal
     from scse.training.run import StoppedError
 
     keep_large_blocks()
+    # it announces the precision at every run; the plan says it once
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     console = _console()
     with stop_on_signal(console) as stop, Watcher(console) as watch:
         try:
