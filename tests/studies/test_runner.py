@@ -384,6 +384,6 @@ def test_without_a_data_set_the_cohort_is_simulated_once_and_named_so(quick, coh
     assert len(cohort) == 1
     facts = quick.reported["facts"]
     assert facts.simulated
-    assert facts.dataset == COHORT_NAME
+    assert facts.dataset == f"the {COHORT_NAME}"
     assert facts.caveats[0] == SIMULATED_NOTE
     assert ("spacing in the plane", "2 mm x 2 mm") in facts.recipe

@@ -158,7 +158,7 @@ class Recipe(BaseModel):
     def restore(self, probabilities: Tensor, grid: Grid) -> NDArray[np.uint8]:
         """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) of the image's own grid.
 
-        Probabilities are brought up, not labels: labels brought up lose about ten points of Dice at 2 : 1.
+        Probabilities are brought up, not labels, whose staircase edges would cost Dice.
         """
         height, width = grid.resampled
         probabilities = probabilities[..., :height, :width]

@@ -266,7 +266,7 @@ def _facts(plan: _Plan, path: Path, *, notes: Sequence[str], simulated: bool, se
     rows += [("precision", resolve_precision(plan.settings.precision))]
     return StudyFacts(
         title="A study of squeeze & excitation",
-        dataset="the simulated cohort" if simulated else plan.dataset.name,
+        dataset=f"the {COHORT_NAME}" if simulated else plan.dataset.name,
         simulated=simulated,
         training_cases=len(first.training),
         test_cases=len({case.name for fold in plan.folds for case in fold.test}),
