@@ -1,10 +1,12 @@
 """What a person sees while something runs: progress bars in a terminal, plain lines in a log."""
 
+from __future__ import annotations
+
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from scse.training.loop import Event
+if TYPE_CHECKING:  # else `scse inspect` would wait for torch and MONAI, which it does not need
+    from scse.training.loop import Event
 
 WHAT = {
     "simulate": "simulating subjects",
