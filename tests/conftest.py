@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where real data lies, if it is there."""
+"""What all tests share: where real data lies, and the table of real networks that a test run can write."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,45 @@ from pathlib import Path
 import pytest
 
 DATA = Path(os.environ.get("SCSE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+TABLE_COMMAND = "uv run pytest tests/attachment/test_models.py --write-table docs/models.md"
+TABLE_HEAD = f"""# Networks that `attach` is tested on
+
+Random weights, `scse.attach(network, "scse")` with `to="auto"`, CPU. Full graph means `fullgraph=True`, captured
+forward and backward (`aot_eager`); exports agree with the network to 1e-4; DDP runs without
+`find_unused_parameters`. Written by `{TABLE_COMMAND}`.
+
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-table", type=Path, help="write the table of real networks and checks to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--write-table")
+    if path is not None and not hasattr(config, "workerinput"):  # workers report to the main process
+        config.pluginmanager.register(TableWriter(path))
+
+
+class TableWriter:
+    """Collects what the tests of real networks recorded; a test that failed leaves its cell empty."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[tuple[str, str], str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for key, cell in report.user_properties:
+            if key == "cell" and report.when == "call":
+                row, column, found = cell
+                self.cells[tuple(row), tuple(column)] = found
+
+    def pytest_sessionfinish(self) -> None:
+        # rows and columns are (place, name), because workers end in any order
+        rows, columns = (sorted({cell[axis] for cell in self.cells}) for axis in (0, 1))
+        lines = [["network", *(name for _, name in columns)], ["---"] * (len(columns) + 1)]
+        lines += [[row[1], *(self.cells.get((row, column), "") for column in columns)] for row in rows]
+        self.path.write_text(TABLE_HEAD + "".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
 @pytest.fixture(scope="session")

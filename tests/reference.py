@@ -10,12 +10,24 @@ def sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def channel_gate(u, w1, b1, w2, b2):
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0.0),
+    "silu": lambda x: x * sigmoid(x),
+    "leaky-relu": lambda x: np.where(x > 0, x, 0.01 * x),
+}
+GATES = {
+    "sigmoid": sigmoid,
+    "hard-sigmoid": lambda x: np.clip(x / 6 + 0.5, 0.0, 1.0),
+    "relu": lambda x: np.maximum(x, 0.0),
+}
+
+
+def channel_gate(u, w1, b1, w2, b2, *, activation="relu", gate="sigmoid"):
     """Mean over all positions of a channel, two dense layers with a ReLU between, sigmoid: (N, C)."""
     gates = np.empty(u.shape[:2])
     for n, sample in enumerate(u):
         z = np.array([channel.sum() / channel.size for channel in sample])
-        gates[n] = sigmoid(w2 @ np.maximum(w1 @ z + b1, 0.0) + b2)
+        gates[n] = GATES[gate](w2 @ ACTIVATIONS[activation](w1 @ z + b1) + b2)
     return gates
 
 
@@ -24,9 +36,9 @@ def spatial_gate(u, w, b):
     return sigmoid(np.einsum("c,nc...->n...", w.ravel(), u) + b)
 
 
-def cse(u, w1, b1, w2, b2, *, scale=1.0):
-    gate = scale * channel_gate(u, w1, b1, w2, b2)
-    return np.einsum("nc...,nc->nc...", u, gate)
+def cse(u, w1, b1, w2, b2, *, activation="relu", gate="sigmoid", scale=1.0):
+    gates = scale * channel_gate(u, w1, b1, w2, b2, activation=activation, gate=gate)
+    return np.einsum("nc...,nc->nc...", u, gates)
 
 
 def sse(u, w, b, *, scale=1.0):

@@ -16,16 +16,19 @@ from torch import nn
 import reference
 from scse import ChannelSE, ConcurrentSE, SpatialSE
 from scse.blocks import BLOCKS, VARIANTS
+from scse.formulas import ACTIVATIONS, GATES
 
 CASES = {
     "cse": ChannelSE,
+    "silu-hard": partial(ChannelSE, activation="silu", gate="hard-sigmoid"),
+    "leaky-relu": partial(ChannelSE, activation="leaky-relu", gate="relu"),
     "sse": SpatialSE,
     "add": ConcurrentSE,
     "max": partial(ConcurrentSE, aggregation="max"),
     "multiply": partial(ConcurrentSE, aggregation="multiply"),
     "concat": partial(ConcurrentSE, aggregation="concat"),
 }
-WITH_IDENTITY = ["cse", "sse", "add", "max"]
+WITH_IDENTITY = ["cse", "silu-hard", "sse", "add", "max"]
 SPACES = {"1d": (9,), "2d": (5, 7), "3d": (3, 4, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -59,7 +62,7 @@ def expected(block, x):
     u = x.detach().double().numpy()
     match block:
         case ChannelSE():
-            return reference.cse(u, *channel(block), scale=block.scale)
+            return reference.cse(u, *channel(block), activation=block.activation, gate=block.gate, scale=block.scale)
         case SpatialSE():
             return reference.sse(u, *layer(block.project), scale=block.scale)
         case ConcurrentSE():
@@ -88,6 +91,21 @@ def test_variants_are_named_in_the_order_of_the_paper():
         (lambda: ChannelSE(True), "channels must be a whole number of at least 1, got True"),
         (lambda: ChannelSE(4, reduction=0), "reduction must be a whole number of at least 1, got 0"),
         (lambda: ChannelSE(4, reduction=0.5), "reduction must be a whole number of at least 1, got 0.5"),
+        (lambda: ChannelSE(4, hidden=0), "hidden must be a whole number of at least 1, got 0"),
+        (
+            lambda: ChannelSE(4, reduction=4, hidden=1),
+            "reduction and hidden both say how wide the hidden layer is, got reduction=4 and hidden=1; "
+            "give one of them",
+        ),
+        (
+            lambda: ChannelSE(4, activation="gelu"),
+            "activation must be one of 'relu', 'silu', 'leaky-relu', got 'gelu'",
+        ),
+        (lambda: ChannelSE(4, gate="tanh"), "gate must be one of 'sigmoid', 'hard-sigmoid', 'relu', got 'tanh'"),
+        (
+            lambda: ChannelSE(4, gate="relu", identity=True),
+            "gate 'relu' cannot start as the identity; use identity=False, or one of 'sigmoid', 'hard-sigmoid'",
+        ),
         (lambda: SpatialSE(-3), "channels must be a whole number of at least 1, got -3"),
         (lambda: ConcurrentSE(0), "channels must be a whole number of at least 1, got 0"),
         (lambda: ConcurrentSE(4, reduction=-1), "reduction must be a whole number of at least 1, got -1"),
@@ -137,7 +155,14 @@ def test_extra_repr_shows_every_option_and_round_trips(make):
 @pytest.mark.parametrize(
     ("block", "shown"),
     [
-        (ChannelSE(8, reduction=4, identity=True), "8, reduction=4, bias=True, identity=True"),
+        (
+            ChannelSE(8, reduction=4, identity=True),
+            "8, reduction=4, hidden=None, activation='relu', gate='sigmoid', bias=True, identity=True",
+        ),
+        (
+            ChannelSE(8, hidden=3, activation="silu", gate="hard-sigmoid", bias=False),
+            "8, reduction=2, hidden=3, activation='silu', gate='hard-sigmoid', bias=False, identity=False",
+        ),
         (SpatialSE(8, bias=False), "8, bias=False, identity=False"),
         (
             ConcurrentSE(8, aggregation="max", identity=True),
@@ -157,6 +182,13 @@ def test_number_of_parameters_is_that_of_the_formula(bias, count):
 @pytest.mark.parametrize(("channels", "reduction", "hidden"), [(64, 2, 32), (5, 2, 2), (1, 2, 1), (3, 16, 1)])
 def test_hidden_width_is_rounded_down_but_never_zero(channels, reduction, hidden):
     assert ChannelSE(channels, reduction=reduction).squeeze.weight.shape == (hidden, channels)
+
+
+def test_hidden_width_can_be_any():
+    block = ChannelSE(4, hidden=7)
+    assert block.squeeze.weight.shape == (7, 4)
+    assert block.excite.weight.shape == (4, 7)
+    assert block.state_dict().keys() == ChannelSE(4).state_dict().keys()
 
 
 # Shapes and values
@@ -215,6 +247,18 @@ def test_value_is_that_of_the_reference(make, space, bias, dtype, tolerance):
     block = seeded(make, 6, bias=bias).to(dtype)
     x = feature_map(2, 6, *space, dtype=dtype)
     np.testing.assert_allclose(block(x).detach(), expected(block, x), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gate", GATES)
+def test_value_is_that_of_the_reference_with_every_activation_and_gate(activation, gate):
+    block = seeded(ChannelSE, 16, activation=activation, gate=gate).double()
+    x = 3 * feature_map(4, 16, 5, 7, dtype=torch.float64)
+    np.testing.assert_allclose(block(x).detach(), expected(block, x), rtol=1e-13, atol=1e-13)
+    gates = (block(x) / x).mean((2, 3))
+    assert gates.min() < 0.01  # both the flat and the sloping parts of every gate are met
+    assert gates.max() > 0.9
+    assert gates.unique().numel() > 16
 
 
 @every_block_with_identity
@@ -328,7 +372,7 @@ def test_identity_start_learns(make):
     torch.manual_seed(0)
     block = make(6, identity=True)
     x = feature_map(2, 6, 5, 5)
-    optimiser = torch.optim.SGD(block.parameters(), lr=0.1)
+    optimiser = torch.optim.SGD(block.parameters(), lr=0.01)  # small, as a hard gate has flat parts
     for _ in range(2):
         optimiser.zero_grad()
         block(x).square().sum().backward()

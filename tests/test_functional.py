@@ -84,6 +84,18 @@ def test_unknown_aggregation_is_refused_with_all_known(aggregation):
         run_scse(torch.zeros(2, C, 6), aggregation=aggregation)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"activation": "SiLU"}, r"activation must be one of 'relu', 'silu', 'leaky-relu', got 'SiLU'"),
+        ({"gate": None}, r"gate must be one of 'sigmoid', 'hard-sigmoid', 'relu', got None"),
+    ],
+)
+def test_unknown_activation_or_gate_is_refused_with_all_known(option, message):
+    with pytest.raises(ValueError, match=message):
+        functional.cse(torch.zeros(2, C, 6), **channel_weights(), **option)
+
+
 def test_functions_compute_what_the_modules_compute():
     torch.manual_seed(0)
     x = torch.randn(2, C, 5, 6)

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scse import functional, networks
+    from scse.attachment.files import load_attached, save_attached
+    from scse.attachment.placements import attach, detach, placements
     from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
     from scse.data.dataset import Dataset
+    from scse.fusing import fuse
     from scse.segmenter import Segmenter
     from scse.studies.runner import study
 
@@ -23,8 +26,14 @@ _HOMES = {
     "Dataset": "scse.data.dataset",
     "Segmenter": "scse.segmenter",
     "SpatialSE": "scse.blocks",
+    "attach": "scse.attachment.placements",
+    "detach": "scse.attachment.placements",
     "functional": "",
+    "fuse": "scse.fusing",
+    "load_attached": "scse.attachment.files",
     "networks": "",
+    "placements": "scse.attachment.placements",
+    "save_attached": "scse.attachment.files",
     "study": "scse.studies.runner",
 }
 
@@ -32,6 +41,12 @@ __all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)
     "ChannelSE",
     "SpatialSE",
     "ConcurrentSE",
+    "attach",
+    "detach",
+    "placements",
+    "save_attached",
+    "load_attached",
+    "fuse",
     "functional",
     "networks",
     "Dataset",

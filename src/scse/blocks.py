@@ -4,13 +4,20 @@ Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitat
 Networks", MICCAI 2018 (arXiv 1803.02579). One class serves 1D, 2D and 3D, because the weights are matrices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from scse import functional
 from scse.checks import check_choice, check_positive
-from scse.formulas import AGGREGATIONS
+from scse.formulas import ACTIVATIONS, AGGREGATIONS, GATES
+
+REDUCTION = 2
+"""The paper's r."""
+
+IDENTITY_GATES = ("sigmoid", "hard-sigmoid")
+"""The gates that are 0.5 at 0, so that twice the gate is the identity; "relu" is 0 there."""
 
 IDENTITY_SCALE = {"add": 1.0, "max": 2.0}
 """Factor on the gates that makes gates of sigmoid(0) = 0.5 the identity; the other aggregations have none."""
@@ -24,6 +31,9 @@ class ChannelSE(nn.Module):
     Args:
         channels: C, of the input and the output.
         reduction: the paper's r; the hidden width is max(1, C // r), so that few channels keep a live gate.
+        hidden: the hidden width itself, instead of a reduction.
+        activation: after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
+        gate: after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu", which has no identity.
         bias: whether the two linear layers have biases; the paper's count of parameters is without.
         identity: start as the identity, bit for bit: the last layer is zero and the gate is scaled by 2.
 
@@ -31,17 +41,42 @@ class ChannelSE(nn.Module):
         (N, C, *spatial) -> (N, C, *spatial), one spatial axis or more.
 
     Raises:
-        ValueError: at construction for `channels` or `reduction` below 1; in a call for other channels than C.
+        ValueError: at construction for `channels`, `reduction` or `hidden` below 1, both a `reduction` and
+            `hidden`, an unknown `activation` or `gate`, or `identity=True` with a gate that has none; in a call
+            for other channels than C.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 2, bias: bool = True, identity: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = REDUCTION,
+        hidden: int | None = None,
+        activation: str = "relu",
+        gate: str = "sigmoid",
+        bias: bool = True,
+        identity: bool = False,
+    ) -> None:
         super().__init__()
         self.channels = check_positive("channels", channels)
         self.reduction = check_positive("reduction", reduction)
+        self.hidden = hidden if hidden is None else check_positive("hidden", hidden)
+        if hidden is not None and reduction != REDUCTION:
+            raise ValueError(
+                f"reduction and hidden both say how wide the hidden layer is, got reduction={reduction} and "
+                f"hidden={hidden}; give one of them"
+            )
+        self.activation = check_choice("activation", activation, ACTIVATIONS)
+        self.gate = check_choice("gate", gate, GATES)
+        if identity and gate not in IDENTITY_GATES:
+            raise ValueError(
+                f"gate {gate!r} cannot start as the identity; "
+                f"use identity=False, or one of {', '.join(map(repr, IDENTITY_GATES))}"
+            )
         self.identity = identity
-        hidden = max(1, channels // reduction)
-        self.squeeze = nn.Linear(channels, hidden, bias=bias)
-        self.excite = nn.Linear(hidden, channels, bias=bias)
+        width = hidden or max(1, channels // reduction)
+        self.squeeze = nn.Linear(channels, width, bias=bias)
+        self.excite = nn.Linear(width, channels, bias=bias)
         self.scale = 2.0 if identity else 1.0
         if identity:
             _zero(self.excite)
@@ -54,15 +89,26 @@ class ChannelSE(nn.Module):
             self.squeeze.bias,
             self.excite.weight,
             self.excite.bias,
+            activation=self.activation,
+            gate=self.gate,
             scale=self.scale,
         )
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this block again."""
+        return {
+            "reduction": self.reduction,
+            "hidden": self.hidden,
+            "activation": self.activation,
+            "gate": self.gate,
+            "bias": self.squeeze.bias is not None,
+            "identity": self.identity,
+        }
+
     def extra_repr(self) -> str:
-        """Every option, as it would be written."""
-        return (
-            f"{self.channels}, reduction={self.reduction}, bias={self.squeeze.bias is not None}, "
-            f"identity={self.identity}"
-        )
+        """The arguments, as they would be written."""
+        return _written(self.channels, self.options)
 
 
 class SpatialSE(nn.Module):
@@ -95,9 +141,14 @@ class SpatialSE(nn.Module):
         """Recalibrate the positions of `x`."""
         return functional.sse(x, self.project.weight, self.project.bias, scale=self.scale)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this block again."""
+        return {"bias": self.project.bias is not None, "identity": self.identity}
+
     def extra_repr(self) -> str:
-        """Every option, as it would be written."""
-        return f"{self.channels}, bias={self.project.bias is not None}, identity={self.identity}"
+        """The arguments, as they would be written."""
+        return _written(self.channels, self.options)
 
 
 class ConcurrentSE(nn.Module):
@@ -126,7 +177,7 @@ class ConcurrentSE(nn.Module):
         self,
         channels: int,
         *,
-        reduction: int = 2,
+        reduction: int = REDUCTION,
         aggregation: str = "add",
         bias: bool = True,
         identity: bool = False,
@@ -138,6 +189,7 @@ class ConcurrentSE(nn.Module):
                 f"aggregation {aggregation!r} cannot start as the identity; "
                 f"use identity=False, or one of {', '.join(map(repr, IDENTITY_SCALE))}"
             )
+        self.channels = channels
         self.identity = identity
         self.channel = ChannelSE(channels, reduction=reduction, bias=bias, identity=identity)
         self.spatial = SpatialSE(channels, bias=bias, identity=identity)
@@ -157,13 +209,19 @@ class ConcurrentSE(nn.Module):
             scale=self.scale,
         )
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this block again."""
+        return {
+            "reduction": self.channel.reduction,
+            "aggregation": self.aggregation,
+            "bias": self.spatial.project.bias is not None,
+            "identity": self.identity,
+        }
+
     def extra_repr(self) -> str:
-        """Every option, as it would be written."""
-        channel = self.channel
-        return (
-            f"{channel.channels}, reduction={channel.reduction}, aggregation={self.aggregation!r}, "
-            f"bias={channel.squeeze.bias is not None}, identity={self.identity}"
-        )
+        """The arguments, as they would be written."""
+        return _written(self.channels, self.options)
 
 
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
@@ -171,6 +229,10 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {"cse": ChannelSE, "sse": Spatia
 
 VARIANTS = ("none", *BLOCKS)
 """The four variants that the paper compares, in its order."""
+
+
+def _written(channels: int, options: Mapping[str, Any]) -> str:
+    return ", ".join([str(channels), *(f"{name}={value!r}" for name, value in options.items())])
 
 
 def _zero(layer: nn.Linear) -> None:

@@ -5,9 +5,21 @@ Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of sh
 spatial axis or more. Memory formats are kept: for a channels-last map, `flatten(2)` is a view.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "leaky-relu": F.leaky_relu}
+"""What cSE has between its two layers: the paper's ReLU, and what other libraries have there."""
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "hard-sigmoid": F.hardsigmoid,
+    "relu": F.relu,
+}
+"""What cSE makes its gates with: the paper's sigmoid, and what other libraries have there."""
 
 
 def channel_gate(
@@ -16,11 +28,17 @@ def channel_gate(
     squeeze_bias: Tensor | None,
     excite_weight: Tensor,
     excite_bias: Tensor | None,
+    *,
+    activation: str = "relu",
+    gate: str = "sigmoid",
 ) -> Tensor:
-    """sigmoid(W2 relu(W1 z)), z the mean of `x` over all spatial axes: (N, C, *spatial) -> (N, C)."""
+    """sigmoid(W2 relu(W1 z)), or with another gate and activation, z the mean of `x` over all spatial axes.
+
+    (N, C, *spatial) -> (N, C).
+    """
     squeezed = x.flatten(2).mean(2)
-    hidden = F.relu(F.linear(squeezed, squeeze_weight, squeeze_bias))
-    return torch.sigmoid(F.linear(hidden, excite_weight, excite_bias))
+    hidden = ACTIVATIONS[activation](F.linear(squeezed, squeeze_weight, squeeze_bias))
+    return GATES[gate](F.linear(hidden, excite_weight, excite_bias))
 
 
 def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,6 +21,8 @@ def cse(
     excite_weight: Tensor,
     excite_bias: Tensor | None,
     *,
+    activation: str = "relu",
+    gate: str = "sigmoid",
     scale: float = 1.0,
 ) -> Tensor:
     """Spatial squeeze and channel excitation (cSE): U * c.
@@ -31,17 +33,24 @@ def cse(
         squeeze_bias: (hidden,) or None.
         excite_weight: W2, (C, hidden).
         excite_bias: (C,) or None.
+        activation: after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
+        gate: after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu".
         scale: factor on the gate.
 
     Returns:
         (N, C, *spatial).
 
     Raises:
-        ValueError: `x` has no spatial axis, or its channels or the shapes of the weights do not fit.
+        ValueError: an unknown activation or gate, `x` has no spatial axis, or its channels or the shapes of the
+            weights do not fit.
     """
+    check_choice("activation", activation, formulas.ACTIVATIONS)
+    check_choice("gate", gate, formulas.GATES)
     _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
-    gate = formulas.channel_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
-    return x * formulas.over_space(_scaled(gate, scale), x)
+    channel = formulas.channel_gate(
+        x, squeeze_weight, squeeze_bias, excite_weight, excite_bias, activation=activation, gate=gate
+    )
+    return x * formulas.over_space(_scaled(channel, scale), x)
 
 
 def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -> Tensor:

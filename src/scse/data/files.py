@@ -2,8 +2,6 @@
 
 import gzip
 import io
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import PIL.Image
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from scse.atomic import write_atomic
 from scse.errors import DataError
 
 NIFTI = (".nii.gz", ".nii")
@@ -167,23 +166,6 @@ def write_label(
         raise ValueError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
     else:
         write_atomic(path, _picture_bytes(path, compact))
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and make its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only the owner can read
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
 
 
 def geometry_errors(path: Path, image: Image, reference_path: Path, reference: Image) -> list[FileError]:

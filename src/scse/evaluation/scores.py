@@ -9,8 +9,9 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from scse.atomic import write_atomic
 from scse.data.dataset import Dataset
-from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem, write_atomic
+from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
 from scse.errors import DataError
 
 METRICS = ("dice", "hd95", "msd")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scse.attach import Recalibration, recalibrate
+from scse.attachment.hosts import Recalibration, recalibrate
 from scse.checks import check_positive
 
 CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}

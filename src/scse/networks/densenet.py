@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from scse.attach import Recalibration
+from scse.attachment.hosts import Recalibration
 from scse.checks import check_positive
 from scse.networks.base import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, EncoderDecoder, IndexUnpooling
 

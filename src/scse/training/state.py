@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from scse.data.files import write_atomic
+from scse.atomic import write_atomic
 from scse.errors import DataError
+from scse.segmenter import own_copies
 
 
 @dataclass
@@ -57,8 +58,7 @@ class State:
             "groups": optimizer["param_groups"],
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if _is_plain(v)},
         }
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_atomic(path, save(contiguous, metadata={"state": json.dumps(rest)}))
+        write_atomic(path, save(own_copies(tensors), metadata={"state": json.dumps(rest)}))
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.

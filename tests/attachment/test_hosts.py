@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from scse.attach import hang, recalibrate
+from scse.attachment.hosts import block_of, hang, layout_of, recalibrate, take_off
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
 
 
@@ -50,9 +50,53 @@ def test_second_block_on_one_host_is_refused():
     hosted(X)
 
 
-def test_sequential_host_is_refused():
-    with pytest.raises(ValueError, match=r"cannot hang on an nn\.Sequential, which would run it twice"):
-        hang(nn.Sequential(host()), ChannelSE(4))
+def test_sequential_host_runs_its_block_last_and_once():
+    plain, block, calls = nn.Sequential(host(), nn.ReLU()), ConcurrentSE(4), []
+    hosted = copy.deepcopy(plain)
+    hang(hosted, block)
+    block.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(hosted(X), block(plain(X)))
+    assert len(calls) == 2
+    assert list(hosted.state_dict())[:2] == list(plain.state_dict())
+
+
+def test_sequential_with_its_own_forward_is_refused():
+    class Odd(nn.Sequential):
+        def forward(self, x):
+            for layer in self:
+                x = layer(x)
+            return x + 1
+
+    with pytest.raises(ValueError, match=r"Odd is an nn\.Sequential with a forward of its own"):
+        hang(Odd(host()), ChannelSE(4))
+
+
+@pytest.mark.parametrize("make", [host, lambda: nn.Sequential(host())])
+def test_taking_off_restores_modules_hooks_and_keys(make):
+    plain, hosted = make(), make()
+    hosted.register_forward_hook(lambda *_: None)
+    hang(hosted, ChannelSE(4))
+    take_off(hosted)
+    assert block_of(hosted) is None
+    assert list(hosted.state_dict()) == list(plain.state_dict())
+    assert len(hosted._forward_hooks) == 1  # the user's own
+    assert torch.equal(hosted(X), plain(X))
+
+
+@pytest.mark.parametrize("make", [nn.Identity, lambda: nn.Sequential(nn.Identity())])
+def test_channels_may_be_on_the_last_axis(make):
+    hosted, block = make(), ConcurrentSE(4)
+    tokens = torch.randn(2, 9, 4)
+    expected = ConcurrentSE.forward(block, tokens.movedim(-1, 1)).movedim(1, -1)
+    hang(hosted, block, layout="channels-last")
+    assert layout_of(block) == "channels-last"
+    assert torch.equal(hosted(tokens), expected)
+
+
+def test_module_with_a_submodule_of_the_same_name_has_no_block():
+    other = nn.Module()
+    other.recalibration = nn.Identity()
+    assert block_of(other) is None
 
 
 @pytest.mark.parametrize(

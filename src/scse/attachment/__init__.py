@@ -1,0 +1,1 @@
+"""Blocks into an existing network and out again."""

@@ -1,0 +1,125 @@
+"""A model with blocks through a file and back."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import scse
+from scse.errors import DataError
+
+
+def make(width=4):
+    torch.manual_seed(0)
+    shared = nn.Conv2d(width, width, 1)
+    return nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(3, width, 1), shared), "again": shared})["net"]
+
+
+X = torch.linspace(-1, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("recalibration", "options"),
+    [
+        ("cse", {"reduction": 1}),
+        ("sse", {"identity": False}),
+        ("scse", {"aggregation": "max"}),
+        (lambda channels: scse.ChannelSE(channels, hidden=3, activation="silu", gate="hard-sigmoid", bias=False), {}),
+    ],
+)
+def test_fresh_model_gets_the_same_blocks_and_weights(tmp_path, recalibration, options):
+    model = make()
+    placed = scse.attach(model, recalibration, to="*", example=X, **options)
+    with torch.no_grad():
+        for parameter in placed.parameters():
+            parameter.normal_()
+    path = scse.save_attached(model, tmp_path / "deep" / "model.safetensors")
+    fresh = make()
+    loaded = scse.load_attached(fresh, path)
+    assert [str(place.block) for place in loaded] == [str(place.block) for place in placed]
+    assert loaded.names == placed.names
+    assert torch.equal(fresh(X), model(X))
+
+
+def test_layout_is_kept(tmp_path):
+    def tokens():
+        return nn.Sequential(nn.Flatten(2), nn.Linear(16, 6))
+
+    model = tokens()
+    scse.attach(model, "cse", to="1", example=X, layout="channels-last", identity=False)
+    fresh = tokens()
+    scse.load_attached(fresh, scse.save_attached(model, tmp_path / "model.safetensors"))
+    assert torch.equal(fresh(X), model(X))
+
+
+def test_model_whose_module_has_two_names_is_saved(tmp_path):
+    monai = pytest.importorskip("monai.networks.nets")
+
+    def build():
+        return monai.DynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 4, 4])
+
+    model = build()
+    scse.attach(model, "scse", identity=False)
+    fresh = build()
+    scse.load_attached(fresh, scse.save_attached(model, tmp_path / "model.safetensors"))
+    x = torch.randn(1, 1, 16, 16)
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+
+
+def test_model_without_blocks_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="Sequential has no block; save its state_dict, or attach first"):
+        scse.save_attached(make(), tmp_path / "model.safetensors")
+
+
+def test_blocks_of_others_are_not_saved(tmp_path):
+    model = make()
+    scse.attach(model, lambda channels: nn.Conv2d(channels, channels, 1), to="0", example=X)
+    with pytest.raises(ValueError, match="the block at '0' is a Conv2d, none of scse's"):
+        scse.save_attached(model, tmp_path / "model.safetensors")
+
+
+def test_model_with_blocks_is_not_loaded_into(tmp_path):
+    model = make()
+    scse.attach(model, to="0", example=X)
+    path = scse.save_attached(model, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="Sequential has blocks already"):
+        scse.load_attached(model, path)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: make(width=5), r"0\.weight has shape \(4, 3, 1, 1\) in the file and \(5, 3, 1, 1\) in the model"),
+        (lambda: nn.Conv2d(3, 4, 1), "does not fit Conv2d"),
+        (lambda: nn.Sequential(*make(), nn.BatchNorm2d(4)), r"2\.weight has shape None in the file"),
+    ],
+)
+def test_another_model_is_refused_and_left_as_it_was(tmp_path, other, message):
+    model = make()
+    scse.attach(model, to="0", example=X)
+    path = scse.save_attached(model, tmp_path / "model.safetensors")
+    wrong = other()
+    before = {key: value.clone() for key, value in wrong.state_dict().items()}
+    with pytest.raises(DataError, match=message):
+        scse.load_attached(wrong, path)
+    after = wrong.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"no weights"), "cannot be read"),
+        (lambda path: save_file({"a": torch.zeros(1)}, path), "holds no blocks of format 1"),
+        (lambda path: save_file({"a": torch.zeros(1)}, path, metadata={"scse": "{broken"}), "cannot be read"),
+        (lambda path: save_file({"a": torch.zeros(1)}, path, metadata={"scse": '{"format": 9}'}), "of format 1"),
+        (lambda path: None, "cannot be read"),
+    ],
+)
+def test_file_of_another_kind_is_refused_by_name(tmp_path, write, message):
+    path = tmp_path / "model.safetensors"
+    write(path)
+    with pytest.raises(DataError, match=message) as refused:
+        scse.load_attached(make(), path)
+    assert str(path) in str(refused.value)

@@ -1,0 +1,41 @@
+"""A training step on two processes, which a test starts: each runs `train` on its own half of the data."""
+
+import copy
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from zoo import ZOO, leaves
+
+import scse
+
+PROCESSES = 2
+
+
+def train(rank: int, name: str, folder: str) -> None:
+    """Two steps on the network `name`; writes what this process ended with to `folder`/`rank`.pt."""
+    warnings.simplefilter("error")
+    # of timm's ConvNeXt, without blocks too
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    try:
+        network = ZOO[name].make()
+        scse.attach(network, "scse")
+        before = copy.deepcopy(network.state_dict())
+        parallel = DistributedDataParallel(network)
+        optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+        # the second step is where DDP complains of weights that had no part in the first
+        for step in range(2):
+            optimizer.zero_grad()
+            sum(leaf.square().mean() for leaf in leaves(parallel(ZOO[name].example(seed=2 * step + rank)))).backward()
+            optimizer.step()
+        blocks = {key: value for key, value in network.state_dict().items() if ".recalibration." in key}
+        # those behind layers that start at zero may underflow
+        last = [key for key in blocks if key.endswith(("excite.bias", "project.weight"))]
+        moved = {key: not torch.equal(blocks[key], before[key]) for key in last}
+        torch.save({"blocks": blocks, "moved": moved}, Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
