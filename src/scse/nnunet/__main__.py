@@ -1,0 +1,7 @@
+"""Print the trainers' folder: `export nnUNet_extTrainer=$(python -m scse.nnunet)`."""
+
+import sys
+
+from scse.nnunet import folder
+
+sys.stdout.write(f"{folder()}\n")

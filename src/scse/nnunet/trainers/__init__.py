@@ -1,0 +1,1 @@
+"""What nnU-Net searches; a module here is also imported as a top-level one."""
