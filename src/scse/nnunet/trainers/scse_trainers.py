@@ -8,7 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-import scse
+from scse.attachment.placements import attach, placements
 
 
 class RecalibratedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no types
@@ -40,13 +40,13 @@ class RecalibratedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has n
         # leaves 2 voxels a side in the deepest stage, as instance normalization needs more than one; a whole patch
         # would do too, but takes longer
         size = 2 * np.prod(configuration_manager.pool_op_kernel_sizes, axis=0)
-        scse.attach(network, cls.recalibration, example=torch.zeros(1, num_input_channels, *size.tolist()))
+        attach(network, cls.recalibration, example=torch.zeros(1, num_input_channels, *size.tolist()))
         return network
 
     def on_train_start(self) -> None:
         """Write into nnU-Net's log where the blocks are."""
         super().on_train_start()
-        table = scse.placements(self.network)
+        table = placements(self.network)
         self.print_to_log_file(f"\nBlocks, at the resolutions of a small example:\n{table}\n", add_timestamp=False)
 
 
