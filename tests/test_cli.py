@@ -26,7 +26,7 @@ from scse.data.files import write_label
 from scse.errors import DataError
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
-VERBS = ("study", "train", "predict", "evaluate", "inspect", "doctor", "data")
+VERBS = ("study", "train", "predict", "attach", "evaluate", "inspect", "doctor", "data")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,12 @@ def test_every_verb_has_help(verb):
     assert f"Usage: scse {verb} " in ended.out
 
 
+def test_what_stands_in_brackets_is_part_of_the_help():
+    shown = " ".join(call("study", "--help").out.replace("│", " ").split())
+    assert "smp:Unet[encoder_name=resnet18]. Several are separated by commas." in shown
+    assert "Epochs [from the preset]." in shown
+
+
 def test_version_is_told_and_nothing_else():
     assert call("--version") == Ended(0, f"{scse.__version__}\n", "")
     assert call("--version", "inspect", "nowhere") == Ended(0, f"{scse.__version__}\n", "")
@@ -120,6 +126,9 @@ def test_version_is_told_and_nothing_else():
         ("train", "data", "--width", "3"),
         ("predict", "image.nii.gz"),
         ("evaluate", "one"),
+        ("attach",),
+        ("attach", "unet", "--size", "0"),
+        ("attach", "unet", "--explain", "--to", "encoder.*"),
         ("data", "copy"),
     ],
     ids=" ".join,
@@ -138,7 +147,7 @@ def test_options_beside_resume_are_named():
 
 
 WRONG = {
-    ("train", "DATA", "--network", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', got 'vnet'",
+    ("train", "DATA", "--network", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', got 'se'",
     ("train", "DATA", "--preset", "slow"): "preset must be one of 'quick', 'paper', got 'slow'",
     ("train", "DATA", "--set", "width"): "--set takes NAME=VALUE, such as --set width=16, got 'width'",
@@ -155,7 +164,18 @@ WRONG = {
     ("train", "DATA", "--folds", "4"): "too few for 4 folds",
     ("train", "nowhere"): "nowhere: found nothing; give the folder of a data set",
     ("train", "--resume", "nowhere"): "nowhere: holds no run, run.json is missing",
-    ("study", "DATA", "--networks", "unet,vnet"): "networks must be one of",
+    ("study", "DATA", "--networks", "unet,vnet"): "network must be one of",
+    ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
+    ("train", "DATA", "--network", "no.py:make"): "no.py:make: there is no file no.py; give the path of a Python file",
+    ("train", "DATA", "--attach-to", "encoder.*"): "attach_to has no effect on unet",
+    ("train", "DATA", "--set", "attach_to=x"): "attach_to has an option of its own, --attach-to x",
+    ("study", "DATA", "--networks", "smp:Unet[a=(1,unet"): "is missing",
+    ("study", "DATA", "--networks", "monai:BasicUNet", "--set", "width=4"): "width have no effect on monai:BasicUNet",
+    ("attach", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
+    ("attach", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
+    ("attach", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
+    ("attach", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
+    ("attach", "unet", "--size", "8"): "does not run through UNet",
     ("study", "DATA", "--variants", "cse,scse"): "variants must include 'none'",
     ("study", "DATA", "--variants", "none,none"): "variants must be named once each",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
@@ -316,6 +336,82 @@ def test_study_prints_table_verdict_and_report(data, tmp_path):
     again = call("study", data, "--variants", "none,cse", "-o", tmp_path / "out", *settings)
     assert again.code == 0
     assert "epoch 1" not in again.out
+
+
+BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
+FAST = ("--epochs", 1, "--set", "precision=32", "--set", "slices_per_epoch=16")
+MINE = """
+from torch import nn
+def make(*, in_channels, classes, spatial_dims, width=4):
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, classes, 1))
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    (tmp_path / "my code").mkdir()
+    path = tmp_path / "my code" / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def test_attach_shows_which_blocks_go_where():
+    ended = call("attach", BASIC, "--block", "cse", "--to", "upcat_*", "--size", 32)
+    assert (ended.code, ended.err) == (0, "")
+    rows = [line.split("  ")[0].strip() for line in ended.out.splitlines()]
+    assert rows == ["where", "upcat_4", "upcat_3", "upcat_2", "upcat_1", "all"]
+    assert "32 x 32     ChannelSE" in ended.out
+
+
+def test_attach_explains_what_there_is_to_attach_to(mine):
+    ended = call("attach", "--explain", f"{mine}:make[width=6]", "--channels", 2, "--size", 16)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("auto does not know Sequential\nstages, for an input (1, 2, 16, 16):\n")
+    assert "0  Conv2d" in ended.out
+    known = call("attach", "--explain", BASIC, "--spatial-dims", 3, "--size", 32)
+    assert known.out.startswith("auto attaches to conv_")
+    assert "(1, 4, 32, 32, 32)" in known.out
+
+
+def test_study_of_two_networks_shows_their_names_with_brackets(data, tmp_path):
+    options = ("--networks", f"unet,{BASIC}", "--variants", "none,scse", *FAST, "--set", "width=4", "--set", "depth=2")
+    ended = call("study", data, "-o", tmp_path / "out", *options)
+    assert (ended.code, ended.err) == (0, "")
+    table, _, rest = ended.out.partition("┡")[2].partition("└")
+    assert BASIC in table
+    assert f"\n{BASIC}: scSE: no significance" in rest
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
+
+
+def test_a_network_of_ones_own_is_named_again_to_predict_and_resume(data, mine, tmp_path):
+    run, out, network = tmp_path / "run", tmp_path / "out", f"{mine}:make"
+    trained = call("train", data, "-o", run, "--network", network, "--attach-to", "0", "--variant", "cse", *FAST)
+    assert (trained.code, trained.err) == (0, "")
+    image = data / "imagesTs" / "t0_0000.nii.gz"
+    (refused,) = said(call("predict", image, "-m", run, "-o", out), "error")
+    assert "its network is a factory in a file" in refused
+    assert not out.exists()
+    (refused,) = said(call("train", "--resume", run), "error")
+    assert "(--network on the command line)" in refused
+    predicted = call("predict", image, "-m", run, "-o", out, "--network", network)
+    assert (predicted.code, predicted.err) == (0, "")
+    assert nib.load(out / "t0.nii.gz").shape == (12, 10, 8)
+    resumed = call("train", "--resume", run, "--network", network)
+    assert (resumed.code, resumed.err) == (0, "")
+
+
+def test_stopped_with_a_network_of_ones_own_it_says_how_to_go_on(data, mine, tmp_path, monkeypatch):
+    run, asked = tmp_path / "run", iter(range(1000))
+
+    @contextmanager
+    def stopping(_: object) -> Iterator[Callable[[], bool]]:
+        yield lambda: next(asked) >= 11  # 5 inspected, 5 prepared, 1 step
+
+    monkeypatch.setattr(console, "stop_on_signal", stopping)
+    network = f"{mine}:make"
+    ended = call("train", data, "-o", run, "--network", network, "--variant", "none", *FAST)
+    assert (ended.code, ended.err) == (130, "")
+    assert ended.out.endswith(f"to go on: scse train --resume {run} --network '{network}'\n")
 
 
 def test_simulate_passes_on_what_was_asked_and_says_where(tmp_path, monkeypatch):

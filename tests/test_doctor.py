@@ -33,7 +33,7 @@ def test_prepared_arrays_lie_where_the_environment_says(monkeypatch, tmp_path):
 def test_a_missing_optional_package_shows_how_to_install_it(monkeypatch, package):
     find = doctor.find_spec
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == package else find(name))
-    assert rows()[package] == doctor.Row(package, "not installed", "pip install 'scse[export]'")
+    assert rows()[package] == doctor.Row(package, "not installed", f"pip install 'scse[{doctor.OPTIONAL[package]}]'")
 
 
 def test_an_optional_package_that_is_there_needs_nothing(monkeypatch):

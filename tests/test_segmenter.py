@@ -3,7 +3,9 @@
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from datasets import save_nifti, save_picture, scene, write_nnunet
+from scse.attachment import stages
+from scse.attachment.placements import placements
 from scse.data.files import Image, read_label
 from scse.data.recipe import Recipe
 from scse.errors import DataError
 from scse.networks import NETWORKS
+from scse.networks.library import build_network
 from scse.segmenter import DESCRIPTION, WEIGHTS, Segmenter
 from scse.training.run import train_on
 
@@ -138,8 +143,11 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(network="vnet"), "network must be one of 'unet', 'sdnet', 'densenet', got 'vnet'"),
-        (lambda d: d.update(network="torch.nn.Module"), "network must be one of"),
+        (lambda d: d.update(network="vnet"), "network must be one of 'unet', 'sdnet', 'densenet', .*, got 'vnet'"),
+        (lambda d: d.update(network="torch.nn.Module"), "network must have the form"),
+        (lambda d: d.update(network="os:system"), "'os' is neither a library"),
+        (lambda d: d.update(network="monai:utils"), "the network of monai must be one of"),
+        (lambda d: d.update(network=None), "AttributeError"),
         (lambda d: d.update(variant="os.system"), "os.system"),
         (lambda d: d.update(format=99), "its format is 99, this version reads 1"),
         (lambda d: d.pop("format"), "format"),
@@ -202,6 +210,135 @@ def test_nothing_on_disk_is_executed(tmp_path: Path) -> None:
             Segmenter.load(tmp_path / name)
     assert not (tmp_path / "executed").exists()
     assert {path.name for path in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
+
+
+# Networks that are not scse's own
+
+BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
+MINE = """
+from torch import nn
+def make(*, in_channels, classes, spatial_dims, width=4):
+    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, classes, 1))
+"""
+
+
+def of_others(name: str, *, variant: str = "scse", attach_to: str = "auto") -> Segmenter:
+    recipe = Recipe(view="picture", spacing=None, patch=(24, 16), channels=1)
+    arguments = {"in_channels": 1, "classes": 3}
+    torch.manual_seed(0)
+    network = build_network(name, arguments, variant=variant, size=recipe.patch, attach_to=attach_to)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # else the blocks are the identity
+    return Segmenter(network.eval(), name, arguments, variant, recipe, STRUCTURES, {"epochs": 3})
+
+
+def assert_same(first: Segmenter, second: Segmenter) -> None:
+    weights, others = first.network.state_dict(), second.network.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    x = torch.randn(2, 1, 24, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, again = first.network(x), second.network(x)
+    assert (found - again).abs().max() < 1e-3 * found.std()  # in another memory format
+    assert second.predict(picture(1, 24, 16)).shape == (24, 16)
+    assert placements(first.network).names == placements(second.network).names
+
+
+@pytest.mark.parametrize("variant", ["none", "cse", "scse"])
+@pytest.mark.parametrize("name", [BASIC, "monai:DynUNet[filters=(4,4,4,4,4)]", "smp:Unet[encoder_name=resnet18]"])
+def test_a_listed_network_is_built_again_by_its_name(tmp_path: Path, name: str, variant: str) -> None:
+    first = of_others(name, variant=variant)
+    second = Segmenter.load(first.save(tmp_path))
+    assert_same(first, second)
+    assert (second.name, second.arguments, second.variant) == (name, {"in_channels": 1, "classes": 3}, variant)
+
+
+def test_blocks_come_back_where_they_were_not_where_auto_would_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = of_others(BASIC, attach_to="upcat_*|conv_0")
+    folder = first.save(tmp_path)
+    assert json.loads((folder / DESCRIPTION).read_text())["attached"] == [
+        *("conv_0", "upcat_4", "upcat_3", "upcat_2", "upcat_1")
+    ]
+    monkeypatch.setattr(stages, "_FAMILIES", {})
+    assert_same(first, Segmenter.load(folder))
+
+
+def test_weights_are_never_fetched_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders = pytest.importorskip("segmentation_models_pytorch.encoders")
+    monkeypatch.setattr(encoders, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
+    first = of_others("smp:Unet[encoder_name=resnet18]")
+    name = "smp:Unet[encoder_name=resnet18,encoder_weights=imagenet]"
+    folder = replace(first, name=name).save(tmp_path)
+    assert_same(first, Segmenter.load(folder))
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "code" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(MINE)
+    return path
+
+
+def test_a_factory_in_a_file_runs_only_if_the_caller_names_it(tmp_path: Path, mine: Path) -> None:
+    first = of_others(f"{mine}:make[width=6]", attach_to="0")
+    folder = first.save(tmp_path / "model")
+    moved = mine.rename(tmp_path / "moved.py")
+    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{MINE}")  # what lies where the folder says
+    message = r"model: its network is a factory in a file, '.*mine\.py:make\[width=6\]', .* name it yourself"
+    with pytest.raises(ValueError, match=message):
+        Segmenter.load(folder)
+    assert_same(first, Segmenter.load(folder, network=f"{moved}:make[width=6]"))
+    for other in (f"{moved}:make", f"{moved}:make[width=7]", "unet", BASIC):
+        with pytest.raises(ValueError, match="name the same one"):
+            Segmenter.load(folder, network=other)
+    with pytest.raises(ValueError, match=r"there is no file nowhere\.py"):
+        Segmenter.load(folder, network="nowhere.py:make[width=6]")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_network_than_the_saved_one_is_refused(tmp_path: Path, mine: Path) -> None:
+    folder = untrained().save(tmp_path / "model")
+    assert Segmenter.load(folder, network="unet").name == "unet"
+    with pytest.raises(ValueError, match=r"model: its network is 'unet', got network='.*mine.py:make'; name the same"):
+        Segmenter.load(folder, network=f"{mine}:make")
+
+
+def test_a_missing_library_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = of_others("smp:Unet[encoder_name=resnet18]").save(tmp_path)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ValueError, match=r"pip install 'scse\[smp\]'") as caught:
+        Segmenter.load(folder)
+    assert not isinstance(caught.value, DataError)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(attached=["nowhere"]), "matches no module"),
+        (lambda d: d.update(attached=[]), "no blocks with attach_to=''"),
+        (lambda d: d.update(attached=[1]), "TypeError"),
+        (lambda d: d.update(variant="se"), "'se'"),
+        (lambda d: d["arguments"].update(shell="ls"), "shell"),
+        (lambda d: d["arguments"].update(classes=7), "size mismatch"),
+        (lambda d: d.update(network="smp:Unet[encoder_name=/tmp/x]"), "no file or address"),
+        (lambda d: d.update(network="smp:Unet[checkpoint_path=x.pth]"), "got 'checkpoint_path'"),
+    ],
+)
+def test_wrong_descriptions_of_others_networks_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    folder = of_others(BASIC).save(tmp_path / "model")
+    edit(folder, change)
+    with pytest.raises(ValueError, match=message):
+        Segmenter.load(folder)
+
+
+def test_a_segmenter_of_ours_is_written_as_ever(tmp_path: Path) -> None:
+    description = json.loads((untrained().save(tmp_path) / DESCRIPTION).read_text())
+    assert list(description) == [*("format", "network", "arguments", "variant", "recipe", "structures", "settings")]
 
 
 # Volumes

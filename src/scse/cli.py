@@ -10,6 +10,7 @@ import typer
 app = typer.Typer(
     help="Squeeze & excitation for segmentation: train, compare, predict.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # in "rich" mode, what stands in brackets would vanish
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -19,6 +20,10 @@ app.add_typer(data_app, name="data")
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 SAME = "call the same command again"
 
+NETWORK_HELP = (
+    "unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION, options as smp:Unet[encoder_name=resnet18]."
+)
+
 Data = Annotated[Path, typer.Argument(help="Folder of a data set: nnU-Net v2, MSD, or images/ and masks/.")]
 Preset = Annotated[str, typer.Option(help="quick (for CPUs) or paper (as published; wants a GPU).")]
 View = Annotated[str | None, typer.Option(help="Plane of the slices: coronal, axial or sagittal [from the data].")]
@@ -26,6 +31,9 @@ Spacing = Annotated[float | None, typer.Option(help="Millimetres per pixel in th
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out cases with problems instead of refusing.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs [from the preset].")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting.")]
+AttachTo = Annotated[
+    str, typer.Option(help="Where networks that are not scse's own get their blocks: patterns of modules.")
+]
 Folds = Annotated[int | None, typer.Option(help="Cross-validation folds [the data set's own test split].")]
 
 
@@ -61,8 +69,9 @@ def study(
     dataset: Annotated[
         Path | None, typer.Argument(help="Folder of a data set [the built-in, simulated cohort].")
     ] = None,
-    networks: Annotated[str, typer.Option(help="Of unet, sdnet, densenet, separated by commas.")] = "unet",
+    networks: Annotated[str, typer.Option(help=f"{NETWORK_HELP} Several are separated by commas.")] = "unet",
     variants: Annotated[str, typer.Option(help="Of none, cse, sse, scse.")] = "none,cse,sse,scse",
+    attach_to: AttachTo = "auto",
     seeds: Annotated[int, typer.Option(help="How many seeds, counted from 0.")] = 1,
     folds: Folds = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the study.")] = Path("scse-study"),
@@ -78,14 +87,16 @@ def study(
 
     Called again with the same arguments, it skips finished runs and goes on with interrupted ones.
     """
+    from scse.networks.specs import split_specs
     from scse.studies.report import table_text
     from scse.studies.runner import study as run_study
 
     def run(watch: Any, stop: Any) -> Any:
         return run_study(
             dataset,
-            networks=networks.split(","),
+            networks=split_specs(networks),
             variants=variants.split(","),
+            attach_to=attach_to,
             seeds=seeds,
             folds=folds,
             out=out,
@@ -110,9 +121,13 @@ def train(
     context: typer.Context,
     dataset: Annotated[Path | None, typer.Argument(help="Folder of a data set.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")] = Path("scse-run"),
-    network: Annotated[str, typer.Option(help="unet, sdnet or densenet.")] = "unet",
+    network: Annotated[str, typer.Option(help=NETWORK_HELP)] = "unet",
     variant: Annotated[str, typer.Option(help="none, cse, sse or scse.")] = "scse",
-    resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this folder.")] = None,
+    attach_to: AttachTo = "auto",
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the interrupted run in this folder; name a network FILE.py:FUNCTION again."),
+    ] = None,
     preset: Preset = "quick",
     epochs: Epochs = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
@@ -124,21 +139,24 @@ def train(
     skip_bad: SkipBad = False,
 ) -> None:
     """Train one segmenter on a data set, or go on with an interrupted run."""
+    from scse.networks.library import check_network
     from scse.training import run as training
 
     if (dataset is None) == (resume is None):
         raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
-    if resume is not None and (given := _given(context) - {"resume"}):
-        raise typer.BadParameter(f"--resume goes on with the run's own settings; leave out {', '.join(sorted(given))}")
+    given = _given(context)
+    if resume is not None and (others := given - {"resume", "network"}):
+        raise typer.BadParameter(f"--resume goes on with the run's own settings; leave out {', '.join(sorted(others))}")
+    again_named = network if "network" in given else None
 
     def run(watch: Any, stop: Any) -> Any:
         if resume is not None:
-            return training.resume(resume, on_event=watch, stop=stop)
+            return training.resume(resume, network=again_named, on_event=watch, stop=stop)
         return training.train_on(
             dataset,  # type: ignore[arg-type] # not None here
             out=out,
             preset=preset,
-            settings=_settings(set_, epochs=epochs, network=network, variant=variant, seed=seed),
+            settings=_settings(set_, epochs=epochs, network=network, variant=variant, attach_to=attach_to, seed=seed),
             fold=fold,
             folds=folds,
             view=view,  # type: ignore[arg-type] # the recipe checks it
@@ -153,7 +171,8 @@ def train(
     def again() -> str:
         # stopped while it reads or prepares the data, there is no run to resume yet
         resumable = (folder / training.CHECKPOINT).exists()
-        return shlex.join(["scse", "train", "--resume", str(folder)]) if resumable else SAME
+        named = ["--network", network] if check_network(network).is_file else []
+        return shlex.join(["scse", "train", "--resume", str(folder), *named]) if resumable else SAME
 
     _watched(run, again=again)
     _say(f"segmenter: {folder / 'segmenter'}")
@@ -164,6 +183,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     model: Annotated[Path, typer.Option("-m", "--model", help="Folder of a segmenter or of a training run.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the label maps.")],
+    network: Annotated[
+        str | None, typer.Option(help="The model's network, if it is your own FILE.py:FUNCTION.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Slices at a time; fewer need less memory.")] = 16,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
@@ -173,12 +195,39 @@ def predict(
     from scse.segmenter import Segmenter
 
     keep_large_blocks()
-    segmenter = Segmenter.load(model)
+    segmenter = Segmenter.load(model, network=network)
     found = find_images(images, channels=segmenter.recipe.channels)
     with Watcher(_console()) as watch:
         failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
     _say(f"{len(found) - len(failed)} label maps written to {out}")
     _end(failed)
+
+
+@app.command()
+def attach(
+    context: typer.Context,
+    network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
+    block: Annotated[str, typer.Option(help="cse, sse or scse.")] = "scse",
+    to: Annotated[str, typer.Option(help="Where: patterns of modules, or auto.")] = "auto",
+    explain: Annotated[bool, typer.Option("--explain", help="List the network's stages and where to attach.")] = False,
+    size: Annotated[int, typer.Option(min=1, help="Pixels a side of the image that runs through it.")] = 64,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 1,
+    classes: Annotated[int, typer.Option(min=1, help="Classes, the background included.")] = 2,
+    spatial_dims: Annotated[int, typer.Option(min=2, max=3, help="2 or 3.")] = 2,
+) -> None:
+    """Show which blocks `attach` puts where in a network, or what there is to attach to; nothing is written."""
+    import torch
+
+    from scse.attachment.placements import attach as place
+    from scse.networks.library import build_plain, check_network
+    from scse.networks.library import explain as explain_places
+
+    if explain and (given := _given(context) & {"block", "to"}):
+        raise typer.BadParameter(f"--explain places no blocks; leave out {', '.join(sorted(given))}")
+    arguments = {"in_channels": channels, "classes": classes, "spatial_dims": spatial_dims}
+    model = build_plain(check_network(network), arguments, pretrained=False)
+    example = torch.zeros(1, channels, *[size] * spatial_dims)
+    _say(explain_places(model, example) if explain else place(model, block, to=to, example=example))
 
 
 @app.command()
@@ -250,7 +299,7 @@ def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, such as --set width=16, got {pair!r}")
         if name in named:
-            raise ValueError(f"--set {pair}: {name} has an option of its own, --{name} {value}")
+            raise ValueError(f"--set {pair}: {name} has an option of its own, --{name.replace('_', '-')} {value}")
         settings[name] = None if value == "none" and name == "slices_per_epoch" else value
     return settings
 

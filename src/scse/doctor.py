@@ -15,6 +15,7 @@ OPTIONAL = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "segmentation_models_pytorch": "smp",
 }
 """Optional package -> the extra of scse that installs it."""
 

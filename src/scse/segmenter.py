@@ -1,7 +1,8 @@
 """A trained model as one thing: the network, how its input is prepared, and what its labels mean."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import nn
 
-from scse.checks import check_choice
-from scse.data.files import NIFTI, Image, ending, read_image, write_atomic, write_label
+from scse.atomic import write_atomic
+from scse.attachment.placements import placements
+from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
 from scse.errors import DataError
-from scse.networks import NETWORKS
+from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
@@ -32,8 +34,8 @@ class Segmenter:
 
     Attributes:
         network: takes (N, channels, height, width), returns logits (N, classes, height, width).
-        name: of the network in the table `scse.networks.NETWORKS`.
-        arguments: of its constructor.
+        name: of the network, see `scse.networks.library.check_network`.
+        arguments: that it was built with.
         variant: "none", "cse", "sse" or "scse".
         recipe: how images are prepared.
         structures: name -> label value; class n is the n-th structure, class 0 the background.
@@ -64,21 +66,28 @@ class Segmenter:
             "structures": dict(self.structures),
             "settings": dict(self.settings),
         }
-        weights = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
-        write_atomic(folder / WEIGHTS, save(weights))
+        if isinstance(self.network, Sized):
+            # the names themselves: what "auto" or a pattern chose may change, these weights do not
+            description["attached"] = list(placements(self.network.network).names)
+        write_atomic(folder / WEIGHTS, save(own_copies(self.network.state_dict())))
         write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2).encode())
         return folder
 
     @classmethod
-    def load(cls, folder: Path | str, *, device: str | torch.device = "cpu") -> "Segmenter":
-        """Read a segmenter; networks are built from the table by name, and nothing found on disk is executed.
+    def load(cls, folder: Path | str, *, network: str | None = None, device: str | torch.device = "cpu") -> "Segmenter":
+        """Read a segmenter; nothing that a folder names is run or fetched.
+
+        Networks of scse and listed ones of libraries are built by name from fixed tables, without pretrained weights.
 
         Args:
             folder: as `save` wrote it, or a run that holds it as `segmenter`.
+            network: the factory FILE.py:FUNCTION that the segmenter was trained with, if it is one of your own.
             device: where the network goes.
 
         Raises:
             DataError: the folder holds no segmenter, or one that this version cannot read.
+            ValueError: its network is a factory in a file and not named, or another one is named, or the library that
+                it is from is missing.
         """
         folder = Path(folder)
         folder = folder / "segmenter" if (folder / "segmenter" / DESCRIPTION).is_file() else folder
@@ -86,32 +95,37 @@ class Segmenter:
             if not (folder / name).is_file():
                 remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
                 raise DataError(f"{folder}: holds no segmenter, {name} is missing; {remedy}")
-        try:
+        with _readable(folder):
             description = json.loads((folder / DESCRIPTION).read_text())
             if description["format"] != FORMAT:
                 raise ValueError(f"its format is {description['format']}, this version reads {FORMAT}")
-            build = NETWORKS[check_choice("network", description["network"], NETWORKS)]
-            network = build(**description["arguments"], recalibration=description["variant"])
-            network.load_state_dict(load_file(folder / WEIGHTS))
+            check_network(description["network"])
+        name = named_again(folder, description["network"], network)
+        find_maker(check_network(name), pretrained=False)  # what is missing on this machine is no fault of the folder
+        with _readable(folder):
+            recipe = Recipe.model_validate(description["recipe"])
+            built = build_network(
+                name,
+                description["arguments"],
+                variant=description["variant"],
+                size=recipe.patch,
+                attach_to="|".join(description.get("attached", ["auto"])),
+                pretrained=False,
+            )
+            built.load_state_dict(load_file(folder / WEIGHTS))
             segmenter = cls(
-                network=network,
-                name=description["network"],
+                network=built,
+                name=name,
                 arguments=description["arguments"],
                 variant=description["variant"],
-                recipe=Recipe.model_validate(description["recipe"]),
+                recipe=recipe,
                 structures=dict(description["structures"]),
                 settings=dict(description["settings"]),
             )
             if len(segmenter.structures) + 1 != segmenter.arguments["classes"]:
                 found = f"{len(segmenter.structures)} structures and {segmenter.arguments['classes']} classes"
                 raise ValueError(f"it lists {found}, where the background is one class more than the structures")
-        # what a damaged file leads to can be almost any error
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise DataError(
-                f"{folder}: holds no segmenter that can be read ({reason[:300]}); train or copy it again"
-            ) from error
-        network.to(device).to(memory_format=torch.channels_last).eval()
+        built.to(device).to(memory_format=torch.channels_last).eval()
         return segmenter
 
     def predict(
@@ -216,6 +230,23 @@ class Segmenter:
                 batch, self.recipe.patch, len(batch), self.network, overlap=WINDOW_OVERLAP, mode="gaussian"
             )
         return torch.as_tensor(logits).float().softmax(1).cpu()
+
+
+def own_copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous copies on the CPU, one each: safetensors refuses shared memory, as of a layer that is used twice."""
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+
+
+@contextmanager
+def _readable(folder: Path) -> Generator[None]:
+    """Tell what a damaged file leads to, which can be almost any error, as one DataError."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(
+            f"{folder}: holds no segmenter that can be read ({reason[:300]}); train or copy it again"
+        ) from error
 
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:

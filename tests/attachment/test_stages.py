@@ -75,6 +75,30 @@ def test_auto_places_in_own_networks_what_their_construction_places(name):
     assert sorted(known_places(network)) == sorted(scse.placements(built).names)
 
 
+def test_stages_of_a_nested_network_are_found_inside():
+    from monai.networks.nets import UNet
+
+    model = UNet(2, in_channels=1, out_channels=2, channels=(4, 8, 8, 8), strides=(2, 2, 2))
+    assert {"model.0", "model.1.submodule.0", "model.1.submodule.2"} <= {stage.name for stage in find_stages(model)}
+
+
+def test_stages_with_channels_last_inside_are_whole():
+    import timm
+
+    model = timm.create_model("convnext_atto", features_only=True, pretrained=False)
+    assert suggest(model, find_stages(model)) == "stages_*"
+
+
+def test_auto_leaves_out_layers_that_never_run():
+    import segmentation_models_pytorch as smp
+
+    model = smp.Unet("resnet18", encoder_weights=None, encoder_depth=3, decoder_channels=(32, 16, 8))
+    assert scse.attach(model).names == (
+        *("encoder.layer1", "encoder.layer2"),
+        *(f"decoder.blocks.{block}" for block in range(3)),
+    )
+
+
 def test_unknown_model_has_no_known_places():
     assert known_places(Mine()) is None
 

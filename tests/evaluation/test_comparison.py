@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from scse.evaluation import Comparison, compare, verdict
-from scse.evaluation.comparison import ALL, COLUMNS, holm, p_text
+from scse.evaluation.comparison import ALL, COLUMNS, holm, network_name, p_text
 
 CASES = 10
 PLAIN = np.linspace(0.70, 0.79, CASES)
@@ -257,3 +257,16 @@ def test_false_alarms_stay_near_five_percent() -> None:
 
 def test_p_values_read_well() -> None:
     assert (p_text(0.0234), p_text(0.00099), p_text(1.0)) == ("= 0.023", "< 0.001", "= 1.000")
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("unet", "U-Net"),
+        ("smp:Unet[encoder_name=resnet18]", "smp:Unet[encoder_name=resnet18]"),
+        ("path/to/mine.py:make", "mine.py:make"),
+        ("somebody's net", "somebody's net"),
+    ],
+)
+def test_networks_are_named_as_people_know_them(network, name):
+    assert network_name(network) == name

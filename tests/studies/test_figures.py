@@ -103,6 +103,19 @@ def test_the_same_scores_give_the_same_files(scores: pd.DataFrame, tmp_path: Pat
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+def test_a_long_name_of_a_network_is_wrapped_in_print_and_cut_on_the_page(scores: pd.DataFrame) -> None:
+    name = "monai:DynUNet[kernel_size=(3,3,3),strides=(1,2,2),upsample_kernel_size=(2,2),filters=(4,8,8),act_name=relu]"
+    renamed = scores.replace({"network": {"unet": name}})
+    figure = box_plots(renamed, name, note="simulated data")
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    box = axes.title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert "".join(axes.get_title().split()) == f"{name},simulateddata"
+    shown = box_plots_interactive(renamed, name, note="simulated data").layout.title.text
+    assert shown == f"{name[:32]}…, simulated data"
+
+
 def test_a_network_without_scores_is_refused(scores: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match=r"network 'vnet'.*unet, sdnet"):
         box_plots(scores, "vnet")

@@ -345,7 +345,7 @@ def test_skipped_cases_are_left_out_and_named(quick, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"networks": ["vnet"]}, "networks must be one of"),
+        ({"networks": ["vnet"]}, "network must be one of"),
         ({"variants": ["scse"]}, "variants must include 'none'"),
         ({"seeds": 0}, "seeds must be"),
         ({"preset": "slow"}, "preset must be one of"),

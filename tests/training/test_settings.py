@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from scse.training.settings import PRESETS, Settings, make_settings
+from scse.training.settings import PRESETS, Settings, check_sense, make_settings
 
 
 def test_quick_is_the_default() -> None:
@@ -37,7 +37,7 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"widht": 3}, r"widht: .*not permitted, got 3 \(settings are network, variant, width"),
+        ({"widht": 3}, r"widht: .*not permitted, got 3 \(settings are network, variant, attach_to, width"),
         ({"width": 0}, "width: .*greater than or equal to 1, got 0"),
         ({"epochs": 1.5}, "epochs: .*integer.*, got 1.5"),
         ({"learning_rate": "fast"}, "learning_rate: .*number.*, got 'fast'"),
@@ -45,7 +45,10 @@ def test_json_round_trip() -> None:
         ({"loss": "dice+ce"}, r"loss: .*'ce\+dice'.*, got 'dice\+ce'"),
         ({"momentum": 1}, "momentum: .*less than 1, got 1"),
         ({"seed": -1}, "seed: "),
-        ({"network": "vnet"}, r"settings: network must be one of 'unet', 'sdnet', 'densenet', got 'vnet' \(settings"),
+        (
+            {"network": "vnet"},
+            r"settings: network must be one of 'unet', 'sdnet', 'densenet', .*, got 'vnet' \(settings",
+        ),
         ({"variant": "SE"}, r"settings: variant must be one of 'none', 'cse', .*, got 'SE' \(settings"),
         ({"width": 0, "depth": 0}, "width: .*; depth: "),
     ],
@@ -63,3 +66,49 @@ def test_an_unknown_preset_is_refused() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().width = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["smp:Unet[encoder_name=resnet18]", "monai:UNet[channels=(4,8),strides=(2,)]", "nowhere/mine.py:make[a=1]"],
+)
+def test_networks_of_others_are_named_without_being_run(network: str) -> None:
+    chosen = make_settings("quick", {"network": network, "attach_to": "encoder.*"})
+    assert Settings.model_validate_json(chosen.model_dump_json()) == chosen
+    assert (chosen.network, chosen.attach_to) == (network, "encoder.*")
+
+
+def test_settings_written_before_there_was_attach_to_are_read() -> None:
+    before = Settings().model_dump(exclude={"attach_to"})
+    assert Settings.model_validate(before) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("networks", "variants", "given", "message"),
+    [
+        (
+            ["unet", "sdnet"],
+            ["none", "cse"],
+            {"attach_to": "encoder.*"},
+            "attach_to has no effect on unet, sdnet: they",
+        ),
+        (["smp:Unet"], ["none"], {"attach_to": "encoder.*"}, "attach_to has no effect on variant 'none'"),
+        (
+            ["smp:Unet"],
+            ["none"],
+            {"width": 3, "epochs": 1, "depth": 2},
+            r"width, depth have no effect on smp:Unet; give",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    networks: list[str], variants: list[str], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_sense(networks, variants, given)
+
+
+def test_settings_for_some_of_the_networks_are_allowed() -> None:
+    check_sense(["unet", "smp:Unet"], ["none", "cse"], {"attach_to": "encoder.*", "width": 3})
+    check_sense(["unet"], ["none"], {"attach_to": "auto", "width": 3})
+    check_sense(["smp:Unet"], ["none", "cse"], {"attach_to": "auto"})

@@ -261,7 +261,10 @@ def _auto_hosts(model: nn.Module, example: Example) -> dict[str, nn.Module]:
             f"to='auto' does not know {type(model).__name__}; choose where, such as "
             f"to={suggest(model, stages)!r}. Its stages and their outputs:\n{list_stages(stages)}"
         )
-    return {name: model.get_submodule(name) for name in names}
+    hosts = {name: model.get_submodule(name) for name in names}
+    # encoders keep the layers below the depth that is asked for, and never run them
+    outputs = run(model, example, hosts.values())
+    return {name: host for name, host in hosts.items() if host in outputs}
 
 
 def _feature_map(  # noqa: PLR0917

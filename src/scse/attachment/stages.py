@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from scse.attachment.examples import Example, Output, run, spatial_axes
 from scse.attachment.patterns import candidates, generalize, matches
@@ -89,8 +90,8 @@ def _leaving_out(names: Sequence[str], pattern: str, last: int) -> list[str]:
 def find_stages(model: nn.Module, example: Example | None = None) -> list[Stage]:
     """List the parts of a model that make one feature map each, in the order in which they ran.
 
-    A part is listed as a whole if what runs directly in it has the part's own resolution and at most one other, which
-    is so for the blocks of an encoder or a decoder; otherwise the parts in it are listed.
+    A part is listed as a whole if its convolutions have its own resolution and at most one other, which is so for the
+    blocks of an encoder or a decoder; otherwise the parts in it are listed.
 
     Args:
         model: to look into.
@@ -108,7 +109,7 @@ def find_stages(model: nn.Module, example: Example | None = None) -> list[Stage]
         parts = _running_parts(name, module, outputs)
         containers = [(name, part) for name, part in parts if any(True for _ in part.children())]
         shape = _map_shape(outputs.get(module, []), axes)
-        if name and shape and _is_one_block(shape, [part for _, part in parts], outputs):
+        if name and shape and _is_one_block(shape, module, [part for _, part in parts], outputs):
             found[module] = Stage(name, type(module).__name__, shape)
             return
         for part_name, part in containers or parts:
@@ -146,11 +147,17 @@ def _map_shape(outputs: Sequence[Output], axes: int) -> tuple[int, ...] | None:
     return outputs[0].shape
 
 
-def _is_one_block(shape: tuple[int, ...], parts: Sequence[nn.Module], outputs: dict[nn.Module, list[Output]]) -> bool:
-    shapes = [output.shape for part in parts for output in outputs[part]]
+def _is_one_block(
+    shape: tuple[int, ...], module: nn.Module, parts: Sequence[nn.Module], outputs: dict[nn.Module, list[Output]]
+) -> bool:
+    if any(output.shape is None for part in parts for output in outputs[part]):
+        return False
+    # convolutions have their channels first, whatever layout what stands between them has
+    convolutions = [inner for inner in module.modules() if isinstance(inner, _ConvNd)]
+    shapes = [output.shape for inner in convolutions for output in outputs.get(inner, []) if output.shape is not None]
     # maps pooled to one voxel belong to gates
-    resolutions = {inner[2:] for inner in shapes if inner is not None and any(size > 1 for size in inner[2:])}
-    return None not in shapes and len(resolutions | {shape[2:]}) <= RESOLUTIONS_OF_A_BLOCK
+    resolutions = {inner[2:] for inner in shapes if any(size > 1 for size in inner[2:])}
+    return len(resolutions | {shape[2:]}) <= RESOLUTIONS_OF_A_BLOCK
 
 
 def _is_head(stages: Sequence[Stage], result: Sequence[Output], axes: int) -> bool:

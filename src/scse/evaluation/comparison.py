@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from scse.networks.specs import title
+
 COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
 LOWER_IS_BETTER = frozenset({"hd95", "msd"})
 UNITS = {"dice": "Dice", "hd95": "mm 95 % Hausdorff distance", "msd": "mm mean surface distance"}
@@ -240,8 +242,8 @@ def p_text(p: float) -> str:
 
 
 def network_name(network: str) -> str:
-    """The network's name in the literature."""
-    return NETWORK_NAMES.get(network, network)
+    """The network's name in the literature, or as the user named it, without folders."""
+    return NETWORK_NAMES.get(network) or title(network)
 
 
 def variant_name(variant: str) -> str:

@@ -64,7 +64,7 @@ def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
     fabric: Fabric = new_fabric(settings)
     loss = fabric.to_device(make_loss(task, settings))
     # the schedule of a short run ends before the last measured step
-    state = new_state(task, settings, steps=max(len(batches), STEP_ROUNDS + 1))
+    state = new_state(task, settings, steps=max(len(batches), STEP_ROUNDS + 1), pretrained=False)
     state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
     state.network.train()
     return lambda: train_step(state, loss, images, labels, fabric)

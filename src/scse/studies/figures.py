@@ -1,6 +1,8 @@
 """The figures of a study: the paper's box plots, printed and interactive, and learning curves."""
 
 import io
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from scse.data.files import write_atomic
+from scse.atomic import write_atomic
 from scse.evaluation.comparison import network_name, variant_name
 
 # Okabe and Ito's palette, made for colour-blind readers; the plain network is grey
 COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73"}
 SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#f0e442")
+LONGEST_NAME = 32
 
 
 def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
@@ -54,7 +57,9 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     axes.set_xticks(range(len(structures)), structures, rotation=55, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(structures) - 0.4)
     axes.set_ylabel("Dice")
-    axes.set_title(_title(network, note))
+    # networks of other libraries have names as long as their options
+    title = re.sub(r",(?=\S)", ", ", _title(network, note))
+    axes.set_title("\n".join(textwrap.wrap(title, int(9 * figure.get_figwidth()))))
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     handles = [Patch(facecolor=c, edgecolor="black", linewidth=0.6, label=variant_name(v)) for v, c in colors.items()]
@@ -90,7 +95,7 @@ def box_plots_interactive(scores: pd.DataFrame, network: str, *, note: str = "")
             marker={"color": color, "size": 3, "opacity": 0.8},
             hovertemplate="%{x}<br>%{text}: %{y:.3f}",
         )
-    figure.update_layout(**_style(_title(network, note)), boxmode="group", boxgap=0.2, boxgroupgap=0.05)
+    figure.update_layout(**_style(_short_title(network, note)), boxmode="group", boxgap=0.2, boxgroupgap=0.05)
     figure.update_xaxes(tickangle=-55, showgrid=False, automargin=True)
     figure.update_yaxes(title="Dice", automargin=True)
     return figure
@@ -121,7 +126,7 @@ def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go
             hovertemplate=f"seed {seed}, fold {fold}, epoch %{{customdata}}<br>%{{x:.1f}} min: %{{y:.3f}}",
         )
         shown.add(variant)
-    figure.update_layout(**_style(_title(network, note)))
+    figure.update_layout(**_style(_short_title(network, note)))
     figure.update_xaxes(title="minutes of training", rangemode="tozero", automargin=True)
     figure.update_yaxes(title="Dice on held-out cases", automargin=True)
     return figure
@@ -145,6 +150,13 @@ def _colors(table: pd.DataFrame) -> dict[str, str]:
 
 def _title(network: str, note: str) -> str:
     return f"{network_name(network)}, {note}" if note else network_name(network)
+
+
+def _short_title(network: str, note: str) -> str:
+    """For the page, which is narrow on some screens and has all of the name in the caption."""
+    name = network_name(network)
+    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return f"{short}, {note}" if note else short
 
 
 def _style(title: str) -> dict[str, object]:

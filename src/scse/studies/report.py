@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from rich.table import Table
+from rich.text import Text
 
-from scse.data.files import write_atomic
+from scse.atomic import write_atomic
 from scse.evaluation.comparison import (
     ALL,
     FEWEST_PAIRS,
@@ -28,6 +29,7 @@ from scse.evaluation.comparison import (
     verdict,
 )
 from scse.evaluation.scores import METRICS
+from scse.networks.specs import slug
 from scse.studies.figures import box_plots, box_plots_interactive, learning_curves, save_figure
 
 METRIC_TITLES = {
@@ -89,8 +91,8 @@ def write_report(
     """Write the report of a study.
 
     Writes `index.html` (self-contained: opens from disk, asks no network), `table.csv` (the paper's table
-    for every metric) and the paper's figure as `boxplot_<network>.png` and `.pdf`. Variants are compared
-    with "none", or, in a study without it, with the first variant.
+    for every metric) and the paper's figure as `boxplot_<network>.png` and `.pdf`, with the network's name as
+    `slug` writes it. Variants are compared with "none", or, in a study without it, with the first variant.
 
     Args:
         folder: where to; made if need be, files of an earlier report are replaced.
@@ -110,7 +112,7 @@ def write_report(
     note = SIMULATED if facts.simulated else ""
     networks = list(comparisons["dice"].summary["network"].unique())
     for network in networks:
-        save_figure(box_plots(scores, network, note=note), folder / f"boxplot_{network}")
+        save_figure(box_plots(scores, network, note=note), folder / f"boxplot_{slug(network)}")
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
     table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
@@ -143,7 +145,8 @@ def table_text(comparison: Comparison) -> Table:
     for variant in content["variants"]:
         table.add_column(variant, justify="right")
     for network, cells in content["rows"]:
-        table.add_row(network, *(f"[bold]{c.text}[/bold]" if c.best else c.text for c in cells))
+        # the brackets of a network's options are no markup
+        table.add_row(Text(network), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
     return table
 
 
@@ -243,8 +246,10 @@ def _network(
         "overall": [row for row in rows if row["structure"] == ALL],
         "structures": _structure_rows(network, comparison, rows),
         "variants": [variant_name(v) for v in dict.fromkeys(row["variant"] for row in rows)],
-        "boxes": _figure_html(boxes, f"boxes-{network}"),
-        "curves": _figure_html(learning_curves(curves, network, note=note), f"curves-{network}") if trained else None,
+        "boxes": _figure_html(boxes, f"boxes-{slug(network)}"),
+        "curves": _figure_html(learning_curves(curves, network, note=note), f"curves-{slug(network)}")
+        if trained
+        else None,
     }
 
 

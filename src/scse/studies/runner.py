@@ -14,23 +14,25 @@ from typing import Any
 import pandas as pd
 import torch
 
+from scse.atomic import write_atomic
 from scse.blocks import VARIANTS
 from scse.data.cohort import COHORT_NAME, simulate
 from scse.data.dataset import Case, Dataset
-from scse.data.files import read_image, read_label, write_atomic
+from scse.data.files import read_image, read_label
 from scse.data.folds import Fold, make_folds
 from scse.data.inspection import Inspection, checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.evaluation.comparison import COLUMNS, Comparison, compare, verdict
+from scse.evaluation.comparison import COLUMNS, Comparison, compare, network_name, verdict
 from scse.evaluation.scores import score, write_scores
+from scse.networks.library import LIBRARIES, build_network, check_network, describe_places, find_maker
 from scse.segmenter import Segmenter, write_prediction
 from scse.studies.costs import measure_costs
 from scse.studies.grid import Run, grid
 from scse.studies.report import StudyFacts, write_report
 from scse.training.record import RunRecord, check_record
 from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
-from scse.training.settings import Settings, make_settings
+from scse.training.settings import OWN_SIZES, Settings, check_sense, make_settings
 from scse.training.task import Task, make_task
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
@@ -78,6 +80,10 @@ class _Plan:
     out: Path
     cache: Path
 
+    @property
+    def networks(self) -> list[str]:
+        return list(dict.fromkeys(run.network for run in self.runs))
+
     def folder(self, run: Run) -> Path:
         return self.out / "runs" / run.name
 
@@ -101,6 +107,7 @@ def study(
     *,
     networks: Sequence[str] = ("unet",),
     variants: Sequence[str] = VARIANTS,
+    attach_to: str = "auto",
     seeds: int = 1,
     folds: int | None = None,
     out: Path | str = "scse-study",
@@ -120,8 +127,11 @@ def study(
 
     Args:
         dataset: its folder, in any layout that `Dataset.open` knows; None simulates the built-in cohort.
-        networks: of "unet", "sdnet", "densenet".
+        networks: "unet", "sdnet", "densenet", or others: "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION" (called
+            with in_channels, classes and spatial_dims; returns a module that gives logits at the size of its input),
+            with options in brackets, such as "smp:Unet[encoder_name=resnet18]".
         variants: of "none", "cse", "sse", "scse"; "none" must be among them.
+        attach_to: where others get their blocks, see `to` of `scse.attach`; ours have their own places.
         seeds: how many, counted from 0.
         folds: see `make_folds`.
         out: the study's folder.
@@ -142,10 +152,14 @@ def study(
     """
     began = time.monotonic()
     out = Path(out)
-    if swept := sorted({"network", "variant", "seed"} & set(settings or ())):
-        raise ValueError(f"settings must not name {', '.join(swept)}: networks, variants and seeds choose them")
-    chosen = make_settings(preset, settings)
+    if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
+        options = "networks, variants, attach_to and seeds"
+        raise ValueError(f"settings must not name {', '.join(swept)}: {options} choose them")
     grid(networks, variants, seeds=seeds, folds=1)  # wrong names are told before any file is read
+    check_sense(networks, variants, {**(settings or {}), "attach_to": attach_to})
+    chosen = make_settings(preset, {**(settings or {}), "attach_to": attach_to})
+    for network in networks:
+        find_maker(check_network(network))
     if dataset is None:
         dataset, spacing = _cohort(out, on_event, stop), COHORT_SPACING if spacing is None else spacing
     path = Path(dataset)
@@ -161,7 +175,8 @@ def study(
         out=out,
         cache=cache or cache_folder(),
     )
-    on_event({"event": "plan", "rows": _description(plan), "runs": len(plan.runs)})
+    places = _find_places(plan)
+    on_event({"event": "plan", "rows": _description(plan, places), "runs": len(plan.runs)})
     for number, run in enumerate(plan.runs, start=1):
         on_event({"event": "run", "run": run.name, "number": number, "runs": len(plan.runs)})
         _do_run(plan, run, on_event, stop)
@@ -171,7 +186,7 @@ def study(
     curves = _curves(plan)
     # of a study that went on, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(RUN_COLUMNS)["seconds"].max().sum())
-    facts = _facts(plan, path, notes=notes, simulated=cases.name == COHORT_NAME, seconds=seconds)
+    facts = _facts(plan, path, places, notes=notes, simulated=cases.name == COHORT_NAME, seconds=seconds)
     report = write_report(out / "report", scores=scores, costs=costs, curves=curves, facts=facts)
     return StudyResult(out, scores, costs, compare(scores), report)
 
@@ -181,6 +196,28 @@ def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:
     if not folder.exists():
         simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=counting("simulate", on_event, stop))
     return folder
+
+
+def _find_places(plan: _Plan) -> list[tuple[str, str]]:
+    """Where networks that are not ours get their blocks: each is built once, as a row (what, patterns).
+
+    So a network that is wrong is told before others are trained for hours.
+    """
+    variant = next((run.variant for run in plan.runs if run.variant != "none"), "none")
+    arguments = {"in_channels": plan.recipe.channels, "classes": len(plan.dataset.structures) + 1}
+    rows = []
+    for network in plan.networks:
+        if check_network(network).source:
+            built = build_network(
+                network,
+                arguments,
+                variant=variant,
+                size=plan.recipe.patch,
+                attach_to=plan.settings.attach_to,
+                pretrained=False,
+            )
+            rows.append((f"blocks of {network_name(network)}", describe_places(built) or "none"))
+    return rows
 
 
 def _do_run(plan: _Plan, run: Run, on_event: OnEvent, stop: Stop) -> None:
@@ -213,7 +250,7 @@ def _score_case(segmenter: Segmenter, case: Case, plan: _Plan, folder: Path) -> 
 def _costs(plan: _Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     """Costs of every network's variants; measured once, and again only if a variant is added."""
     path = plan.out / "costs.csv"
-    networks = list(dict.fromkeys(run.network for run in plan.runs))
+    networks = plan.networks
     variants = sorted({run.variant for run in plan.runs}, key=VARIANTS.index)
     if path.exists():
         known = pd.read_csv(path, keep_default_na=False)
@@ -224,7 +261,7 @@ def _costs(plan: _Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     tables = []
     for network in networks:
         first = [Run(network, variant, 0, 0) for variant in variants]
-        segmenters = {run.variant: Segmenter.load(plan.folder(run)) for run in first}
+        segmenters = {run.variant: Segmenter.load(plan.folder(run), network=network) for run in first}
         task, settings = plan.task(first[0], on_event, stop), plan.run_settings(first[0])
         tables.append(measure_costs(task, settings, segmenters, read_image(case.images)))
     costs = pd.concat(tables, ignore_index=True)
@@ -240,7 +277,7 @@ def _curves(plan: _Plan) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _description(plan: _Plan) -> list[tuple[str, str]]:
+def _description(plan: _Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     first = plan.folds[0]
     precision = resolve_precision(plan.settings.precision)
     return [
@@ -249,23 +286,36 @@ def _description(plan: _Plan) -> list[tuple[str, str]]:
         *plan.inspection.left_out(),
         ("structures", str(len(plan.dataset.structures))),
         *plan.recipe.describe(),
-        *((name.replace("_", " "), str(value)) for name, value in _shared(plan.settings).items()),
+        *places,
+        *_shared(plan),
         ("computed in", f"{'bfloat16' if precision == 'bf16' else 'float32'} convolutions"),
         ("runs", str(len(plan.runs))),
     ]
 
 
-def _shared(settings: Settings) -> dict[str, Any]:
-    """The settings that are the same in all runs."""
-    return settings.model_dump(exclude={"network", "variant", "seed", "precision"})
+def _shared(plan: _Plan) -> list[tuple[str, str]]:
+    """The settings that are the same in all runs; sizes of our networks say whose they are, where there are others."""
+    own = [network_name(network) for network in plan.networks if not check_network(network).source]
+    label = "" if len(own) == len(plan.networks) else f" ({', '.join(own)})"
+    left_out = {"network", "variant", "attach_to", "seed", "precision", *([] if own else OWN_SIZES)}
+    return [
+        (name.replace("_", " ") + (label if name in OWN_SIZES else ""), str(value))
+        for name, value in plan.settings.model_dump(exclude=left_out).items()
+    ]
 
 
-def _facts(plan: _Plan, path: Path, *, notes: Sequence[str], simulated: bool, seconds: float) -> StudyFacts:
+def _facts(
+    plan: _Plan, path: Path, places: Sequence[tuple[str, str]], *, notes: Sequence[str], simulated: bool, seconds: float
+) -> StudyFacts:
     first = plan.folds[0]
     seeds = len({run.seed for run in plan.runs})
     left_out = plan.inspection.left_out()
+    libraries = [
+        LIBRARIES[source] for network in plan.networks if (source := check_network(network).source) in LIBRARIES
+    ]
+    packages = dict.fromkeys(["scse", "torch", "monai", "numpy", *(library.package for library in libraries)])
     rows = [("runs", str(len(plan.runs))), ("seeds", str(seeds)), ("folds", str(len(plan.folds)))]
-    rows += [(name.replace("_", " "), str(value)) for name, value in _shared(plan.settings).items()]
+    rows += [*places, *_shared(plan)]
     rows += [("precision", resolve_precision(plan.settings.precision))]
     return StudyFacts(
         title="A study of squeeze & excitation",
@@ -284,7 +334,7 @@ def _facts(plan: _Plan, path: Path, *, notes: Sequence[str], simulated: bool, se
         else f"scse.study({str(path)!r})",
         recipe=plan.recipe.describe(),
         settings=rows,
-        versions={name: version(name) for name in ("scse", "torch", "monai", "numpy")},
+        versions={name: version(name) for name in packages},
         machine=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         duration_seconds=seconds,
     )

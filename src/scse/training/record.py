@@ -5,10 +5,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from scse.data.files import write_atomic
+from scse.atomic import write_atomic
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.errors import DataError
+from scse.networks.library import code_digest
 from scse.training.settings import Settings
 from scse.training.task import Task
 
@@ -23,6 +24,7 @@ class RunRecord(BaseModel):
         recipe: of the images.
         structures: name -> label value.
         training, held_out: case -> key of its prepared arrays.
+        code: file that makes the network, if it is the user's own -> digest, so that no run mixes two versions.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +34,7 @@ class RunRecord(BaseModel):
     structures: dict[str, int]
     training: dict[str, str]
     held_out: dict[str, str]
+    code: dict[str, str] = {}
 
     @classmethod
     def of(cls, task: Task, settings: Settings) -> Self:
@@ -42,6 +45,7 @@ class RunRecord(BaseModel):
             structures=dict(task.structures),
             training={case.name: case.folder.name for case in task.training},
             held_out={case.name: case.folder.name for case in task.held_out},
+            code=code_digest(settings.network),
         )
 
 

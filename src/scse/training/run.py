@@ -12,18 +12,18 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.utils.tensorboard import SummaryWriter
 
-from scse.data.files import write_atomic
+from scse.atomic import write_atomic
 from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.networks import NETWORKS
+from scse.networks.library import build_network, check_network, find_maker, named_again
 from scse.segmenter import Segmenter
 from scse.training.batches import Batches
 from scse.training.loop import Event, fit, held_out_dice
 from scse.training.losses import SegmentationLoss, class_frequencies, median_frequency_weights
 from scse.training.record import RunRecord, check_record, prepared_task, read_record
-from scse.training.settings import Precision, Settings, make_settings
+from scse.training.settings import OWN_SIZES, Precision, Settings, check_sense, make_settings
 from scse.training.state import Clock, State
 from scse.training.task import Task, make_task
 
@@ -64,9 +64,9 @@ def train(
     check_record(folder, RunRecord.of(task, settings))
     fabric = new_fabric(settings)
     batches = make_batches(task, settings)
-    state = new_state(task, settings, steps=len(batches))
-    fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
     checkpoint = folder / CHECKPOINT
+    state = new_state(task, settings, steps=len(batches), pretrained=not checkpoint.exists())
+    fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
     if checkpoint.exists():
         state.load(checkpoint)
     plain = state.network
@@ -137,6 +137,8 @@ def train_on(
         StoppedError: `stop` said so; call again, or `resume`, to go on.
     """
     chosen = make_settings(preset, settings)
+    check_sense([chosen.network], [chosen.variant], settings or {})
+    find_maker(check_network(chosen.network))  # what is missing is told before any file is read
     inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     if not 0 <= fold < len(splits):
@@ -155,24 +157,32 @@ def train_on(
 
 
 def resume(
-    folder: Path | str, *, cache: Path | None = None, on_event: OnEvent = lambda event: None, stop: Stop = lambda: False
+    folder: Path | str,
+    *,
+    network: str | None = None,
+    cache: Path | None = None,
+    on_event: OnEvent = lambda event: None,
+    stop: Stop = lambda: False,
 ) -> Segmenter:
     """Go on with an interrupted run, from the prepared arrays that it used.
 
     Args:
         folder: of the run.
+        network: name it again if it is a factory in a file: what the folder names is not run.
         cache: folder of the prepared arrays.
         on_event: told of everything that happens.
         stop: asked after every step.
 
     Raises:
+        ValueError: the network is a factory in a file and not named, or another one is named.
         DataError: the folder holds no run, or its prepared arrays are gone.
         StoppedError: `stop` said so; call again to go on.
     """
-    record = read_record(Path(folder))
-    return train(
-        prepared_task(record, cache or cache_folder()), record.settings, Path(folder), on_event=on_event, stop=stop
-    )
+    folder = Path(folder)
+    record = read_record(folder)
+    chosen = named_again(folder, record.settings.network, network, fetching=not (folder / CHECKPOINT).exists())
+    settings = record.settings.model_copy(update={"network": chosen})
+    return train(prepared_task(record, cache or cache_folder()), settings, folder, on_event=on_event, stop=stop)
 
 
 def counting(what: str, on_event: OnEvent, stop: Stop) -> Callable[[int, int], None]:
@@ -186,16 +196,27 @@ def counting(what: str, on_event: OnEvent, stop: Stop) -> Callable[[int, int], N
     return count
 
 
-def new_state(task: Task, settings: Settings, *, steps: int) -> State:
+def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = True) -> State:
     """The state at the start: for one seed, variants share all weights that the plain network has.
 
     Args:
         task: the data.
         settings: of the run.
         steps: of one epoch.
+        pretrained: whether the network may fetch weights that its options ask for.
+
+    Raises:
+        ValueError: the network cannot be built for the task.
     """
     torch.manual_seed(settings.seed)
-    network = NETWORKS[settings.network](**_network_arguments(task, settings), recalibration=settings.variant)
+    network = build_network(
+        settings.network,
+        _network_arguments(task, settings),
+        variant=settings.variant,
+        size=task.recipe.patch,
+        attach_to=settings.attach_to,
+        pretrained=pretrained,
+    )
     network.to(memory_format=torch.channels_last)
     optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
     return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
@@ -270,12 +291,11 @@ def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
 
 
 def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
+    sizes = () if check_network(settings.network).source else OWN_SIZES
     return {
         "in_channels": task.recipe.channels,
         "classes": task.classes,
-        "width": settings.width,
-        "depth": settings.depth,
-        "kernel_size": settings.kernel_size,
+        **{name: getattr(settings, name) for name in sizes},
     }
 
 

@@ -1,13 +1,13 @@
 """What a training run is asked to do, and the presets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scse.blocks import VARIANTS
 from scse.checks import check_choice
-from scse.networks import NETWORKS
+from scse.networks.library import check_network
 
 Precision = Literal["auto", "32", "bf16"]
 
@@ -16,9 +16,11 @@ class Settings(BaseModel):
     """Settings of one training run.
 
     Attributes:
-        network: "unet", "sdnet" or "densenet".
+        network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
+            without options in brackets; see `scse.networks.library`.
         variant: "none", "cse", "sse" or "scse".
-        width, depth, kernel_size: of the network.
+        attach_to: where another network gets its blocks, see `to` of `scse.attach`; ours have their own places.
+        width, depth, kernel_size: of our networks; others have options of their own, in brackets after their name.
         epochs: how many.
         slices_per_epoch: at most so many slices, drawn anew each epoch; None takes all of them.
         batch_size: slices a step.
@@ -39,6 +41,7 @@ class Settings(BaseModel):
 
     network: str = "unet"
     variant: str = "none"
+    attach_to: str = "auto"
     width: int = Field(default=32, ge=1)
     depth: int = Field(default=3, ge=1)
     kernel_size: int = Field(default=3, ge=1)
@@ -58,10 +61,13 @@ class Settings(BaseModel):
     seed: int = Field(default=0, ge=0)
 
     def model_post_init(self, _context: object) -> None:
-        """Check the names that stand in tables."""
-        check_choice("network", self.network, NETWORKS)
+        """Check the names; nothing is imported or run."""
+        check_network(self.network)
         check_choice("variant", self.variant, VARIANTS)
 
+
+OWN_SIZES = ("width", "depth", "kernel_size")
+"""Settings of our networks only."""
 
 PRESETS: dict[str, Settings] = {
     "quick": Settings(),
@@ -95,6 +101,32 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Set
         problems = "; ".join(_problem(entry) for entry in error.errors())
         allowed = ", ".join(Settings.model_fields)
         raise ValueError(f"wrong training settings: {problems} (settings are {allowed})") from error
+
+
+def check_sense(networks: Sequence[str], variants: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Refuse settings that would do nothing.
+
+    Args:
+        networks: of the runs.
+        variants: of the runs.
+        given: the settings that the user chose, without the preset's.
+
+    Raises:
+        ValueError: a place of blocks where none is attached, or a size of our networks where there is none.
+    """
+    own = [name for name in networks if not check_network(name).source]
+    if given.get("attach_to", "auto") != "auto":
+        if len(own) == len(networks):
+            raise ValueError(
+                f"attach_to has no effect on {', '.join(own)}: they place their blocks themselves; leave it out"
+            )
+        if set(variants) == {"none"}:
+            raise ValueError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
+    if not own and (sizes := [name for name in OWN_SIZES if name in given]):
+        raise ValueError(
+            f"{', '.join(sizes)} have no effect on {', '.join(networks)}; give options of a network in brackets after "
+            "its name, such as monai:BasicUNet[features=(16,16,32,64,128,16)]"
+        )
 
 
 def _problem(entry: Any) -> str:
