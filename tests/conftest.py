@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# a worker a core: more threads would spend their time waiting for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DATA = Path(os.environ.get("SCSE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 TABLE_COMMAND = "uv run pytest tests/attachment/test_models.py --write-table docs/models.md"
 TABLE_HEAD = f"""# Networks that `attach` is tested on

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scse import functional, networks
-    from scse.attachment.files import load_attached, save_attached
-    from scse.attachment.placements import attach, detach, placements
+    from scse.attachment.attaching import attach, detach
+    from scse.attachment.placements import placements
+    from scse.attachment.saving import load_attached, save_attached
     from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
     from scse.data.dataset import Dataset
     from scse.fusing import fuse
@@ -26,14 +27,14 @@ _HOMES = {
     "Dataset": "scse.data.dataset",
     "Segmenter": "scse.segmenter",
     "SpatialSE": "scse.blocks",
-    "attach": "scse.attachment.placements",
-    "detach": "scse.attachment.placements",
+    "attach": "scse.attachment.attaching",
+    "detach": "scse.attachment.attaching",
     "functional": "",
     "fuse": "scse.fusing",
-    "load_attached": "scse.attachment.files",
+    "load_attached": "scse.attachment.saving",
     "networks": "",
     "placements": "scse.attachment.placements",
-    "save_attached": "scse.attachment.files",
+    "save_attached": "scse.attachment.saving",
     "study": "scse.studies.runner",
 }
 

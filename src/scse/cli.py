@@ -218,7 +218,7 @@ def attach(
     """Show which blocks `attach` puts where in a network, or what there is to attach to; nothing is written."""
     import torch
 
-    from scse.attachment.placements import attach as place
+    from scse.attachment.attaching import attach as place
     from scse.networks.library import build_plain, check_network
     from scse.networks.library import explain as explain_places
 

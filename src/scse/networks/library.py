@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scse.attachment.attaching import attach
 from scse.attachment.patterns import candidates, generalize
-from scse.attachment.placements import attach, placements
+from scse.attachment.placements import placements
 from scse.attachment.stages import find_stages, known_places, list_stages, suggest
 from scse.checks import check_choice
 from scse.networks import NETWORKS

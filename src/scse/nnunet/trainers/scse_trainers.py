@@ -8,7 +8,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from scse.attachment.placements import attach, placements
+from scse.attachment.attaching import attach
+from scse.attachment.placements import placements
 
 
 class RecalibratedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no types
