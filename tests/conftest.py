@@ -62,3 +62,26 @@ def real_data() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """The file of a user's own network: `make`, with a convolution `first` to attach to, and an option `width`."""
+    path = tmp_path / "my code" / "mine.py"
+    path.parent.mkdir()
+    path.write_text("""
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, channels, classes, width):
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.last = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+def make(*, in_channels, classes, spatial_dims, width=4):
+    return Net(in_channels, classes, width)
+""")
+    return path

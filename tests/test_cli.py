@@ -340,19 +340,6 @@ def test_study_prints_table_verdict_and_report(data, tmp_path):
 
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
 FAST = ("--epochs", 1, "--set", "precision=32", "--set", "slices_per_epoch=16")
-MINE = """
-from torch import nn
-def make(*, in_channels, classes, spatial_dims, width=4):
-    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, classes, 1))
-"""
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    (tmp_path / "my code").mkdir()
-    path = tmp_path / "my code" / "mine.py"
-    path.write_text(MINE)
-    return path
 
 
 def test_attach_shows_which_blocks_go_where():
@@ -366,8 +353,8 @@ def test_attach_shows_which_blocks_go_where():
 def test_attach_explains_what_there_is_to_attach_to(mine):
     ended = call("attach", "--explain", f"{mine}:make[width=6]", "--channels", 2, "--size", 16)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("auto does not know Sequential\nstages, for an input (1, 2, 16, 16):\n")
-    assert "0  Conv2d" in ended.out
+    assert ended.out.startswith("auto does not know Net\nstages, for an input (1, 2, 16, 16):\n")
+    assert "first  Conv2d" in ended.out
     known = call("attach", "--explain", BASIC, "--spatial-dims", 3, "--size", 32)
     assert known.out.startswith("auto attaches to conv_")
     assert "(1, 4, 32, 32, 32)" in known.out
@@ -385,7 +372,7 @@ def test_study_of_two_networks_shows_their_names_with_brackets(data, tmp_path):
 
 def test_a_network_of_ones_own_is_named_again_to_predict_and_resume(data, mine, tmp_path):
     run, out, network = tmp_path / "run", tmp_path / "out", f"{mine}:make"
-    trained = call("train", data, "-o", run, "--network", network, "--attach-to", "0", "--variant", "cse", *FAST)
+    trained = call("train", data, "-o", run, "--network", network, "--attach-to", "first", "--variant", "cse", *FAST)
     assert (trained.code, trained.err) == (0, "")
     image = data / "imagesTs" / "t0_0000.nii.gz"
     (refused,) = said(call("predict", image, "-m", run, "-o", out), "error")

@@ -215,11 +215,6 @@ def test_nothing_on_disk_is_executed(tmp_path: Path) -> None:
 # Networks that are not scse's own
 
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
-MINE = """
-from torch import nn
-def make(*, in_channels, classes, spatial_dims, width=4):
-    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, classes, 1))
-"""
 
 
 def of_others(name: str, *, variant: str = "scse", attach_to: str = "auto") -> Segmenter:
@@ -274,19 +269,11 @@ def test_weights_are_never_fetched_for_a_folder(tmp_path: Path, monkeypatch: pyt
     assert_same(first, Segmenter.load(folder))
 
 
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    path = tmp_path / "code" / "mine.py"
-    path.parent.mkdir()
-    path.write_text(MINE)
-    return path
-
-
 def test_a_factory_in_a_file_runs_only_if_the_caller_names_it(tmp_path: Path, mine: Path) -> None:
-    first = of_others(f"{mine}:make[width=6]", attach_to="0")
+    first = of_others(f"{mine}:make[width=6]", attach_to="first")
     folder = first.save(tmp_path / "model")
     moved = mine.rename(tmp_path / "moved.py")
-    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{MINE}")  # what lies where the folder says
+    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{moved.read_text()}")  # what lies where the folder says
     message = r"model: its network is a factory in a file, '.*mine\.py:make\[width=6\]', .* name it yourself"
     with pytest.raises(ValueError, match=message):
         Segmenter.load(folder)

@@ -18,34 +18,11 @@ from scse.studies.runner import StudyResult
 SHAPE = (12, 10, 8)
 SETTINGS = {"epochs": 1, "batch_size": 8, "precision": "32", "slices_per_epoch": 16}
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
-MINE = """
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, channels, classes):
-        super().__init__()
-        self.first = nn.Conv2d(channels, 4, 3, padding=1)
-        self.last = nn.Conv2d(4, classes, 1)
-
-    def forward(self, x):
-        return self.last(self.first(x).relu())
-
-def make(*, in_channels, classes, spatial_dims):
-    return Net(in_channels, classes)
-"""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_nnunet(tmp_path_factory.mktemp("data") / "set", cases=3, tests=2, shape=SHAPE)
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    (tmp_path / "my code").mkdir()
-    path = tmp_path / "my code" / "mine.py"
-    path.write_text(MINE)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +91,7 @@ def test_a_second_call_trains_nothing_and_another_version_of_the_code_is_refused
     pd.testing.assert_frame_equal(first.scores, second.scores)
     with pytest.raises(ValueError, match="settings attach_to = 'first', asked for is 'last'"):
         run(data, tmp_path / "out", networks, attach_to="last")
-    mine.write_text(MINE.replace("relu", "tanh"))
+    mine.write_text(mine.read_text().replace("relu", "tanh"))
     with pytest.raises(ValueError, match=r"code mine.py = "):
         run(data, tmp_path / "out", networks, attach_to="first")
 

@@ -19,33 +19,10 @@ from scse.training.task import Task
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
 DYNAMIC = "monai:DynUNet[kernel_size=(3,3,3),strides=(1,2,2),upsample_kernel_size=(2,2),filters=(4,8,8)]"
 QUICK = {"epochs": 2, "slices_per_epoch": 10, "batch_size": 5, "precision": "32"}
-MINE = """
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, channels, classes):
-        super().__init__()
-        self.first = nn.Conv2d(channels, 4, 3, padding=1)
-        self.last = nn.Conv2d(4, classes, 1)
-
-    def forward(self, x):
-        return self.last(self.first(x).relu())
-
-def make(*, in_channels, classes, spatial_dims):
-    return Net(in_channels, classes)
-"""
 
 
 def settings(network: str, **others: Any) -> Settings:
     return Settings.model_validate({**QUICK, "network": network, "variant": "scse", **others})
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    path = tmp_path / "code" / "mine.py"
-    path.parent.mkdir()
-    path.write_text(MINE)
-    return path
 
 
 def stopped(task: Task, chosen: Settings, folder: Path) -> None:
