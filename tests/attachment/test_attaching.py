@@ -240,8 +240,6 @@ def test_attaching_elsewhere_adds_to_what_is_there(model):
     ],
 )
 def test_wrong_option_is_refused_and_the_model_left_as_it_was(model, recalibration, options, message):
-    model = nn.Sequential()
-    model.add_module("first", nn.Conv2d(3, 4, 1))
     before = fingerprint(model)
     with pytest.raises(ValueError, match=message):
         scse.attach(model, recalibration, to="first", example=X, **options)

@@ -81,12 +81,12 @@ def attach(
             shape, device = maps[name].shape or (), maps[name].device
             channels, resolution = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
             block = make(channels).to(device=device, dtype=like.dtype)
-            multiply_adds = _multiply_adds(block, (shape[0], channels, *resolution))
+            multiply_adds = _try_out(name, block, (shape[0], channels, *resolution))
             facts = Facts(channels, resolution, multiply_adds, model_multiply_adds)
             setattr(block, FACTS, facts)
             hang(host, block.train(host.training), layout=layout or "channels-first")
             hung.append(host)
-        _check_run(model, example, hosts, maps)
+        _check_run(model, example, hosts)
     except BaseException:
         for host in hung:
             take_off(host)
@@ -191,30 +191,32 @@ def _instead(model: nn.Module, name: str, example: Example) -> str:
     return f"; attach to {suggest(model, inside)!r} instead" if inside else ""
 
 
-def _check_run(
-    model: nn.Module, example: Example | None, hosts: Mapping[str, nn.Module], maps: Mapping[str, Output]
-) -> None:
-    """See that every block runs once and keeps the shape."""
-    blocks = {name: block for name, host in hosts.items() if (block := block_of(host)) is not None}
-    outputs = run(model, example, blocks.values())
-    for name, block in blocks.items():
-        returned = outputs.get(block, [])
-        if len(returned) != 1:
-            raise ValueError(
-                f"the block at {name!r} ran {len(returned)} times in the example, not once; place it elsewhere"
-            )
-        if returned[0].shape != maps[name].shape:
-            raise ValueError(
-                f"the block at {name!r} turns {maps[name].what} into {returned[0].what}; what follows would not fit"
-            )
+def _try_out(name: str, block: nn.Module, shape: tuple[int, ...]) -> int:
+    """The multiply-adds of a block on a map of this shape, which it must keep; nothing is computed.
 
-
-def _multiply_adds(block: nn.Module, shape: tuple[int, ...]) -> int:
+    Raises:
+        ValueError: the block returns another shape.
+    """
     on_meta = copy.deepcopy(block).to("meta")
     dtype = next((p.dtype for p in block.parameters()), torch.float32)
     x = torch.empty(shape, device="meta", dtype=dtype)
     with torch.no_grad():
-        return counted(lambda: on_meta(x))[1]
+        returned, multiply_adds = counted(lambda: Output.of(on_meta(x)))
+    if returned.shape != shape:
+        raise ValueError(
+            f"the block at {name!r} turns a tensor of shape {shape} into {returned.what}; what follows would not fit"
+        )
+    return multiply_adds
+
+
+def _check_run(model: nn.Module, example: Example | None, hosts: Mapping[str, nn.Module]) -> None:
+    """See that every block runs once."""
+    blocks = {name: block for name, host in hosts.items() if (block := block_of(host)) is not None}
+    outputs = run(model, example, blocks.values())
+    for name, block in blocks.items():
+        times = len(outputs.get(block, []))
+        if times != 1:
+            raise ValueError(f"the block at {name!r} ran {times} times in the example, not once; place it elsewhere")
 
 
 def _told(name: str, host: nn.Module) -> str:
