@@ -17,10 +17,11 @@ from torch import nn
 
 from scse.atomic import write_atomic
 from scse.attachment.placements import placements
+from scse.attachment.saving import own_copies
 from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
-from scse.errors import DataError
+from scse.errors import DataError, in_short
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
 
 FORMAT = 1
@@ -232,20 +233,14 @@ class Segmenter:
         return torch.as_tensor(logits).float().softmax(1).cpu()
 
 
-def own_copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous copies on the CPU, one each: safetensors refuses shared memory, as of a layer that is used twice."""
-    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-
-
 @contextmanager
 def _readable(folder: Path) -> Generator[None]:
     """Tell what a damaged file leads to, which can be almost any error, as one DataError."""
     try:
         yield
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
-            f"{folder}: holds no segmenter that can be read ({reason[:300]}); train or copy it again"
+            f"{folder}: holds no segmenter that can be read ({in_short(error)}); train or copy it again"
         ) from error
 
 

@@ -41,6 +41,14 @@ def test_fresh_model_gets_the_same_blocks_and_weights(tmp_path, recalibration, o
     assert torch.equal(fresh(X), model(X))
 
 
+def test_model_in_another_memory_format_is_saved(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3)).to(memory_format=torch.channels_last)
+    scse.attach(model, to="0", example=X)
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3))
+    scse.load_attached(fresh, scse.save_attached(model, tmp_path / "model.safetensors"))
+    assert torch.equal(fresh[0].weight, model[0].weight)
+
+
 def test_layout_is_kept(tmp_path):
     def tokens():
         return nn.Sequential(nn.Flatten(2), nn.Linear(16, 6))

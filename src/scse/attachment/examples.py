@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from scse.errors import in_short
+
 T = TypeVar("T")
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """The input of one forward: a tensor, the arguments in order, or the arguments by name."""
@@ -84,11 +86,10 @@ def run(model: nn.Module, example: Example | None, watched: Iterable[nn.Module])
             call(model, given)
     # a model may raise anything at an input that it was not made for
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         origin = "guessed" if example is None else "given"
         raise ValueError(
             f"the {origin} example ({describe_example(given)}) does not run through {type(model).__name__} "
-            f"({reason[:300]}); give an example= that does"
+            f"({in_short(error)}); give an example= that does"
         ) from error
     finally:
         for handle in handles:

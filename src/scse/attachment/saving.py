@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from scse.atomic import write_atomic
 from scse.attachment.hosts import hang, layout_of, take_off
 from scse.attachment.placements import Placements, placements
 from scse.blocks import BLOCKS
-from scse.errors import DataError
+from scse.errors import DataError, in_short
 
 FORMAT = 1
 KEY = "scse"
@@ -35,10 +36,8 @@ def save_attached(model: nn.Module, path: Path | str) -> Path:
     ]
     if not recipe:
         raise ValueError(f"{type(model).__name__} has no block; save its state_dict, or attach first")
-    # clones, because a module with two names has its weights twice
-    weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     metadata = {KEY: json.dumps({"format": FORMAT, "blocks": recipe})}
-    write_atomic(Path(path), save(weights, metadata=metadata))
+    write_atomic(Path(path), save(own_copies(model.state_dict()), metadata=metadata))
     return Path(path)
 
 
@@ -73,11 +72,15 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
     except Exception as error:
         for host in hung:
             take_off(host)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
-            f"{path}: does not fit {type(model).__name__} ({reason[:300]}); build the model as it was when saved"
+            f"{path}: does not fit {type(model).__name__} ({in_short(error)}); build the model as it was when saved"
         ) from error
     return placements(model)
+
+
+def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, one each: safetensors refuses shared memory, as of a layer that is used twice."""
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
 
 def _description(where: str, block: nn.Module) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from scse.attachment.patterns import candidates, generalize
 from scse.attachment.placements import placements
 from scse.attachment.stages import find_stages, known_places, list_stages, suggest
 from scse.checks import check_choice
+from scse.errors import in_short
 from scse.networks import NETWORKS
 from scse.networks.specs import Spec
 
@@ -281,7 +282,7 @@ def build_plain(spec: Spec, arguments: Mapping[str, int], *, pretrained: bool = 
     # other people's code may raise anything
     except Exception as error:
         told = ", ".join(f"{name}={value!r}" for name, value in {**arguments, **spec.options}.items())
-        raise ValueError(f"{spec.text} cannot be built with {told} ({_reason(error)}); correct its options") from error
+        raise ValueError(f"{spec.text} cannot be built with {told} ({in_short(error)}); correct its options") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{spec.text} must return a torch.nn.Module, got {type(network).__name__}")
     return network
@@ -340,7 +341,7 @@ def _check_forward(sized: Sized, spec: Spec, shape: tuple[int, ...]) -> None:
     except Exception as error:
         filled = tuple(size + -size % MULTIPLE for size in shape[2:])
         raise ValueError(
-            f"{spec.text} does not take an image of {shape[1]} channels and {filled} pixels ({_reason(error)}); "
+            f"{spec.text} does not take an image of {shape[1]} channels and {filled} pixels ({in_short(error)}); "
             "choose another network, or options that fit"
         ) from error
     sized.train()
@@ -377,7 +378,7 @@ def _load_function(spec: Spec) -> Callable[..., object]:
             module_spec.loader.exec_module(module)
     # other people's code may raise anything
     except Exception as error:
-        raise ValueError(f"{path}: cannot be run ({_reason(error)}); correct it") from error
+        raise ValueError(f"{path}: cannot be run ({in_short(error)}); correct it") from error
     function: object = getattr(module, spec.name, None)
     if not callable(function):
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
@@ -401,7 +402,3 @@ def _beside(path: Path) -> Generator[None]:
         yield
     finally:
         sys.path.remove(str(path.parent.resolve()))
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

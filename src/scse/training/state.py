@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from scse.atomic import write_atomic
+from scse.attachment.saving import own_copies
 from scse.errors import DataError
-from scse.segmenter import own_copies
 
 
 @dataclass
