@@ -180,7 +180,7 @@ NETWORKS = {
     "monai-bottlenecks-3d": (monai_bottlenecks, (2, 8, 9, 8, 7), MONAI, 4),
     "monai-seresnet50": (
         lambda: make("monai.networks.nets.SEResNet50", spatial_dims=2, in_channels=1, num_classes=5),
-        (2, 1, 32, 32),
+        (2, 1, 64, 64),  # of 32 pixels one a channel is left, and batch normalisation over two values amplifies all
         MONAI,
         16,
     ),
@@ -203,17 +203,19 @@ def test_network_of_a_library_computes_the_same(build, shape, name, count):
     assert report.kept == ()
     x = torch.randn(shape)
     assert_modules_are_the_same(network.eval(), fused.eval(), report, x)
-    # in float64, as a network amplifies the last bit of float32, with ours as with any other order of a sum
+    # in float64, as a network amplifies the last bit of float32, with ours as with any other order of a sum; there
+    # torch's derivative of the hard sigmoid is 1/6 in float32, off by 3e-8
+    tolerance = 1e-7 if any(getattr(block, "gate", "") == "hard-sigmoid" for block in fused.modules()) else 1e-10
     network.double(), fused.double()
     for training in (False, True):
         network.train(training), fused.train(training)
-        assert_same(values(fused, x.double()), values(network, x.double()), 1e-10)
+        assert_same(values(fused, x.double()), values(network, x.double()), tolerance)
 
 
 def assert_modules_are_the_same(network, fused, report, x):
-    """In float32, each module for itself on the map that it sees in the network.
+    """In float32, each module for itself on the map that it sees in the network, against the library's in float64.
 
-    The gradients of the weights are sums over all positions, where much cancels: the library's own rounding is up to
+    Much cancels in the gates of many channels and in the gradients of the weights: the library's own rounding is up to
     3e-6 of them, and ours has to be of that size.
     """
     seen = {}
@@ -231,7 +233,6 @@ def assert_modules_are_the_same(network, fused, report, x):
     for where, inside in seen.items():
         block, module = fused.get_submodule(where), network.get_submodule(where)
         ours, theirs = values(block, inside), values(module, inside)
-        assert_same(ours[:2], theirs[:2], 1e-6)
         exact = values(copy.deepcopy(module).double(), inside.double())
         for own, other, true in zip(ours, theirs, exact, strict=True):
             allowed = max(1e-6 * true.abs().max(), 4 * (other - true).abs().max())

@@ -83,12 +83,13 @@ class ChannelSE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the channels of `x`."""
+        squeeze, excite = self.squeeze, self.excite
         return functional.cse(
             x,
-            self.squeeze.weight,
-            self.squeeze.bias,
-            self.excite.weight,
-            self.excite.bias,
+            squeeze.weight,
+            squeeze.bias,
+            excite.weight,
+            excite.bias,
             activation=self.activation,
             gate=self.gate,
             scale=self.scale,
@@ -197,14 +198,16 @@ class ConcurrentSE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the channels and the positions of `x`."""
+        channel = self.channel
+        squeeze, excite, project = channel.squeeze, channel.excite, self.spatial.project
         return functional.scse(
             x,
-            self.channel.squeeze.weight,
-            self.channel.squeeze.bias,
-            self.channel.excite.weight,
-            self.channel.excite.bias,
-            self.spatial.project.weight,
-            self.spatial.project.bias,
+            squeeze.weight,
+            squeeze.bias,
+            excite.weight,
+            excite.bias,
+            project.weight,
+            project.bias,
             aggregation=self.aggregation,
             scale=self.scale,
         )

@@ -9,12 +9,14 @@ from importlib.util import find_spec
 import torch
 
 from scse.data.prepared import cache_folder
+from scse.kernels import path
 from scse.training.run import resolve_precision
 
 OPTIONAL = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "openvino": "openvino",
     "segmentation_models_pytorch": "smp",
 }
 """Optional package -> the extra of scse that installs it."""
@@ -41,7 +43,7 @@ def diagnose() -> list[Row]:
         Row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"),
         Row("processor instructions", torch.backends.cpu.get_cpu_capability()),
         Row("training precision", f"{precision} (precision=auto)"),
-        Row("blocks run on", "plain torch operations"),
+        Row("blocks run on", path()),
         Row("prepared arrays", str(cache_folder())),
         *(_optional(name, extra) for name, extra in OPTIONAL.items()),
     ]

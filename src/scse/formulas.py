@@ -73,3 +73,40 @@ def concat(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
 
 AGGREGATIONS = {"add": add, "max": maximum, "multiply": multiply, "concat": concat}
 """How scSE joins its two recalibrated maps; the paper adds, its journal version compares all four."""
+
+
+def recalibrate(  # noqa: PLR0917 (the weights in the order of the formula)
+    x: Tensor,
+    squeeze_weight: Tensor | None,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor | None,
+    excite_bias: Tensor | None,
+    project_weight: Tensor | None,
+    project_bias: Tensor | None,
+    *,
+    kind: str,
+    activation: str = "relu",
+    gate: str = "sigmoid",
+    scale: float = 1.0,
+) -> Tensor:
+    """A block from its weights: `kind` is "cse", "sse" or, for scSE, the name of its aggregation.
+
+    (N, C, *spatial) -> (N, C, *spatial), with "concat" (N, 2C, *spatial). The weights of a gate that the kind does
+    not have are None. `scale` multiplies the gates.
+    """
+    channel = spatial = None
+    if squeeze_weight is not None and excite_weight is not None:
+        channel = channel_gate(
+            x, squeeze_weight, squeeze_bias, excite_weight, excite_bias, activation=activation, gate=gate
+        )
+        channel = over_space(_scaled(channel, scale), x)
+    if project_weight is not None:
+        spatial = _scaled(spatial_gate(x, project_weight, project_bias), scale)
+    if channel is not None and spatial is not None:
+        return AGGREGATIONS[kind](x, channel, spatial)
+    gates = channel if spatial is None else spatial
+    return x if gates is None else x * gates
+
+
+def _scaled(gate: Tensor, scale: float) -> Tensor:
+    return gate if scale == 1.0 else gate * scale

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scse import formulas
 from scse.checks import check_choice
+from scse.kernels import recalibrate
 
 
 def cse(
@@ -47,10 +48,8 @@ def cse(
     check_choice("activation", activation, formulas.ACTIVATIONS)
     check_choice("gate", gate, formulas.GATES)
     _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
-    channel = formulas.channel_gate(
-        x, squeeze_weight, squeeze_bias, excite_weight, excite_bias, activation=activation, gate=gate
-    )
-    return x * formulas.over_space(_scaled(channel, scale), x)
+    weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, None, None)
+    return recalibrate(x, *weights, kind="cse", activation=activation, gate=gate, scale=scale)
 
 
 def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -> Tensor:
@@ -71,7 +70,7 @@ def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -
     """
     _check_map(x, weight)
     _check_layer("weight", weight, bias, outputs=1, inputs=x.shape[1])
-    return x * _scaled(formulas.spatial_gate(x, weight, bias), scale)
+    return recalibrate(x, None, None, None, None, weight, bias, kind="sse", scale=scale)
 
 
 def scse(  # noqa: PLR0917 (the weights in the order of the formula)
@@ -109,14 +108,8 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
     check_choice("aggregation", aggregation, formulas.AGGREGATIONS)
     _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
     _check_layer("project_weight", project_weight, project_bias, outputs=1, inputs=x.shape[1])
-    channel = formulas.channel_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
-    spatial = formulas.spatial_gate(x, project_weight, project_bias)
-    join = formulas.AGGREGATIONS[aggregation]
-    return join(x, formulas.over_space(_scaled(channel, scale), x), _scaled(spatial, scale))
-
-
-def _scaled(gate: Tensor, scale: float) -> Tensor:
-    return gate if scale == 1.0 else gate * scale
+    weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
+    return recalibrate(x, *weights, kind=aggregation, scale=scale)
 
 
 def _check_map(x: Tensor, weight: Tensor) -> None:
