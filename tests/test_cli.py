@@ -26,7 +26,7 @@ from scse.data.files import write_label
 from scse.errors import DataError
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
-VERBS = ("study", "train", "predict", "attach", "evaluate", "inspect", "doctor", "data")
+VERBS = ("study", "train", "predict", "attach", "evaluate", "inspect", "doctor", "bench", "data")
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def test_version_is_told_and_nothing_else():
         ("attach",),
         ("attach", "unet", "--size", "0"),
         ("attach", "unet", "--explain", "--to", "encoder.*"),
+        ("bench", "unet", "--batch", "0"),
         ("data", "copy"),
     ],
     ids=" ".join,
@@ -176,6 +177,9 @@ WRONG = {
     ("attach", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
     ("attach", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
     ("attach", "unet", "--size", "8"): "does not run through UNet",
+    ("bench", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
+    ("bench", "unet", "--size", "4"): "needs every spatial axis to be at least 8, got (4, 4)",
+    ("bench", "unet", "--seconds", "0"): "seconds must be a positive number, got 0",
     ("study", "DATA", "--variants", "cse,scse"): "variants must include 'none'",
     ("study", "DATA", "--variants", "none,none"): "variants must be named once each",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
@@ -259,6 +263,27 @@ def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data
     assert written.shape == image.shape
     np.testing.assert_array_equal(written.affine, image.affine)
     assert set(np.unique(written.dataobj)) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((), "engine: torch (another pays from 50 volumes on)"),
+        (("--engine", "torch", "--batch-size", 3), "engine: torch (as asked)"),
+    ],
+)
+def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, line):
+    ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, *options)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[0] == line
+
+
+def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("scse.engines.find_spec", lambda name: None if name == "openvino" else object())
+    ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, "--engine", "openvino")
+    assert ended.code == 1
+    (message,) = said(ended, "error")
+    assert message == "engine='openvino': openvino not installed, pip install 'scse[openvino]'\n"
 
 
 def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data, tmp_path):
@@ -422,6 +447,17 @@ def test_doctor_shows_how_to_install_what_is_missing(monkeypatch):
     assert (ended.code, ended.err) == (0, "")
     rows = [line.split(maxsplit=1) for line in ended.out.splitlines()]
     assert ["onnx", "pip install 'scse[export]'"] in [[row[0], row[1].split("  ")[-1].strip()] for row in rows]
+
+
+def test_bench_shows_blocks_and_network():
+    ended = call("bench", BASIC, "--size", 32, "--batch", 2, "--seconds", 0.1)
+    assert (ended.code, ended.err) == (0, "")
+    assert "blocks run on " in ended.out
+    assert BASIC in ended.out
+    rows = [line.split("  ")[0].strip() for line in ended.out.splitlines()]
+    sizes = [f"4 channels, {side} x {side}" for side in (32, 16, 8, 4)]
+    assert [row for row in rows if "channels" in row and not row.endswith(":")] == sizes
+    assert rows[-2:] == ["training step", "inference"]
 
 
 def test_stopped_before_training_it_says_to_call_again(data, tmp_path, monkeypatch):

@@ -6,25 +6,31 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from datasets import save_nifti, save_picture, scene, write_nnunet
 from scse.attachment import stages
 from scse.attachment.placements import placements
-from scse.data.files import Image, read_label
+from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
+from scse.engines import Engine
 from scse.errors import DataError
 from scse.networks import NETWORKS
 from scse.networks.library import build_network
-from scse.segmenter import DESCRIPTION, WEIGHTS, Segmenter
+from scse.segmenter import DESCRIPTION, WEIGHTS, Segmenter, write_prediction
 from scse.training.run import train_on
 
 STRUCTURES = {"left": 300, "right": 3}
@@ -449,6 +455,68 @@ def test_the_batch_size_changes_nothing(case: tuple[Any, Any]) -> None:
     image = Image(case[0][None], np.eye(4))
     segmenter.predict_image(image, batch_size=8, progress=lambda done, total: told.append((done, total)))
     assert told == [(8, 20), (16, 20), (20, 20)]
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
+        segmenter.predict_image(image, batch_size=0)
+
+
+@pytest.mark.parametrize(("free", "at_a_time"), [(1, 1), (2**17, 7), (2**40, 16)])
+def test_slices_at_a_time_are_chosen_by_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, case: tuple[Any, Any], free: int, at_a_time: int
+) -> None:
+    # 16 x 16 pixels of 3 classes, which stand for a window's outputs, make 3 KiB; the sum of windows, their weights
+    # and the quotient, 24 x 28 pixels of 3 classes, make 23.6 KiB
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free * 3))
+    segmenter, told = reader(view="axial"), []
+    expected = segmenter.predict(case[0], batch_size=20)
+    found = segmenter.predict_image(
+        Image(case[0][None], np.eye(4)), progress=lambda done, total: told.append((done, total))
+    )
+    assert told[0] == (at_a_time, 20)
+    assert told[-1] == (20, 20)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.5)])
+@pytest.mark.parametrize("patch", [(24, 32), (16, 16)])
+def test_a_label_is_the_class_of_the_greatest_probability(
+    trained: Segmenter, case: tuple[Any, Any], patch: tuple[int, int], spacing: tuple[float, float] | None
+) -> None:
+    recipe = Recipe(view="axial", spacing=spacing, patch=patch, channels=1)
+    slices, grid = recipe.image_slices(Image(case[0][None], np.eye(4)))
+    with torch.inference_mode():
+        logits = sliding_window_inference(slices, patch, 16, trained.network, overlap=0.5, mode="gaussian")
+        height, width = grid.resampled
+        probabilities = torch.as_tensor(logits).softmax(1)[..., :height, :width]
+        if grid.resampled != grid.plane:
+            probabilities = F.interpolate(probabilities, grid.plane, mode="bilinear", antialias=True)
+    expected = grid.restore(np.array([0, *STRUCTURES.values()])[probabilities.argmax(1).numpy()])
+    found = replace(trained, recipe=recipe).predict(case[0])
+    assert len(np.unique(found)) > 1
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_every_engine_gives_the_same_labels(trained: Segmenter, case: tuple[Any, Any], engine: str) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+        pytest.importorskip("onnxscript")
+    other = trained.with_engine(engine)
+    assert other.engine is not None
+    assert other.engine.name == engine
+    assert (other.predict(case[0]) == trained.predict(case[0])).mean() > 0.999
+
+
+def test_an_engine_that_is_faster_pays_for_many_volumes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def make(name: str, network: torch.nn.Module, example: torch.Tensor, *, volumes: int) -> Engine:
+        asked.append((name, tuple(example.shape[1:]), volumes))
+        return Engine("torch", "", network)
+
+    monkeypatch.setattr("scse.segmenter.make_engine", make)
+    reader(view="axial", channels=2).with_engine(images=7)
+    reader(view="picture").with_engine("auto", images=7)
+    assert asked == [("auto", (2, 16, 16), 7), ("auto", (1, 16, 16), 0)]
 
 
 # Pictures
@@ -543,3 +611,71 @@ def test_pictures_are_written_as_index_masks(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
     assert np.array_equal(read_label(tmp_path / "out/b.png").array, segmenter.predict(paths[1]))
     assert len(np.unique(read_label(tmp_path / "out/a.png").array)) == 3
+
+
+class Waiting(Reader):
+    """A network that calls something each time before it runs."""
+
+    def __init__(self, wait: Callable[[], object]) -> None:
+        super().__init__()
+        self.wait = wait
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.wait()
+        return super().forward(x)
+
+
+def pictures(folder: Path, count: int) -> dict[str, list[Path]]:
+    return {f"p{n}": [save_picture(folder / f"p{n}.png", picture(16, 16, seed=n))] for n in range(count)}
+
+
+def test_the_next_image_is_read_and_the_one_before_written_while_the_network_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, written, flying = [Event() for _ in range(6)], [Event() for _ in range(6)], []
+    images, runs = pictures(tmp_path, 6), count()
+
+    def reading(paths: list[Path]) -> Image:
+        image = read_image(paths)
+        read[int(paths[0].stem[1:])].set()
+        flying.append(sum(event.is_set() for event in read) - sum(event.is_set() for event in written))
+        return image
+
+    def writing(folder: Path, name: str, *others: Any) -> None:
+        write_prediction(folder, name, *others)
+        written[int(name[1:])].set()
+
+    def wait() -> None:
+        n = next(runs)
+        assert n == 5 or read[n + 1].wait(30)
+        assert n == 0 or written[n - 1].wait(30)
+
+    monkeypatch.setattr("scse.segmenter.read_image", reading)
+    monkeypatch.setattr("scse.segmenter.write_prediction", writing)
+    segmenter = replace(reader(), network=Waiting(wait))
+    assert segmenter.predict_files(images, tmp_path / "out") == []
+    assert all(event.is_set() for event in written)
+    assert max(flying) <= 4  # one is read, one waits for the network, one is in it, one is written
+    for name, paths in images.items():
+        assert np.array_equal(read_label(tmp_path / "out" / f"{name}.png").array, reader().predict(paths[0]))
+
+
+def test_an_interruption_leaves_whole_label_maps_only(tmp_path: Path) -> None:
+    runs = count()
+
+    def interrupt() -> None:
+        if next(runs) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(reader(), network=Waiting(interrupt)).predict_files(pictures(tmp_path, 6), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p0.png", "p1.png"]
+    for n in range(2):
+        expected = reader().predict(tmp_path / f"p{n}.png")
+        assert np.array_equal(read_label(tmp_path / "out" / f"p{n}.png").array, expected)
+
+
+def test_what_is_no_fault_of_an_image_ends_it_all(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match="out"):
+        reader().predict_files(pictures(tmp_path, 3), tmp_path / "out")

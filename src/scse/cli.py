@@ -41,6 +41,9 @@ def main() -> None:
     """Run the command line; wrong input ends in one clear message and exit code 1, `--debug` shows the traceback."""
     import sys
 
+    from scse.allocator import keep_large_blocks
+
+    keep_large_blocks()  # before anything starts a thread
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, prog_name="scse")
@@ -186,17 +189,22 @@ def predict(
     network: Annotated[
         str | None, typer.Option(help="The model's network, if it is your own FILE.py:FUNCTION.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Slices at a time; fewer need less memory.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Slices at a time; fewer need less memory [as memory allows].")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: the fastest that pays.")
+    ] = "auto",
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
-    from scse.allocator import keep_large_blocks
     from scse.console import Watcher
     from scse.inputs import find_images
     from scse.segmenter import Segmenter
 
-    keep_large_blocks()
     segmenter = Segmenter.load(model, network=network)
     found = find_images(images, channels=segmenter.recipe.channels)
+    segmenter = segmenter.with_engine(engine, images=len(found))
+    _say(f"engine: {segmenter.engine}")
     with Watcher(_console()) as watch:
         failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
     _say(f"{len(found) - len(failed)} label maps written to {out}")
@@ -271,6 +279,29 @@ def doctor() -> None:
     _console().print(rows_table([(row.what, row.found, row.remedy) for row in diagnose()]))
 
 
+@app.command()
+def bench(
+    network: Annotated[str, typer.Argument(help=NETWORK_HELP)] = "unet",
+    size: Annotated[int, typer.Option(min=1, help="Pixels a side of the images.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
+    channels_in: Annotated[int, typer.Option(min=1, help="Channels of the images.")] = 1,
+    classes: Annotated[int, typer.Option(min=1, help="Classes, the background included.")] = 2,
+    seconds: Annotated[float, typer.Option(help="To measure for, about.")] = 40.0,
+) -> None:
+    """Measure what scSE costs on this machine's processor: its blocks in a network, and the whole network."""
+    from scse.bench import bench as run_bench
+    from scse.console import rows_table
+
+    _say(f"measuring for about {seconds:g} s ...")
+    found = run_bench(network, size=size, batch=batch, channels_in=channels_in, classes=classes, seconds=seconds)
+    _say(f"blocks run on {found.path}\n")
+    _say(f"one scSE block, forward and backward, {batch} images, float32, channels-last (x: as long as scse's):")
+    columns = ("size", "scse", "plain torch", "smp", "copies of the map")
+    _console().print(rows_table([block.row() for block in found.blocks], *columns))
+    _say(f"\n{network}, {batch} images of {size} x {size}:")
+    _console().print(rows_table([time.row() for time in found.network], "", "plain", "+scSE"))
+
+
 @data_app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to make; it becomes an nnU-Net v2 data set.")],
@@ -307,11 +338,9 @@ def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
 def _watched(run: Any, *, again: Callable[[], str]) -> Any:
     import logging
 
-    from scse.allocator import keep_large_blocks
     from scse.console import Watcher, stop_on_signal
     from scse.training.run import StoppedError
 
-    keep_large_blocks()
     # it announces the precision at every run; the plan says it once
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     console = _console()

@@ -1,32 +1,45 @@
 """A trained model as one thing: the network, how its input is prepared, and what its labels mean."""
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
+import psutil
 import torch
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from scse.atomic import write_atomic
 from scse.attachment.placements import placements
 from scse.attachment.saving import own_copies
+from scse.checks import check_positive
 from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.prepared import class_values
-from scse.data.recipe import Recipe
+from scse.data.recipe import Grid, Recipe
+from scse.engines import Engine, make_engine
 from scse.errors import DataError, in_short
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
 WINDOW_OVERLAP = 0.5
+
+MOST_SLICES = 16
+"""At a time; more are no faster."""
+
+TRIED = 8
+"""Windows that engines are timed on."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Segmenter:
         recipe: how images are prepared.
         structures: name -> label value; class n is the n-th structure, class 0 the background.
         settings: of the training, as it was run; for the record.
+        engine: what runs the network in prediction, see `with_engine`; None is torch.
     """
 
     network: nn.Module
@@ -50,6 +64,7 @@ class Segmenter:
     recipe: Recipe
     structures: Mapping[str, int]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    engine: Engine | None = None
 
     def save(self, folder: Path | str) -> Path:
         """Write the segmenter into a folder: weights.safetensors and segmenter.json.
@@ -129,12 +144,31 @@ class Segmenter:
         built.to(device).to(memory_format=torch.channels_last).eval()
         return segmenter
 
+    def with_engine(self, name: str = "auto", *, images: int = 1) -> "Segmenter":
+        """The same segmenter, whose network is run by torch, ONNX Runtime or OpenVINO.
+
+        An engine keeps the weights as they are now. Labels of the engines agree but for single voxels whose two best
+        classes are as good as equal.
+
+        Args:
+            name: "torch"; "onnxruntime" or "openvino", on the CPU, for which the network is exported, in seconds;
+                "auto" takes the fastest if there are images enough for that to pay, else torch.
+            images: how many are to be predicted.
+
+        Raises:
+            ValueError: an unknown name, a package that is missing, or a network that is not on the CPU or that the
+                engine cannot run.
+        """
+        self.network.eval()
+        volumes = 0 if self.recipe.view == "picture" else images
+        return replace(self, engine=make_engine(name, self.network, self._windows(TRIED), volumes=volumes))
+
     def predict(
         self,
         source: Path | str | Sequence[Path | str] | nib.spatialimages.SpatialImage | NDArray[Any],
         *,
         spacing: Sequence[float] | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
     ) -> Any:
         """Segment one image.
 
@@ -142,7 +176,7 @@ class Segmenter:
             source: a file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
                 (*spatial) for one channel, whose axes point right, anterior, superior.
             spacing: mm per voxel along each spatial axis; for arrays of volumes only, 1 mm by default.
-            batch_size: slices at a time.
+            batch_size: slices at a time; by default up to 16, as memory allows.
 
         Returns:
             For NIfTI files and nibabel images, a nibabel image of the label values with the input's shape,
@@ -170,67 +204,185 @@ class Segmenter:
         images: Mapping[str, Sequence[Path]],
         out: Path,
         *,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images; one that cannot be segmented does not keep the others from being written.
 
+        While the network runs on one image, the next is read and the one before is written.
+
         Args:
             images: name -> file, or the files of the channels in order.
             out: folder of the label maps NAME.nii.gz, or NAME.png for pictures.
-            batch_size: slices at a time.
+            batch_size: slices at a time; by default up to 16, as memory allows.
             progress: called with (done, of how many) images.
 
         Returns:
             What went wrong, a message for each image that failed.
         """
+
+        def read(job: _Job) -> None:
+            job.image = read_image(job.paths)
+            job.slices, job.grid = self.recipe.image_slices(job.image)
+
+        def label(job: _Job) -> None:
+            job.labels = self._label(job.slices, job.grid, batch_size)
+            del job.slices
+
+        def write(job: _Job) -> None:
+            write_prediction(out, job.name, self._restore(job.labels, job.grid), job.paths[0], job.image)
+
         failed = []
-        for done, (name, paths) in enumerate(images.items(), start=1):
-            try:
-                image = read_image(paths)
-                labels = self.predict_image(image, batch_size=batch_size)
-                write_prediction(out, name, labels, paths[0], image)
-            except DataError as error:
-                failed.append(str(error))
-            except ValueError as error:
-                failed.append(f"{paths[0]}: {error}")
-            if progress is not None:
-                progress(done, len(images))
+        jobs = (_Job(name, paths) for name, paths in images.items())
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            # the network stays in this thread: Ctrl-C stops it, and what is being written gets done
+            labelled = map(_step(label), _ahead(reader, _step(read), jobs))
+            for done, job in enumerate(_ahead(writer, _step(write), labelled), start=1):
+                if job.problem:
+                    failed.append(job.problem)
+                if progress is not None:
+                    progress(done, len(images))
         return failed
 
     def predict_image(
-        self, image: Image, *, batch_size: int = 16, progress: Callable[[int, int], None] | None = None
+        self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.integer]:
         """Label values of an image in its own geometry, slice by slice: (C, *spatial) -> (*spatial).
 
         Args:
             image: as `read_image` returns it.
-            batch_size: slices at a time, which bounds the memory.
+            batch_size: slices at a time; by default up to 16, as memory allows.
             progress: called with (done, of how many) slices.
 
         Raises:
             ValueError: the image does not fit the model.
         """
         slices, grid = self.recipe.image_slices(image)
+        return self._restore(self._label(slices, grid, batch_size, progress), grid)
+
+    def _label(
+        self,
+        slices: Tensor,
+        grid: Grid,
+        batch_size: int | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Class numbers of prepared slices: (slices, C, height, width) -> (slices, *plane)."""
+        size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         labels = np.empty((len(slices), *grid.plane), np.uint8)
-        for start in range(0, len(slices), batch_size):
-            batch = slices[start : start + batch_size]
-            labels[start : start + batch_size] = self.recipe.restore(self._probabilities(batch), grid)
+        for start in range(0, len(slices), size):
+            batch = slices[start : start + size]
+            with torch.inference_mode():
+                labels[start : start + size] = self.recipe.restore(self._scores(batch, grid), grid)
             if progress is not None:
-                progress(min(start + batch_size, len(slices)), len(slices))
+                progress(min(start + size, len(slices)), len(slices))
+        return labels
+
+    def _restore(self, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.integer]:
+        """Label values in the image's own geometry: class numbers (slices, *plane) -> (*spatial)."""
         values = class_values(self.structures)
         return grid.restore(values.astype(np.min_scalar_type(int(values.max())))[labels])
 
-    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        device = next(self.network.parameters()).device
-        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+    def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
+        """What is greatest at a pixel's class; probabilities, if they are to be resampled."""
+        self.network.eval()
+        forward = self.network if self.engine is None else self.engine.run
+        batch = batch.to(self._device).contiguous(memory_format=torch.channels_last)
+        if tuple(batch.shape[2:]) == self.recipe.patch:
+            logits = forward(batch)
+        else:
+            # windows of the training patch, because the squeeze of cSE shifts on inputs of another extent
+            logits = torch.as_tensor(
+                sliding_window_inference(
+                    batch, self.recipe.patch, len(batch), forward, overlap=WINDOW_OVERLAP, mode="gaussian"
+                )
+            )
+        return logits if grid.resampled == grid.plane else logits.float().softmax(1)
+
+    def _batch_size(self, slices: Tensor) -> int:
+        """How many slices at a time take at most half of the memory that was free at the first of them."""
+        if len(slices) == 1:
+            return 1
+        free, window, pixel = self._memory
+        # windows are added up to whole slices: their sum, their weights and the quotient
+        needed = window + 3 * pixel * slices[0, 0].numel()
+        return max(1, min(MOST_SLICES, free // 2 // needed))
+
+    @cached_property
+    def _memory(self) -> tuple[int, int, int]:
+        """Bytes that are free, that one window takes in the network, and of the logits of one pixel.
+
+        A window's is the sum of all modules' outputs, which is more than ever is there at once.
+        """
+        outputs: list[int] = []
+
+        def add(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs.append(output.nbytes)
+
+        leaves = [module for module in self.network.modules() if not list(module.children())]
+        hooks = [module.register_forward_hook(add) for module in leaves]
         self.network.eval()
         with torch.inference_mode():
-            # windows of the training patch, because the squeeze of cSE shifts on inputs of another extent
-            logits = sliding_window_inference(
-                batch, self.recipe.patch, len(batch), self.network, overlap=WINDOW_OVERLAP, mode="gaussian"
-            )
-        return torch.as_tensor(logits).float().softmax(1).cpu()
+            logits = self.network(self._windows(1))
+        for hook in hooks:
+            hook.remove()
+        if self._device.type == "cuda":
+            kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+            free = torch.cuda.mem_get_info(self._device)[0] + kept
+        else:
+            free = psutil.virtual_memory().available
+        return free, sum(outputs), logits[0, :, 0, 0].nbytes
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _windows(self, count: int) -> Tensor:
+        """Images of the size that the network sees: (count, C, *patch) of zeros."""
+        images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass
+class _Job:
+    """An image on its way through reading, the network and writing; with `problem` it goes through untouched."""
+
+    name: str
+    paths: Sequence[Path]
+    problem: str = ""
+    image: Image = field(init=False)
+    slices: Tensor = field(init=False)
+    grid: Grid = field(init=False)
+    labels: NDArray[np.uint8] = field(init=False)
+
+
+def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
+    """A step of an image's way, whose failure becomes the image's problem."""
+
+    def step(job: _Job) -> _Job:
+        if not job.problem:
+            try:
+                do(job)
+            except DataError as error:
+                job.problem = str(error)
+            except ValueError as error:
+                job.problem = f"{job.paths[0]}: {error}"
+        return job
+
+    return step
+
+
+def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> Iterator[T]:
+    """`map` in a thread: while a result is used and the next item is made, the thread works on the one between."""
+    working: Future[T] | None = None
+    for item in items:
+        submitted = pool.submit(function, item)
+        if working is not None:
+            yield working.result()
+        working = submitted
+    if working is not None:
+        yield working.result()
 
 
 @contextmanager

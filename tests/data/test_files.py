@@ -250,6 +250,17 @@ def test_a_written_label_map_lies_exactly_where_its_image_lies(tmp_path: Path, v
     assert label.header["cal_max"] == 0
 
 
+def test_a_label_map_takes_its_place_from_the_header_alone(tmp_path: Path, volume: np.ndarray) -> None:
+    for name in ("image.nii.gz", "image.NII", "image.nii"):
+        like = tmp_path / name
+        save_nifti(like, np.random.default_rng(0).normal(size=(40, 50, 60)))
+        like.write_bytes(like.read_bytes()[:-1000])
+        with pytest.raises(DataError, match="cannot be read"):
+            read_image([like])
+        write_label(tmp_path / "label.nii.gz", np.ones((40, 50, 60), np.uint8), like=like)
+        np.testing.assert_allclose(read_label(tmp_path / "label.nii.gz").affine, AFFINE, atol=1e-6)
+
+
 def test_the_same_label_map_is_written_as_the_same_bytes(tmp_path: Path, volume: np.ndarray) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         write_label(tmp_path / name, volume, affine=AFFINE)

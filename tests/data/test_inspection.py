@@ -1,6 +1,7 @@
 """Inspection: each kind of damage is found, named, and comes with its remedy; sound data passes."""
 
 import gzip
+import hashlib
 import json
 import shutil
 import tracemalloc
@@ -205,6 +206,32 @@ def test_facts_are_those_of_the_files(nnunet: Path) -> None:
     fact = inspected(nnunet).facts[0]
     assert (fact.name, fact.shape, fact.spacing, fact.orientation) == ("a", SHAPE, (2, 1, 3), "LAS")
     assert (fact.channels, fact.intensity, fact.voxels) == (2, (-1.0, 335.0), {0: 333, 2: 3})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64, np.float32, ">i2"])
+@pytest.mark.parametrize("greatest", [2, 100])
+def test_voxels_are_counted_whatever_type_they_are_stored_in(nnunet: Path, dtype: type, greatest: int) -> None:
+    label = np.random.default_rng(0).choice([0, 1, greatest], (70, 40, 30)).astype(dtype)
+    nib.save(nib.Nifti1Image(label, np.eye(4), dtype=label.dtype), nnunet / "labelsTr/a.nii.gz")
+    values, counts = np.unique(label, return_counts=True)
+    assert inspected(nnunet).facts[0].voxels == {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+
+
+def test_large_and_negative_values_are_counted(nnunet: Path) -> None:
+    label = np.zeros(SHAPE, np.int32)
+    label[0, 0, :3] = -7, 2_000_000_000, -7
+    save(nnunet / "labelsTr/a.nii.gz", label)
+    assert inspected(nnunet).facts[0].voxels == {-7: 2, 0: 333, 2_000_000_000: 1}
+
+
+def test_the_digest_is_of_voxels_and_affines_in_the_order_of_storage(msd: Path) -> None:
+    image, label = nib.load(msd / "imagesTr/a.nii.gz"), nib.load(msd / "labelsTr/a.nii.gz")
+    channels = np.moveaxis(np.asarray(image.dataobj), -1, 0)
+    sha = hashlib.sha256()
+    for array, order in ((channels, "C"), (np.asarray(label.dataobj), "F")):
+        sha.update(f"{array.shape} {array.dtype} {np.eye(4).tolist()}".encode())
+        sha.update(array.tobytes(order=order))
+    assert inspected(msd).facts[0].digest == sha.hexdigest()
 
 
 def test_the_digest_is_of_the_contents_not_of_the_compression(nnunet: Path) -> None:

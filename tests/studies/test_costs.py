@@ -68,19 +68,3 @@ def test_more_steps_are_measured_than_a_short_run_has(task, segmenters, monkeypa
     image = Image(scene(np.random.default_rng(1), (12, 4, 8))[0], np.eye(4))
     table = costs.measure_costs(task, settings, {"none": segmenters["none"]}, image)
     assert table["step_seconds"].item() > 0
-
-
-def test_actions_are_timed_in_turn_after_a_round_to_warm_up(monkeypatch):
-    clock, calls = [0.0], []
-    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
-
-    def action(name: str, first: float, later: float):
-        def act() -> None:
-            clock[0] += later if name in calls else first
-            calls.append(name)
-
-        return act
-
-    seconds = costs._in_turn([action("plain", 50.0, 2.0), action("scse", 90.0, 3.0)], 3)
-    assert calls == ["plain", "scse"] * 4
-    np.testing.assert_array_equal(seconds, [[2.0, 3.0]] * 3)

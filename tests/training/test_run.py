@@ -14,14 +14,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datasets import save_prepared, write_nnunet, write_pictures
 from scse.data.files import read_image, read_label
 from scse.data.inspection import checked
+from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.errors import DataError
 from scse.evaluation.scores import dice_scores
 from scse.segmenter import Segmenter
+from scse.training import run
 from scse.training.loop import held_out_dice
 from scse.training.run import (
     CHECKPOINT,
     LOG,
+    WATCHED_SHARE,
     StoppedError,
     new_fabric,
     new_state,
@@ -188,12 +191,59 @@ def test_held_out_dice_is_the_mean_over_cases_and_present_structures(tmp_path: P
     cases = [save_prepared(tmp_path / "a", right[:, None], right), save_prepared(tmp_path / "b", half[:, None], right)]
     fabric = new_fabric(Settings(precision="32"))
     network = Copy().train()
-    found = held_out_dice(network, cases, 3, batch_size=2, fabric=fabric)
+    found = held_out_dice(network, cases, 3, most=10, batch_size=2, fabric=fabric)
     assert found == pytest.approx((1 + 2 / 3) / 2)
     assert not network.training
     empty = [save_prepared(tmp_path / "c", 0 * right[:, None], 0 * right)]
-    assert math.isnan(held_out_dice(network, empty, 3, batch_size=2, fabric=fabric))
-    assert math.isnan(held_out_dice(network, [], 3, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, empty, 3, most=10, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, [], 3, most=10, batch_size=2, fabric=fabric))
+
+
+class Counting(Copy):
+    """Remembers a pixel of every slice that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += x[:, 0, 0, 0].int().tolist()
+        return super().forward(x % 3)
+
+
+def numbered(folder: Path, slices: int) -> Prepared:
+    """A case whose n-th slice is of n in all pixels, and whose class is n modulo 3."""
+    images = np.broadcast_to(np.arange(slices)[:, None, None], (slices, 8, 8))
+    return save_prepared(folder, images[:, None], images % 3)
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (100, [*range(12), *range(4)]),
+        (16, [*range(12), *range(4)]),
+        (8, [1, 3, 5, 7, 9, 11, 1, 3]),  # half of each case
+        (4, [2, 6, 10, 2]),
+        (1, [6, 2]),  # at least one of each
+    ],
+)
+def test_held_out_dice_looks_at_so_many_slices_evenly_spaced(tmp_path: Path, most: int, expected: list[int]) -> None:
+    cases = [numbered(tmp_path / "a", 12), numbered(tmp_path / "b", 4)]
+    network = Counting()
+    dice = held_out_dice(network, cases, 3, most=most, batch_size=3, fabric=new_fabric(Settings(precision="32")))
+    assert network.seen == expected
+    assert dice == 1  # each slice was compared with its own labels
+
+
+def test_watching_is_bounded_by_what_an_epoch_learns(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(run, "held_out_dice", lambda *_, most, **__: asked.append(most) or 0.5)
+    for limit, batch_size in [(None, 4), (8, 4), (2, 2)]:
+        settings = Settings(**TINY, epochs=1, slices_per_epoch=limit, batch_size=batch_size)
+        train(task, settings, tmp_path / f"{limit}")
+    assert asked == [20 // WATCHED_SHARE, 8 // WATCHED_SHARE, 1]  # of 21 slices, the last is no batch
 
 
 def test_a_run_without_held_out_cases(task: Task, tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def _nifti_bytes(array: NDArray[Any], like: Path | None, affine: NDArray[np.floa
     image = form(array, np.eye(4) if affine is None else affine)
     if like is not None:
         try:
-            pattern = _load_nifti(like)
+            pattern: Any = nib.load(like)  # the header alone, no voxel
         except Exception as error:
             raise _unreadable(like, error) from error
         if pattern.shape[: array.ndim] != array.shape:

@@ -21,6 +21,12 @@ SHOWN = 10
 """Problems that an error quotes; `scse inspect` shows all."""
 
 THREADS = min(4, os.cpu_count() or 1)
+FEW = 1024
+"""Label maps whose values are below are counted without sorting their voxels."""
+
+PART = 1 << 16
+"""Voxels that are counted at once."""
+
 CHANNEL_NAMES = {1: ("intensity",), 3: ("red", "green", "blue")}
 
 
@@ -191,6 +197,7 @@ def _examine(dataset: Dataset, case: Case) -> _Findings:
     problems += _channel_problems(dataset, case, images)
     ranges = np.array([_intensity(case, path, image, problems) for path, image in images.items()])
     reference = next(iter(images.values()))
+    of_image = _digest(images.values())
     facts = CaseFacts(
         name=case.name,
         shape=reference.shape,
@@ -199,9 +206,9 @@ def _examine(dataset: Dataset, case: Case) -> _Findings:
         channels=sum(len(image.array) for image in images.values()),
         intensity=(float(np.fmin.reduce(ranges[:, 0])), float(np.fmax.reduce(ranges[:, 1]))),
         voxels=voxels,
-        digest=_digest([*images.values(), *([] if label is None else [label])]),
+        digest=_digest([] if label is None else [label], after=of_image).hexdigest(),
     )
-    return _Findings(facts, problems, _digest(images.values()))
+    return _Findings(facts, problems, of_image.hexdigest())
 
 
 def _missing(case: Case) -> list[Problem]:
@@ -277,8 +284,16 @@ def _intensity(case: Case, path: Path, image: Image, problems: list[Problem]) ->
 def _count(label: Image | None) -> dict[int, int]:
     if label is None:
         return {}
-    values, counts = np.unique(label.array, return_counts=True)
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    least, greatest = int(label.array.min()), int(label.array.max())
+    if least < 0 or greatest >= FEW:
+        values, counts = np.unique(label.array, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    # counted without sorting, and in parts, because bincount makes 64-bit integers of what it counts
+    flat = label.array.ravel(order="K")
+    found = np.zeros(greatest + 1, np.int64)
+    for start in range(0, flat.size, PART):
+        found += np.bincount(flat[start : start + PART].astype(np.int64), minlength=greatest + 1)
+    return {value: count for value, count in enumerate(found.tolist()) if count}
 
 
 def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, int]) -> list[Problem]:
@@ -366,13 +381,16 @@ def _complete(dataset: Dataset, facts: tuple[CaseFacts, ...], problems: list[Pro
     return replace(dataset, channels=channels, structures=structures)
 
 
-def _digest(images: Iterable[Image]) -> str:
-    sha = hashlib.sha256()
+def _digest(images: Iterable[Image], *, after: Any = None) -> Any:
+    """SHA-256 of images, or of those of the digest `after` and these."""
+    sha = hashlib.sha256() if after is None else after.copy()
     for image in images:
         affine = None if image.affine is None else image.affine.round(6).tolist()
         sha.update(f"{image.array.shape} {image.array.dtype} {affine}".encode())
-        sha.update(image.array.tobytes(order="A"))
-    return sha.hexdigest()
+        # the axes of NIfTI files lie the other way round in memory: turned, they need no copy
+        array = image.array.T if image.array.flags.f_contiguous else image.array
+        sha.update(np.ascontiguousarray(array).data)
+    return sha
 
 
 def _problem(case: Case, file: Path, kind: str, message: str) -> Problem:

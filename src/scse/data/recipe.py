@@ -158,12 +158,14 @@ class Recipe(BaseModel):
     def restore(self, probabilities: Tensor, grid: Grid) -> NDArray[np.uint8]:
         """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) of the image's own grid.
 
-        Probabilities are brought up, not labels, whose staircase edges would cost Dice.
+        Probabilities are brought up, not labels, whose staircase edges would cost Dice. Slices that were not
+        resampled may be given as logits.
         """
         height, width = grid.resampled
         probabilities = probabilities[..., :height, :width]
-        labels = _resize(probabilities, grid.plane).argmax(1)
-        restored: NDArray[np.uint8] = labels.to(torch.uint8).numpy()
+        # as argmax, but on the CPU several times as fast
+        labels = _resize(probabilities, grid.plane).max(1).indices
+        restored: NDArray[np.uint8] = labels.to(torch.uint8).cpu().numpy()
         return restored
 
     def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
@@ -274,7 +276,8 @@ def _resize(slices: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _resize_labels(plane: NDArray[np.integer], size: tuple[int, int]) -> Tensor:
     """(height, width) integers -> `size`, each pixel the label that covers most of it."""
-    present, indices = np.unique(plane, return_inverse=True)
-    one_hot = F.one_hot(torch.from_numpy(indices.reshape(plane.shape)), len(present))
-    share = _resize(one_hot.permute(2, 0, 1)[None].float(), size)
-    return torch.from_numpy(present.astype(np.uint8))[share[0].argmax(0)]
+    present = np.unique(plane)
+    one_hot = (plane == present[:, None, None]).astype(np.float32)
+    share = _resize(torch.from_numpy(one_hot)[None], size)[0]
+    # numpy's argmax over the first axis takes a quarter of the time of torch's
+    return torch.from_numpy(present.astype(np.uint8)[share.numpy().argmax(0)])

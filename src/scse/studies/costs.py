@@ -1,7 +1,6 @@
 """What a variant costs: parameters, time of a training step, time of a predicted case."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ from lightning_fabric import Fabric
 
 from scse.data.files import Image
 from scse.segmenter import Segmenter
+from scse.timing import in_turn
 from scse.training.loop import train_step
 from scse.training.run import make_batches, make_loss, new_fabric, new_state
 from scse.training.settings import Settings
@@ -32,8 +32,8 @@ def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segme
         step_ratio and predict_ratio (medians of the ratios to the plain network within a round).
     """
     variants = list(segmenters)
-    steps = _in_turn([_stepper(task, settings.model_copy(update={"variant": v})) for v in variants], STEP_ROUNDS)
-    predictions = _in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS)
+    steps = in_turn([_stepper(task, settings.model_copy(update={"variant": v})) for v in variants], STEP_ROUNDS)
+    predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS)
     return pd.DataFrame(
         {
             "network": settings.network,
@@ -45,17 +45,6 @@ def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segme
             "predict_ratio": np.median(predictions / predictions[:, :1], axis=0),
         }
     )
-
-
-def _in_turn(actions: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
-    """Seconds of each action in each round, (rounds, actions), after one round to warm up."""
-    seconds = np.zeros((rounds + 1, len(actions)))
-    for row in seconds:
-        for column, action in enumerate(actions):
-            began = time.perf_counter()
-            action()
-            row[column] = time.perf_counter() - began
-    return seconds[1:]
 
 
 def _stepper(task: Task, settings: Settings) -> Callable[[], float]:

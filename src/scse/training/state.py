@@ -24,7 +24,7 @@ class Clock:
         epoch: finished epochs.
         step: finished steps of the epoch under way.
         loss: sum of the losses of those steps.
-        seconds: time spent in training steps so far, validation left out.
+        seconds: time spent in training so far, drawing its batches included, validation left out.
         history: one row per finished epoch.
     """
 
