@@ -3,11 +3,13 @@
     uv run python benchmarks/blocks.py                # as the commands of scse run, 4 minutes
     uv run python benchmarks/blocks.py --default      # glibc's allocator as it is
 
-Times are medians over rounds; in a round every peer runs often enough to last about 20 ms. A copy is y.copy_(x) of the
-same map, in the same round. "compiled" is the plain formula under torch.compile.
+Times are medians over rounds; in a round every peer runs often enough to last about 20 ms. A copy is y.copy_(x) of such
+a map, in the same round, taking turns between as many pairs of maps as the block touches: one in inference, two with
+the backward pass. "compiled" is the plain formula under torch.compile.
 """
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -61,7 +63,8 @@ def feature_map(*shape: int, last: bool) -> Tensor:
 
 def measure(peers: Peers, x: Tensor, *, backward: bool, rounds: int) -> dict[str, float]:
     """Milliseconds of each peer and of a copy, and the ratios to the first peer."""
-    grad, copy = torch.randn_like(x), torch.empty_like(x)
+    grad, copies = torch.randn_like(x), [torch.empty_like(x) for _ in range(1 + backward)]
+    pairs = itertools.cycle(list(zip((x.detach(), grad), copies, strict=False)))
     x.requires_grad_(backward)
 
     def once(peer: Callable[[Tensor], Tensor]) -> None:
@@ -72,8 +75,8 @@ def measure(peers: Peers, x: Tensor, *, backward: bool, rounds: int) -> dict[str
             output.backward(grad)
 
     def copied() -> None:
-        with torch.no_grad():
-            copy.copy_(x)
+        source, copy = next(pairs)
+        copy.copy_(source)
 
     actions = {name: partial(once, peer) for name, peer in peers.items()} | {"copy": copied}
     repeats = {name: _repeats(action) for name, action in actions.items()}
@@ -148,6 +151,7 @@ def memory_table() -> None:
             output = peer(x)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
             output.backward(grad)
+        del output
         rows.append([name, *(f"{_peak(of) / x.nbytes:.3f}" for of in (forward, backward)), f"{_kept(forward, x):.3f}"])
     header = ["block", "forward, peak", "backward, peak", "kept between them"]
     print(f"\nMemory beyond input and output gradient, in maps\n\n{markdown(header, rows)}", flush=True)

@@ -34,9 +34,9 @@ def networks(width: int, depth: int, kernel: int) -> dict[str, nn.Module]:
     """The variants, and the plain network with smp's blocks in the same places."""
     blocks = {variant: variant for variant in VARIANTS} | {"smp": SCSEModule}
     return {
-        name: UNet(1, CLASSES, width=width, depth=depth, kernel_size=kernel, recalibration=block).to(
-            memory_format=torch.channels_last
-        )
+        name: UNet(
+            in_channels=1, classes=CLASSES, width=width, depth=depth, kernel_size=kernel, recalibration=block
+        ).to(memory_format=torch.channels_last)
         for name, block in blocks.items()
     }
 

@@ -19,6 +19,8 @@ def in_turn(
 ) -> NDArray[np.float64]:
     """Seconds of each action in each round, the actions in turn, so that a drift of the machine meets all alike.
 
+    Every other round goes backwards, so that none always finds the caches as the same other one leaves them.
+
     Args:
         actions: what to time.
         rounds: that count; one more before them warms up.
@@ -31,11 +33,12 @@ def in_turn(
     found: list[list[float]] = []
     end = time.perf_counter() + seconds
     while len(found) <= rounds and (len(found) <= LEAST_ROUNDS or time.perf_counter() < end):
-        row = []
-        for action in actions:
+        row = [0.0] * len(actions)
+        order = range(len(actions))
+        for index in order if len(found) % 2 == 0 else reversed(order):
             before()
             began = time.perf_counter()
-            action()
-            row.append(time.perf_counter() - began)
+            actions[index]()
+            row[index] = time.perf_counter() - began
         found.append(row)
     return np.array(found[1:])

@@ -226,13 +226,14 @@ template <Kind kind, class S, bool last> class Recalibration {
     }
 
   private:
-    // Runs `work` in all threads on one group of samples after the other; the threads share out its tiles.
+    // Runs `work` in all threads on one group of samples after the other; the threads share out its tiles. The last
+    // samples come first: what wrote the map has left them in the caches.
     template <class Work> void in_groups(Work work) const {
 #pragma omp parallel num_threads(threads)
         {
             const int64_t rank = rank_of_thread(), size = threads_running();
-            for (int64_t first = 0; first < a.samples; first += group) {
-                const int64_t count = a.samples - first < group ? a.samples - first : group;
+            for (int64_t end = a.samples; end > 0; end -= group) {
+                const int64_t first = end > group ? end - group : 0, count = end - first;
                 work(first, count, part(count * tiles, 1, rank, size), rank, size);
 #pragma omp barrier
             }
@@ -561,11 +562,11 @@ template <Kind kind, class S, bool last> class Recalibration {
     void add_projection_grads(int64_t count, int64_t rank, int64_t size) const {
         A *grad = static_cast<A *>(a.project_weight_grad);
         const Range channels = part(C, L, rank, size);
-        for (int64_t t = 0; t < count * tiles; ++t)
+        for (int64_t t = count * tiles; t-- > 0;)
             add_scaled(grad + channels.begin, A(1), weights.at(t * width + channels.begin),
                        channels.end - channels.begin);
         if (rank == 0 && a.project_bias_grad)
-            for (int64_t t = 0; t < count * tiles; ++t) *static_cast<A *>(a.project_bias_grad) += *biases.at(t);
+            for (int64_t t = count * tiles; t-- > 0;) *static_cast<A *>(a.project_bias_grad) += *biases.at(t);
     }
 
     void clear_layer_grads() const {
