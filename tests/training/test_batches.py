@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datasets import save_prepared
 from scse.data.prepared import Prepared
-from scse.training.batches import Batches, _affine_grid, augmented, step_seed
+from scse.training.batches import Batches, augmented, step_seed
 from scse.training.run import make_batches
 from scse.training.settings import Settings
 from scse.training.task import Task
@@ -140,12 +140,6 @@ def test_labels_move_with_their_image(axis: int) -> None:
         # the label is the rounded ramp, the image the ramp with another gain and offset
         gain, offset = np.polyfit(label.flatten(), image.flatten(), 1)
         assert ((image - offset) / gain - label).abs().max() < 0.9
-
-
-def test_the_grid_is_that_of_torch() -> None:
-    theta = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.affine_grid(theta, [5, 1, 6, 9], align_corners=False)
-    torch.testing.assert_close(_affine_grid(theta, 6, 9), expected)
 
 
 def test_slices_are_changed_each_in_its_own_way() -> None:

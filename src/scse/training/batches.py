@@ -94,19 +94,12 @@ def augmented(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     shift = rng.uniform(-2 * SHIFT, 2 * SHIFT, (2, count))  # the grid runs from -1 to 1
     theta = np.stack([np.stack([cos, sin, shift[1]], -1), np.stack([-sin, cos, shift[0]], -1)], 1)  # rows: x, y
-    grid = _affine_grid(torch.from_numpy(theta.astype(np.float32)), images.shape[2], images.shape[3])
+    grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(images.shape), align_corners=False)
     images = _sampled(images, grid, "bilinear")
     labels = _sampled(labels[:, None].float(), grid, "nearest")[:, 0].long()
     gain, offset = rng.uniform(1 - GAIN, 1 + GAIN, count), rng.uniform(-OFFSET, OFFSET, count)
     by_slice = torch.from_numpy(np.stack([gain, offset]).astype(np.float32))[..., None, None, None]
     return images * by_slice[0] + by_slice[1], labels
-
-
-def _affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
-    """`affine_grid` of torch for (N, 2, 3), as a row plus a column: (N, height, width, 2), in a third of its time."""
-    y, x = ((2 * torch.arange(size) + 1) / size - 1 for size in (height, width))
-    by_x, by_y, offset = theta[:, None, None].unbind(-1)
-    return by_x * x[:, None] + (by_y * y[:, None, None] + offset)
 
 
 def _sampled(slices: Tensor, grid: Tensor, mode: str) -> Tensor:
