@@ -339,7 +339,10 @@ template <Kind kind, class S, bool last> class Recalibration {
                 const S *from = x + i * C + c;
                 V sum = load(sums + c);
                 if (c + L <= C && here == L)
-                    for (int64_t k = 0; k < L; ++k) step(c, k, load(from + k * C), sum);
+                    for (int64_t k = 0; k < L; ++k) {
+                        expect_soon(from + k * C);
+                        step(c, k, load(from + k * C), sum);
+                    }
                 else
                     for (int64_t k = 0; k < here; ++k) step(c, k, load_up_to(from + k * C, C - c), sum);
                 store(sums + c, sum);
@@ -507,7 +510,11 @@ template <Kind kind, class S, bool last> class Recalibration {
                     pull<kind>(grad, value, channel, s, sum, at_pixel[k]);
                 };
                 if (c + L <= C && here == L)
-                    for (int64_t k = 0; k < L; ++k) step(k, load(g + from + k * C), load(x + from + k * C));
+                    for (int64_t k = 0; k < L; ++k) {
+                        expect_soon(g + from + k * C);
+                        expect_soon(x + from + k * C);
+                        step(k, load(g + from + k * C), load(x + from + k * C));
+                    }
                 else
                     for (int64_t k = 0; k < here; ++k)
                         step(k, load_up_to(g + from + k * C, C - c), load_up_to(x + from + k * C, C - c));

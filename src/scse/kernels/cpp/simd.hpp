@@ -165,6 +165,11 @@ template <class S> void stream(S *to, Vec<Acc<S>> value) {
 #endif
 }
 
+// Asks for what is read a page later: of maps beyond the caches, the processor itself does not look past a page's end.
+template <class S> void expect_soon(const S *now) {
+    __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(now) + 4096));
+}
+
 inline void finish_streams() {
 #if defined(__x86_64__)
     _mm_sfence();
