@@ -1,6 +1,6 @@
 """Prediction against a loop written by hand, in each engine, and what scSE costs a U-Net's forward in each.
 
-    python benchmarks/predict.py [--volumes 2] [--rounds 3] [--steps 60] [--width 32] [--data ../shared/data/malc]
+    python benchmarks/predict.py [--volumes 2] [--rounds 3] [--steps 60] [--width 32] [--torch-only]
 
 About 10 minutes on two cores with the defaults. Needs the packages of scse[export,openvino,smp] and, for the first
 table, MALC in nnU-Net's layout; without it, only the second table is printed.
@@ -54,33 +54,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of the training before")
     parser.add_argument("--width", type=int, default=32, help="of the U-Net of the first table")
     parser.add_argument("--data", type=Path, default=MALC)
+    parser.add_argument("--torch-only", action="store_true", help="no engines, and so the first table alone")
     chosen = parser.parse_args()
     keep_large_blocks()
     print(f"{machine()}\n")
     if chosen.data.is_dir():
-        volumes_table(chosen.data, chosen.volumes, chosen.rounds, chosen.steps, chosen.width)
+        ways = WAYS[:3] if chosen.torch_only else WAYS
+        volumes_table(chosen, ways)
     else:
         print(f"{chosen.data}: not there, so no table of volumes\n")
-    forward_table(chosen.rounds)
+    if not chosen.torch_only:
+        forward_table(chosen.rounds)
 
 
-def volumes_table(data: Path, volumes: int, rounds: int, steps: int, width: int) -> None:
+def volumes_table(chosen: argparse.Namespace, ways: Sequence[str]) -> None:
     """Seconds and memory a volume takes, and how many voxels get another label than by `predict_files` with torch."""
-    dataset = Dataset.open(data)
-    files = {case.name: case.images for case in dataset.test_cases[:volumes]}
+    dataset = Dataset.open(chosen.data)
+    files = {case.name: case.images for case in dataset.test_cases[: chosen.volumes]}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for variant in VARIANTS:
             folder = Path(temporary, variant)
-            trained(dataset, variant, steps, width).save(folder)
+            trained(dataset, variant, chosen.steps, chosen.width).save(folder)
             segmenter = Segmenter.load(folder)
             starts, actions = {}, {}
-            for way in WAYS:
+            for way in ways:
                 began = time.perf_counter()
                 actions[way] = prepare_way(way, segmenter, files, folder / way)
                 starts[way] = time.perf_counter() - began
-            seconds = interleaved(actions, rounds=rounds)
-            for way in WAYS:
+            seconds = interleaved(actions, rounds=chosen.rounds)
+            for way in ways:
                 rows.append(
                     (
                         f"U-Net {variant}: {way}",
@@ -91,7 +94,7 @@ def volumes_table(data: Path, volumes: int, rounds: int, steps: int, width: int)
                         f"{differing(folder / way, folder / 'torch'):.1e}",
                     )
                 )
-    print(f"U-Net, width {width}, 3 x 3, trained for {steps} steps; {len(files)} volumes of MALC\n")
+    print(f"U-Net, width {chosen.width}, 3 x 3, trained for {chosen.steps} steps; {len(files)} volumes of MALC\n")
     header = ("way", "s a volume", f"of {BY_HAND}", "start, s", "peak, GiB", "voxels unlike torch's")
     print(f"{markdown(header, rows)}\n")
 

@@ -43,7 +43,13 @@ def channel_gate(
 
 def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """sigmoid(w . x), a 1x1 convolution of C channels to one: (N, C, *spatial) -> (N, 1, *spatial)."""
+    if torch.compiler.is_exporting() and x.ndim in _CONVOLUTIONS:
+        # engines that run exported programs would turn the whole map for the product and back
+        return torch.sigmoid(_CONVOLUTIONS[x.ndim](x, over_space(weight, x), bias))
     return torch.sigmoid(F.linear(x.movedim(1, -1), weight, bias)).movedim(-1, 1)
+
+
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
 def over_space(gate: Tensor, x: Tensor) -> Tensor:
