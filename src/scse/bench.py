@@ -174,9 +174,8 @@ def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
 
 def _formula(block: ConcurrentSE, x: Tensor) -> Tensor:
     squeeze, excite, project = block.channel.squeeze, block.channel.excite, block.spatial.project
-    channel = formulas.channel_gate(x, squeeze.weight, squeeze.bias, excite.weight, excite.bias)
-    spatial = formulas.spatial_gate(x, project.weight, project.bias)
-    return formulas.add(x, formulas.over_space(channel, x), spatial)
+    weights = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, project.weight, project.bias)
+    return formulas.recalibrate(x, *weights, kind="add")
 
 
 def _smp_block(channels: int) -> list[nn.Module]:

@@ -10,7 +10,6 @@
 #include "simd.hpp"
 
 #include <cstdlib>
-#include <memory>
 
 #if defined(_OPENMP)
 #include <omp.h>
