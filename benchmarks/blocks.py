@@ -19,8 +19,9 @@ from measuring import interleaved, machine, markdown, milliseconds, ratio
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from scse import ChannelSE, ConcurrentSE, formulas
+from scse import ChannelSE, ConcurrentSE
 from scse.allocator import keep_large_blocks
+from scse.bench import plain_formula
 from scse.kernels import path
 
 with warnings.catch_warnings():
@@ -36,15 +37,9 @@ ROUND_SECONDS = 0.02
 Peers = Mapping[str, Callable[[Tensor], Tensor]]
 
 
-def plain(block: ConcurrentSE, x: Tensor) -> Tensor:
-    squeeze, excite, project = block.channel.squeeze, block.channel.excite, block.spatial.project
-    weights = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, project.weight, project.bias)
-    return formulas.recalibrate(x, *weights, kind="add")
-
-
 def scse_peers() -> dict[str, Callable[[Tensor], Tensor]]:
     block = ConcurrentSE(CHANNELS)
-    formula = partial(plain, block)
+    formula = partial(plain_formula, block)
     return {"scse": block, "smp": SCSEModule(CHANNELS), "formula": formula, "compiled": torch.compile(formula)}
 
 
@@ -121,7 +116,7 @@ def volume_table(rounds: int) -> None:
         torch.compiler.reset()
         x = feature_map(2, 32, 64, 64, 64, last=last)
         block = ConcurrentSE(32)
-        found = measure({"scse": block, "formula": partial(plain, block)}, x, backward=True, rounds=rounds)
+        found = measure({"scse": block, "formula": partial(plain_formula, block)}, x, backward=True, rounds=rounds)
         rows.append([_size(x, last), f"{found['scse']:.2f}", f"{found['formula/scse']:.1f}", f"{found['copies']:.1f}"])
     header = ["map", "scse (ms)", "formula takes x", "copies of the map"]
     print(f"\nscSE in 3D, forward and backward\n\n{markdown(header, rows)}", flush=True)

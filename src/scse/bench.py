@@ -159,7 +159,7 @@ def block_shapes(network: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
 def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
     block = ConcurrentSE(shape[1])
     x, gradient, copy = (_map(*shape) for _ in range(3))
-    makers: list[Callable[[Tensor], Tensor]] = [block, partial(_formula, block), *_smp_block(shape[1])]
+    makers: list[Callable[[Tensor], Tensor]] = [block, partial(plain_formula, block), *_smp_block(shape[1])]
     actions = [_forward_backward(make, x, gradient) for make in makers]
     times = in_turn([lambda: copy.copy_(x), *actions], MOST_ROUNDS, seconds=seconds)
     ratios = np.median(times / times[:, 1:2], axis=0).tolist()
@@ -172,7 +172,8 @@ def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
     )
 
 
-def _formula(block: ConcurrentSE, x: Tensor) -> Tensor:
+def plain_formula(block: ConcurrentSE, x: Tensor) -> Tensor:
+    """What a block that adds makes of `x` without kernels: (N, C, *spatial) -> (N, C, *spatial)."""
     squeeze, excite, project = block.channel.squeeze, block.channel.excite, block.spatial.project
     weights = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, project.weight, project.bias)
     return formulas.recalibrate(x, *weights, kind="add")

@@ -55,22 +55,15 @@ def path() -> str:
     return _told if _library is not None else f"plain torch operations: {_told}"
 
 
-def recalibrate(  # noqa: PLR0917 (the weights in the order of the formula)
+def recalibrate(
     x: Tensor,
-    squeeze_weight: Tensor | None,
-    squeeze_bias: Tensor | None,
-    excite_weight: Tensor | None,
-    excite_bias: Tensor | None,
-    project_weight: Tensor | None,
-    project_bias: Tensor | None,
-    *,
+    *weights: Tensor | None,
     kind: str,
     activation: str = "relu",
     gate: str = "sigmoid",
     scale: float = 1.0,
 ) -> Tensor:
-    """`formulas.recalibrate`, by a kernel where there is one."""
-    weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
+    """`formulas.recalibrate` of the same six weights, by a kernel where there is one."""
     if kind not in KINDS or not serves(x, weights):
         return formulas.recalibrate(x, *weights, kind=kind, activation=activation, gate=gate, scale=scale)
     options = Options(kind, activation, gate, scale)
