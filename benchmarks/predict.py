@@ -108,7 +108,7 @@ def trained(dataset: Dataset, variant: str, steps: int, width: int) -> Segmenter
     images, labels = [], []
     for case in dataset.cases[:TRAINING_CASES]:
         slices, grid = RECIPE.image_slices(read_image(case.images))
-        images.append(slices)
+        images.append(torch.from_numpy(slices))
         labels.append(torch.from_numpy(np.searchsorted(values, RECIPE.label_slices(read_label(case.label), grid))))
     x, y = torch.cat(images), torch.cat(labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
@@ -137,7 +137,7 @@ def by_hand(segmenter: Segmenter, files: Files, out: Path) -> None:
         slices, grid = segmenter.recipe.image_slices(image)
         height, width = grid.plane
         labels = []
-        for batch in slices.split(SLICES):
+        for batch in torch.from_numpy(slices).split(SLICES):
             with torch.no_grad():
                 logits = segmenter.network(batch)
             labels.append(logits.argmax(1)[:, :height, :width])

@@ -30,7 +30,8 @@ from scse.engines import Engine
 from scse.errors import DataError
 from scse.networks import NETWORKS
 from scse.networks.library import build_network
-from scse.segmenter import DESCRIPTION, WEIGHTS, Segmenter, write_prediction
+from scse.saved import DESCRIPTION, WEIGHTS
+from scse.segmenter import Segmenter, write_prediction
 from scse.training.run import train_on
 
 STRUCTURES = {"left": 300, "right": 3}
@@ -315,7 +316,8 @@ def test_a_missing_library_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
         (lambda d: d.update(attached=[1]), "TypeError"),
         (lambda d: d.update(variant="se"), "'se'"),
         (lambda d: d["arguments"].update(shell="ls"), "shell"),
-        (lambda d: d["arguments"].update(classes=7), "size mismatch"),
+        (lambda d: d["arguments"].update(in_channels=7), "size mismatch"),
+        (lambda d: d["arguments"].update(classes=7), "2 structures and 7 classes"),
         (lambda d: d.update(network="smp:Unet[encoder_name=/tmp/x]"), "no file or address"),
         (lambda d: d.update(network="smp:Unet[checkpoint_path=x.pth]"), "got 'checkpoint_path'"),
     ],
@@ -484,7 +486,9 @@ def test_a_label_is_the_class_of_the_greatest_probability(
     recipe = Recipe(view="axial", spacing=spacing, patch=patch, channels=1)
     slices, grid = recipe.image_slices(Image(case[0][None], np.eye(4)))
     with torch.inference_mode():
-        logits = sliding_window_inference(slices, patch, 16, trained.network, overlap=0.5, mode="gaussian")
+        logits = sliding_window_inference(
+            torch.from_numpy(slices), patch, 16, trained.network, overlap=0.5, mode="gaussian"
+        )
         height, width = grid.resampled
         probabilities = torch.as_tensor(logits).softmax(1)[..., :height, :width]
         if grid.resampled != grid.plane:

@@ -13,10 +13,11 @@ from torch.optim import AdamW
 
 from scse import formulas
 from scse.attachment.placements import placements
-from scse.blocks import REDUCTION, ConcurrentSE
+from scse.blocks import ConcurrentSE
 from scse.checks import check_positive
 from scse.kernels import path
 from scse.networks.library import build_network, check_network
+from scse.options import REDUCTION
 from scse.timing import in_turn
 from scse.training.losses import SegmentationLoss
 from scse.training.settings import OWN_SIZES, PRESETS

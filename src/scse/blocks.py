@@ -10,17 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from scse import functional
-from scse.checks import check_choice, check_positive
-from scse.formulas import ACTIVATIONS, AGGREGATIONS, GATES
-
-REDUCTION = 2
-"""The paper's r."""
-
-IDENTITY_GATES = ("sigmoid", "hard-sigmoid")
-"""The gates that are 0.5 at 0, so that twice the gate is the identity; "relu" is 0 there."""
-
-IDENTITY_SCALE = {"add": 1.0, "max": 2.0}
-"""Factor on the gates that makes gates of sigmoid(0) = 0.5 the identity; the other aggregations have none."""
+from scse.checks import check_positive
+from scse.options import IDENTITY_SCALE, REDUCTION, check_aggregation, check_channel_options, hidden_width
 
 
 class ChannelSE(nn.Module):
@@ -59,22 +50,13 @@ class ChannelSE(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_positive("channels", channels)
-        self.reduction = check_positive("reduction", reduction)
-        self.hidden = hidden if hidden is None else check_positive("hidden", hidden)
-        if hidden is not None and reduction != REDUCTION:
-            raise ValueError(
-                f"reduction and hidden both say how wide the hidden layer is, got reduction={reduction} and "
-                f"hidden={hidden}; give one of them"
-            )
-        self.activation = check_choice("activation", activation, ACTIVATIONS)
-        self.gate = check_choice("gate", gate, GATES)
-        if identity and gate not in IDENTITY_GATES:
-            raise ValueError(
-                f"gate {gate!r} cannot start as the identity; "
-                f"use identity=False, or one of {', '.join(map(repr, IDENTITY_GATES))}"
-            )
+        check_channel_options(reduction, hidden, activation, gate, identity=identity)
+        self.reduction = reduction
+        self.hidden = hidden
+        self.activation = activation
+        self.gate = gate
         self.identity = identity
-        width = hidden or max(1, channels // reduction)
+        width = hidden_width(channels, reduction, hidden)
         self.squeeze = nn.Linear(channels, width, bias=bias)
         self.excite = nn.Linear(width, channels, bias=bias)
         self.scale = 2.0 if identity else 1.0
@@ -184,12 +166,8 @@ class ConcurrentSE(nn.Module):
         identity: bool = False,
     ) -> None:
         super().__init__()
-        self.aggregation = check_choice("aggregation", aggregation, AGGREGATIONS)
-        if identity and aggregation not in IDENTITY_SCALE:
-            raise ValueError(
-                f"aggregation {aggregation!r} cannot start as the identity; "
-                f"use identity=False, or one of {', '.join(map(repr, IDENTITY_SCALE))}"
-            )
+        check_aggregation(aggregation, identity=identity)
+        self.aggregation = aggregation
         self.channels = channels
         self.identity = identity
         self.channel = ChannelSE(channels, reduction=reduction, bias=bias, identity=identity)

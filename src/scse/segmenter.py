@@ -1,9 +1,9 @@
 """A trained model as one thing: the network, how its input is prepared, and what its labels mean."""
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +26,10 @@ from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe
 from scse.engines import Engine, make_engine
-from scse.errors import DataError, in_short
+from scse.errors import DataError
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
+from scse.saved import DESCRIPTION, FORMAT, WEIGHTS, read_saved, readable
 
-FORMAT = 1
-WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
 WINDOW_OVERLAP = 0.5
 
 MOST_SLICES = 16
@@ -105,44 +104,32 @@ class Segmenter:
             ValueError: its network is a factory in a file and not named, or another one is named, or the library that
                 it is from is missing.
         """
-        folder = Path(folder)
-        folder = folder / "segmenter" if (folder / "segmenter" / DESCRIPTION).is_file() else folder
-        for name in (DESCRIPTION, WEIGHTS):
-            if not (folder / name).is_file():
-                remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
-                raise DataError(f"{folder}: holds no segmenter, {name} is missing; {remedy}")
-        with _readable(folder):
-            description = json.loads((folder / DESCRIPTION).read_text())
-            if description["format"] != FORMAT:
-                raise ValueError(f"its format is {description['format']}, this version reads {FORMAT}")
-            check_network(description["network"])
-        name = named_again(folder, description["network"], network)
+        saved = read_saved(folder)
+        with readable(saved.folder):
+            check_network(saved.network)
+        name = named_again(saved.folder, saved.network, network)
         find_maker(check_network(name), pretrained=False)  # what is missing on this machine is no fault of the folder
-        with _readable(folder):
-            recipe = Recipe.model_validate(description["recipe"])
+        with readable(saved.folder):
+            recipe = Recipe.model_validate(saved.recipe)
             built = build_network(
                 name,
-                description["arguments"],
-                variant=description["variant"],
+                saved.arguments,
+                variant=saved.variant,
                 size=recipe.patch,
-                attach_to="|".join(description.get("attached", ["auto"])),
+                attach_to="auto" if saved.attached is None else "|".join(saved.attached),
                 pretrained=False,
             )
-            built.load_state_dict(load_file(folder / WEIGHTS))
-            segmenter = cls(
-                network=built,
-                name=name,
-                arguments=description["arguments"],
-                variant=description["variant"],
-                recipe=recipe,
-                structures=dict(description["structures"]),
-                settings=dict(description["settings"]),
-            )
-            if len(segmenter.structures) + 1 != segmenter.arguments["classes"]:
-                found = f"{len(segmenter.structures)} structures and {segmenter.arguments['classes']} classes"
-                raise ValueError(f"it lists {found}, where the background is one class more than the structures")
+            built.load_state_dict(load_file(saved.weights))
         built.to(device).to(memory_format=torch.channels_last).eval()
-        return segmenter
+        return cls(
+            network=built,
+            name=name,
+            arguments=saved.arguments,
+            variant=saved.variant,
+            recipe=recipe,
+            structures=saved.structures,
+            settings=saved.settings,
+        )
 
     def with_engine(self, name: str = "auto", *, images: int = 1) -> "Segmenter":
         """The same segmenter, whose network is run by torch, ONNX Runtime or OpenVINO.
@@ -262,7 +249,7 @@ class Segmenter:
 
     def _label(
         self,
-        slices: Tensor,
+        slices: NDArray[np.float32],
         grid: Grid,
         batch_size: int | None,
         progress: Callable[[int, int], None] | None = None,
@@ -271,7 +258,7 @@ class Segmenter:
         size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         labels = np.empty((len(slices), *grid.plane), np.uint8)
         for start in range(0, len(slices), size):
-            batch = slices[start : start + size]
+            batch = torch.from_numpy(slices[start : start + size])
             with torch.inference_mode():
                 labels[start : start + size] = self.recipe.restore(self._scores(batch, grid), grid)
             if progress is not None:
@@ -299,13 +286,13 @@ class Segmenter:
             )
         return logits if grid.resampled == grid.plane else logits.float().softmax(1)
 
-    def _batch_size(self, slices: Tensor) -> int:
+    def _batch_size(self, slices: NDArray[np.float32]) -> int:
         """How many slices at a time take at most half of the memory that was free at the first of them."""
         if len(slices) == 1:
             return 1
         free, window, pixel = self._memory
         # windows are added up to whole slices: their sum, their weights and the quotient
-        needed = window + 3 * pixel * slices[0, 0].numel()
+        needed = window + 3 * pixel * math.prod(slices.shape[2:])
         return max(1, min(MOST_SLICES, free // 2 // needed))
 
     @cached_property
@@ -352,7 +339,7 @@ class _Job:
     paths: Sequence[Path]
     problem: str = ""
     image: Image = field(init=False)
-    slices: Tensor = field(init=False)
+    slices: NDArray[np.float32] = field(init=False)
     grid: Grid = field(init=False)
     labels: NDArray[np.uint8] = field(init=False)
 
@@ -383,17 +370,6 @@ def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> It
         working = submitted
     if working is not None:
         yield working.result()
-
-
-@contextmanager
-def _readable(folder: Path) -> Generator[None]:
-    """Tell what a damaged file leads to, which can be almost any error, as one DataError."""
-    try:
-        yield
-    except Exception as error:
-        raise DataError(
-            f"{folder}: holds no segmenter that can be read ({in_short(error)}); train or copy it again"
-        ) from error
 
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:

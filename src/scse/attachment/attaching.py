@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,9 +15,7 @@ from scse.attachment.placements import FACTS, Facts, Placements, placements
 from scse.attachment.stages import Stage, find_stages, known_places, list_stages, suggest
 from scse.blocks import BLOCKS
 from scse.checks import check_choice
-
-_OPTIONS = {"cse": ("reduction",), "sse": (), "scse": ("reduction", "aggregation")}
-_DEFAULTS: dict[str, Any] = {"reduction": 2, "aggregation": "add", "identity": True}
+from scse.options import attach_options
 
 
 def attach(
@@ -61,7 +59,8 @@ def attach(
             does not return one feature map, a module that has a block already, or a model that "auto" does not
             know.
     """
-    make = _maker(recalibration, {"reduction": reduction, "aggregation": aggregation, "identity": identity})
+    options = attach_options(recalibration, reduction=reduction, aggregation=aggregation, identity=identity)
+    make = partial(BLOCKS[recalibration] if isinstance(recalibration, str) else recalibration, **options)
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     given = guess_example(model) if example is None else example
@@ -109,20 +108,6 @@ def detach(model: nn.Module) -> nn.Module:
     for place in placed:
         take_off(place.host)
     return model
-
-
-def _maker(recalibration: str | Callable[[int], nn.Module], options: Mapping[str, Any]) -> Callable[[int], nn.Module]:
-    """A function of the channel count; an option that would do nothing is refused."""
-    if isinstance(recalibration, str):
-        taken = {*_OPTIONS[check_choice("recalibration", recalibration, BLOCKS)], "identity"}
-        make: Callable[..., nn.Module] = BLOCKS[recalibration]
-    else:
-        taken, make = set(), recalibration
-    for name, value in options.items():
-        if name not in taken and value != _DEFAULTS[name]:
-            what = repr(recalibration) if isinstance(recalibration, str) else "a function that makes the block"
-            raise ValueError(f"{name}={value!r} has no effect on {what}; leave it out")
-    return partial(make, **{name: value for name, value in options.items() if name in taken})
 
 
 def _auto_hosts(model: nn.Module, example: Example) -> dict[str, nn.Module]:

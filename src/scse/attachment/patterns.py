@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from scse.attachment.hosts import block_of
+from scse.names import matches, named
 
 Where = str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
 """Modules of a model: patterns of their names, their classes, or a function of name and module."""
@@ -34,12 +33,7 @@ def choose(model: nn.Module, to: Where) -> dict[str, nn.Module]:
     """
     modules = candidates(model)
     if isinstance(to, str):
-        chosen: set[str] = set()
-        for pattern in to.split("|"):
-            matched = {name for name in modules if name and matches(name, pattern)}
-            if not matched:
-                raise ValueError(_no_match(model, pattern, [name for name in modules if name]))
-            chosen |= matched
+        chosen = named(to, [name for name in modules if name], what=f"module of {type(model).__name__}")
         return {name: module for name, module in modules.items() if name in chosen}
     if isinstance(to, type | tuple):
         found = {name: module for name, module in modules.items() if isinstance(module, to)}
@@ -50,20 +44,6 @@ def choose(model: nn.Module, to: Where) -> dict[str, nn.Module]:
     return found
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a dotted name matches one pattern."""
-    return _matches(name.split("."), pattern.strip().split("."))
-
-
-def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not pattern:
-        return not name
-    head, rest = pattern[0], pattern[1:]
-    if head == "**":
-        return any(_matches(name[start:], rest) for start in range(len(name) + 1))
-    return bool(name) and fnmatchcase(name[0], head) and _matches(name[1:], rest)
-
-
 def generalize(names: Sequence[str], everything: Sequence[str]) -> str:
     """The fewest patterns that match exactly `names` among `everything`: numbers become `*` where that is exact."""
     patterns: dict[str, None] = {}
@@ -72,10 +52,3 @@ def generalize(names: Sequence[str], everything: Sequence[str]) -> str:
         exact = all(other in names for other in everything if matches(other, pattern))
         patterns[pattern if exact else name] = None
     return "|".join(patterns)
-
-
-def _no_match(model: nn.Module, pattern: str, names: Sequence[str]) -> str:
-    close = get_close_matches(pattern, names, n=3, cutoff=0.4)
-    tops = dict.fromkeys(name.split(".")[0] for name in names)
-    nearest = f"the nearest names are {', '.join(close)}" if close else f"its parts are {', '.join(tops)}"
-    return f"pattern {pattern!r} matches no module of {type(model).__name__}; {nearest}"

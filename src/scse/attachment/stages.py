@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from scse.attachment.examples import Example, Output, run, spatial_axes
-from scse.attachment.patterns import candidates, generalize, matches
+from scse.attachment.patterns import candidates, generalize
+from scse.names import matches
 
 _SMP = "segmentation_models_pytorch.decoders"
 _RESNET = ("encoder.layer?", 0)

@@ -119,7 +119,7 @@ def _write(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        np.save(temporary / "images.npy", images.numpy())
+        np.save(temporary / "images.npy", images)
         np.save(temporary / "labels.npy", labels)
         temporary.chmod(0o755)  # mkdtemp makes folders that only the owner can read
         temporary.rename(folder)

@@ -1,22 +1,26 @@
-"""How an image becomes the slices that a 2D network sees, and how labels of slices come back to its own grid."""
+"""How an image becomes the slices that a 2D network sees, and how labels of slices come back to its own grid.
+
+Only what is resampled needs torch: the slices of images in their own spacing are made without.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, get_args
 
 import nibabel as nib
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from scse.checks import check_choice
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")
+V = TypeVar("V", np.float32, np.uint8)
 View = Literal["sagittal", "coronal", "axial", "picture"]
 SLICE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis across which slices are taken, of a volume turned to RAS (right, anterior, superior)."""
@@ -120,7 +124,7 @@ class Recipe(BaseModel):
             ("intensity", f"clipped to percentiles {low:g} and {high:g}, mean 0, deviation 1, per image and channel"),
         ]
 
-    def image_slices(self, image: Image) -> tuple[Tensor, Grid]:
+    def image_slices(self, image: Image) -> tuple[NDArray[np.float32], Grid]:
         """Prepare an image: (C, *spatial) -> (slices, C, height, width) float32, at least `patch` in size.
 
         Raises:
@@ -135,11 +139,10 @@ class Recipe(BaseModel):
         slices = np.moveaxis(turned, axis + 1, 0)
         plane = (slices.shape[2], slices.shape[3])
         resampled = _resampled(plane, self._plane_spacing(image, to_view), self.spacing)
-        normalized = torch.from_numpy(np.ascontiguousarray(_normalize(slices, self.clip)))
         grid = Grid(image.array.shape[1:], to_view, axis, plane, resampled)
-        resized = _resize(normalized, resampled)
+        resized = _resize_array(_normalize(slices, self.clip), resampled)
         # the smallest value is the background
-        return self._pad(resized, fill=resized.min().item()), grid
+        return self._pad(resized, fill=resized.min()), grid
 
     def label_slices(self, label: Image, grid: Grid) -> NDArray[np.uint8]:
         """Prepare a label map on the grid of its image: (*spatial) -> (slices, height, width).
@@ -147,15 +150,12 @@ class Recipe(BaseModel):
         A resampled pixel gets the label that covers most of it.
         """
         turned, _ = self._turn(Image(label.array[None], label.affine))
-        slices = np.ascontiguousarray(np.moveaxis(turned[0], grid.axis, 0))
-        if grid.resampled == grid.plane:
-            resized = torch.from_numpy(slices.astype(np.uint8))
-        else:
-            resized = torch.stack([_resize_labels(plane, grid.resampled) for plane in slices])
-        padded: NDArray[np.uint8] = self._pad(resized[:, None], fill=0)[:, 0].numpy()
-        return padded
+        slices = np.moveaxis(turned[0], grid.axis, 0).astype(np.uint8, order="C")
+        if grid.resampled != grid.plane:
+            slices = np.stack([_resize_labels(plane, grid.resampled) for plane in slices])
+        return self._pad(slices, fill=np.uint8(0))
 
-    def restore(self, probabilities: Tensor, grid: Grid) -> NDArray[np.uint8]:
+    def restore(self, probabilities: "Tensor", grid: Grid) -> NDArray[np.uint8]:
         """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) of the image's own grid.
 
         Probabilities are brought up, not labels, whose staircase edges would cost Dice. Slices that were not
@@ -165,7 +165,7 @@ class Recipe(BaseModel):
         probabilities = probabilities[..., :height, :width]
         # as argmax, but on the CPU several times as fast
         labels = _resize(probabilities, grid.plane).max(1).indices
-        restored: NDArray[np.uint8] = labels.to(torch.uint8).cpu().numpy()
+        restored: NDArray[np.uint8] = labels.byte().cpu().numpy()
         return restored
 
     def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
@@ -188,11 +188,13 @@ class Recipe(BaseModel):
         height, width = np.delete(turned, SLICE_AXIS[self.view])
         return float(height), float(width)
 
-    def _pad(self, slices: Tensor, *, fill: float) -> Tensor:
-        """Fill slices at their far edges up to the patch."""
-        rows = max(0, self.patch[0] - slices.shape[2])
-        columns = max(0, self.patch[1] - slices.shape[3])
-        return F.pad(slices, (0, columns, 0, rows), value=fill)
+    def _pad(self, slices: NDArray[V], *, fill: V) -> NDArray[V]:
+        """Fill slices (..., height, width) at their far edges up to the patch."""
+        missing = [max(0, wanted - size) for wanted, size in zip(self.patch, slices.shape[-2:], strict=True)]
+        if not any(missing):
+            return slices
+        edges = [(0, 0)] * (slices.ndim - 2) + [(0, pixels) for pixels in missing]
+        return np.pad(slices, edges, constant_values=fill)
 
 
 def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:
@@ -267,17 +269,28 @@ def _normalize(slices: NDArray[np.generic], clip: tuple[float, float]) -> NDArra
     return result
 
 
-def _resize(slices: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(slices: "Tensor", size: tuple[int, int]) -> "Tensor":
     """Bilinear, averaging over what a coarser pixel covers."""
     if slices.shape[2:] == size:
         return slices
-    return F.interpolate(slices, size, mode="bilinear", antialias=True)
+    from torch.nn.functional import interpolate  # noqa: PLC0415 (where nothing is resampled, torch is not needed)
+
+    return interpolate(slices, size, mode="bilinear", antialias=True)
 
 
-def _resize_labels(plane: NDArray[np.integer], size: tuple[int, int]) -> Tensor:
-    """(height, width) integers -> `size`, each pixel the label that covers most of it."""
+def _resize_array(slices: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    if slices.shape[2:] == size:
+        return slices
+    from torch import from_numpy  # noqa: PLC0415 (as above)
+
+    resized: NDArray[np.float32] = _resize(from_numpy(slices), size).numpy()
+    return resized
+
+
+def _resize_labels(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(height, width) labels -> `size`, each pixel the label that covers most of it."""
     present = np.unique(plane)
     one_hot = (plane == present[:, None, None]).astype(np.float32)
-    share = _resize(torch.from_numpy(one_hot)[None], size)[0]
-    # numpy's argmax over the first axis takes a quarter of the time of torch's
-    return torch.from_numpy(present.astype(np.uint8)[share.numpy().argmax(0)])
+    share = _resize_array(one_hot[None], size)[0]
+    labels: NDArray[np.uint8] = present[share.argmax(0)]
+    return labels

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,26 +10,13 @@ from torch import Tensor, nn
 
 from scse.attachment.hosts import Recalibration, recalibrate
 from scse.checks import check_positive
+from scse.options import check_kernel_size, check_size, check_spatial_dims
 
 CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 MAX_UNPOOL = {2: F.max_unpool2d, 3: F.max_unpool3d}
-
-
-def check_spatial_dims(spatial_dims: int) -> int:
-    """Return `spatial_dims` if it is 2 or 3, raise ValueError otherwise."""
-    if spatial_dims not in CONV:
-        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
-    return spatial_dims
-
-
-def check_kernel_size(kernel_size: int) -> int:
-    """Return `kernel_size` if it is odd, so that padding keeps sizes; raise ValueError otherwise."""
-    if check_positive("kernel_size", kernel_size) % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
-    return kernel_size
 
 
 class ConvUnit(nn.Sequential):
@@ -56,6 +43,9 @@ class EncoderDecoder(nn.Module):
     encoder: nn.ModuleList
     decoder: nn.ModuleList
 
+    options: dict[str, Any]
+    """The keyword arguments that make this network again, but for its blocks."""
+
     def __init__(self, *, depth: int, spatial_dims: int) -> None:
         super().__init__()
         self.depth = check_positive("depth", depth)
@@ -73,11 +63,7 @@ class EncoderDecoder(nn.Module):
                 f"{type(self).__name__} takes (N, channels, {self.spatial_dims} spatial axes), "
                 f"got shape {tuple(x.shape)}"
             )
-        if min(size) < 2**self.depth:
-            raise ValueError(
-                f"{type(self).__name__} of depth {self.depth} needs every spatial axis to be at least "
-                f"{2**self.depth}, got {size}; pad the input or build the network with a smaller depth"
-            )
+        check_size(type(self).__name__, self.depth, size)
         return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
@@ -133,6 +119,14 @@ class UniformNetwork(EncoderDecoder):
         self.bottleneck = block(width)
         self.decoder = nn.ModuleList(block(2 * width) for _ in range(depth))
         self.classifier = CONV[spatial_dims](width, check_positive("classes", classes), 1)
+        self.options = {
+            "in_channels": in_channels,
+            "classes": classes,
+            "width": width,
+            "depth": depth,
+            "kernel_size": kernel_size,
+            "spatial_dims": spatial_dims,
+        }
         self._place([width] * (2 * depth), recalibration)
 
 

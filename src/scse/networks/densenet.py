@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from scse.attachment.hosts import Recalibration
 from scse.checks import check_positive
 from scse.networks.base import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, EncoderDecoder, IndexUnpooling
+from scse.options import TIRAMISU, check_layers, check_tiramisu
 
 
 class PreConv(nn.Sequential):
@@ -62,9 +63,7 @@ class FCDenseNet(IndexUnpooling):
         Raises:
             ValueError: another size than 56, 67 or 103.
         """
-        if size not in TIRAMISU:
-            raise ValueError(f"size must be one of {', '.join(map(str, TIRAMISU))}, got {size!r}")
-        growth, layers, bottleneck = TIRAMISU[size]
+        growth, layers, bottleneck = TIRAMISU[check_tiramisu(size)]
         return Tiramisu(
             in_channels,
             classes=classes,
@@ -75,14 +74,6 @@ class FCDenseNet(IndexUnpooling):
             spatial_dims=spatial_dims,
             recalibration=recalibration,
         )
-
-
-TIRAMISU: dict[int, tuple[int, tuple[int, ...], int]] = {
-    56: (12, (4, 4, 4, 4, 4), 4),
-    67: (16, (5, 5, 5, 5, 5), 5),
-    103: (16, (4, 5, 7, 10, 12), 15),
-}
-"""Size -> growth rate, layers of each encoder block, layers of the bottleneck."""
 
 
 class GrowthBlock(nn.Module):
@@ -148,9 +139,7 @@ class Tiramisu(EncoderDecoder):
         spatial_dims: int = 2,
         recalibration: Recalibration = None,
     ) -> None:
-        if not layers:
-            raise ValueError("layers must name at least one encoder block, got none")
-        super().__init__(depth=len(layers), spatial_dims=spatial_dims)
+        super().__init__(depth=len(check_layers(layers)), spatial_dims=spatial_dims)
         check_positive("growth", growth)
 
         def block(channels: int, count: int, *, keep_input: bool) -> GrowthBlock:
@@ -183,6 +172,16 @@ class Tiramisu(EncoderDecoder):
             channels = dense.channels
             self.decoder.append(dense)
         self.classifier = conv(channels, check_positive("classes", classes), 1)
+        self.options = {
+            "in_channels": in_channels,
+            "classes": classes,
+            "growth": growth,
+            "layers": list(layers),
+            "bottleneck_layers": bottleneck_layers,
+            "first": first,
+            "dropout": dropout,
+            "spatial_dims": spatial_dims,
+        }
         hosts = [*self.encoder, *self.decoder]
         self._place([host.channels for host in hosts if isinstance(host, GrowthBlock)], recalibration)
 
