@@ -1,4 +1,4 @@
-"""What all tests share: where real data lies, and the table of real networks that a test run can write."""
+"""What all tests share: where real data lies, and the tables of docs/ that a test run can write."""
 
 import os
 from collections.abc import Callable
@@ -6,22 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from scse.tensorboard_alone import use_tensorboard_alone
+
 # a worker a core: more threads would spend their time waiting for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+use_tensorboard_alone()
 
 DATA = Path(os.environ.get("SCSE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-TABLE_COMMAND = "uv run pytest tests/attachment/test_models.py --write-table docs/models.md"
-TABLE_HEAD = f"""# Networks that `attach` is tested on
-
-Random weights, `scse.attach(network, "scse")` with `to="auto"`, CPU. Full graph means `fullgraph=True`, captured
-forward and backward (`aot_eager`); exports agree with the network to 1e-4; DDP runs without
-`find_unused_parameters`. Written by `{TABLE_COMMAND}`.
-
-"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-table", type=Path, help="write the table of real networks and checks to this file")
+    parser.addoption("--write-table", type=Path, help="replace the table of this file by what the tests record")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,10 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class TableWriter:
-    """Collects what the tests of real networks recorded; a test that failed leaves its cell empty."""
+    """Puts the cells that tests record below the text of a file; a test that failed leaves its cell empty."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.above, _, table = path.read_text().partition("\n| ")
+        self.corner, _, _ = table.partition(" |")
         self.cells: dict[tuple[str, str], str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -46,9 +43,9 @@ class TableWriter:
     def pytest_sessionfinish(self) -> None:
         # rows and columns are (place, name), because workers end in any order
         rows, columns = (sorted({cell[axis] for cell in self.cells}) for axis in (0, 1))
-        lines = [["network", *(name for _, name in columns)], ["---"] * (len(columns) + 1)]
+        lines = [[self.corner, *(name for _, name in columns)], ["---"] * (len(columns) + 1)]
         lines += [[row[1], *(self.cells.get((row, column), "") for column in columns)] for row in rows]
-        self.path.write_text(TABLE_HEAD + "".join(f"| {' | '.join(line)} |\n" for line in lines))
+        self.path.write_text(f"{self.above}\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
 @pytest.fixture(scope="session")
