@@ -26,7 +26,7 @@ from scse.data.files import write_label
 from scse.errors import DataError
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
-VERBS = ("study", "train", "predict", "attach", "evaluate", "inspect", "doctor", "bench", "data")
+VERBS = ("study", "train", "predict", "export", "attach", "evaluate", "inspect", "doctor", "bench", "data")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCSE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("COLUMNS", "200")
+        # what `export` sets for the process of a command must not reach those of other tests
+        patch.setenv("TF_CPP_MIN_LOG_LEVEL", os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"))
+        patch.setenv("TF_ENABLE_ONEDNN_OPTS", os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"))
         yield
 
 
@@ -189,6 +192,10 @@ WRONG = {
     ("inspect", "no[/]where"): "no[/]where: found nothing",
     ("inspect", "[red]x:car:"): "[red]x:car:: found nothing",
     ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
+    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
+    ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
+    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "m.h5: to='keras' writes a file .keras; give another name",
+    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: is already there; give a new folder",
     ("evaluate", "nowhere", "DATA"): "nowhere: there is no such file or folder",
     ("data", "simulate", "out", "--cases", "1"): "cases",
     ("data", "simulate", "DATA"): "two [bold] :car: boxes",
@@ -438,6 +445,14 @@ def test_simulate_passes_on_what_was_asked_and_says_where(tmp_path, monkeypatch)
     assert (ended.code, ended.err) == (0, "")
     assert asked == {"out": tmp_path / "[red]", "cases": 4, "seed": 7}
     assert ended.out == f"4 simulated subjects written to {tmp_path / '[red]'}\n"
+
+
+def test_export_without_keras_says_how_to_install_it(trained, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr("scse.backends.find_spec", lambda name: None)
+    ended = call("export", trained.folder, "--to", "keras", "-o", tmp_path / "new" / "model.keras")
+    assert (ended.code, said(ended, "error")) == (1, ["Keras is not installed; pip install 'scse[keras]'\n"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_shows_how_to_install_what_is_missing(monkeypatch):

@@ -53,3 +53,32 @@ def test_a_package_under_another_distribution_is_still_found(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: object())
     monkeypatch.setattr(doctor, "version", unknown)
     assert rows()["onnxruntime"] == doctor.Row("onnxruntime", "installed, version unknown")
+
+
+def test_the_backends_of_keras_and_the_one_it_takes_are_told(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor, "installed_backends", lambda: ["torch"])
+    found = rows()
+    assert found["keras can run on"] == doctor.Row("keras can run on", f"torch {doctor.version('torch')}")
+    assert found["keras runs on"] == doctor.Row("keras runs on", "torch ($KERAS_BACKEND)")
+
+
+@pytest.mark.parametrize(
+    ("backend", "installed", "remedy"),
+    [
+        ("jax", ["tensorflow", "torch"], "not installed; pip install jax, or set KERAS_BACKEND to tensorflow or torch"),
+        ("numpy", ["jax"], "set KERAS_BACKEND to jax"),
+    ],
+)
+def test_a_backend_that_keras_cannot_take_has_a_remedy(monkeypatch, backend, installed, remedy):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor, "installed_backends", lambda: installed)
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: {name: ["torch"] for name in installed})
+    assert rows()["keras runs on"] == doctor.Row("keras runs on", f"{backend} ($KERAS_BACKEND)", remedy)
+
+
+def test_without_keras_no_backend_is_told(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert not {"keras can run on", "keras runs on"} & rows().keys()

@@ -61,3 +61,14 @@ def test_lightning_trains_blocks_on_a_folder(tmp_path: Path) -> None:
     printed = run("smp_lightning.py", "--folder", folder, "--epochs", "1")
     assert len(scores(printed)) == 3
     assert len(changes(printed)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_keras_trains_a_plain_network_and_one_with_blocks(backend: str) -> None:
+    printed = run(f"keras_{backend}.py")
+    assert re.findall(r"^(.*): loss", printed, flags=re.MULTILINE) == ["plain", "with scSE"]
+    losses = [float(value) for value in re.findall(r"([\d.]+) in the", printed)]
+    assert max(losses[1::2]) < min(losses[::2]) / 2
+    # all background would have 0
+    assert min(scores(printed)) > 0.6

@@ -42,8 +42,10 @@ def main() -> None:
     import sys
 
     from scse.allocator import keep_large_blocks
+    from scse.tensorboard_alone import use_tensorboard_alone
 
     keep_large_blocks()  # before anything starts a thread
+    use_tensorboard_alone()  # before MONAI is imported
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, prog_name="scse")
@@ -209,6 +211,20 @@ def predict(
         failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
     _say(f"{len(found) - len(failed)} label maps written to {out}")
     _end(failed)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Folder of a segmenter or of a training run.")],
+    to: Annotated[str, typer.Option(help="keras: a .keras file; saved_model: a SavedModel of TensorFlow.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file OUT.keras, or a new folder for a SavedModel.")],
+) -> None:
+    """Write the network of a trained segmenter for Keras 3 or TensorFlow, with its recipe and structures as JSON."""
+    from scse.backends import quiet_tensorflow
+    from scse.exporting import export as run_export
+
+    quiet_tensorflow()
+    _say(run_export(model, to, out))
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 
 import torch
 
+from scse.backends import BACKENDS, chosen_backend, installed_backends
 from scse.data.prepared import cache_folder
 from scse.kernels import path
 from scse.training.run import resolve_precision
@@ -18,6 +20,7 @@ OPTIONAL = {
     "onnxscript": "export",
     "openvino": "openvino",
     "segmentation_models_pytorch": "smp",
+    "keras": "keras",
 }
 """Optional package -> the extra of scse that installs it."""
 
@@ -46,6 +49,7 @@ def diagnose() -> list[Row]:
         Row("blocks run on", path()),
         Row("prepared arrays", str(cache_folder())),
         *(_optional(name, extra) for name, extra in OPTIONAL.items()),
+        *_backends(),
     ]
 
 
@@ -54,6 +58,26 @@ def _devices() -> list[str]:
     if torch.backends.mps.is_available():
         names.append("Apple GPU (mps)")
     return [*names, "cpu"]
+
+
+def _backends() -> list[Row]:
+    """What there is for Keras to run on, and what it takes; nothing without Keras."""
+    if find_spec("keras") is None:
+        return []
+    installed, choice = installed_backends(), chosen_backend()
+    distributions = packages_distributions()  # TensorFlow comes under several names
+    found = [f"{name} {version(distributions[name][0])}" for name in installed]
+    return [
+        Row("keras can run on", ", ".join(found)),
+        Row("keras runs on", f"{choice.backend} ({choice.by})", _remedy(choice.backend, installed)),
+    ]
+
+
+def _remedy(backend: str, installed: Sequence[str]) -> str:
+    if backend in installed:
+        return ""
+    others = f"set KERAS_BACKEND to {' or '.join(installed or BACKENDS)}"
+    return f"not installed; pip install {backend}, or {others}" if backend in BACKENDS else others
 
 
 def _optional(name: str, extra: str) -> Row:

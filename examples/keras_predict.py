@@ -1,0 +1,63 @@
+"""A segmenter that `scse export` wrote, on Keras with any backend or on TensorFlow alone; torch is not needed.
+
+scse export RUN --to keras -o model.keras
+KERAS_BACKEND=jax python examples/keras_predict.py model.keras scan.nii.gz labels.nii.gz
+
+scse export RUN --to saved_model -o model
+python examples/keras_predict.py model scan.nii.gz labels.nii.gz
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scse.data.files import read_image, write_label
+from scse.data.prepared import class_values
+from scse.data.recipe import Recipe
+
+BATCH = 8
+
+
+def load(model: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The network: slices (N, height, width, C) -> logits (N, height, width, classes)."""
+    if model.suffix == ".keras":
+        import keras  # noqa: PLC0415 (a SavedModel needs no Keras)
+
+        import scse.keras  # noqa: PLC0415, F401 (so that Keras knows the blocks)
+
+        network = keras.saving.load_model(model)
+        return lambda slices: network.predict(slices, batch_size=BATCH, verbose=0)
+    import tensorflow as tf  # noqa: PLC0415 (a file of Keras needs no TensorFlow)
+
+    network = tf.saved_model.load(model)
+    return lambda slices: np.concatenate(
+        [network.serve(slices[start : start + BATCH]).numpy() for start in range(0, len(slices), BATCH)]
+    )
+
+
+def main(model: Path, source: Path, out: Path) -> None:
+    """Segment an image, and write its label map in the image's own geometry."""
+    beside = model.with_suffix(".json") if model.suffix == ".keras" else model / "assets.extra" / "segmenter.json"
+    description = json.loads(beside.read_text())
+    recipe = Recipe.model_validate(description["recipe"])
+    if recipe.spacing is not None:
+        sys.exit(f"{model}: its recipe resamples images to {recipe.spacing} mm; use `scse predict`")
+    image = read_image([source])
+    slices, grid = recipe.image_slices(image)
+    if slices.shape[2:] != recipe.patch:
+        sys.exit(f"{source}: its slices of {grid.plane} pixels exceed the patch {recipe.patch}; use `scse predict`")
+    height, width = grid.plane
+    classes = load(model)(np.moveaxis(slices, 1, -1)).argmax(-1)[:, :height, :width]
+    labels = grid.restore(class_values(description["structures"])[classes])
+    write_label(out, labels, like=None if image.affine is None else source)
+    print(f"{out}: label values {', '.join(map(str, np.unique(labels)))}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: keras_predict.py MODEL IMAGE OUT")
+    main(*map(Path, sys.argv[1:]))

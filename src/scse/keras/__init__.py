@@ -1,0 +1,12 @@
+"""The blocks, networks and trained models of scse for Keras 3, on any of its backends; torch is not imported.
+
+Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
+Networks", MICCAI 2018 (arXiv 1803.02579).
+"""
+
+from scse.keras import networks
+from scse.keras.attaching import attach, detach
+from scse.keras.layers import ChannelSE, ConcurrentSE, SpatialSE
+from scse.keras.weights import from_torch, to_torch
+
+__all__ = ["ChannelSE", "ConcurrentSE", "SpatialSE", "attach", "detach", "from_torch", "networks", "to_torch"]

@@ -1,0 +1,580 @@
+"""The paper's networks as functional Keras models: U-Net, SD-Net and FC-DenseNet, with or without blocks.
+
+Arguments are those of `scse.networks`, and the same weights give the same logits. A layer is named after the module
+of the torch network that it mirrors, with "_" for ".".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+from keras import ops
+
+from scse.checks import check_choice, check_positive
+from scse.keras.layers import BLOCKS, DATA_FORMATS, PACKAGE, SUFFIX, Tensor
+from scse.keras.resizing import Cropping, NearestUpsampling, PositionPooling, PositionUnpooling, SizeCheck
+from scse.options import TIRAMISU, check_kernel_size, check_layers, check_spatial_dims, check_tiramisu
+
+__all__ = ["NETWORKS", "EncoderDecoder", "FCDenseNet", "SDNet", "Tiramisu", "UNet"]
+
+Recalibration = str | Callable[[int], keras.Layer] | Mapping[str, keras.Layer] | None
+"""Which block to place: None or "none", the name of a variant, a function of the channel count, or place -> block."""
+
+CONV: dict[int, Callable[..., keras.Layer]] = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
+CONV_TRANSPOSE: dict[int, Callable[..., keras.Layer]] = {
+    2: keras.layers.Conv2DTranspose,
+    3: keras.layers.Conv3DTranspose,
+}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras' batch normalisation, which on JAX and torch computes in float32 whatever its type, exact in float64.
+
+    The variance that it tracks is that of the batch, as in Keras; torch tracks the unbiased one.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        """The normalised map."""
+        if keras.backend.standardize_dtype(inputs.dtype) != "float64":
+            return super().call(inputs, training=training, mask=mask)
+        mean, variance = self.moving_mean, self.moving_variance
+        if training and self.trainable:
+            # sums, because Keras' means are taken in float32 too
+            others = [axis for axis in range(len(inputs.shape)) if axis != self.axis % len(inputs.shape)]
+            count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], inputs.dtype)
+            kept = ops.sum(inputs, axis=others, keepdims=True) / count
+            mean, variance = ops.squeeze(kept, others), ops.sum(ops.square(inputs - kept), axis=others) / count
+            for tracked, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                tracked.assign(tracked.value * self.momentum + value * (1 - self.momentum))
+        return ops.batch_normalization(
+            inputs, mean, variance, axis=self.axis, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
+        )
+
+
+class Parts:
+    """The layers of one network, each called as soon as it is made.
+
+    Args:
+        network: name of the network, for messages.
+        spatial_dims: 2 or 3.
+        recalibration: which blocks to place.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        dtype: of all layers, blocks included.
+    """
+
+    def __init__(
+        self, network: str, *, spatial_dims: int, recalibration: Recalibration, data_format: str | None, dtype: Any
+    ) -> None:
+        self.network = network
+        self.spatial_dims = check_spatial_dims(spatial_dims)
+        self.data_format = check_choice(
+            "data_format", keras.config.image_data_format() if data_format is None else data_format, DATA_FORMATS
+        )
+        self.dtype = keras.dtype_policies.get(dtype)
+        if isinstance(recalibration, str):
+            check_choice("recalibration", recalibration, ["none", *BLOCKS])
+        self.recalibration = recalibration
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the channels."""
+        return 1 if self.data_format == "channels_first" else -1
+
+    def image(self, in_channels: int, input_size: Sequence[int | None] | None, *, depth: int) -> tuple[Tensor, Tensor]:
+        """The network's input, and the same once its size is checked."""
+        check_positive("depth", depth)
+        size = (None,) * self.spatial_dims if input_size is None else tuple(input_size)
+        if len(size) != self.spatial_dims:
+            raise ValueError(f"input_size must have {self.spatial_dims} spatial sizes, got {size}")
+        channels = (check_positive("in_channels", in_channels),)
+        shape = (*size, *channels) if self.channel_axis == -1 else (*channels, *size)
+        image = keras.Input(shape, dtype=self.dtype.variable_dtype, name="image")
+        return image, self._resize(SizeCheck, "size", network=self.network, depth=depth)(image)
+
+    def conv(self, x: Tensor, name: str, channels: int, kernel_size: int, *, bias: bool = True) -> Tensor:
+        """A convolution that keeps sizes."""
+        options = {"padding": "same", "use_bias": bias, **self._conv_options(name)}
+        return CONV[self.spatial_dims](channels, kernel_size, **options)(x)
+
+    def conv_transpose(self, x: Tensor, name: str) -> Tensor:
+        """A transposed convolution that makes 2n + 1 of n."""
+        options = {"strides": 2, "padding": "valid", **self._conv_options(name)}
+        return CONV_TRANSPOSE[self.spatial_dims](x.shape[self.channel_axis], 3, **options)(x)
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        """Batch normalisation with torch's constants."""
+        return BatchNorm(axis=self.channel_axis, momentum=0.9, epsilon=1e-5, name=name, dtype=self.dtype)(x)
+
+    def relu(self, x: Tensor, name: str) -> Tensor:
+        """ReLU."""
+        return keras.layers.ReLU(name=name, dtype=self.dtype)(x)
+
+    def dropout(self, x: Tensor, name: str, rate: float) -> Tensor:
+        """Dropout of single values."""
+        return keras.layers.Dropout(rate, name=name, dtype=self.dtype)(x)
+
+    def join(self, maps: Sequence[Tensor], name: str) -> Tensor:
+        """The channels of all maps."""
+        return keras.layers.Concatenate(axis=self.channel_axis, name=name, dtype=self.dtype)(maps)
+
+    def conv_unit(self, x: Tensor, name: str, channels: int, kernel_size: int) -> Tensor:
+        """Convolution (no bias), batch normalisation, ReLU."""
+        x = self.conv(x, f"{name}_0", channels, kernel_size, bias=False)
+        return self.relu(self.norm(x, f"{name}_1"), f"{name}_2")
+
+    def pre_conv(self, x: Tensor, name: str, channels: int, kernel_size: int) -> Tensor:
+        """Batch normalisation, ReLU, convolution."""
+        x = self.relu(self.norm(x, f"{name}_0"), f"{name}_1")
+        return self.conv(x, f"{name}_2", channels, kernel_size)
+
+    def pool(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """Maxima of windows of 2, and their positions."""
+        pooled: tuple[Tensor, Tensor] = self._resize(PositionPooling, f"pool_{level}")(x)
+        return pooled
+
+    def unpool(self, x: Tensor, positions: Tensor, like: Tensor, level: int) -> Tensor:
+        """Values where the maxima were, zeros elsewhere."""
+        return self._resize(PositionUnpooling, f"unpool_{level}")(x, positions, like)
+
+    def upsample(self, x: Tensor, like: Tensor, level: int) -> Tensor:
+        """The nearest value."""
+        return self._resize(NearestUpsampling, f"upsample_{level}")(x, like)
+
+    def crop(self, x: Tensor, like: Tensor, level: int) -> Tensor:
+        """The centre."""
+        return self._resize(Cropping, f"crop_{level}")(x, like)
+
+    def recalibrate(self, x: Tensor, place: str) -> Tensor:
+        """The map that leaves a place of the network: recalibrated, if the place has a block.
+
+        Raises:
+            ValueError: what is to be placed is no layer, or it returns another shape.
+        """
+        block = self._block(place, x.shape[self.channel_axis])
+        if block is None:
+            return x
+        y = block(x)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"the block at {place!r} turns a tensor of shape {x.shape} into {y.shape}; what follows would not fit"
+            )
+        return y
+
+    def _block(self, place: str, channels: int) -> keras.Layer | None:
+        own = {"name": place + SUFFIX, "dtype": self.dtype, "data_format": self.data_format}
+        if isinstance(self.recalibration, Mapping):
+            given = self.recalibration.get(place)
+        elif place == "bottleneck" or self.recalibration in (None, "none"):
+            given = None
+        elif isinstance(self.recalibration, str):
+            return BLOCKS[self.recalibration](**own)
+        else:
+            given = self.recalibration(channels)
+        if given is None:
+            return None
+        if not isinstance(given, keras.Layer):
+            raise ValueError(f"recalibration must give Keras layers, got {type(given).__name__} for {place!r}")
+        config = given.get_config()
+        block: keras.Layer = type(given).from_config({**config, **{name: own[name] for name in own if name in config}})
+        return block
+
+    def _conv_options(self, name: str) -> dict[str, Any]:
+        # the uniform distribution from which torch draws, so that both sides train alike
+        drawn = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+        return {"kernel_initializer": drawn, "data_format": self.data_format, "name": name, "dtype": self.dtype}
+
+    def _resize(self, layer: Callable[..., keras.Layer], name: str, **options: Any) -> keras.Layer:
+        return layer(name=name, data_format=self.data_format, dtype=self.dtype, **options)
+
+
+class EncoderDecoder(keras.Model):
+    """What the networks share: encoder blocks, a bottleneck, as many decoder blocks and a 1x1 classifier.
+
+    Blocks follow every encoder and decoder block, not the bottleneck.
+    """
+
+    options: dict[str, Any]
+    """The arguments that make this network again, but for its blocks and what only Keras has."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        image: Tensor,
+        x: Tensor,
+        *,
+        depth: int,
+        options: Mapping[str, Any],
+        block: Callable[[Tensor, str], Tensor],
+        down: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+        up: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+        input_size: Sequence[int | None] | None,
+        **kwargs: Any,
+    ) -> None:
+        """Build the graph.
+
+        Args:
+            parts: makes its layers.
+            image: the input.
+            x: what the first encoder block is given.
+            depth: number of halvings.
+            options: of the network.
+            block: (map, name) -> map.
+            down: (map, level) -> the halved map, and what `up` needs to know of it.
+            up: (map, skip, what `down` told, level) -> the map at the skip's size.
+            input_size: of the spatial axes, as far as it is known.
+            **kwargs: `name` and `trainable`.
+        """
+        levels = range(depth)
+        encoder, decoder = ([f"{part}_{level}" for level in levels] for part in ("encoder", "decoder"))
+        if isinstance(parts.recalibration, Mapping):
+            for place in parts.recalibration:
+                check_choice("a place of recalibration", place, [*encoder, "bottleneck", *decoder])
+        skips = []
+        for level in levels:
+            skip = parts.recalibrate(block(x, encoder[level]), encoder[level])
+            x, told = down(skip, level)
+            skips.append((skip, told))
+        x = parts.recalibrate(block(x, "bottleneck"), "bottleneck")
+        for level in levels:
+            skip, told = skips.pop()
+            x = parts.join([skip, up(x, skip, told, level)], f"skip_{level}")
+            x = parts.recalibrate(block(x, decoder[level]), decoder[level])
+        logits = parts.conv(x, "classifier", check_positive("classes", options["classes"]), 1)
+        super().__init__(inputs=image, outputs=logits, **kwargs)
+        self.dtype_policy = parts.dtype
+        self.data_format = parts.data_format
+        self.input_size = None if input_size is None else list(input_size)
+        self.options = dict(options)
+
+    @property
+    def blocks(self) -> dict[str, keras.Layer]:
+        """The blocks by the place that they follow."""
+        return {layer.name.removesuffix(SUFFIX): layer for layer in self.layers if layer.name.endswith(SUFFIX)}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this network again, with its blocks as they are."""
+        blocks = {place: keras.saving.serialize_keras_object(block) for place, block in self.blocks.items()}
+        return {
+            **self.options,
+            "recalibration": blocks or None,
+            "data_format": self.data_format,
+            "input_size": self.input_size,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "EncoderDecoder":
+        """Make the network that `get_config` told of."""
+        blocks = config["recalibration"]
+        if isinstance(blocks, dict):
+            blocks = {
+                place: keras.saving.deserialize_keras_object(block, custom_objects) for place, block in blocks.items()
+            }
+        return cls(**{**config, "recalibration": blocks})
+
+
+class UniformNetwork(EncoderDecoder):
+    """A network with the same width at every level, made of one kind of block; the paper's three are."""
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        *,
+        classes: int = 28,
+        width: int = 64,
+        depth: int = 4,
+        kernel_size: int = 5,
+        spatial_dims: int = 2,
+        recalibration: Recalibration = None,
+        data_format: str | None = None,
+        input_size: Sequence[int | None] | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        parts = Parts(
+            type(self).__name__,
+            spatial_dims=spatial_dims,
+            recalibration=recalibration,
+            data_format=data_format,
+            dtype=dtype,
+        )
+        check_positive("width", width)
+        check_kernel_size(kernel_size)
+        image, x = parts.image(in_channels, input_size, depth=depth)
+        super().__init__(
+            parts,
+            image,
+            x,
+            depth=depth,
+            options={
+                "in_channels": in_channels,
+                "classes": classes,
+                "width": width,
+                "depth": depth,
+                "kernel_size": kernel_size,
+                "spatial_dims": spatial_dims,
+            },
+            block=partial(type(self)._block, parts, channels=width, kernel_size=kernel_size),
+            down=parts.pool,
+            up=partial(type(self)._up, parts),
+            input_size=input_size,
+            **kwargs,
+        )
+
+    @staticmethod
+    def _block(parts: Parts, x: Tensor, name: str, *, channels: int, kernel_size: int) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def _up(parts: Parts, x: Tensor, skip: Tensor, positions: Tensor, level: int) -> Tensor:
+        return parts.unpool(x, positions, skip, level)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class UNet(UniformNetwork):
+    """U-Net with the same width at every level and a parameter-free (nearest) up-sampling.
+
+    The defaults are the paper's (MICCAI 2018, section 3): 4 + 4 blocks, 64 channels, 5x5 kernels, 28 classes; the
+    convolution weights then number 2,153,792.
+
+    Args:
+        in_channels: channels of the image.
+        classes: classes, the background included.
+        width: channels of every block.
+        depth: encoder blocks, and as many decoder blocks; sizes of at least `2 ** depth` come out as they went in.
+        kernel_size: of all convolutions but 1x1 ones; odd.
+        spatial_dims: 2 or 3.
+        recalibration: the variant: `None`, `"cse"`, `"sse"`, `"scse"`, or a function of the channel count that
+            returns a block; one is placed after every encoder and decoder block. Or the blocks themselves by the
+            place they follow, such as `{"encoder_0": block}`. Blocks get the network's data format and type.
+        data_format: `"channels_last"` or `"channels_first"`, for which TensorFlow's convolutions on a CPU may need
+            `jit_compile`, as those of float64 do; by default `keras.config.image_data_format()`.
+        input_size: of the spatial axes; unknown by default.
+        dtype: type or policy of all layers.
+        **kwargs: `name` and `trainable` of any Keras model.
+
+    Call arguments:
+        inputs: a batch of images.
+
+    Input shape:
+        `(N, *spatial, in_channels)`, or `(N, in_channels, *spatial)` for `data_format="channels_first"`.
+
+    Output shape:
+        Logits `(N, *spatial, classes)`, or `(N, classes, *spatial)`.
+
+    Raises:
+        ValueError: at construction, for a number below 1, an even kernel, other `spatial_dims`, an unknown variant, or
+            a block that changes the shape; in a call, for an axis shorter than `2 ** depth`.
+
+    Reference:
+        [Ronneberger et al., 2015](https://arxiv.org/abs/1505.04597)
+
+    Example:
+    >>> network = scse.keras.networks.UNet(classes=4, width=8, recalibration="scse")
+    >>> network(keras.ops.ones((2, 37, 64, 1))).shape
+    (2, 37, 64, 4)
+    """
+
+    @staticmethod
+    def _block(parts: Parts, x: Tensor, name: str, *, channels: int, kernel_size: int) -> Tensor:
+        x = parts.conv_unit(x, f"{name}_first", channels, kernel_size)
+        return parts.conv_unit(x, f"{name}_second", channels, kernel_size)
+
+    @staticmethod
+    def _up(parts: Parts, x: Tensor, skip: Tensor, positions: Tensor, level: int) -> Tensor:
+        return parts.upsample(x, skip, level)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SDNet(UniformNetwork):
+    """SD-Net: one convolution a block, pooling that keeps its indices, un-pooling with them, then the skip.
+
+    Arguments, shapes and errors as in `UNet`.
+
+    Reference:
+        [Roy et al., 2017](https://arxiv.org/abs/1705.00938)
+
+    Example:
+    >>> network = scse.keras.networks.SDNet(classes=4, width=8, recalibration="scse")
+    >>> network(keras.ops.ones((2, 37, 64, 1))).shape
+    (2, 37, 64, 4)
+    """
+
+    @staticmethod
+    def _block(parts: Parts, x: Tensor, name: str, *, channels: int, kernel_size: int) -> Tensor:
+        return parts.conv_unit(x, f"{name}_unit", channels, kernel_size)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FCDenseNet(UniformNetwork):
+    """FC-DenseNet as the paper's group configures it: dense blocks, index un-pooling, the same width everywhere.
+
+    Arguments, shapes and errors as in `UNet`; `width` is also what every convolution adds inside a block. For the
+    sizes of the original publication see `tiramisu`.
+
+    Reference:
+        [Roy et al., 2018](https://arxiv.org/abs/1803.02579)
+
+    Example:
+    >>> network = scse.keras.networks.FCDenseNet(classes=4, width=8, recalibration="scse")
+    >>> network(keras.ops.ones((2, 37, 64, 1))).shape
+    (2, 37, 64, 4)
+    """
+
+    @staticmethod
+    def _block(parts: Parts, x: Tensor, name: str, *, channels: int, kernel_size: int) -> Tensor:
+        for part in ("first", "second"):
+            new = parts.pre_conv(x, f"{name}_{part}", channels, kernel_size)
+            x = parts.join([x, new], f"{name}_{part}_maps")
+        return parts.pre_conv(x, f"{name}_join", channels, 1)
+
+    @staticmethod
+    def tiramisu(
+        size: int,
+        *,
+        in_channels: int = 3,
+        classes: int = 11,
+        dropout: float = 0.2,
+        spatial_dims: int = 2,
+        recalibration: Recalibration = None,
+        **kwargs: Any,
+    ) -> "Tiramisu":
+        """The original FC-DenseNet56, 67 or 103 of Jegou et al. 2017, table 2; defaults are CamVid's.
+
+        Raises:
+            ValueError: another size than 56, 67 or 103.
+        """
+        growth, layers, bottleneck = TIRAMISU[check_tiramisu(size)]
+        return Tiramisu(
+            in_channels,
+            classes=classes,
+            growth=growth,
+            layers=layers,
+            bottleneck_layers=bottleneck,
+            dropout=dropout,
+            spatial_dims=spatial_dims,
+            recalibration=recalibration,
+            **kwargs,
+        )
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Tiramisu(EncoderDecoder):
+    """The original FC-DenseNet (Jegou et al. 2017): transitions down and up, un-pooling by convolution.
+
+    Args:
+        in_channels: channels of the image.
+        classes: classes, the background included.
+        growth: maps that every layer adds.
+        layers: layers of each encoder block; the decoder has them in reverse.
+        bottleneck_layers: layers of the bottleneck.
+        first: maps of the first convolution.
+        dropout: probability that a value is dropped after each layer.
+        spatial_dims: 2 or 3.
+        recalibration: the variant, as in `UNet`; so are the arguments that follow.
+        data_format: `"channels_last"` or `"channels_first"`.
+        input_size: of the spatial axes; unknown by default.
+        dtype: type or policy of all layers.
+        **kwargs: `name` and `trainable` of any Keras model.
+
+    Call arguments:
+        inputs: a batch of images.
+
+    Input shape:
+        `(N, *spatial, in_channels)`, or `(N, in_channels, *spatial)` for `data_format="channels_first"`.
+
+    Output shape:
+        Logits `(N, *spatial, classes)`, or `(N, classes, *spatial)`.
+
+    Raises:
+        ValueError: at construction, for a number below 1, no layers, other `spatial_dims`, an unknown variant, or a
+            block that changes the shape; in a call, for an axis shorter than `2 ** len(layers)`.
+
+    Reference:
+        [Jegou et al., 2017](https://arxiv.org/abs/1611.09326)
+
+    Example:
+    >>> network = scse.keras.networks.Tiramisu(growth=4, layers=[2, 2], bottleneck_layers=2, first=8)
+    >>> network(keras.ops.ones((2, 37, 64, 3))).shape
+    (2, 37, 64, 11)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        *,
+        classes: int = 11,
+        growth: int = 16,
+        layers: Sequence[int] = TIRAMISU[103][1],
+        bottleneck_layers: int = 15,
+        first: int = 48,
+        dropout: float = 0.2,
+        spatial_dims: int = 2,
+        recalibration: Recalibration = None,
+        data_format: str | None = None,
+        input_size: Sequence[int | None] | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        parts = Parts(
+            type(self).__name__,
+            spatial_dims=spatial_dims,
+            recalibration=recalibration,
+            data_format=data_format,
+            dtype=dtype,
+        )
+        check_positive("growth", growth)
+        encoder = [check_positive("layers", count) for count in check_layers(layers)]
+        counts = {f"encoder_{level}": count for level, count in enumerate(encoder)}
+        counts |= {f"decoder_{level}": count for level, count in enumerate(reversed(encoder))}
+        counts["bottleneck"] = check_positive("bottleneck_layers", bottleneck_layers)
+        # what a transition up is given is without the block's input, so that maps do not grow on the way up
+        without_input = {"bottleneck", *(f"decoder_{level}" for level in range(len(encoder) - 1))}
+
+        def block(x: Tensor, name: str) -> Tensor:
+            maps = [x]
+            for index in range(counts[name]):
+                layer = f"{name}_layers_{index}"
+                seen = parts.join(maps, f"{layer}_maps") if index else x
+                new = parts.pre_conv(seen, f"{layer}_0", growth, 3)
+                maps.append(parts.dropout(new, f"{layer}_1", dropout))
+            kept = maps[1:] if name in without_input else maps
+            return parts.join(kept, f"{name}_maps") if len(kept) > 1 else kept[0]
+
+        def down(x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+            x = parts.pre_conv(x, f"down_{level}_0", x.shape[parts.channel_axis], 1)
+            return parts.pool(parts.dropout(x, f"down_{level}_1", dropout), level)
+
+        def up(x: Tensor, skip: Tensor, _positions: Tensor, level: int) -> Tensor:
+            return parts.crop(parts.conv_transpose(x, f"up_{level}"), skip, level)
+
+        image, x = parts.image(in_channels, input_size, depth=len(encoder))
+        super().__init__(
+            parts,
+            image,
+            parts.conv(x, "first", check_positive("first", first), 3),
+            depth=len(encoder),
+            options={
+                "in_channels": in_channels,
+                "classes": classes,
+                "growth": growth,
+                "layers": encoder,
+                "bottleneck_layers": bottleneck_layers,
+                "first": first,
+                "dropout": dropout,
+                "spatial_dims": spatial_dims,
+            },
+            block=block,
+            down=down,
+            up=up,
+            input_size=input_size,
+            **kwargs,
+        )
+
+
+NETWORKS: dict[str, Callable[..., EncoderDecoder]] = {"unet": UNet, "sdnet": SDNet, "densenet": FCDenseNet}
+"""Networks by the names that the command line and saved segmenters use."""

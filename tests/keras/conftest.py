@@ -1,0 +1,59 @@
+"""The tests of the Keras side, in processes of their own, one a backend: `KERAS_BACKEND=jax uv run pytest tests/keras`.
+
+Without KERAS_BACKEND nothing is collected here; `tests/test_keras_backends.py` starts one process for each backend.
+"""
+
+import os
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+if "KERAS_BACKEND" not in os.environ:
+    collect_ignore_glob = ["test_*.py"]
+
+# read by the frameworks when they are imported, so set before Keras is
+ENVIRONMENT = {
+    "JAX_ENABLE_X64": "1",  # JAX computes in float64 only where it is told to
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # one thread, as in tests/conftest.py
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+
+if os.environ.get("KERAS_BACKEND") == "tensorflow":
+    # where torch comes with it, torch's flop counter takes it; after TensorFlow, its LLVM ends the process
+    sys.modules.setdefault("triton", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Keras' own way from its variables and from torch tensors to NumPy, which NumPy 2 has grown out of
+    ignored = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    for module in ("common.variables", "tensorflow.core", "jax.core", "torch.core"):
+        config.addinivalue_line("filterwarnings", f"{ignored}:keras.src.backend.{module}")
+
+
+@pytest.fixture(scope="module")
+def quick_networks() -> Generator[None]:
+    """Spare JAX what takes the time where networks run once: to optimise them, and to compile what draws weights."""
+    if os.environ["KERAS_BACKEND"] != "jax":
+        yield
+        return
+    import jax
+    import keras
+    import numpy as np
+
+    def drawn(self: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+        limit = np.sqrt(1 / np.prod(shape[:-1]))
+        return keras.ops.convert_to_tensor(rng.uniform(-limit, limit, shape), dtype=dtype)
+
+    rng = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.initializers.VarianceScaling, "__call__", drawn)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,103 @@
+"""The networks train: on slices of the built-in cohort, and step by step as torch does."""
+
+import sys
+
+import keras
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scse.data import cohort
+from scse.keras import from_torch
+from scse.keras.networks import UNet
+
+pytestmark = pytest.mark.usefixtures("quick_networks")
+CLASSES = 3
+GROUPS = {"white-matter": 1, "cortex": 2}
+"""End of the name of a structure -> its class; the other structures are background."""
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    """Images (N, 32, 32, 1) and classes (N, 32, 32) of two simulated subjects: one to train on, one to test on."""
+    folder = cohort.simulate(tmp_path_factory.mktemp("data") / "cohort", cases=2)
+    classes = np.zeros(1 + len(cohort.STRUCTURES), np.int32)
+    for name, value in cohort.STRUCTURES.items():
+        classes[value] = next((group for end, group in GROUPS.items() if name.endswith(end)), 0)
+    every = np.s_[:96:3, 24:104:4, 2:98:3]
+    pairs = []
+    for part in ("Tr", "Ts"):
+        (image,), (label,) = (sorted((folder / f"{kind}{part}").iterdir()) for kind in ("images", "labels"))
+        scan, labels = (np.moveaxis(np.asarray(nib.load(path).dataobj)[every], 1, 0) for path in (image, label))
+        pairs.append(((scan[..., None] / scan.max()).astype(np.float32), classes[labels]))
+    return pairs
+
+
+def network(**options):
+    keras.utils.set_random_seed(0)
+    made = UNet(classes=CLASSES, width=8, depth=2, kernel_size=3, **options)
+    made.compile(
+        optimizer=keras.optimizers.Adam(1e-2), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    return made
+
+
+def dice(model, images, classes):
+    """The mean over the classes but the background."""
+    predicted = model.predict_on_batch(images).argmax(-1)
+    pairs = [(predicted == number, classes == number) for number in range(1, CLASSES)]
+    return np.mean([2 * (found & marked).sum() / (found.sum() + marked.sum()) for found, marked in pairs])
+
+
+@pytest.mark.parametrize("recalibration", [None, "scse"])
+def test_networks_learn_the_cohort(slices, recalibration):
+    (images, classes), test = slices
+    model = network(recalibration=recalibration)
+    untrained = dice(model, *test)
+    losses = model.fit(images, classes, batch_size=5, epochs=16, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] / 2
+    # all background would have 0
+    assert dice(model, *test) > max(0.6, untrained + 0.3)
+
+
+@pytest.mark.parametrize("name", ["unet", "sdnet"])
+def test_steps_of_sgd_are_those_of_torch(name, slices, monkeypatch):
+    if keras.config.backend() != "torch":
+        # torch.optim imports triton where it is, which crashes in a process that has TensorFlow
+        monkeypatch.setitem(sys.modules, "triton", None)
+    import torch
+
+    from scse.networks import NETWORKS
+
+    torch.manual_seed(0)
+    theirs = NETWORKS[name](width=4, depth=2, kernel_size=3, classes=CLASSES, recalibration="scse")
+    ours = from_torch(theirs)
+    ours.compile(
+        optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9)
+    images, classes = (array[5:14].copy().reshape(3, 3, *array.shape[1:]) for array in slices[0])
+    # much noise: among equal pixels of a background rounding chooses the largest, and un-pooling shows which
+    images += np.random.default_rng(0).normal(0, 0.5, images.shape).astype(np.float32)
+    reached, expected = [], []
+    for x, y in zip(images, classes, strict=True):
+        optimizer.zero_grad()
+        logits = theirs(torch.tensor(x).movedim(-1, 1))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(y).long())
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+        ours.reset_metrics()
+        reached.append(float(ours.train_on_batch(x, y)))
+    assert expected[2] < expected[0] - 0.02
+    np.testing.assert_allclose(reached, expected, rtol=0, atol=1e-4)
+
+
+def test_mixed_bfloat16_trains(slices):
+    (images, classes), _ = slices
+    model = network(recalibration="scse", dtype="mixed_bfloat16")
+    losses = model.fit(images, classes, batch_size=5, epochs=3, shuffle=False, verbose=0).history["loss"]
+    assert all(variable.dtype == "float32" for variable in model.trainable_variables)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.8 * losses[0]
