@@ -43,7 +43,7 @@ for name, recalibration in (("plain", None), ("with scSE", "scse")):
     variables = network.trainable_variables, network.non_trainable_variables, optimizer.variables
     state = jax.tree.map(lambda variable: variable.value, variables)
     losses, random = [], np.random.default_rng(0)
-    for _ in range(12):
+    for _ in range(8):
         batches = random.permutation(len(images)).reshape(-1, 5)  # of one shape, so that the step is compiled once
         for batch in batches:
             state, loss = step(state, images[batch], classes[batch])

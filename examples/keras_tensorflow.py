@@ -33,7 +33,7 @@ for name, recalibration in (("plain", None), ("with scSE", "scse")):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),  # the networks give logits
     )
     # shuffled by the pipeline
-    losses = network.fit(batches, epochs=12, shuffle=False, verbose=0).history["loss"]
+    losses = network.fit(batches, epochs=8, shuffle=False, verbose=0).history["loss"]
     predicted = network.predict(test_images, verbose=0).argmax(-1)
     score = dice(predicted, test_classes)
     print(f"{name}: loss {losses[0]:.3f} in the first epoch, {losses[-1]:.3f} in the last, Dice {score:.3f}")

@@ -18,7 +18,7 @@ import scse.keras
 
 (images, classes), (test_images, test_classes) = read_slices(cases=6)
 data = TensorDataset(torch.from_numpy(images), torch.from_numpy(classes).long())
-EPOCHS = 12
+EPOCHS = 8
 
 for name, recalibration in (("plain", None), ("with scSE", "scse")):
     keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""What the page for readers of the article shows runs as it stands."""
+"""What the page for readers of the article and the README show of Keras runs as it stands."""
 
 import pytest
 
@@ -12,6 +12,11 @@ SNIPPETS = python_snippets(PAGE)
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_python_example_of_the_page_runs(snippet):
     run_snippet(snippet, PAGE)
+
+
+def test_python_example_of_the_readme_runs():
+    (snippet,) = (snippet for snippet in python_snippets("README.md") if "import keras" in snippet)
+    run_snippet(snippet, "README.md")
 
 
 def test_the_page_shows_every_block_and_every_way_on():

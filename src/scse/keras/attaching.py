@@ -1,11 +1,11 @@
 """Blocks into an existing Keras model, and out again."""
 
+import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras.src.models.functional import functional_like_constructor
 
 from scse.keras.layers import BLOCKS, DATA_FORMATS, SUFFIX, Block, Tensor
 from scse.names import named
@@ -171,7 +171,7 @@ class _Copy:
             clone_function=self._copied,
             call_function=self._call,
         )
-        own_class = type(model) is not type(copied) and functional_like_constructor(type(model))
+        own_class = type(model) is not type(copied) and _is_made_of_inputs_and_outputs(type(model))
         return type(model)(copied.input, copied.output, name=model.name) if own_class else copied
 
     def _sequential(self, model: keras.Sequential) -> tuple[keras.Sequential, Tensor]:
@@ -252,6 +252,14 @@ def _is_graph(layer: object) -> bool:
     if isinstance(layer, keras.Sequential):
         return hasattr(layer, "inputs")
     return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+
+
+def _is_made_of_inputs_and_outputs(kind: type[keras.Model]) -> bool:
+    """Whether a class has the constructor of keras.Model, or hands on to it what it is given."""
+    own = [p for p in inspect.signature(kind.__init__).parameters.values() if p.name != "self"]
+    if [p.name for p in own[:2]] == ["inputs", "outputs"]:
+        return all(p.default is not p.empty or p.kind is p.VAR_KEYWORD for p in own[2:])
+    return [p.kind for p in own] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 
 
 def _check_model(model: keras.Model) -> None:
