@@ -82,7 +82,7 @@ def export(folder: Path | str, to: str, out: Path | str) -> Exported:
 
 def _check_out(out: Path, to: str) -> Path:
     if (to == KERAS) != (out.suffix == ENDING):
-        allowed = f"a file {ENDING}" if to == KERAS else f"a folder, not a file {ENDING}"
+        allowed = f"a file that ends in {ENDING}" if to == KERAS else f"a folder, not a file that ends in {ENDING}"
         raise ValueError(f"{out}: to={to!r} writes {allowed}; give another name")
     if to == KERAS and out.is_dir():
         raise ValueError(f"{out}: is a folder; give another name")
