@@ -194,7 +194,7 @@ WRONG = {
     ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
-    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "m.h5: to='keras' writes a file that ends in .keras; give another name",
+    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
     ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: is already there; give a new folder",
     ("evaluate", "nowhere", "DATA"): "nowhere: there is no such file or folder",
     ("data", "simulate", "out", "--cases", "1"): "cases",

@@ -182,7 +182,7 @@ def edit(folder: Path, **changes: object) -> None:
         ("onnx", "model.onnx", "to must be one of 'keras', 'saved_model', got 'onnx'"),
         ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; give another name"),
         ("keras", "folder.keras", r"folder.keras: is a folder; give another name"),
-        ("saved_model", "model.keras", r"model.keras: to='saved_model' writes a folder, not a file that ends in \.keras"),
+        ("saved_model", "model.keras", r"model.keras: to='saved_model' writes a folder, not a file"),
         ("saved_model", "file", "file: is already there; give a new folder"),
         ("saved_model", "folder.keras/..", "is already there; give a new folder"),
     ],
