@@ -1,4 +1,6 @@
-"""A segmenter that `scse export` wrote, on Keras with any backend or on TensorFlow alone; torch is not needed.
+"""A segmenter that `scse export` wrote, on Keras with any backend or on TensorFlow alone.
+
+torch is imported only where the recipe resamples images, and nothing of scse that needs it.
 
 scse export RUN --to keras -o model.keras
 KERAS_BACKEND=jax python examples/keras_predict.py model.keras scan.nii.gz labels.nii.gz
@@ -17,26 +19,33 @@ from numpy.typing import NDArray
 
 from scse.data.files import read_image, write_label
 from scse.data.prepared import class_values
-from scse.data.recipe import Recipe
+from scse.data.recipe import Grid, Recipe
 
 BATCH = 8
 
 
 def load(model: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The network: slices (N, height, width, C) -> logits (N, height, width, classes)."""
+    """The network: a batch of slices (N, height, width, C) -> logits (N, height, width, classes)."""
     if model.suffix == ".keras":
         import keras  # noqa: PLC0415 (a SavedModel needs no Keras)
 
         import scse.keras  # noqa: PLC0415, F401 (so that Keras knows the blocks)
 
-        network = keras.saving.load_model(model)
-        return lambda slices: network.predict(slices, batch_size=BATCH, verbose=0)
+        return keras.saving.load_model(model).predict_on_batch
     import tensorflow as tf  # noqa: PLC0415 (a file of Keras needs no TensorFlow)
 
     network = tf.saved_model.load(model)
-    return lambda slices: np.concatenate(
-        [network.serve(slices[start : start + BATCH]).numpy() for start in range(0, len(slices), BATCH)]
-    )
+    return lambda slices: network.serve(slices).numpy()
+
+
+def choose(logits: NDArray[np.float32], recipe: Recipe, grid: Grid) -> NDArray[np.uint8]:
+    """The class of every pixel of the image's own slices: (N, height, width, classes) -> (N, *plane)."""
+    height, width = grid.plane
+    if grid.resampled == grid.plane:
+        return logits[:, :height, :width].argmax(-1).astype(np.uint8)
+    import torch  # noqa: PLC0415 (as the recipe does)
+
+    return recipe.restore(torch.from_numpy(logits).movedim(-1, 1).softmax(1), grid)
 
 
 def main(model: Path, source: Path, out: Path) -> None:
@@ -44,14 +53,14 @@ def main(model: Path, source: Path, out: Path) -> None:
     beside = model.with_suffix(".json") if model.suffix == ".keras" else model / "assets.extra" / "segmenter.json"
     description = json.loads(beside.read_text())
     recipe = Recipe.model_validate(description["recipe"])
-    if recipe.spacing is not None:
-        sys.exit(f"{model}: its recipe resamples images to {recipe.spacing} mm; use `scse predict`")
     image = read_image([source])
     slices, grid = recipe.image_slices(image)
     if slices.shape[2:] != recipe.patch:
-        sys.exit(f"{source}: its slices of {grid.plane} pixels exceed the patch {recipe.patch}; use `scse predict`")
-    height, width = grid.plane
-    classes = load(model)(np.moveaxis(slices, 1, -1)).argmax(-1)[:, :height, :width]
+        size = slices.shape[2:]
+        sys.exit(f"{source}: its slices of {size} pixels exceed the patch {recipe.patch}; use `scse predict`")
+    network, images = load(model), np.moveaxis(slices, 1, -1)
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    classes = np.concatenate([choose(network(batch), recipe, grid) for batch in batches])
     labels = grid.restore(class_values(description["structures"])[classes])
     write_label(out, labels, like=None if image.affine is None else source)
     print(f"{out}: label values {', '.join(map(str, np.unique(labels)))}")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -54,14 +55,19 @@ def example(*arguments):
     runpy.run_path("{example}", run_name="__main__")
 
 {calls}
-loaded = {{"torch", "scse.networks", "scse.blocks", "scse.segmenter"}} & set(sys.modules)
+loaded = {unwanted} & set(sys.modules)
 assert not loaded, loaded
 """
+TORCH_SIDE = {"scse.networks", "scse.blocks", "scse.segmenter"}
 
 
-def without_torch(backend: str, *calls: str) -> subprocess.CompletedProcess[str]:
-    """Call `command` and `example` in a fresh process, which must not load torch or the torch side of scse."""
-    code = PROCESS.format(example=EXAMPLE, calls="\n".join(calls))
+def without_torch(backend: str, *calls: str, resampling: bool = False) -> subprocess.CompletedProcess[str]:
+    """Call `command` and `example` in a fresh process, which must not load the torch side of scse.
+
+    It must not load torch either, but to resample images.
+    """
+    unwanted = TORCH_SIDE if resampling else {*TORCH_SIDE, "torch"}
+    code = PROCESS.format(example=EXAMPLE, calls="\n".join(calls), unwanted=unwanted)
     environment = {**os.environ, "KERAS_BACKEND": backend}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
 
@@ -99,6 +105,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made = segmenter(network, torch.from_numpy(slices))
         made.save(folder / network / "segmenter")
         assert not made.predict_files({network: [scan]}, folder / "torch")
+    coarse = replace(made, recipe=RECIPE.model_copy(update={"spacing": (3.0, 2.5)}))
+    coarse.save(folder / "coarse")
+    assert not coarse.predict_files({"coarse": [scan]}, folder / "torch")
     return folder
 
 
@@ -153,6 +162,17 @@ def test_a_saved_model_gives_the_labels_of_predict(folder: Path, tmp_path: Path)
     ended = without_torch("tensorflow", call("example", model, folder / "scan.nii.gz", out))
     assert ended.returncode == 0, ended.stderr
     check_labels(folder, "unet", out)
+
+
+@pytest.mark.slow
+@keras
+def test_images_are_resampled_as_by_predict(folder: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "model.keras", tmp_path / "labels.nii.gz"
+    export_it = call("command", "export", folder / "coarse", "--to", "keras", "-o", model)
+    predict = call("example", model, folder / "scan.nii.gz", out)
+    ended = without_torch("tensorflow", export_it, predict, resampling=True)
+    assert ended.returncode == 0, ended.stderr
+    check_labels(folder, "coarse", out)
 
 
 @pytest.mark.slow
@@ -260,19 +280,13 @@ def test_keras_on_another_backend_is_told(folder: Path, tmp_path: Path, stub: An
         export(folder / "unet", "saved_model", tmp_path / "model")
 
 
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
-        ({"spacing": [2.0, 2.0]}, r"its recipe resamples images to \(2.0, 2.0\) mm; use `scse predict`"),
-        ({"patch": [16, 16]}, r"its slices of \(24, 20\) pixels exceed the patch \(16, 16\); use `scse predict`"),
-    ],
-)
-def test_the_example_refuses_what_it_does_not_handle(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any], message: str
+def test_the_example_refuses_slices_larger_than_the_patch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    description = {"recipe": {**RECIPE.model_dump(), **recipe}, "structures": STRUCTURES}
-    (tmp_path / "model.json").write_text(json.dumps(description))
+    recipe = RECIPE.model_copy(update={"patch": (16, 16)})
+    (tmp_path / "model.json").write_text(json.dumps({"recipe": recipe.model_dump(), "structures": STRUCTURES}))
     arguments = [tmp_path / "model.keras", folder / "scan.nii.gz", tmp_path / "labels.nii.gz"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
+    message = r"its slices of \(24, 20\) pixels exceed the patch \(16, 16\); use `scse predict`"
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
