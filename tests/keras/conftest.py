@@ -25,8 +25,9 @@ ENVIRONMENT = {
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 
-if os.environ.get("KERAS_BACKEND") == "tensorflow":
-    # where torch comes with it, torch's flop counter takes it; after TensorFlow, its LLVM ends the process
+if os.environ.get("KERAS_BACKEND", "torch") != "torch":
+    # where torch comes with it, torch.optim and torch's flop counter take it; after TensorFlow, which Keras imports on
+    # any backend, its LLVM ends the process
     sys.modules.setdefault("triton", None)
 
 

@@ -1,7 +1,5 @@
 """The networks train: on slices of the built-in cohort, and step by step as torch does."""
 
-import sys
-
 import keras
 import nibabel as nib
 import numpy as np
@@ -61,10 +59,7 @@ def test_networks_learn_the_cohort(slices, recalibration):
 
 
 @pytest.mark.parametrize("name", ["unet", "sdnet"])
-def test_steps_of_sgd_are_those_of_torch(name, slices, monkeypatch):
-    if keras.config.backend() != "torch":
-        # torch.optim imports triton where it is, which crashes in a process that has TensorFlow
-        monkeypatch.setitem(sys.modules, "triton", None)
+def test_steps_of_sgd_are_those_of_torch(name, slices):
     import torch
 
     from scse.networks import NETWORKS
