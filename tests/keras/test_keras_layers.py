@@ -378,3 +378,16 @@ def test_examples_in_the_docstrings_run():
     found = doctest.testmod(scse.keras.layers, extraglobs={"keras": keras, "scse": scse})
     assert found.attempted >= 6
     assert found.failed == 0
+
+
+def test_max_of_an_infinite_map_is_infinite():
+    x = np.ones((1, 2, 3, 2), np.float32)
+    x[0, 0, 0, 0] = -np.inf
+    block = ConcurrentSE(aggregation="max", identity=True)
+    block(x)
+    # gates that stay finite: cSE's hidden layer is 0 where its mean is -inf, sSE's gate is 1
+    block.channel.squeeze.kernel.assign(np.ones_like(block.channel.squeeze.kernel))
+    block.spatial.project.kernel.assign(np.reshape([-1.0, 0.0], block.spatial.project.kernel.shape))
+    gated = keras.ops.convert_to_numpy(block(x))
+    assert gated[0, 0, 0, 0] == -np.inf
+    assert np.isfinite(gated).sum() == x.size - 1

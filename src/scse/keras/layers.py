@@ -314,8 +314,8 @@ class ConcurrentSE(Block):
         if self.aggregation == "max":
             # of the products: where U is negative, the smaller gate wins; equal ones, as at an identity start, share
             # the gradient, which not every backend's ops.maximum lets them
-            won = 0.5 + 0.5 * ops.sign(by_channel - by_position)
-            return by_channel * won + by_position * (1.0 - won)
+            greater = ops.where(by_channel > by_position, by_channel, by_position)
+            return ops.where(by_channel == by_position, 0.5 * by_channel + 0.5 * by_position, greater)
         if self.aggregation == "multiply":
             return by_channel * by_position
         return ops.concatenate([by_channel, by_position], axis=self.channel_axis)
