@@ -25,6 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(TableWriter(path))
 
 
+LONG = ("test_keras_backends.py", "test_kernel_library.py", "test_trainers.py", "test_examples.py")
+"""Files with tests of a minute: they start first, so that no worker is left with one when the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 class TableWriter:
     """Puts the cells that tests record below the text of a file; a test that failed leaves its cell empty."""
 

@@ -306,17 +306,7 @@ def shell(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     return shell
 
 
-@pytest.mark.slow
-@pytest.mark.real_data
-@pytest.mark.parametrize(("configuration", "stages"), [("2d", 4), ("3d_fullres", 4)])
-def test_nnunet_trains_predicts_and_evaluates(configuration: str, stages: int, shell: Shell) -> None:
-    log = shell.run("nnUNetv2_train", configuration=configuration, until=1)
-    assert "Using trainer 'nnUNetTrainerSCSEShort'" in log
-    assert log.count("ConcurrentSE") == 2 * (stages - 1)
-    assert re.findall(r"Epoch \d", log) == ["Epoch 0"]
-    log = shell.run("nnUNetv2_train", configuration=configuration, more="--c")
-    assert re.findall(r"Epoch \d", log) == ["Epoch 1"]
-
+def check_weights(shell: Shell, configuration: str, *, stages: int) -> None:
     model = (
         shell.folder / "nnUNet_results/Dataset004_Hippocampus" / f"nnUNetTrainerSCSEShort__nnUNetPlans__{configuration}"
     )
@@ -331,16 +321,43 @@ def test_nnunet_trains_predicts_and_evaluates(configuration: str, stages: int, s
     assert started_at_zero
     assert all(value.isfinite().all() and value.any() for value in started_at_zero)
 
+
+def check_predictions(shell: Shell, configuration: str) -> Path:
     output = shell.folder / "predicted"
     shutil.rmtree(output, ignore_errors=True)
     shell.run("nnUNetv2_predict", configuration=configuration)
     references = sorted((shell.folder / "nnUNet_raw" / "Dataset004_Hippocampus" / "labelsTs").iterdir())
+    assert len(references) == 2
     for reference in references:
         predicted, wanted = nib.load(output / reference.name), nib.load(reference)
         assert predicted.shape == wanted.shape
         assert np.allclose(predicted.affine, wanted.affine)
         assert set(np.unique(predicted.dataobj)) <= {0, 1, 2}
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_nnunet_trains_goes_on_predicts_and_evaluates(shell: Shell) -> None:
+    log = shell.run("nnUNetv2_train", configuration="2d", until=1)
+    assert "Using trainer 'nnUNetTrainerSCSEShort'" in log
+    assert log.count("ConcurrentSE") == 6
+    assert re.findall(r"Epoch \d", log) == ["Epoch 0"]
+    log = shell.run("nnUNetv2_train", configuration="2d", more="--c")
+    assert re.findall(r"Epoch \d", log) == ["Epoch 1"]
+    check_weights(shell, "2d", stages=4)
+    output = check_predictions(shell, "2d")
     shell.run("nnUNetv2_evaluate_folder")
     scores = json.loads((output / "summary.json").read_text())
-    assert len(scores["metric_per_case"]) == len(references) == 2
+    assert len(scores["metric_per_case"]) == 2
     assert 0 < scores["foreground_mean"]["Dice"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_nnunet_trains_and_predicts_in_3d(shell: Shell) -> None:
+    log = shell.run("nnUNetv2_train")
+    assert log.count("ConcurrentSE") == 6
+    assert re.findall(r"Epoch \d", log) == ["Epoch 0", "Epoch 1"]
+    check_weights(shell, "3d_fullres", stages=4)
+    check_predictions(shell, "3d_fullres")
