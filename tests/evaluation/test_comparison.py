@@ -1,45 +1,17 @@
-"""Paired comparison of variants: pairing, tests, correction and the verdict in words."""
-
-from collections.abc import Mapping
+"""Paired comparison of variants: pairing, what is counted, tests and their families."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scores_tables import CASES, PLAIN, UNSURE, gains, overall, runs
 
-from scse.evaluation import Comparison, compare, verdict
-from scse.evaluation.comparison import ALL, COLUMNS, holm, network_name, p_text
+from scse.evaluation import compare
+from scse.evaluation.comparison import ALL
+from scse.evaluation.statistics import hodges_lehmann, holm, rank_biserial
+from scse.networks.titles import network_name
 
-CASES = 10
-PLAIN = np.linspace(0.70, 0.79, CASES)
-
-
-def runs(
-    variants: Mapping[str, object],
-    *,
-    network: str = "unet",
-    metric: str = "dice",
-    seed: int = 0,
-    fold: object = 0,
-    structure: str = "caudate",
-) -> pd.DataFrame:
-    """A score table in which each variant has the given values, one a case."""
-    rows = [
-        (network, variant, seed, fold, f"case{i}", structure, metric, value)
-        for variant, values in variants.items()
-        for i, value in enumerate(np.asarray(values, dtype=float))
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def overall(comparison: Comparison, variant: str = "scse") -> dict:
-    tests = comparison.tests
-    (row,) = tests[(tests["variant"] == variant) & (tests["structure"] == ALL)].to_dict("records")
-    return row
-
-
-def gains() -> np.ndarray:
-    return 0.01 + 0.001 * np.arange(CASES)
+COLUMNS = ["network", "variant", "mean", "sd", "median", "cases", "absent", "lacking", "seeds", "sd_seeds"]
 
 
 def test_summary_is_mean_and_deviation_over_subjects_of_the_mean_over_structures() -> None:
@@ -49,11 +21,14 @@ def test_summary_is_mean_and_deviation_over_subjects_of_the_mean_over_structures
             runs({"none": [0.4, 0.8], "scse": [0.8, 0.8]}, structure="b"),
         ]
     )
-    summary = compare(frame).summary.set_index("variant")
-    assert list(summary.columns) == ["network", "mean", "sd", "cases", "absent"]
+    summary = compare(frame).summary
+    assert list(summary.columns) == COLUMNS
+    summary = summary.set_index("variant")
     assert summary.loc["none", "mean"] == pytest.approx(np.mean([0.3, 0.6]))
     assert summary.loc["none", "sd"] == pytest.approx(np.std([0.3, 0.6], ddof=1))
+    assert summary.loc["none", "median"] == pytest.approx(0.45)
     assert summary.loc["scse", "cases"] == 2
+    assert np.isnan(summary.loc["scse", "sd_seeds"])
 
 
 def test_structures_absent_from_both_are_left_out_and_counted() -> None:
@@ -64,6 +39,7 @@ def test_structures_absent_from_both_are_left_out_and_counted() -> None:
     summary = comparison.summary.set_index("variant")
     assert summary.loc["none", "mean"] == pytest.approx(0.3)
     assert summary["absent"].to_dict() == {"none": 2, "scse": 0}
+    assert summary["lacking"].to_dict() == {"none": 0, "scse": 2}
     structures = comparison.structures.set_index(["variant", "structure"])
     assert structures.loc[("none", "b"), "n"] == 0
     assert structures.loc[("none", "a"), "n"] == 2
@@ -94,9 +70,10 @@ def test_variants_are_paired_seed_by_seed() -> None:
     assert row["mean_difference"] == pytest.approx(0.1)
 
 
-def test_the_same_case_in_two_folds_is_two_subjects() -> None:
-    frame = pd.concat([runs({"none": PLAIN, "scse": PLAIN}, fold=fold) for fold in (0, 1)])
-    assert overall(compare(frame))["n"] == 2 * CASES
+def test_a_case_in_two_folds_is_one_subject() -> None:
+    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN + 0.01 * (1 + fold)}, fold=fold) for fold in (0, 1))
+    assert overall(compare(frame))["n"] == CASES
+    assert overall(compare(frame))["median_difference"] == pytest.approx(0.015)
 
 
 def test_a_table_without_folds_is_compared_too() -> None:
@@ -109,6 +86,9 @@ def test_p_is_that_of_scipy() -> None:
     assert row["p"] == pytest.approx(stats.wilcoxon(values, PLAIN, method="exact").pvalue)
     assert row["median_difference"] == pytest.approx(np.median(values - PLAIN))
     assert row["mean_difference"] == pytest.approx(np.mean(values - PLAIN))
+    assert row["hodges_lehmann"] == pytest.approx(hodges_lehmann(values - PLAIN))
+    assert row["rank_biserial"] == pytest.approx(rank_biserial(values - PLAIN))
+    assert row["low"] < row["median_difference"] < row["high"]
 
 
 def test_ten_gains_of_ten_have_the_exact_p() -> None:
@@ -130,23 +110,48 @@ def test_ties_are_tested_without_warning() -> None:
     assert 0.01 < row["p"] < 0.2
 
 
-def test_with_five_pairs_there_is_no_p() -> None:
-    comparison = compare(runs({"none": PLAIN[:5], "scse": PLAIN[:5] + gains()[:5]}))
-    assert np.isnan([overall(comparison)["p"], overall(comparison)["p_holm"]]).all()
-    assert verdict(comparison) == (
-        "U-Net: scSE: no significance can be reached with fewer than 6 paired subjects. "
-        "Wilcoxon, Holm-corrected; 5 subjects."
+def test_with_five_pairs_there_is_neither_p_nor_interval() -> None:
+    row = overall(compare(runs({"none": PLAIN[:5], "scse": PLAIN[:5] + gains()[:5]})))
+    assert np.isnan([row["p"], row["p_holm"], row["low"], row["high"]]).all()
+    assert (row["kind"], row["n"], row["better"]) == ("few", 5, 5)
+    assert row["median_difference"] == pytest.approx(np.median(gains()[:5]))
+
+
+def test_seeds_are_told_apart_from_cases() -> None:
+    frame = pd.concat(
+        runs({"none": PLAIN, "scse": PLAIN + shift}, seed=seed) for seed, shift in enumerate((0.03, 0.01))
     )
+    comparison = compare(frame)
+    seeds = comparison.seeds.set_index(["variant", "seed"])
+    assert seeds.loc["scse", "difference"].tolist() == pytest.approx([0.03, 0.01])
+    assert seeds.loc["scse", "mean"].tolist() == pytest.approx(list(PLAIN.mean() + np.array([0.03, 0.01])))
+    assert seeds.loc["none", "difference"].isna().all()
+    summary = comparison.summary.set_index("variant")
+    assert summary["seeds"].tolist() == [2, 2]
+    assert summary.loc["scse", "sd_seeds"] == pytest.approx(np.std([0.03, 0.01], ddof=1))
+    assert summary.loc["scse", "sd"] == pytest.approx(PLAIN.std(ddof=1))
 
 
-def test_holm_matches_the_worked_example() -> None:
-    p = np.array([0.01, 0.04, 0.03, 0.005])
-    np.testing.assert_allclose(holm(p), [0.03, 0.06, 0.06, 0.02])
+def test_every_score_that_is_not_there_is_named() -> None:
+    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN + gains()}, seed=seed) for seed in (0, 1))
+    gone = (frame["seed"] == 1) & (frame["case"] == "case3")  # for all variants: only the other seed knows this case
+    frame.loc[(frame["variant"] == "scse") & (frame["case"] == "case5") & (frame["seed"] == 0), "value"] = np.nan
+    comparison = compare(frame[~gone])
+    assert comparison.missing.to_dict("records") == [
+        {"network": "unet", "variant": v, "seed": s, "fold": 0, "case": c, "structure": "caudate", "why": why}
+        for v, s, c, why in (
+            ("none", 1, "case3", "no row"),
+            ("scse", 1, "case3", "no row"),
+            ("scse", 0, "case5", "NaN"),
+        )
+    ]
+    row = overall(comparison)
+    assert (row["n"], row["missing"]) == (CASES, 2)
 
 
-def test_holm_leaves_nan_out_of_the_family_and_stops_at_one() -> None:
-    np.testing.assert_allclose(holm(np.array([np.nan, 0.6, 0.02, 0.7])), [np.nan, 1.0, 0.06, 1.0])
-    assert len(holm(np.array([]))) == 0
+def test_seeds_that_differ_from_fold_to_fold_lack_nothing() -> None:
+    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN}, seed=fold, fold=fold) for fold in (0, 1))
+    assert compare(frame).missing.empty
 
 
 def test_families_are_the_overall_tests_and_the_structure_tests_of_each_network() -> None:
@@ -162,6 +167,7 @@ def test_families_are_the_overall_tests_and_the_structure_tests_of_each_network(
             rows = tests[family & (tests["network"] == network)]
             np.testing.assert_allclose(rows["p_holm"], holm(rows["p"].to_numpy()))
     assert tests["structure"].tolist() == [ALL, "a", "b"] * 4
+    assert tests["network"].tolist() == ["unet"] * 6 + ["sdnet"] * 6
 
 
 def test_overall_difference_uses_only_structures_that_both_variants_have() -> None:
@@ -174,62 +180,53 @@ def test_overall_difference_uses_only_structures_that_both_variants_have() -> No
     assert overall(compare(frame))["mean_difference"] == 0
 
 
-@pytest.mark.parametrize("metric", ["hd95", "msd"])
-def test_lower_distances_are_better(metric: str) -> None:
-    comparison = compare(runs({"none": PLAIN, "scse": PLAIN - gains()}, metric=metric), metric=metric)
-    assert overall(comparison)["better"] == CASES
-    assert overall(comparison)["mean_difference"] < 0
-    assert "scSE is better than the plain network by 0.014 mm" in verdict(comparison)
+@pytest.mark.parametrize(
+    ("metric", "said", "kind"),
+    [("dice", None, "worse"), ("hd95", None, "better"), ("ASSD", None, "better"), ("mine", True, "better")],
+)
+def test_the_direction_of_a_metric_is_known_or_said(metric: str, said: bool | None, kind: str) -> None:
+    frame = runs({"none": PLAIN, "scse": PLAIN - gains()}, metric=metric)
+    row = overall(compare(frame, metric=metric, lower_is_better=said))
+    assert row["kind"] == kind
+    assert (row["better"], row["worse"]) == ((CASES, 0) if kind == "better" else (0, CASES))
+    assert row["mean_difference"] < 0
+    assert row["rank_biserial"] == -1
 
 
-def test_verdict_names_what_helps_what_hurts_and_what_does_neither() -> None:
-    noise = 0.02 * np.array([1, -1] * (CASES // 2)) + 0.001 * np.arange(CASES)
-    frame = runs({"none": PLAIN, "cse": PLAIN - 2 * gains(), "sse": PLAIN + noise, "scse": PLAIN + gains()})
-    assert verdict(compare(frame)) == (
-        "U-Net: scSE is better than the plain network by 0.014 Dice (p = 0.006); cSE is worse by 0.029 Dice "
-        "(p = 0.006); sSE: no detectable difference. Wilcoxon, Holm-corrected; 10 subjects."
-    )
+def test_the_direction_of_an_unknown_metric_must_be_said() -> None:
+    with pytest.raises(ValueError, match=r"metric 'mine': .*--lower-is-better or --higher-is-better"):
+        compare(runs({"none": PLAIN, "scse": PLAIN}, metric="mine"), metric="mine")
 
 
-def test_verdict_without_positive_effect_says_so() -> None:
-    assert verdict(compare(runs({"none": PLAIN, "cse": PLAIN, "scse": PLAIN}))) == (
-        "U-Net: no variant is better than the plain network; cSE, scSE: no detectable difference. "
-        "Wilcoxon, Holm-corrected; 10 subjects."
-    )
+def test_significance_without_an_interval_that_excludes_zero_is_no_detectable_difference() -> None:
+    row = overall(compare(runs({"none": np.full(15, 0.7), "scse": 0.7 + UNSURE})))
+    assert row["p_holm"] < 0.05
+    assert row["low"] < 0 < row["hodges_lehmann"]
+    assert row["kind"] == "same"
 
 
-def test_verdict_counts_missing_pairs() -> None:
-    frame = runs({"none": PLAIN, "cse": PLAIN, "scse": PLAIN[:8] + gains()[:8]})
-    assert "8 to 10 subjects, 2 missing for scSE" in verdict(compare(frame))
-
-
-def test_verdict_has_a_line_for_each_network_also_without_baseline() -> None:
-    frame = pd.concat(
-        [
-            runs({"none": PLAIN, "scse": PLAIN}),
-            runs({"scse": PLAIN}, network="densenet"),
-            runs({"none": PLAIN}, network="x"),
-        ]
-    )
-    lines = verdict(compare(frame)).splitlines()
-    assert lines[0].startswith("U-Net: no variant is better")
-    assert lines[1:] == [
-        "FC-DenseNet: nothing to compare with the plain network.",
-        "x: nothing to compare with the plain network.",
-    ]
+def test_networks_without_the_baseline_are_described_but_not_tested() -> None:
+    frame = pd.concat([runs({"none": PLAIN, "scse": PLAIN}), runs({"scse": PLAIN}, network="densenet")])
+    comparison = compare(frame)
+    assert comparison.tests["network"].unique().tolist() == ["unet"]
+    assert comparison.summary["network"].tolist() == ["unet", "unet", "densenet"]
+    alone = compare(frame[frame["variant"] == "none"])
+    assert alone.tests.empty
+    assert alone.summary["cases"].tolist() == [CASES]
 
 
 def test_any_variant_can_be_the_baseline_and_comes_first() -> None:
-    comparison = compare(runs({"none": PLAIN, "scse": PLAIN + gains()}), baseline="scse")
-    assert comparison.summary["variant"].tolist() == ["scse", "none"]
-    assert "no variant is better than scSE; plain is worse by 0.014 Dice" in verdict(comparison)
+    comparison = compare(runs({"none": PLAIN, "my block": PLAIN + gains()}), baseline="my block")
+    assert comparison.summary["variant"].tolist() == ["my block", "none"]
+    assert comparison.tests["variant"].unique().tolist() == ["none"]
+    assert overall(comparison, "none")["kind"] == "worse"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": "plain"}, "baseline 'plain' does not occur .* none, scse"),
-        ({"metric": "iou"}, "metric 'iou' does not occur .* dice"),
+        ({"baseline": "plain"}, "baseline 'plain' does not occur among the scores of dice; choose none, scse"),
+        ({"metric": "iou"}, "metric 'iou' does not occur; choose dice"),
     ],
 )
 def test_an_unknown_baseline_or_metric_is_refused(options: dict, message: str) -> None:
@@ -237,26 +234,16 @@ def test_an_unknown_baseline_or_metric_is_refused(options: dict, message: str) -
         compare(runs({"none": PLAIN, "scse": PLAIN}), **options)
 
 
-def test_missing_columns_and_doubled_scores_are_refused() -> None:
+def test_missing_columns_doubled_and_infinite_scores_are_refused() -> None:
     frame = runs({"none": PLAIN, "scse": PLAIN})
-    with pytest.raises(ValueError, match="lack the columns fold, case;"):
+    with pytest.raises(ValueError, match="no column fold, case;"):
         compare(frame.drop(columns=["fold", "case"]))
-    with pytest.raises(ValueError, match="20 scores are there twice"):
-        compare(pd.concat([frame, frame]))
-
-
-def test_false_alarms_stay_near_five_percent() -> None:
-    rng = np.random.default_rng(3)
-    frame = pd.concat(
-        runs({"none": PLAIN, "scse": PLAIN + rng.normal(0, 0.02, CASES)}, structure=f"s{i}") for i in range(400)
-    )
-    p = compare(frame).tests.set_index("structure")["p"].drop(ALL)
-    # the exact test of ten pairs rejects 4.9 % at most; 400 draws scatter by 1.1 %
-    assert 0.02 < (p < 0.05).mean() < 0.08
-
-
-def test_p_values_read_well() -> None:
-    assert (p_text(0.0234), p_text(0.00099), p_text(1.0)) == ("= 0.023", "< 0.001", "= 1.000")
+    with pytest.raises(ValueError, match=r"20 scores are there twice, the first in the rows 0 and 20 .*case case0"):
+        compare(pd.concat([frame, frame], ignore_index=True))
+    with pytest.raises(ValueError, match="row 4: the value is infinite"):
+        compare(frame.assign(value=frame["value"].where(frame.index != 4, np.inf)))
+    with pytest.raises(ValueError, match="value must hold numbers"):
+        compare(frame.assign(value="0.7"))
 
 
 @pytest.mark.parametrize(

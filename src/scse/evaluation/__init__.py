@@ -1,6 +1,24 @@
 """Scores of predictions against references, and their paired comparison."""
 
-from scse.evaluation.comparison import Comparison, compare, verdict
+from scse.evaluation.comparison import Comparison, compare
+from scse.evaluation.quality import time_to_quality
+from scse.evaluation.ranking import ranking
+from scse.evaluation.reading import read_scores
 from scse.evaluation.scores import score, score_files, score_folders, write_scores
+from scse.evaluation.verdict import Verdict, headlines, verdict_text, verdicts
 
-__all__ = ["Comparison", "compare", "score", "score_files", "score_folders", "verdict", "write_scores"]
+__all__ = [
+    "Comparison",
+    "Verdict",
+    "compare",
+    "headlines",
+    "ranking",
+    "read_scores",
+    "score",
+    "score_files",
+    "score_folders",
+    "time_to_quality",
+    "verdict_text",
+    "verdicts",
+    "write_scores",
+]

@@ -1,251 +1,251 @@
-"""Paired comparison of variants over the tidy score table, with a verdict in words."""
+"""Paired comparison of variants over the tidy table of scores."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
 
-from scse.networks.specs import title
+from scse.atomic import write_atomic
+from scse.evaluation.pairing import Floats, Grid, check_scores, grids, lower_better, mean
+from scse.evaluation.statistics import (
+    FEWEST_PAIRS,
+    LEVEL,
+    RESAMPLES,
+    hodges_lehmann,
+    holm,
+    median_interval,
+    rank_biserial,
+    wilcoxon,
+)
 
-COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
-LOWER_IS_BETTER = frozenset({"hd95", "msd"})
-UNITS = {"dice": "Dice", "hd95": "mm 95 % Hausdorff distance", "msd": "mm mean surface distance"}
-NETWORK_NAMES = {"unet": "U-Net", "sdnet": "SD-Net", "densenet": "FC-DenseNet"}
-VARIANT_NAMES = {"none": "plain", "cse": "cSE", "sse": "sSE", "scse": "scSE"}
 ALL = "all structures"
-FEWEST_PAIRS = 6  # the exact two-sided p of five pairs cannot fall below 2 / 2**5 = 0.0625
-LEVEL = 0.05
+DECIMALS = 12  # equal scores must count as equal whatever the rounding of their averages
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """What `compare` found. Subjects are cases; scores of a case are averaged over seeds and folds.
 
     Attributes:
         baseline: the variant that the others are compared with.
-        metric: "dice", "hd95" (mm) or "msd" (mm).
-        summary: network, variant, mean, sd, cases, absent. Mean and standard deviation over test subjects of
-            the mean over structures; `absent` counts the NaN scores that were left out.
-        structures: network, variant, structure, mean, sd, n; the same for each structure alone.
-        tests: network, variant, structure, n, missing, median_difference, mean_difference, better, equal,
-            worse, p, p_holm. One row for `ALL` structures together and one for each, of every variant but
-            the baseline. Differences are variant minus baseline; better and worse know the direction of the
-            metric; `n` counts paired subjects, and `missing` the pairs (one per seed, fold and case) that
-            could not be formed because one of the two scores is not there or NaN.
+        metric: such as "dice", "hd95" (mm) or "msd" (mm).
+        lower_is_better: whether lower values of it are better.
+        summary: network, variant, mean, sd, median, cases, absent, lacking, seeds, sd_seeds. Mean, standard
+            deviation and median over subjects of the mean over structures; `absent` counts the NaN scores,
+            `lacking` the ones that have no row although that network has the fold's case and seed and the
+            structure; `sd_seeds` is the standard deviation over seeds of the mean over subjects, NaN with one seed.
+        structures: network, variant, structure, mean, sd, median, n; the same for each structure alone.
+        tests: network, variant, structure, n, missing, median_difference, low, high, mean_difference,
+            hodges_lehmann, rank_biserial, better, equal, worse, p, exact, p_holm, kind. One row for `ALL`
+            structures together and one for each, of every variant but the baseline. Differences are variant minus
+            baseline; better and worse know the direction of the metric; `n` counts paired subjects, `missing` the
+            pairs (one per seed, fold and case) that could not be formed; low and high are the bootstrap 95 %
+            interval of the median difference; `exact` tells whether p is; `kind` is "better", "worse", "same"
+            (no detectable difference) or "few" (too little data), by the rules of `compare`.
+        seeds: network, variant, seed, mean, difference, cases. Mean over subjects, and mean difference to the
+            baseline (NaN for itself), of one seed alone.
+        missing: network, variant, seed, fold, case, structure, why. Every score that is not there: "NaN" or "no row".
     """
 
     baseline: str
     metric: str
+    lower_is_better: bool
     summary: pd.DataFrame
     structures: pd.DataFrame
     tests: pd.DataFrame
+    seeds: pd.DataFrame
+    missing: pd.DataFrame
 
 
-def compare(scores: pd.DataFrame, *, baseline: str = "none", metric: str = "dice") -> Comparison:
+class _Pairs(NamedTuple):
+    network: str
+    variant: str
+    structure: str
+    missing: int
+    differences: Floats
+
+
+def compare(
+    scores: pd.DataFrame,
+    *,
+    baseline: str = "none",
+    metric: str = "dice",
+    lower_is_better: bool | None = None,
+    resamples: int = RESAMPLES,
+) -> Comparison:
     """Compare each variant with the baseline, network by network, on the same cases.
 
-    Scores pair by seed, fold, case and structure. NaN (a structure absent from prediction and reference) is
-    left out and counted. Differences are averaged over seeds, for `ALL` also over the structures that both
-    variants have, so that one number per test subject remains, and go into a two-sided Wilcoxon signed-rank
-    test (Wilcoxon 1945, scipy.stats.wilcoxon: exact where scipy allows). Holm's correction (1979) is made
-    over two families in each network: A, the `ALL` tests of its variants; B, all its tests of single
-    structures (structures x variants). With fewer than 6 paired subjects no significance can be reached, and
-    p is NaN; if no subject differs, p is 1.
+    Scores pair by seed, fold, case and structure. Differences are averaged over seeds and folds, for `ALL` first
+    over the structures that both variants have, so that one number per subject remains. On these numbers
+    (docs/statistics.md): the median with a bootstrap 95 % interval, the Hodges-Lehmann estimate, the matched-pairs
+    rank-biserial correlation and the exact two-sided Wilcoxon signed-rank test. Holm's correction (1979) is made
+    over two families in each network: A, the `ALL` tests of its variants; B, all its tests of single structures
+    (structures x variants).
+
+    The rules of `kind`: with fewer than 6 paired subjects "few", and interval and p are NaN. "better" or "worse" if
+    the corrected p is below 0.05 and the median, the Hodges-Lehmann estimate and both ends of the interval lie on
+    that side of zero. Anything else is "same".
 
     Args:
         scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
         baseline: the variant to compare with.
         metric: the metric to compare.
+        lower_is_better: needed for a metric that is not known.
+        resamples: of the bootstrap.
 
     Raises:
-        ValueError: columns are missing, a score is there twice, or baseline or metric does not occur.
+        ValueError: columns are missing, a value is infinite, a score is there twice, baseline or metric does not
+            occur, or it is not known whether lower values are better.
     """
-    _check(scores, baseline, metric)
-    table = scores[scores["metric"] == metric]
-    per_case = _per_case(table)
-    structures = _spread(per_case, ["network", "variant", "structure"], count="n")
+    check_scores(scores, metric, baseline)
+    lower = lower_better(metric, lower_is_better)
+    found = list(grids(scores, metric, baseline))
+    seeds = pd.DataFrame(
+        [row for grid in found for row in _seed_rows(grid, baseline)],
+        columns=["network", "variant", "seed", "mean", "difference", "cases"],
+    )
+    missing = pd.concat([_missing(grid) for grid in found], ignore_index=True)
     return Comparison(
         baseline=baseline,
         metric=metric,
-        summary=_summary(table, per_case, baseline),
-        structures=_ordered(structures, table, baseline),
-        tests=_tests(table, baseline, metric),
+        lower_is_better=lower,
+        summary=_summary(found, seeds, missing),
+        structures=pd.DataFrame(
+            [row for grid in found for row in _structure_rows(grid)],
+            columns=["network", "variant", "structure", "mean", "sd", "median", "n"],
+        ),
+        tests=_tests([pairs for grid in found for pairs in _pairs(grid, baseline)], lower, resamples),
+        seeds=seeds,
+        missing=missing,
     )
 
 
-def _check(scores: pd.DataFrame, baseline: str, metric: str) -> None:
-    absent = [c for c in COLUMNS if c not in scores.columns]
-    if absent:
-        raise ValueError(f"scores lack the columns {', '.join(absent)}; needed are {', '.join(COLUMNS)}")
-    for name, value, column in (("metric", metric, "metric"), ("baseline", baseline, "variant")):
-        found = list(map(str, scores[column].unique()))
-        if value not in found:
-            raise ValueError(
-                f"{name} {value!r} does not occur in the scores; the column {column} has {', '.join(found)}"
-            )
-    twice = scores[scores.duplicated(list(COLUMNS[:-1]))]
-    if len(twice):
-        row = twice.iloc[0][list(COLUMNS[:-1])].to_dict()
-        raise ValueError(f"{len(twice)} scores are there twice, the first is {row}; keep one of each")
+def write_tables(comparison: Comparison, ranks: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write the tables of a comparison and of `ranking` as CSV files into `folder`; returns their paths."""
+    tables = {name: getattr(comparison, name) for name in ("summary", "structures", "tests", "seeds", "missing")}
+    paths = []
+    for name, table in {**tables, "ranking": ranks}.items():
+        paths.append(folder / f"{name}.csv")
+        write_atomic(paths[-1], table.to_csv(index=False).encode())
+    return paths
 
 
-def _per_case(table: pd.DataFrame) -> pd.DataFrame:
-    """One value per network, variant, fold, case and structure: the mean over seeds."""
-    keys = ["network", "variant", "fold", "case", "structure"]
-    return table.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()
+def _summary(found: list[Grid], seeds: pd.DataFrame, missing: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for grid in found:
+        subjects = mean(_subjects(grid), axis=2)[:, :, 0]
+        rows += [(grid.network, v, *_spread(values)) for v, values in zip(grid.variants, subjects, strict=True)]
+    summary = pd.DataFrame(rows, columns=["network", "variant", "mean", "sd", "median", "cases"])
+    keys = ["network", "variant"]
+    for column, why in (("absent", "NaN"), ("lacking", "no row")):
+        counts = missing[missing["why"] == why].groupby(keys).size().rename(column)
+        summary = summary.join(counts, on=keys)
+        summary[column] = summary[column].fillna(0).astype(int)
+    spread = seeds.groupby(keys)["mean"].agg(seeds="size", sd_seeds="std")
+    return summary.join(spread, on=keys)
 
 
-def _spread(values: pd.DataFrame, keys: list[str], *, count: str) -> pd.DataFrame:
-    spread = values.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
-    return spread.rename(columns={"std": "sd", "count": count})
+def _subjects(grid: Grid) -> Floats:
+    """Means over seeds and folds: (variants, cases, structures)."""
+    return np.stack([grid.by_subject(values) for values in grid.values])
 
 
-def _summary(table: pd.DataFrame, per_case: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    subjects = per_case.groupby(["network", "variant", "fold", "case"], sort=False, dropna=False)["value"].mean()
-    summary = _spread(subjects.reset_index(), ["network", "variant"], count="cases")
-    absent = table["value"].isna().groupby([table["network"], table["variant"]]).sum().rename("absent")
-    return _ordered(summary.join(absent, on=["network", "variant"]), table, baseline)
+def _spread(values: Floats) -> tuple[float, float, float, int]:
+    """Mean, standard deviation, median and number of the values that are not NaN."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.nan, np.nan, np.nan, 0
+    sd = float(known.std(ddof=1)) if len(known) > 1 else np.nan
+    return float(known.mean()), sd, float(np.median(known)), len(known)
 
 
-def _ordered(frame: pd.DataFrame, table: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Networks and structures as they first occur, variants too but the baseline first."""
-    variants = [baseline, *(v for v in table["variant"].unique() if v != baseline)]
-    orders = {"network": list(table["network"].unique()), "variant": variants}
-    if "structure" in frame:
-        orders["structure"] = list(table["structure"].unique())
-    places = [frame[column].map(order.index) for column, order in orders.items()]
-    return frame.iloc[np.lexsort(places[::-1])].reset_index(drop=True)
+def _structure_rows(grid: Grid) -> Iterator[tuple[Any, ...]]:
+    for variant, values in zip(grid.variants, _subjects(grid), strict=True):
+        for structure, column in zip(grid.structures, values.T, strict=True):
+            yield grid.network, variant, structure, *_spread(column)
 
 
-def _tests(table: pd.DataFrame, baseline: str, metric: str) -> pd.DataFrame:
-    rows = [
-        (network, *row)
-        for network, group in table.groupby("network", sort=False)
-        for row in _network_tests(group, baseline, metric)
-    ]
-    columns = ["n", "missing", "median_difference", "mean_difference", "better", "equal", "worse", "p"]
-    tests = pd.DataFrame(rows, columns=["network", "variant", "structure", *columns])
-    tests["p_holm"] = np.nan
-    families = tests.groupby(["network", tests["structure"] == ALL]).indices
-    for family in families.values():
-        tests.loc[family, "p_holm"] = holm(tests.loc[family, "p"].to_numpy(dtype=np.float64))
-    return tests
+def _differences(grid: Grid, place: int) -> Floats:
+    """Variant minus baseline for each unit: `ALL`, then each structure, (units, 1 + structures)."""
+    single = grid.values[place] - grid.values[0]
+    return np.concatenate([mean(single, axis=1), single], axis=1)
 
 
-def _network_tests(group: pd.DataFrame, baseline: str, metric: str) -> Iterator[tuple[Any, ...]]:
-    wide = group.pivot(index=["seed", "fold", "case", "structure"], columns="variant", values="value")
-    structures = list(group["structure"].unique())
-    variants = [v for v in group["variant"].unique() if v != baseline]
-    for variant in variants if baseline in wide else []:
-        difference = (wide[variant] - wide[baseline]).unstack("structure")[structures]
-        yield variant, ALL, *_test(difference.mean(axis=1), metric)
-        for structure in structures:
-            yield variant, structure, *_test(difference[structure], metric)
+def _others(grid: Grid, baseline: str) -> Iterator[tuple[str, Floats]]:
+    """Each variant to be compared, with its differences; none in a network without the baseline."""
+    if grid.variants[0] == baseline:
+        for place, variant in enumerate(grid.variants[1:], start=1):
+            yield variant, _differences(grid, place)
 
 
-def _test(difference: pd.Series, metric: str) -> tuple[int, int, float, float, int, int, int, float]:
-    """n, missing, median, mean, better, equal, worse and p of the differences by (seed, fold, case)."""
-    per_subject = difference.groupby(level=["fold", "case"], dropna=False).mean().dropna()
-    # equal scores must count as equal whatever the rounding of their averages
-    values = per_subject.to_numpy(dtype=np.float64).round(12)
-    gain = -values if metric in LOWER_IS_BETTER else values
+def _seed_rows(grid: Grid, baseline: str) -> Iterator[tuple[Any, ...]]:
+    differences = dict(_others(grid, baseline))
+    for variant, values in zip(grid.variants, grid.values, strict=True):
+        numbers, seeds = pd.factorize(grid.units["seed"], use_na_sentinel=False)
+        for number, seed in enumerate(seeds):
+            chosen = numbers == number
+            average, _, _, cases = _spread(mean(grid.by_subject(values, units=chosen), axis=1)[:, 0])
+            difference = np.nan
+            if variant in differences:
+                difference, *_ = _spread(grid.by_subject(differences[variant], units=chosen)[:, 0])
+            yield grid.network, variant, seed, average, difference, cases
+
+
+def _missing(grid: Grid) -> pd.DataFrame:
+    variant, unit, structure = np.nonzero(np.isnan(grid.values))
+    return pd.DataFrame(
+        {
+            "network": grid.network,
+            "variant": np.array(grid.variants, dtype=object)[variant],
+            **{key: grid.units[key].to_numpy()[unit] for key in ("seed", "fold", "case")},
+            "structure": np.array(grid.structures, dtype=object)[structure],
+            "why": np.where(grid.there[variant, unit, structure], "NaN", "no row"),
+        }
+    )
+
+
+def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
+    for variant, differences in _others(grid, baseline):
+        subjects = grid.by_subject(differences).round(DECIMALS)
+        missing = np.isnan(differences).sum(axis=0)
+        for structure, lost, column in zip([ALL, *grid.structures], missing, subjects.T, strict=True):
+            yield _Pairs(grid.network, variant, structure, int(lost), column[np.isfinite(column)])
+
+
+def _tests(pairs: list[_Pairs], lower: bool, resamples: int) -> pd.DataFrame:
+    rows = [(*each[:3], len(each.differences), each.missing, *_statistics(each.differences, lower)) for each in pairs]
+    columns = ["network", "variant", "structure", "n", "missing", "median_difference", "low", "high"]
+    columns += ["mean_difference", "hodges_lehmann", "rank_biserial", "better", "equal", "worse", "p", "exact"]
+    tests = pd.DataFrame(rows, columns=columns)
+    counts = tests["n"].to_numpy()
+    for n in np.unique(counts[counts >= FEWEST_PAIRS]):
+        alike = np.flatnonzero(counts == n)
+        ends = median_interval(np.stack([pairs[i].differences for i in alike]), resamples=resamples)
+        tests.loc[alike, "low"], tests.loc[alike, "high"] = ends
+    families = tests.groupby(["network", tests["structure"] == ALL])["p"]
+    tests["p_holm"] = families.transform(lambda p: holm(p.to_numpy(dtype=np.float64)))
+    return tests.assign(kind=_kinds(tests, lower))
+
+
+def _statistics(differences: Floats, lower: bool) -> tuple[float | int | bool, ...]:
+    """The columns from median_difference to exact; the interval is put in later, for many rows at once."""
+    gain = -differences if lower else differences
     counts = (int((gain > 0).sum()), int((gain == 0).sum()), int((gain < 0).sum()))
-    middle = (float(np.median(values)), float(values.mean())) if len(values) else (np.nan, np.nan)
-    return len(values), int(difference.isna().sum()), *middle, *counts, _p_value(values)
+    if not len(differences):
+        return (*[np.nan] * 6, *counts, np.nan, False)
+    p, exact = wilcoxon(differences) if len(differences) >= FEWEST_PAIRS else (np.nan, False)
+    middle = (float(np.median(differences)), np.nan, np.nan, float(differences.mean()))
+    return (*middle, hodges_lehmann(differences), rank_biserial(differences), *counts, p, exact)
 
 
-def _p_value(differences: NDArray[np.float64]) -> float:
-    if len(differences) < FEWEST_PAIRS:
-        return float("nan")
-    if not differences.any():
-        return 1.0
-    return float(stats.wilcoxon(differences).pvalue)
-
-
-def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correct the p-values (n,) of one family after Holm (1979); NaN stay NaN and do not count."""
-    corrected = np.full(len(p), np.nan)
-    order = np.argsort(p)[: np.isfinite(p).sum()]
-    factors = len(order) - np.arange(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
-    return corrected
-
-
-def finding(test: Mapping[Hashable, Any], metric: str) -> str:
-    """Judge a row of `Comparison.tests`: "better", "worse", "same" or "few", by the rules in `verdict`."""
-    if test["n"] < FEWEST_PAIRS:
-        return "few"
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    middle, mean = sign * test["median_difference"], sign * test["mean_difference"]
-    if not test["p_holm"] < LEVEL or middle * mean <= 0:
-        return "same"
-    return "better" if mean > 0 else "worse"
-
-
-def verdict(comparison: Comparison) -> str:
-    """Say what the comparison found, one line per network, by these rules.
-
-    A variant is better (worse) if its test over all structures has a Holm-corrected p below 0.05 and both
-    its mean and its median difference point to better (worse) scores. Anything else is "no detectable
-    difference". With fewer than 6 paired subjects the line says that no significance can be reached. The
-    size of an effect is the mean difference over subjects.
-    """
-    return "\n".join(_sentence(comparison, network) for network in comparison.summary["network"].unique())
-
-
-def _sentence(comparison: Comparison, network: str) -> str:
-    chosen = (comparison.tests["network"] == network) & (comparison.tests["structure"] == ALL)
-    tests = comparison.tests[chosen].to_dict("records")
-    base = "the plain network" if comparison.baseline == "none" else variant_name(comparison.baseline)
-    if not tests:
-        return f"{network_name(network)}: nothing to compare with {base}."
-    groups: dict[str, list[Mapping[Hashable, Any]]] = {"better": [], "worse": [], "same": [], "few": []}
-    for test in tests:
-        groups[finding(test, comparison.metric)].append(test)
-    told = [_effect(test, kind, comparison.metric) for kind in ("better", "worse") for test in groups[kind]]
-    if groups["better"]:
-        told[0] = told[0].replace("better", f"better than {base}", 1)
-    elif not groups["few"]:
-        told.insert(0, f"no variant is better than {base}")
-    if groups["same"]:
-        told.append(f"{_names(groups['same'])}: no detectable difference")
-    if groups["few"]:
-        few = f"no significance can be reached with fewer than {FEWEST_PAIRS} paired subjects"
-        told.append(f"{_names(groups['few'])}: {few}")
-    return f"{network_name(network)}: {'; '.join(told)}. Wilcoxon, Holm-corrected; {_subjects(tests)}."
-
-
-def _effect(test: Mapping[Hashable, Any], kind: str, metric: str) -> str:
-    size = abs(test["mean_difference"])
-    amount = "less than 0.001" if size < 0.0005 else f"{size:.3f}"
-    return f"{variant_name(test['variant'])} is {kind} by {amount} {UNITS[metric]} (p {p_text(test['p_holm'])})"
-
-
-def _names(tests: Sequence[Mapping[Hashable, Any]]) -> str:
-    return ", ".join(variant_name(test["variant"]) for test in tests)
-
-
-def _subjects(tests: Sequence[Mapping[Hashable, Any]]) -> str:
-    counts = [test["n"] for test in tests]
-    span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    lost = [f"{test['missing']} missing for {variant_name(test['variant'])}" for test in tests if test["missing"]]
-    return ", ".join([f"{span} subjects", *lost])
-
-
-def p_text(p: float) -> str:
-    """Write a p-value for reading after the letter p: "= 0.004", "< 0.001"."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def network_name(network: str) -> str:
-    """The network's name in the literature, or as the user named it, without folders."""
-    return NETWORK_NAMES.get(network) or title(network)
-
-
-def variant_name(variant: str) -> str:
-    """The variant's name in the paper."""
-    return VARIANT_NAMES.get(variant, variant)
+def _kinds(tests: pd.DataFrame, lower: bool) -> list[str]:
+    """The rules of `compare`."""
+    ends = tests[["median_difference", "hodges_lehmann", "low", "high"]].to_numpy(dtype=np.float64)
+    significant = (tests["p_holm"] < LEVEL).to_numpy()
+    up, down = significant & (ends > 0).all(axis=1), significant & (ends < 0).all(axis=1)
+    better, worse = (down, up) if lower else (up, down)
+    few = (tests["n"] < FEWEST_PAIRS).to_numpy()
+    return [str(kind) for kind in np.select([few, better, worse], ["few", "better", "worse"], "same")]

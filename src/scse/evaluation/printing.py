@@ -1,0 +1,151 @@
+"""A comparison as tables of text for the terminal."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.verdict import UNITS, effect_text, p_text
+from scse.networks.titles import network_name, variant_name
+
+NOTHING = "-"
+SHOWN_CASES = 3
+TEST_HEADINGS = (
+    "variant",
+    "median [95 %]",
+    "Hodges-Lehmann",
+    "rank-biserial",
+    "better/equal/worse",
+    "p",
+    "p Holm",
+    "pairs",
+    "missing",
+)
+
+
+class Printed(NamedTuple):
+    """A table of text."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
+    """The tables of each network: scores, tests over all structures, each structure, seeds, ranking.
+
+    Args:
+        comparison: what `compare` found.
+        ranks: what `ranking` found.
+    """
+    unit = UNITS.get(comparison.metric, comparison.metric)
+    direction = "lower is better" if comparison.lower_is_better else "higher is better"
+    base = variant_name(comparison.baseline)
+    for network in comparison.summary["network"].unique():
+        name = network_name(network)
+        rows = {
+            key: table[table["network"] == network].to_dict("records")
+            for key, table in {**vars(comparison), "ranks": ranks}.items()
+            if isinstance(table, pd.DataFrame)
+        }
+        yield Printed(
+            f"{name}: {unit} over subjects, mean over structures, {direction}",
+            ("variant", "mean", "sd", "median", "subjects", "seeds", "sd over seeds", "NaN", "no row"),
+            [_summary(row) for row in rows["summary"]],
+        )
+        overall = [row for row in rows["tests"] if row["structure"] == ALL]
+        if overall:
+            yield Printed(
+                f"{name}: all structures together, difference to {base}; Holm over {len(overall)} variants",
+                TEST_HEADINGS,
+                [_test(row) for row in overall],
+            )
+            single = [row for row in rows["tests"] if row["structure"] != ALL]
+            yield Printed(
+                f"{name}: each structure, median difference to {base} [95 %]; Holm over {len(single)} tests",
+                ("structure", *(variant_name(row["variant"]) for row in overall)),
+                _by_structure(single),
+            )
+        if rows["summary"][0]["seeds"] > 1:
+            yield Printed(
+                f"{name}: each seed alone",
+                ("variant", "seed", "mean", f"mean difference to {base}", "subjects"),
+                [_seed(row) for row in rows["seeds"]],
+            )
+        yield Printed(
+            f"{name}: ranks by the mean over {rows['ranks'][0]['cases']} common subjects, and in bootstraps of them",
+            ("variant", "rank", "first in", "95 % of ranks"),
+            [_rank(row) for row in rows["ranks"]],
+        )
+
+
+def missing_lines(comparison: Comparison) -> list[str]:
+    """What is not there, one line for each network, variant and reason; empty if nothing is missing."""
+    lines = []
+    for (network, variant, why), rows in comparison.missing.groupby(["network", "variant", "why"], sort=False):
+        cases = list(map(str, rows["case"].unique()))
+        more = f" and {len(cases) - SHOWN_CASES} more" if len(cases) > SHOWN_CASES else ""
+        counted = f"{len(rows)} score{'' if len(rows) == 1 else 's'}"
+        told = f"{counted} {'NaN' if why == 'NaN' else 'without a row'}"
+        lines.append(
+            f"missing: {network_name(str(network))}, {variant_name(str(variant))}: {told} "
+            f"(cases {', '.join(cases[:SHOWN_CASES])}{more}); left out of means and pairs"
+        )
+    return lines
+
+
+def _summary(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    numbers = (_number(row[key]) for key in ("mean", "sd", "median"))
+    counts = (str(row["cases"]), str(row["seeds"]), _number(row["sd_seeds"]), str(row["absent"]), str(row["lacking"]))
+    return variant_name(row["variant"]), *numbers, *counts
+
+
+def _test(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    return (
+        variant_name(row["variant"]),
+        _effect(row),
+        _number(row["hodges_lehmann"], "+"),
+        _number(row["rank_biserial"], "+", digits=2),
+        f"{row['better']}/{row['equal']}/{row['worse']}",
+        _p(row["p"]) + ("" if row["exact"] or math.isnan(row["p"]) else " (normal)"),
+        _p(row["p_holm"]),
+        str(row["n"]),
+        str(row["missing"]),
+    )
+
+
+def _seed(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    numbers = (_number(row["mean"]), _number(row["difference"], "+"))
+    return variant_name(row["variant"]), str(row["seed"]), *numbers, str(row["cases"])
+
+
+def _by_structure(tests: list[dict[Hashable, Any]]) -> list[tuple[str, ...]]:
+    cells: dict[str, list[str]] = {}
+    for row in tests:
+        lost = f", {row['n']} pairs" if row["missing"] else ""
+        p = "too few pairs" if row["kind"] == "few" else f"p {p_text(row['p_holm'])}"
+        cells.setdefault(row["structure"], []).append(f"{_effect(row)} {p}{lost}")
+    return [(structure, *texts) for structure, texts in cells.items()]
+
+
+def _rank(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    if not row["cases"]:
+        return variant_name(row["variant"]), NOTHING, NOTHING, NOTHING
+    span = f"{row['low']:.0f} to {row['high']:.0f}"
+    return variant_name(row["variant"]), f"{row['rank']:.0f}", f"{100 * row['first']:.0f} %", span
+
+
+def _effect(row: Mapping[Hashable, Any]) -> str:
+    if not row["n"]:
+        return NOTHING
+    return " ".join(effect_text(row["median_difference"], row["low"], row["high"])).rstrip()
+
+
+def _number(value: float, sign: str = "", *, digits: int = 3) -> str:
+    return NOTHING if math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def _p(p: float) -> str:
+    return NOTHING if math.isnan(p) else p_text(p).removeprefix("= ")

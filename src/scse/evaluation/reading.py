@@ -1,0 +1,124 @@
+"""Tables of scores from anywhere: CSV or Parquet files, checked."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pyarrow import ArrowException
+
+from scse.errors import DataError, in_short
+from scse.evaluation.pairing import COLUMNS, check_scores
+
+NAMES = ("network", "variant", "case", "structure", "metric")
+NEEDED = ("variant", "case", "value")
+NOT_A_NUMBER = frozenset({"", "nan", "na", "n/a"})
+
+
+def read_scores(
+    path: Path | str,
+    *,
+    metric: str = "dice",
+    baseline: str | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> pd.DataFrame:
+    """Read the scores of any set of runs.
+
+    The columns variant, case and value are needed. Without (or with empty) columns network, structure, seed, fold or
+    metric, all scores are of one network, structure, seed and fold, and of the metric asked for; other columns are
+    left alone. An empty or NaN value is a score that is not defined. "none" is a name.
+
+    Args:
+        path: Parquet (`.parquet`), or CSV in UTF-8 with commas and decimal points.
+        metric: that will be compared.
+        baseline: that the variants will be compared with, if it is to be checked.
+        on_note: told, in a line each, what was taken for granted.
+
+    Returns:
+        The tidy table: network, variant, seed, fold, case, structure, metric, value.
+
+    Raises:
+        DataError: the file cannot be read or compared; the message names it, the row (for CSV the line) and the
+            remedy.
+    """
+    path = Path(path)
+    table = _read(path)
+    absent = [column for column in NEEDED if column not in table.columns]
+    if absent:
+        raise DataError(
+            f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}. Needed are "
+            f"{', '.join(COLUMNS)}, separated by commas"
+        )
+    whole: dict[str, str | int] = {
+        "network": "network",
+        "structure": "structure",
+        "seed": 0,
+        "fold": 0,
+        "metric": metric,
+    }
+    for column, value in whole.items():
+        if column not in table.columns or table[column].isna().all():
+            table[column] = value
+            on_note(f"no column {column}: taken as {value} for all scores")
+    table = table[list(COLUMNS)]
+    for column in COLUMNS[:-1]:
+        empty = table[column].isna()
+        if empty.any():
+            raise DataError(f"{path}, row {table.index[empty][0]}: {column} is empty; fill it in or drop the row")
+    for column in NAMES:
+        table[column] = table[column].astype(str)
+    table["value"] = _numbers(table["value"], path)
+    if table["variant"].nunique() < 2:
+        raise DataError(f"{path}: the only variant is {table['variant'].iloc[0]}; at least two are needed to compare")
+    try:
+        check_scores(table, metric, baseline, name=str(path))
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    return table.reset_index(drop=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The table with rows numbered as in the file; what is empty is NaN."""
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "there is no such file"
+        raise DataError(f"{path}: {found}; give a CSV or Parquet file of scores, such as a study's scores.csv")
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            table.index = pd.RangeIndex(1, len(table) + 1)
+        else:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+            if not isinstance(table.index, pd.RangeIndex):
+                raise DataError(
+                    f"{path}: its rows have more fields than its first line has names ({', '.join(table.columns)}); "
+                    "name every column, and separate columns by commas and decimals by points"
+                )
+            table.index += 2  # lines of the file: the first one holds the names
+            table = table.apply(lambda column: column.str.strip()).replace("", np.nan).dropna(how="all")
+            for column in {"seed", "fold"} & set(table.columns):
+                numbers = pd.to_numeric(table[column], errors="coerce")
+                table[column] = table[column] if numbers.isna().any() else numbers
+    except (ValueError, OSError, ArrowException) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: cannot be read as {_format(path)}: {in_short(error)}") from None
+    if table.empty:
+        raise DataError(f"{path}: holds no scores; there must be a row for each score")
+    return table
+
+
+def _format(path: Path) -> str:
+    return "Parquet" if path.suffix == ".parquet" else "CSV (UTF-8, commas; Parquet files end in .parquet)"
+
+
+def _numbers(values: pd.Series, path: Path) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
+    undefined = values.isna() | values.astype(str).str.lower().isin(NOT_A_NUMBER)
+    wrong = numbers.isna() & ~undefined
+    if wrong.any():
+        row = values.index[wrong][0]
+        raise DataError(
+            f"{path}, row {row}: the value {values[row]!r} is no number; write it with a decimal point, "
+            "and leave it empty where a score is not defined"
+        )
+    return numbers

@@ -1,0 +1,57 @@
+"""Ranks of the variants, and how stable they are under bootstraps of the cases."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scores_tables import CASES, PLAIN, gains, runs
+
+from scse.evaluation import ranking
+
+
+def test_variants_rank_by_their_means_best_first() -> None:
+    frame = runs({"none": PLAIN, "cse": PLAIN - gains(), "scse": PLAIN + gains()})
+    table = ranking(frame)
+    assert table["variant"].tolist() == ["scse", "none", "cse"]
+    assert table["rank"].tolist() == [1, 2, 3]
+    # every case has the same order, and so has every bootstrap
+    assert table["first"].tolist() == [1, 0, 0]
+    assert table["low"].tolist() == table["high"].tolist() == [1, 2, 3]
+    lower = ranking(frame.assign(metric="hd95"), metric="hd95")
+    assert lower["variant"].tolist() == ["cse", "none", "scse"]
+
+
+def test_the_share_of_first_ranks_is_the_chance_that_a_bootstrap_keeps_the_order() -> None:
+    rng = np.random.default_rng(0)
+    difference = rng.normal(0.3, 1, 40)
+    frame = runs({"none": np.zeros(40), "scse": difference})
+    table = ranking(frame, resamples=4000).set_index("variant")
+    drawn = rng.choice(difference, (4000, 40)).mean(axis=1)
+    assert table.loc["scse", "first"] == pytest.approx((drawn > 0).mean(), abs=0.02)
+    assert table["first"].sum() == 1
+    assert (table["low"] == 1).all()
+
+
+def test_equal_variants_share_the_rank() -> None:
+    table = ranking(runs({"none": [0.3] * CASES, "scse": [0.1 + 0.2] * CASES}))
+    assert table["rank"].tolist() == table["first"].tolist() == [1, 1]
+
+
+def test_only_cases_that_all_variants_have_take_part() -> None:
+    # without its two worst cases, the plain network would rank first
+    frame = runs({"none": [*PLAIN[2:], np.nan, np.nan], "scse": [*(PLAIN[2:] + 0.01), 0.0, 0.0]})
+    table = ranking(frame)
+    assert table["variant"].tolist() == ["scse", "none"]
+    assert table["cases"].tolist() == [CASES - 2] * 2
+    nothing = ranking(runs({"none": [*PLAIN, np.nan], "scse": [np.nan] * CASES + [0.5]}))
+    assert nothing["cases"].tolist() == [0, 0]
+    assert nothing["rank"].isna().all()
+
+
+def test_networks_rank_apart_and_repeat_exactly() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, CASES))
+    frame = pd.concat(
+        runs({"none": PLAIN, "scse": PLAIN + shift}, network=name)
+        for name, shift in zip(("a", "b"), noise, strict=True)
+    )
+    pd.testing.assert_frame_equal(ranking(frame), ranking(frame))
+    pd.testing.assert_frame_equal(ranking(frame)[2:].reset_index(drop=True), ranking(frame[frame["network"] == "b"]))

@@ -1,0 +1,89 @@
+"""Tables of scores from anywhere: what they may lack, and one clear message for everything that is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scores_tables import PLAIN, gains, runs
+
+from scse.errors import DataError
+from scse.evaluation import compare, read_scores
+
+HEAD = "network,variant,seed,fold,case,structure,metric,value\n"
+ROWS = "unet,none,0,0,a,left,dice,0.8\nunet,scse,0,0,a,left,dice,0.9\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "scores.csv", encoding: str = "utf-8") -> Path:
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return tmp_path / name
+
+    return write
+
+
+def test_csv_and_parquet_give_the_table_that_was_written(tmp_path: Path) -> None:
+    table = runs({"none": PLAIN, "scse": [*PLAIN[:-1], np.nan]}).reset_index(drop=True)
+    table.to_csv(tmp_path / "scores.csv", index=False)
+    table.to_parquet(tmp_path / "scores.parquet", index=False)
+    from_csv, from_parquet = (read_scores(tmp_path / f"scores.{ending}") for ending in ("csv", "parquet"))
+    pd.testing.assert_frame_equal(from_csv, table)
+    pd.testing.assert_frame_equal(from_parquet, table)
+
+
+def test_names_stay_text_and_what_is_empty_or_nan_is_not_defined(write) -> None:
+    text = "\ufeff" + HEAD + "1,none,s1,0,007,NA,dice,\n\n1,null, s1,0,007,NA,dice, NaN\n1,none,s1,0,008,NA,dice,1e-1\n"
+    table = read_scores(write(text))
+    assert table["variant"].tolist() == ["none", "null", "none"]
+    assert table.loc[0, ["network", "seed", "case", "structure"]].tolist() == ["1", "s1", "007", "NA"]
+    np.testing.assert_array_equal(table["value"], [np.nan, np.nan, 0.1])
+
+
+def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
+    notes: list[str] = []
+    path = write("case,variant,value,seed,who\na,none,0.8,,x\na,scse,0.9,,y\n")
+    table = read_scores(path, metric="hd95", on_note=notes.append)
+    expected = {"network": "network", "structure": "structure", "seed": 0, "fold": 0, "metric": "hd95"}
+    assert {key: table[key].unique().tolist() for key in expected} == {key: [v] for key, v in expected.items()}
+    assert notes == [f"no column {key}: taken as {value} for all scores" for key, value in expected.items()]
+    assert compare(table, metric="hd95").tests["kind"].tolist() == ["few", "few"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as CSV .*EmptyDataError"),
+        (HEAD, "holds no scores"),
+        ("network;variant;value\nunet;none;0.5\n", "no column variant, case, value; .*separated by commas"),
+        ("network;variant;value\nunet;none;0,5\n", "more fields .*separate columns by commas"),
+        (HEAD + ROWS + "unet,cse,0,0,a,left,dice,good\n", "row 4: the value 'good' is no number"),
+        (HEAD + ROWS + "\nunet,cse,0,0,a,left,dice,-inf\n", "row 5: the value is infinite; leave a score empty"),
+        (HEAD + ROWS + "unet,,0,0,a,left,dice,0.5\n", "row 4: variant is empty"),
+        (HEAD + ROWS + ROWS, "2 scores are there twice, the first in the rows 2 and 4 .*variant none"),
+        (HEAD + ROWS.splitlines()[0], "the only variant is none; at least two"),
+        (HEAD + ROWS.replace("\n", ",7\n"), "more fields"),
+        (HEAD + ROWS + "unet,cse,0,0,a,left,dice,0.5,7\n", "cannot be read as CSV .*line 4"),
+        (HEAD + ROWS.replace("none", "plain"), "baseline 'none' does not occur .*choose plain, scse"),
+        (HEAD + ROWS.replace("dice", "iou"), "metric 'dice' does not occur; choose iou"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_one_message(write, text: str, message: str) -> None:
+    path = write(text)
+    with pytest.raises(DataError, match=message) as told:
+        read_scores(path, baseline="none")
+    assert str(told.value).startswith(str(path))
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path, write) -> None:
+    with pytest.raises(DataError, match=r"missing.csv: there is no such file"):
+        read_scores(tmp_path / "missing.csv")
+    with pytest.raises(DataError, match=r"is a folder; give a CSV or Parquet file"):
+        read_scores(tmp_path)
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_scores(write(HEAD + ROWS, "scores.parquet"))
+    with pytest.raises(DataError, match=r"cannot be read as CSV .*UnicodeDecodeError"):
+        read_scores(write(HEAD + ROWS.replace("left", "höchst"), encoding="latin-1"))
+    table = runs({"none": PLAIN, "scse": PLAIN + gains()})
+    table.assign(value=table["value"].astype(str)).to_parquet(tmp_path / "text.parquet")
+    assert read_scores(tmp_path / "text.parquet")["value"].tolist() == table["value"].tolist()
