@@ -49,7 +49,7 @@ class Segmenter:
         network: takes (N, channels, height, width), returns logits (N, classes, height, width).
         name: of the network, see `scse.networks.library.check_network`.
         arguments: that it was built with.
-        variant: "none", "cse", "sse" or "scse".
+        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
         recipe: how images are prepared.
         structures: name -> label value; class n is the n-th structure, class 0 the background.
         settings: of the training, as it was run; for the record.
@@ -255,15 +255,44 @@ class Segmenter:
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.uint8]:
         """Class numbers of prepared slices: (slices, C, height, width) -> (slices, *plane)."""
-        size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         labels = np.empty((len(slices), *grid.plane), np.uint8)
+        for start, batch in self.batches(slices, batch_size, progress):
+            with torch.inference_mode():
+                labels[start : start + len(batch)] = self.recipe.restore(self._scores(batch, grid), grid)
+        return labels
+
+    def batches(
+        self,
+        slices: NDArray[np.float32],
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Prepared slices in batches where the network is: number of the first, and (N, C, height, width).
+
+        Args:
+            slices: (slices, C, height, width), as `Recipe.image_slices` returns them.
+            batch_size: slices at a time; by default up to 16, as memory allows.
+            progress: called with (done, of how many) slices.
+        """
+        size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         for start in range(0, len(slices), size):
             batch = torch.from_numpy(slices[start : start + size])
-            with torch.inference_mode():
-                labels[start : start + size] = self.recipe.restore(self._scores(batch, grid), grid)
+            yield start, batch.to(self._device).contiguous(memory_format=torch.channels_last)
             if progress is not None:
                 progress(min(start + size, len(slices)), len(slices))
-        return labels
+
+    def in_windows(self, batch: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `forward` makes of slices that it sees in windows of the training patch, joined where they overlap.
+
+        Windows, because the squeeze of cSE shifts on inputs of another extent; those of one slice follow each other.
+        """
+        if tuple(batch.shape[2:]) == self.recipe.patch:
+            return forward(batch)
+        return torch.as_tensor(
+            sliding_window_inference(
+                batch, self.recipe.patch, len(batch), forward, overlap=WINDOW_OVERLAP, mode="gaussian"
+            )
+        )
 
     def _restore(self, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.integer]:
         """Label values in the image's own geometry: class numbers (slices, *plane) -> (*spatial)."""
@@ -273,17 +302,7 @@ class Segmenter:
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
         """What is greatest at a pixel's class; probabilities, if they are to be resampled."""
         self.network.eval()
-        forward = self.network if self.engine is None else self.engine.run
-        batch = batch.to(self._device).contiguous(memory_format=torch.channels_last)
-        if tuple(batch.shape[2:]) == self.recipe.patch:
-            logits = forward(batch)
-        else:
-            # windows of the training patch, because the squeeze of cSE shifts on inputs of another extent
-            logits = torch.as_tensor(
-                sliding_window_inference(
-                    batch, self.recipe.patch, len(batch), forward, overlap=WINDOW_OVERLAP, mode="gaussian"
-                )
-            )
+        logits = self.in_windows(batch, self.network if self.engine is None else self.engine.run)
         return logits if grid.resampled == grid.plane else logits.float().softmax(1)
 
     def _batch_size(self, slices: NDArray[np.float32]) -> int:

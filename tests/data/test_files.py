@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from scse.data.files import ending, read_image, read_label, stem, write_label
+from scse.data.files import ending, read_image, read_label, stem, write_label, write_map
 from scse.errors import DataError
 
 AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0, 1.5, -20], [0, 2.0, 0, 30], [0, 0, 0, 1]])
@@ -308,3 +308,19 @@ def test_wrong_label_maps_are_not_written(tmp_path: Path, volume: np.ndarray) ->
 def test_names_are_split_at_the_ending_that_is_known() -> None:
     assert [stem(name) for name in ("a.b.nii.gz", "a.PNG", "a.gz")] == ["a.b", "a", "a.gz"]
     assert [ending(name) for name in ("a.NII.GZ", "a.nii", "a.gz")] == [".nii.gz", ".nii", None]
+
+
+@pytest.mark.parametrize("name", ["map.nii", "map.nii.gz"])
+def test_a_map_of_0_to_1_lies_where_its_image_does(tmp_path: Path, volume: np.ndarray, name: str) -> None:
+    like = save_nifti(tmp_path / "image.nii.gz", volume)
+    values = np.random.default_rng(1).random(volume.shape).astype(np.float32)
+    values[0, 0, :3] = 0, 0.5, 1
+    write_map(tmp_path / name, values, like=like)
+    written = nib.load(tmp_path / name)
+    np.testing.assert_array_equal(written.affine, nib.load(like).affine)
+    assert written.get_data_dtype() == np.uint16
+    found = written.get_fdata()
+    assert found[0, 0, :3].tolist() == [0, 0.5, 1]
+    np.testing.assert_allclose(found, values, atol=2**-16 + 1e-7)
+    with pytest.raises(ValueError, match=r"the map has shape \(4, 5, 5\), but .*image.nii.gz has \(4, 5, 6\)"):
+        write_map(tmp_path / name, values[..., 1:], like=like)

@@ -82,7 +82,7 @@ def run(model: nn.Module, example: Example | None, watched: Iterable[nn.Module])
 
     handles = [module.register_forward_hook(watch) for module in dict.fromkeys(watched)]
     try:
-        with _evaluating(model):
+        with evaluating(model):
             call(model, given)
     # a model may raise anything at an input that it was not made for
     except Exception as error:
@@ -133,7 +133,8 @@ def describe_example(example: Example) -> str:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Evaluation mode without gradients; afterwards every module has the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

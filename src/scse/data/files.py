@@ -21,6 +21,7 @@ PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 ENDINGS = NIFTI + PICTURES
 Keep = Literal["values", "indices", "colors"]  # of a picture: what it shows, palette indices, or RGB in any case
+MAP_STEPS = 2**15  # between 0 and 1 in files of maps: a power of 2, whose inverse float32 headers hold exactly
 AFFINE_TOLERANCE = 1e-3  # mm, per entry of the affine
 
 
@@ -166,6 +167,22 @@ def write_label(
         raise ValueError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
     else:
         write_atomic(path, _picture_bytes(path, compact))
+
+
+def write_map(path: Path, array: NDArray[np.floating], *, like: Path) -> None:
+    """Write values of 0 to 1 atomically as NIfTI of 16 bits, in steps of 2^-15.
+
+    Args:
+        path: where to, a .nii.gz or .nii file.
+        array: (*spatial), in stored orientation.
+        like: NIfTI file whose affine, q-form, s-form, units and orientation the written one keeps.
+
+    Raises:
+        ValueError: the array does not fit `like`.
+        DataError: `like` cannot be read.
+    """
+    content = _nifti_bytes(np.rint(array * MAP_STEPS).astype(np.uint16), like, None, slope=1 / MAP_STEPS)
+    write_atomic(path, gzip.compress(content, 1, mtime=0) if path.name.endswith(".gz") else content)
 
 
 def geometry_errors(path: Path, image: Image, reference_path: Path, reference: Image) -> list[FileError]:
@@ -323,7 +340,9 @@ def _compact(array: NDArray[Any]) -> NDArray[Any]:
     raise ValueError(f"label values go from {low} to {high}; they must fit into 32 bits")
 
 
-def _nifti_bytes(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None) -> bytes:
+def _nifti_bytes(
+    array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None, *, slope: float = 1.0
+) -> bytes:
     form: Any = nib.Nifti1Image
     image = form(array, np.eye(4) if affine is None else affine)
     if like is not None:
@@ -332,10 +351,11 @@ def _nifti_bytes(array: NDArray[Any], like: Path | None, affine: NDArray[np.floa
         except Exception as error:
             raise _unreadable(like, error) from error
         if pattern.shape[: array.ndim] != array.shape:
-            raise ValueError(f"the label map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
+            raise ValueError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
         image = type(pattern)(array, pattern.affine, pattern.header)
         image.set_data_dtype(array.dtype)
         image.header["cal_min"] = image.header["cal_max"] = 0  # the image's display window would hide the labels
+    image.header.set_slope_inter(slope, 0)
     content: bytes = image.to_bytes()
     return content
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 V = TypeVar("V", np.float32, np.uint8)
+W = TypeVar("W", bound=np.generic)
 View = Literal["sagittal", "coronal", "axial", "picture"]
 SLICE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis across which slices are taken, of a volume turned to RAS (right, anterior, superior)."""
@@ -53,13 +54,13 @@ class Grid:
     plane: tuple[int, int]
     resampled: tuple[int, int]
 
-    def restore(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Bring label slices (slices, *plane) to the stored shape and orientation."""
+    def restore(self, slices: NDArray[W]) -> NDArray[W]:
+        """Bring slices of labels or other values, (slices, *plane), to the stored shape and orientation."""
         if self.to_view is None:
-            return labels.reshape(self.shape)
-        volume = np.moveaxis(labels, 0, self.axis)
+            return slices.reshape(self.shape)
+        volume = np.moveaxis(slices, 0, self.axis)
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), self.to_view)
-        restored: NDArray[np.integer] = nib.orientations.apply_orientation(volume, back)
+        restored: NDArray[W] = nib.orientations.apply_orientation(volume, back)
         return np.ascontiguousarray(restored).reshape(self.shape)
 
 
@@ -138,7 +139,7 @@ class Recipe(BaseModel):
         axis = SLICE_AXIS.get(self.view, 0)
         slices = np.moveaxis(turned, axis + 1, 0)
         plane = (slices.shape[2], slices.shape[3])
-        resampled = _resampled(plane, self._plane_spacing(image, to_view), self.spacing)
+        resampled = _resampled(plane, self.plane_spacing(image, to_view), self.spacing)
         grid = Grid(image.array.shape[1:], to_view, axis, plane, resampled)
         resized = _resize_array(_normalize(slices, self.clip), resampled)
         # the smallest value is the background
@@ -161,12 +162,15 @@ class Recipe(BaseModel):
         Probabilities are brought up, not labels, whose staircase edges would cost Dice. Slices that were not
         resampled may be given as logits.
         """
-        height, width = grid.resampled
-        probabilities = probabilities[..., :height, :width]
         # as argmax, but on the CPU several times as fast
-        labels = _resize(probabilities, grid.plane).max(1).indices
+        labels = self.to_plane(probabilities, grid).max(1).indices
         restored: NDArray[np.uint8] = labels.byte().cpu().numpy()
         return restored
+
+    def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
+        """Maps of prepared slices (slices, C, height, width) -> (slices, C, *plane), on the image's own grid."""
+        height, width = grid.resampled
+        return resize(maps[..., :height, :width], grid.plane)
 
     def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
         if self.view == "picture":
@@ -180,7 +184,8 @@ class Recipe(BaseModel):
         turned = np.stack([nib.orientations.apply_orientation(channel, to_view) for channel in image.array])
         return turned, to_view
 
-    def _plane_spacing(self, image: Image, to_view: NDArray[np.float64] | None) -> tuple[float, float]:
+    def plane_spacing(self, image: Image, to_view: NDArray[np.float64] | None) -> tuple[float, float]:
+        """Millimetres per pixel (rows, columns) of an image's own slices; 1.0 each for pictures."""
         if to_view is None:
             return (1.0, 1.0)
         turned = np.empty(3)
@@ -269,8 +274,8 @@ def _normalize(slices: NDArray[np.generic], clip: tuple[float, float]) -> NDArra
     return result
 
 
-def _resize(slices: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """Bilinear, averaging over what a coarser pixel covers."""
+def resize(slices: "Tensor", size: tuple[int, int]) -> "Tensor":
+    """Bring (slices, C, height, width) to another size: bilinear, averaging over what a coarser pixel covers."""
     if slices.shape[2:] == size:
         return slices
     from torch.nn.functional import interpolate  # noqa: PLC0415 (where nothing is resampled, torch is not needed)
@@ -283,7 +288,7 @@ def _resize_array(slices: NDArray[np.float32], size: tuple[int, int]) -> NDArray
         return slices
     from torch import from_numpy  # noqa: PLC0415 (as above)
 
-    resized: NDArray[np.float32] = _resize(from_numpy(slices), size).numpy()
+    resized: NDArray[np.float32] = resize(from_numpy(slices), size).numpy()
     return resized
 
 
