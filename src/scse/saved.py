@@ -24,7 +24,7 @@ class Saved:
         folder: holds the files.
         network: name, see `scse.networks.library.check_network`.
         arguments: that the network was built with.
-        variant: "none", "cse", "sse" or "scse".
+        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
         recipe: how images are prepared, the fields of `scse.data.recipe.Recipe`.
         structures: name -> label value; class n is the n-th structure, class 0 the background.
         settings: of the training, as it was run.

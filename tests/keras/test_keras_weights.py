@@ -49,10 +49,10 @@ def same_state(module, other):
     return all(torch.equal(state[key], found[key]) for key in state if not key.endswith("num_batches_tracked"))
 
 
-def segmenter():
+def segmenter(variant="scse"):
     arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 2, "kernel_size": 3}
     recipe = Recipe(view="picture", spacing=None, patch=(16, 16), channels=1)
-    return scse.Segmenter(small("unet", recalibration="scse"), "unet", arguments, "scse", recipe, {"a": 1, "b": 2})
+    return scse.Segmenter(small("unet", recalibration=variant), "unet", arguments, variant, recipe, {"a": 1, "b": 2})
 
 
 # Networks
@@ -171,6 +171,15 @@ def test_segmenter_and_its_folder_give_the_network(tmp_path):
     trained.save(tmp_path / "run" / "segmenter")
     for source in (trained, tmp_path / "run", str(tmp_path / "run" / "segmenter")):
         assert same_state(trained.network, scse.keras.to_torch(scse.keras.from_torch(source)))
+
+
+def test_options_of_a_variant_are_those_of_the_saved_segmenter(tmp_path):
+    variant = "scse[reduction=4,aggregation=max,placement=both+bottleneck]"
+    made = segmenter(variant)
+    model = scse.keras.from_torch(made.save(tmp_path))
+    assert [place.partition("_")[0] for place in model.blocks] == [*["encoder"] * 2, "bottleneck", *["decoder"] * 2]
+    x = image(2, 1, 12, 8)
+    np.testing.assert_allclose(run(model, x), made.network(x).detach().numpy(), rtol=0, atol=1e-5)
 
 
 def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path):

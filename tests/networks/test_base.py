@@ -12,6 +12,7 @@ from scse.blocks import VARIANTS
 from scse.networks import NETWORKS, FCDenseNet, SDNet, UNet
 from scse.networks.base import UniformNetwork
 from scse.networks.densenet import Tiramisu
+from scse.variants import Variant
 
 MAKERS = {**NETWORKS, "tiramisu": Tiramisu}
 UNIFORM = [name for name, maker in NETWORKS.items() if issubclass(maker, UniformNetwork)]
@@ -131,6 +132,36 @@ def test_variants_share_their_weights_bit_for_bit(name):
         assert [key for key in state if key not in own] == list(plain)
         assert all(torch.equal(state[key], value) for key, value in plain.items())
         assert bool(own) == (variant != "none")
+
+
+@every_network
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ("scse[placement=encoder]", ["encoder"]),
+        ("sse[placement=decoder]", ["decoder"]),
+        ("cse[reduction=4]", ["encoder", "decoder"]),
+        ("scse[aggregation=max,placement=both+bottleneck]", ["encoder", "decoder", "bottleneck"]),
+    ],
+)
+def test_a_variant_says_where_its_blocks_go_and_shares_all_other_weights(name, variant, parts):
+    network, plain = small(name, recalibration=variant), small(name).state_dict()
+    blocks = {
+        key.partition(".recalibration")[0]: m for key, m in network.named_modules() if key.endswith(".recalibration")
+    }
+    assert {host.partition(".")[0] for host in blocks} == set(parts)
+    assert len(blocks) == sum(1 if part == "bottleneck" else network.depth for part in parts)
+    options = Variant.parse(variant).block_options
+    assert all({name: block.options[name] for name in options} == options for block in blocks.values())
+    state = network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in plain.items())
+    assert network(image(1, 1, 8, 8)).isfinite().all()
+
+
+@every_network
+def test_blocks_of_the_bottleneck_change_nothing_of_the_others_start(name):
+    both, more = (small(name, recalibration=v).state_dict() for v in ("scse", "scse[placement=both+bottleneck]"))
+    assert all(torch.equal(more[key], value) for key, value in both.items())
 
 
 @every_network

@@ -143,6 +143,22 @@ def test_blocks_go_where_they_are_wanted():
     assert describe_places(network) == "upcat_*"
 
 
+@pytest.mark.parametrize("aggregation", ["add", "max", "multiply"])
+def test_options_of_a_variant_reach_attached_blocks_which_start_as_the_identity_if_they_can(aggregation):
+    variant = f"scse[reduction=4,aggregation={aggregation}]"
+    network = build_network(BASIC, ARGUMENTS, variant=variant, size=(32, 32))
+    blocks = [place.block for place in placements(network.network)]
+    assert blocks
+    for block in blocks:
+        assert (block.channel.reduction, block.aggregation) == (4, aggregation)
+        assert block.identity == (aggregation != "multiply")
+
+
+def test_a_placement_is_refused_for_networks_that_are_not_ours():
+    with pytest.raises(ValueError, match=r"placement has no effect on monai:BasicUNet.*--attach-to"):
+        build_network(BASIC, ARGUMENTS, variant="scse[placement=encoder]", size=(32, 32))
+
+
 def test_the_papers_networks_have_their_own_places():
     network = build_network("unet", {**ARGUMENTS, "width": 4, "depth": 2}, size=(16, 16), variant="cse")
     assert isinstance(network, UNet)

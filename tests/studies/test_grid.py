@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from scse.studies.grid import Run, grid
+from scse.studies.grid import Run, expand_variants, grid
 
 
 def test_runs_are_named_after_all_that_tells_them_apart():
@@ -42,6 +42,84 @@ def test_names_keep_the_order_in_which_they_are_given():
     ]
 
 
+def test_variants_are_crossed_with_the_options_that_they_have():
+    found = expand_variants(
+        ["none", "cse", "sse", "scse"],
+        reductions=[2, 4],
+        aggregations=["add", "max"],
+        placements=["both", "+bottleneck"],
+    )
+    assert found[:7] == [
+        "none",
+        "cse",
+        "cse[placement=both+bottleneck]",
+        "cse[reduction=4]",
+        "cse[reduction=4,placement=both+bottleneck]",
+        "sse",
+        "sse[placement=both+bottleneck]",
+    ]
+    assert len(found) == len(set(found)) == 1 + 4 + 2 + 8
+    assert "scse[reduction=4,aggregation=max,placement=both+bottleneck]" in found
+
+
+def test_equal_variants_stay_once_and_own_options_that_are_not_crossed_stay():
+    named = ["none", "scse[aggregation=max]", "scse[reduction=8,aggregation=max]"]
+    assert expand_variants(named, reductions=[2, 4]) == [
+        "none",
+        "scse[aggregation=max]",
+        "scse[reduction=4,aggregation=max]",
+    ]
+    assert expand_variants(named) == named
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"aggregations": ["max"]}, "aggregations have no effect on none, cse, sse; leave them out"),
+        ({"reductions": [0]}, "reduction must be a whole number of at least 1, got 0"),
+        ({"placements": ["bottleneck"]}, "placement must be one of 'encoder', .*, got 'bottleneck'"),
+    ],
+)
+def test_values_that_fit_no_variant_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        expand_variants(["none", "cse", "sse"], **options)
+
+
+def test_epochs_and_training_cases_that_are_varied_make_labels_and_folders():
+    runs = grid(["unet"], ["none", "cse"], seeds=1, folds=1, epochs=[3, 6], train_cases=[2, 4])
+    assert [run.label for run in runs[::2]] == [
+        f"unet[epochs={epochs},train_cases={cases}]" for cases in (2, 4) for epochs in (3, 6)
+    ]
+    assert [run.variant for run in runs] == ["none", "cse"] * 4
+    assert len({run.name for run in runs}) == len(runs)
+    more = grid(["unet"], ["none", "cse"], seeds=1, folds=1, epochs=[3, 6, 12], train_cases=[2, 4, 8])
+    assert {run.name for run in runs} < {run.name for run in more}
+
+
+def test_one_number_of_epochs_is_a_setting_and_one_of_training_cases_a_label():
+    assert grid(["unet"], ["none"], seeds=1, folds=1, epochs=[3]) == [Run("unet", "none", 0, 0)]
+    (run,) = grid(["unet"], ["none"], seeds=1, folds=1, train_cases=[3])
+    assert (run.label, run.train_cases) == ("unet[train_cases=3]", 3)
+
+
+def test_folders_of_variants_with_options_have_safe_names():
+    name = Run("unet", "scse[reduction=4,placement=both+bottleneck]", 0, 0).name
+    assert re.fullmatch(r"unet-scse_reduction_4_placement_both_bottlene-[0-9a-f]{8}-seed0-fold0", name)
+
+
+@pytest.mark.parametrize(
+    ("varied", "message"),
+    [
+        ({"epochs": [0, 3]}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": [3, 3]}, "epochs must be named once each, got 3, 3"),
+        ({"train_cases": [-1]}, "train_cases must be a whole number of at least 1, got -1"),
+    ],
+)
+def test_wrong_numbers_that_are_varied_are_refused(varied, message):
+    with pytest.raises(ValueError, match=message):
+        grid(["unet"], ["none"], seeds=1, folds=1, **varied)
+
+
 @pytest.mark.parametrize(
     ("networks", "variants", "seeds", "message"),
     [
@@ -54,6 +132,7 @@ def test_names_keep_the_order_in_which_they_are_given():
         (["unet"], ["none", "SE"], 1, "variants must be one of 'none', 'cse', 'sse', 'scse', got 'SE'"),
         (["unet", "unet"], ["none"], 1, "networks must be named once each, got unet, unet"),
         (["unet"], ["none", "cse", "none"], 1, "variants must be named once each"),
+        (["unet"], ["none", "cse", "cse[reduction=2]"], 1, "variants must be named once each, got none, cse, cse"),
         (["unet"], ["cse", "scse"], 1, "variants must include 'none'.*got cse, scse"),
         ([], ["none"], 1, "networks must name at least one, such as unet"),
         (["unet"], [], 1, "variants must name at least one, such as none"),

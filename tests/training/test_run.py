@@ -20,7 +20,8 @@ from scse.errors import DataError
 from scse.evaluation.scores import dice_scores
 from scse.segmenter import Segmenter
 from scse.training import run
-from scse.training.loop import held_out_dice
+from scse.training.loop import Event, held_out_dice
+from scse.training.record import read_record
 from scse.training.run import (
     CHECKPOINT,
     LOG,
@@ -69,9 +70,13 @@ def test_it_learns(folder: Path, learned: Learned) -> None:
 
 
 def test_what_is_told(learned: Learned) -> None:
-    _, told = learned
+    out, told = learned
     kinds = list(dict.fromkeys(event["event"] for event in told))
-    assert kinds == ["progress", "plan", "step", "epoch"]
+    assert kinds == ["progress", "plan", "run", "step", "epoch", "trained"]
+    run = next(event for event in told if event["event"] == "run")
+    assert (run["run"], run["folder"]) == (out.name, out)
+    assert Settings(**run["settings"]) == read_record(out).settings
+    assert told[-1] == {"event": "trained", "run": out.name, "folder": out}
     assert [(event["what"], event["done"]) for event in told if event["event"] == "progress"] == [
         *(("inspect", done) for done in range(1, 6)),
         *(("prepare", done) for done in range(1, 6)),
@@ -156,11 +161,9 @@ def test_a_second_call_goes_on(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="stopped in epoch 1 of 1"):
         train_on(folder, **call, stop=lambda: next(calls) == 12)  # 5 inspected, 5 prepared, 3 steps
     assert (tmp_path / "run" / CHECKPOINT).exists()
-    steps: list[int] = []
-    segmenter = resume(
-        tmp_path / "run", cache=tmp_path / "cache", on_event=lambda event: steps.append(event.get("step", 0))
-    )
-    assert steps[0] == 4
+    told: list[Event] = []
+    segmenter = resume(tmp_path / "run", cache=tmp_path / "cache", on_event=told.append)
+    assert [told[0]["event"], told[1]["step"], told[-1]["event"]] == ["run", 4, "trained"]
     assert train_on(folder, **call).structures == segmenter.structures
 
 

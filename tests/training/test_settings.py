@@ -29,6 +29,11 @@ def test_values_typed_as_text_are_understood() -> None:
     assert (chosen.width, chosen.learning_rate, chosen.augment) == (16, 0.01, False)
 
 
+def test_a_variant_is_kept_in_its_one_text() -> None:
+    chosen = make_settings("quick", {"variant": "scse[placement=encoder,reduction=2]"})
+    assert chosen.variant == "scse[placement=encoder]"
+
+
 def test_json_round_trip() -> None:
     chosen = make_settings("paper", {"learning_rate": 0.1 + 0.2})
     assert Settings.model_validate_json(chosen.model_dump_json()) == chosen
@@ -50,6 +55,11 @@ def test_json_round_trip() -> None:
             r"settings: network must be one of 'unet', 'sdnet', 'densenet', .*, got 'vnet' \(settings",
         ),
         ({"variant": "SE"}, r"settings: variant must be one of 'none', 'cse', .*, got 'SE' \(settings"),
+        ({"variant": "cse[aggregation=max]"}, r"settings: aggregation has no effect on variant 'cse' .* \(settings"),
+        (
+            {"network": "monai:BasicUNet", "variant": "scse[placement=encoder]"},
+            "settings: variant scse.*: placement has no effect on monai:BasicUNet",
+        ),
         ({"width": 0, "depth": 0}, "width: .*; depth: "),
     ],
 )

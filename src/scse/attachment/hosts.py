@@ -1,17 +1,18 @@
 """Blocks hung on the modules they follow: the one mechanism by which a network gets a variant."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from torch import Tensor, nn
 
 from scse.blocks import BLOCKS
-from scse.checks import check_choice
+from scse.variants import Variant
 
 NAME = "recalibration"
 """The name under which a host module holds its block."""
 
 Recalibration = str | Callable[[int], nn.Module] | None
-"""Which block to place: None or "none", the name of a variant, or a function of the channel count."""
+"""Which block to place: None or "none", a variant (see `scse.variants`), or a function of the channel count."""
 
 LAYOUTS = ("channels-first", "channels-last")
 """Where a host's output has its channels: (N, C, *spatial), or (N, *spatial, C) such as tokens (N, tokens, C)."""
@@ -65,12 +66,13 @@ def recalibrate(places: Iterable[tuple[nn.Module, int]], recalibration: Recalibr
     """Hang one new block on every (module, output channels) of `places`.
 
     Raises:
-        ValueError: `recalibration` is no known name.
+        ValueError: `recalibration` is no variant.
     """
     if recalibration is None or recalibration == "none":
         return
     if isinstance(recalibration, str):
-        recalibration = BLOCKS[check_choice("recalibration", recalibration, ["none", *BLOCKS])]
+        variant = Variant.parse(recalibration, name="recalibration")
+        recalibration = partial(BLOCKS[variant.kind], **variant.block_options)
     for host, channels in places:
         hang(host, recalibration(channels))
 

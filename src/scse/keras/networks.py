@@ -15,11 +15,12 @@ from scse.checks import check_choice, check_positive
 from scse.keras.layers import BLOCKS, DATA_FORMATS, PACKAGE, SUFFIX, Tensor
 from scse.keras.resizing import Cropping, NearestUpsampling, PositionPooling, PositionUnpooling, SizeCheck
 from scse.options import TIRAMISU, check_kernel_size, check_layers, check_spatial_dims, check_tiramisu
+from scse.variants import Variant
 
 __all__ = ["NETWORKS", "EncoderDecoder", "FCDenseNet", "SDNet", "Tiramisu", "UNet"]
 
 Recalibration = str | Callable[[int], keras.Layer] | Mapping[str, keras.Layer] | None
-"""Which block to place: None or "none", the name of a variant, a function of the channel count, or place -> block."""
+"""Which block to place: None, a variant (see `scse.variants`), a function of the channel count, or place -> block."""
 
 CONV: dict[int, Callable[..., keras.Layer]] = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 CONV_TRANSPOSE: dict[int, Callable[..., keras.Layer]] = {
@@ -73,9 +74,9 @@ class Parts:
             "data_format", keras.config.image_data_format() if data_format is None else data_format, DATA_FORMATS
         )
         self.dtype = keras.dtype_policies.get(dtype)
-        if isinstance(recalibration, str):
-            check_choice("recalibration", recalibration, ["none", *BLOCKS])
-        self.recalibration = recalibration
+        self.recalibration = (
+            Variant.parse(recalibration, name="recalibration") if isinstance(recalibration, str) else recalibration
+        )
 
     @property
     def channel_axis(self) -> int:
@@ -166,10 +167,12 @@ class Parts:
         own = {"name": place + SUFFIX, "dtype": self.dtype, "data_format": self.data_format}
         if isinstance(self.recalibration, Mapping):
             given = self.recalibration.get(place)
-        elif place == "bottleneck" or self.recalibration in (None, "none"):
+        elif isinstance(self.recalibration, Variant):
+            if place.partition("_")[0] not in self.recalibration.parts:
+                return None
+            return BLOCKS[self.recalibration.kind](**self.recalibration.block_options, **own)
+        elif place == "bottleneck" or self.recalibration is None:
             given = None
-        elif isinstance(self.recalibration, str):
-            return BLOCKS[self.recalibration](**own)
         else:
             given = self.recalibration(channels)
         if given is None:
@@ -192,7 +195,7 @@ class Parts:
 class EncoderDecoder(keras.Model):
     """What the networks share: encoder blocks, a bottleneck, as many decoder blocks and a 1x1 classifier.
 
-    Blocks follow every encoder and decoder block, not the bottleneck.
+    Blocks follow every encoder and decoder block, unless the variant names another placement.
     """
 
     options: dict[str, Any]
@@ -348,9 +351,10 @@ class UNet(UniformNetwork):
         depth: encoder blocks, and as many decoder blocks; sizes of at least `2 ** depth` come out as they went in.
         kernel_size: of all convolutions but 1x1 ones; odd.
         spatial_dims: 2 or 3.
-        recalibration: the variant: `None`, `"cse"`, `"sse"`, `"scse"`, or a function of the channel count that
-            returns a block; one is placed after every encoder and decoder block. Or the blocks themselves by the
-            place they follow, such as `{"encoder_0": block}`. Blocks get the network's data format and type.
+        recalibration: the variant: `None`, `"cse"`, `"sse"`, `"scse"`, the last three with or without options, such
+            as `"scse[reduction=4,placement=encoder]"`; or a function of the channel count that returns a block. One is
+            placed after every encoder and decoder block, unless `placement` says otherwise. Or the blocks themselves
+            by the place they follow, such as `{"encoder_0": block}`. Blocks get the network's data format and type.
         data_format: `"channels_last"` or `"channels_first"`, for which TensorFlow's convolutions on a CPU may need
             `jit_compile`, as those of float64 do; by default `keras.config.image_data_format()`.
         input_size: of the spatial axes; unknown by default.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from scse.attachment.hosts import Recalibration, recalibrate
 from scse.checks import check_positive
 from scse.options import check_kernel_size, check_size, check_spatial_dims
+from scse.variants import PLACEMENTS, Variant
 
 CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -41,6 +42,7 @@ class EncoderDecoder(nn.Module):
     """
 
     encoder: nn.ModuleList
+    bottleneck: nn.Module
     decoder: nn.ModuleList
 
     options: dict[str, Any]
@@ -70,11 +72,21 @@ class EncoderDecoder(nn.Module):
         raise NotImplementedError
 
     def _place(self, channels: Sequence[int], recalibration: Recalibration) -> None:
-        """Hang the blocks after every encoder and decoder block, not the bottleneck.
+        """Hang the blocks after the parts that the variant names: every encoder and decoder block by default.
 
         Called last in construction, so that the variants draw the same numbers for all weights they share.
+
+        Args:
+            channels: of the outputs of the encoder's blocks, the decoder's blocks and the bottleneck.
+            recalibration: which blocks.
         """
-        recalibrate(zip([*self.encoder, *self.decoder], channels, strict=True), recalibration)
+        parts = PLACEMENTS["both"]
+        if isinstance(recalibration, str):
+            parts = Variant.parse(recalibration, name="recalibration").parts
+        hosts = [*self.encoder, *self.decoder, self.bottleneck]
+        of = ["encoder"] * self.depth + ["decoder"] * self.depth + ["bottleneck"]
+        places = [(host, width) for host, part, width in zip(hosts, of, channels, strict=True) if part in parts]
+        recalibrate(places, recalibration)
 
 
 class UniformNetwork(EncoderDecoder):
@@ -89,8 +101,9 @@ class UniformNetwork(EncoderDecoder):
         depth: encoder blocks, and as many decoder blocks; sizes of at least 2 ** depth come out as they went in.
         kernel_size: of all convolutions but 1x1 ones; odd.
         spatial_dims: 2 or 3.
-        recalibration: the variant: None, "cse", "sse", "scse", or a function of the channel count that
-            returns a block; one is placed after every encoder and decoder block.
+        recalibration: the variant: None, "cse", "sse", "scse", the last three with or without options, such as
+            "scse[reduction=4,placement=encoder]" (see `scse.variants`); or a function of the channel count that
+            returns a block. One is placed after every encoder and decoder block, unless `placement` says otherwise.
 
     Raises:
         ValueError: a number below 1, an even kernel, other `spatial_dims`, an unknown variant.
@@ -127,7 +140,7 @@ class UniformNetwork(EncoderDecoder):
             "kernel_size": kernel_size,
             "spatial_dims": spatial_dims,
         }
-        self._place([width] * (2 * depth), recalibration)
+        self._place([width] * (2 * depth + 1), recalibration)
 
 
 class IndexUnpooling(UniformNetwork):

@@ -182,7 +182,7 @@ class Tiramisu(EncoderDecoder):
             "dropout": dropout,
             "spatial_dims": spatial_dims,
         }
-        hosts = [*self.encoder, *self.decoder]
+        hosts = [*self.encoder, *self.decoder, self.bottleneck]
         self._place([host.channels for host in hosts if isinstance(host, GrowthBlock)], recalibration)
 
     def _run(self, x: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ from scse.checks import check_choice
 from scse.errors import in_short
 from scse.networks import NETWORKS
 from scse.networks.specs import Spec
+from scse.options import IDENTITY_SCALE
+from scse.variants import Variant
 
 MULTIPLE = 32
 """Sizes that networks of five halvings take; what is smaller is filled up."""
@@ -246,23 +248,40 @@ def build_network(
     """Build a variant of any network, which takes images of any size.
 
     The paper's networks place their blocks themselves. Into others they are attached, after all their own weights
-    are drawn: for one seed, the variants share what the plain network has.
+    are drawn: for one seed, the variants share what the plain network has. Attached blocks start as the identity, but
+    for the aggregation "multiply", which has none.
 
     Args:
         text: name of the network.
         arguments: in_channels and classes; of the paper's networks also width, depth and kernel_size.
-        variant: "none", "cse", "sse" or "scse".
+        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
         size: of an image that it must take.
         attach_to: where others get their blocks, see `to` of `scse.attach`.
         pretrained: whether the network may fetch weights that its options ask for.
 
     Raises:
-        ValueError: it cannot be built, or gives no logits at the size of its input, or the blocks find no place.
+        ValueError: it cannot be built, or gives no logits at the size of its input, or the blocks find no place, or
+            the variant has a placement, which only the paper's networks know.
     """
     spec = check_network(text)
+    check_placement(text, variant)
     if not spec.source:
         return NETWORKS[spec.name](**arguments, spatial_dims=len(size), recalibration=variant)
     return _build_other(spec, **arguments, variant=variant, size=size, attach_to=attach_to, pretrained=pretrained)
+
+
+def check_placement(network: str, variant: str) -> None:
+    """Refuse a placement for a network that is not ours.
+
+    Raises:
+        ValueError: the network is another one, and the variant names a placement.
+    """
+    chosen = Variant.parse(variant)
+    if check_network(network).source and chosen.placement != "both":
+        raise ValueError(
+            f"variant {variant}: placement has no effect on {network}, which has no encoder and decoder that scse "
+            "knows; leave it out, and say where its blocks go with attach_to (--attach-to)"
+        )
 
 
 def build_plain(spec: Spec, arguments: Mapping[str, int], *, pretrained: bool = True) -> nn.Module:
@@ -320,10 +339,13 @@ def _build_other(
     network = build_plain(spec, arguments, pretrained=pretrained)
     sized = Sized(network, spec=spec, classes=classes)
     _check_forward(sized, spec, (1, in_channels, *size))
-    if variant != "none":
+    chosen = Variant.parse(variant)
+    if chosen.kind != "none":
         filled = (size + -size % MULTIPLE for size in size)
+        identity = chosen.aggregation in IDENTITY_SCALE
+        example = torch.zeros(1, in_channels, *filled)
         try:
-            attach(network, variant, to=attach_to, example=torch.zeros(1, in_channels, *filled))
+            attach(network, chosen.kind, to=attach_to, example=example, identity=identity, **chosen.block_options)
         except ValueError as error:
             look = f"`scse attach --explain {shlex.quote(spec.text)}` lists its modules"
             raise ValueError(f"{spec.text}: no blocks with attach_to={attach_to!r} ({look}): {error}") from error

@@ -1,17 +1,22 @@
 """What a variant costs: parameters, time of a training step, time of a predicted case."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from scse.data.files import Image
 from scse.segmenter import Segmenter
 from scse.timing import in_turn
+from scse.training.batches import Batches
 from scse.training.loop import train_step
 from scse.training.run import make_batches, make_loss, new_fabric, new_state
 from scse.training.settings import Settings
+from scse.training.state import State
 from scse.training.task import Task
 
 STEP_ROUNDS, PREDICT_ROUNDS = 15, 5
@@ -47,16 +52,46 @@ def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segme
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Stepper:
+    """A run that can take training steps, to be measured.
+
+    Attributes:
+        network: plain, without what Fabric puts around it.
+        state: of the training.
+        loss: of (logits, labels).
+        batches: to learn from.
+        fabric: device and precision.
+    """
+
+    network: nn.Module
+    state: State
+    loss: nn.Module
+    batches: Batches
+    fabric: Fabric
+
+    @classmethod
+    def make(cls, task: Task, settings: Settings, *, steps: int) -> Self:
+        """Make one that can take so many steps."""
+        batches = make_batches(task, settings)
+        fabric: Fabric = new_fabric(settings)
+        loss = fabric.to_device(make_loss(task, settings))
+        # the schedule of a short run ends before the last measured step
+        state = new_state(task, settings, steps=max(len(batches), steps), pretrained=False)
+        network = state.network
+        state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
+        state.network.train()
+        return cls(network, state, loss, batches, fabric)
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        """Take one step; returns the loss."""
+        return train_step(self.state, self.loss, images, labels, self.fabric)
+
+
 def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
-    batches = make_batches(task, settings)
-    images, labels = next(iter(batches.epoch(0)))
-    fabric: Fabric = new_fabric(settings)
-    loss = fabric.to_device(make_loss(task, settings))
-    # the schedule of a short run ends before the last measured step
-    state = new_state(task, settings, steps=max(len(batches), STEP_ROUNDS + 1), pretrained=False)
-    state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
-    state.network.train()
-    return lambda: train_step(state, loss, images, labels, fabric)
+    stepper = Stepper.make(task, settings, steps=STEP_ROUNDS + 1)
+    images, labels = next(iter(stepper.batches.epoch(0)))
+    return lambda: stepper.step(images, labels)
 
 
 def _predictor(segmenter: Segmenter, image: Image) -> Callable[[], object]:

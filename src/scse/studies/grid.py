@@ -1,55 +1,136 @@
 """Which runs a study consists of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
-from scse.blocks import VARIANTS
-from scse.checks import check_choice, check_positive
+from scse.checks import check_positive
 from scse.networks.library import check_network
 from scse.networks.specs import slug, title
+from scse.networks.titles import label
+from scse.variants import OPTIONS, SHORT, Variant
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training and its evaluation."""
+    """One training and its evaluation.
+
+    Attributes:
+        network: name of the network.
+        variant: its one text, see `scse.variants`.
+        seed: of initial weights, order and augmentation.
+        fold: counted from 0.
+        epochs: if the study varies them, else None.
+        train_cases: if the study varies them, else None.
+    """
 
     network: str
     variant: str
     seed: int
     fold: int
+    epochs: int | None = None
+    train_cases: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The network in the scores: variants are compared with the plain network of the same label."""
+        return label(self.network, epochs=self.epochs, train_cases=self.train_cases)
 
     @property
     def name(self) -> str:
         """The name of the run's folder."""
-        return f"{slug(self.network)}-{self.variant}-seed{self.seed}-fold{self.fold}"
+        variant = Variant.parse(self.variant)
+        told = self.variant if self.variant == variant.kind else slug(self.variant)
+        return f"{slug(self.label)}-{told}-seed{self.seed}-fold{self.fold}"
 
 
-def grid(networks: Sequence[str], variants: Sequence[str], *, seeds: int, folds: int) -> list[Run]:
-    """All runs of a study; the variants of one comparison follow each other.
+def expand_variants(
+    variants: Sequence[str],
+    *,
+    reductions: Sequence[int] = (),
+    aggregations: Sequence[str] = (),
+    placements: Sequence[str] = (),
+) -> list[str]:
+    """Cross variants with values of the options that they have; each variant stays once.
+
+    "none" has no options and "sse" no reduction and no aggregation, so that they stay as they are.
+
+    Args:
+        variants: as they are named, see `scse.variants`.
+        reductions: values of the paper's r, for "cse" and "scse".
+        aggregations: "add", "max", "multiply", for "scse".
+        placements: "encoder", "decoder", "both", "both+bottleneck" (or "+bottleneck"), for all but "none".
 
     Raises:
-        ValueError: an unknown or repeated name, no plain variant to compare with, or fewer than one seed.
+        ValueError: a variant or value that is wrong, or values of an option that none of the variants has.
+    """
+    places = [SHORT.get(place, place) for place in placements]
+    given: dict[str, Sequence[Any]] = {"reduction": reductions, "aggregation": aggregations, "placement": places}
+    if not any(given.values()):
+        return list(variants)
+    chosen = [Variant.parse(text) for text in variants]
+    for option, values in given.items():
+        if values and not any(option in OPTIONS[variant.kind] for variant in chosen):
+            raise ValueError(f"{option}s have no effect on {', '.join(variants)}; leave them out")
+    for option, values in given.items():
+        chosen = [
+            replace(variant, **{option: value})
+            for variant in chosen
+            for value in (values if values and option in OPTIONS[variant.kind] else [getattr(variant, option)])
+        ]
+    return list(dict.fromkeys(map(str, chosen)))
+
+
+def grid(
+    networks: Sequence[str],
+    variants: Sequence[str],
+    *,
+    seeds: int,
+    folds: int,
+    epochs: Sequence[int] = (),
+    train_cases: Sequence[int] = (),
+) -> list[Run]:
+    """All runs of a study; the variants of one comparison follow each other.
+
+    Args:
+        networks: names.
+        variants: names.
+        seeds: how many.
+        folds: how many.
+        epochs: values to vary; none or one of them is no matter of the runs' names but of the settings.
+        train_cases: values to vary; one is named too, because no setting of the training tells it.
+
+    Raises:
+        ValueError: an unknown or repeated name or number, no plain variant to compare with, or fewer than one seed.
     """
     check_positive("seeds", seeds)
-    _check_names("networks", networks, example="unet")
+    _check_once("networks", networks, example="unet")
     for network in networks:
         check_network(network)
     if len({title(network) for network in networks}) < len(networks):
         raise ValueError(f"networks must differ in more than their folder, got {', '.join(networks)}; rename a file")
-    _check_names("variants", variants, example="none")
-    for variant in variants:
-        check_choice("variants", variant, VARIANTS)
+    variants = [str(Variant.parse(variant, name="variants")) for variant in variants]
+    _check_once("variants", variants, example="none")
     if "none" not in variants:
         raise ValueError(f"variants must include 'none', which the others are compared with, got {', '.join(variants)}")
+    for name, values in (("epochs", epochs), ("train_cases", train_cases)):
+        for value in values:
+            check_positive(name, value)
+        if values:
+            _check_once(name, values, example="3")
+    varied: Sequence[int | None] = epochs if len(epochs) > 1 else [None]
+    numbers: Sequence[int | None] = train_cases or [None]
     return [
-        Run(network, variant, seed, fold)
-        for seed, fold, network, variant in product(range(seeds), range(folds), networks, variants)
+        Run(network, variant, seed, fold, number, cases)
+        for seed, fold, network, cases, number, variant in product(
+            range(seeds), range(folds), networks, numbers, varied, variants
+        )
     ]
 
 
-def _check_names(name: str, chosen: Sequence[str], *, example: str) -> None:
+def _check_once(name: str, chosen: Sequence[object], *, example: str) -> None:
     if not chosen:
         raise ValueError(f"{name} must name at least one, such as {example}")
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{name} must be named once each, got {', '.join(chosen)}")
+        raise ValueError(f"{name} must be named once each, got {', '.join(map(str, chosen))}")

@@ -90,7 +90,7 @@ def train(
                 state.network,
                 task.held_out,
                 task.classes,
-                most=max(1, len(batches) * batches.batch_size // WATCHED_SHARE),
+                most=most_watched(batches),
                 batch_size=4 * settings.batch_size,
                 fabric=fabric,
             ),
@@ -102,7 +102,7 @@ def train(
         raise StoppedError(
             f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"
         )
-    segmenter = _segmenter(plain, task, settings)
+    segmenter = as_segmenter(plain, task, settings)
     segmenter.save(folder / "segmenter")
     return segmenter
 
@@ -160,7 +160,7 @@ def train_on(
     )
     rows = [("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"), *inspection.left_out()]
     on_event({"event": "plan", "rows": [*rows, *task.recipe.describe()], "runs": 1})
-    return train(task, chosen, Path(out), on_event=on_event, stop=stop)
+    return _train_alone(task, chosen, Path(out), on_event, stop)
 
 
 def resume(
@@ -189,7 +189,16 @@ def resume(
     record = read_record(folder)
     chosen = named_again(folder, record.settings.network, network, fetching=not (folder / CHECKPOINT).exists())
     settings = record.settings.model_copy(update={"network": chosen})
-    return train(prepared_task(record, cache or cache_folder()), settings, folder, on_event=on_event, stop=stop)
+    return _train_alone(prepared_task(record, cache or cache_folder()), settings, folder, on_event, stop)
+
+
+def _train_alone(task: Task, settings: Settings, folder: Path, on_event: OnEvent, stop: Stop) -> Segmenter:
+    """Train a run that is not part of a study, and tell so."""
+    told = {"run": folder.resolve().name, "folder": folder}
+    on_event({"event": "run", **told, "number": 1, "runs": 1, "settings": settings.model_dump()})
+    segmenter = train(task, settings, folder, on_event=on_event, stop=stop)
+    on_event({"event": "trained", **told})
+    return segmenter
 
 
 def counting(what: str, on_event: OnEvent, stop: Stop) -> Callable[[int, int], None]:
@@ -289,6 +298,11 @@ def make_batches(task: Task, settings: Settings) -> Batches:
     )
 
 
+def most_watched(batches: Batches) -> int:
+    """Slices that are predicted after each epoch, if there are so many held out."""
+    return max(1, len(batches) * batches.batch_size // WATCHED_SHARE)
+
+
 def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
     """The loss of a run, with class weights from its training cases."""
     if settings.class_weights == "none" or "ce" not in settings.loss:
@@ -306,7 +320,8 @@ def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
     }
 
 
-def _segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
+def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
+    """A network of a run as a segmenter."""
     return Segmenter(
         network=network,
         name=settings.network,

@@ -1,13 +1,14 @@
 """What a training run is asked to do, and the presets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from itertools import product
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from scse.blocks import VARIANTS
 from scse.checks import check_choice
-from scse.networks.library import check_network
+from scse.networks.library import check_network, check_placement
+from scse.variants import canonical
 
 Precision = Literal["auto", "32", "bf16"]
 
@@ -18,7 +19,8 @@ class Settings(BaseModel):
     Attributes:
         network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
             without options in brackets; see `scse.networks.library`.
-        variant: "none", "cse", "sse" or "scse".
+        variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
+            "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: where another network gets its blocks, see `to` of `scse.attach`; ours have their own places.
         width, depth, kernel_size: of our networks; others have options of their own, in brackets after their name.
         epochs: how many.
@@ -40,7 +42,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     network: str = "unet"
-    variant: str = "none"
+    variant: Annotated[str, AfterValidator(canonical)] = "none"
     attach_to: str = "auto"
     width: int = Field(default=32, ge=1)
     depth: int = Field(default=3, ge=1)
@@ -63,7 +65,7 @@ class Settings(BaseModel):
     def model_post_init(self, _context: object) -> None:
         """Check the names; nothing is imported or run."""
         check_network(self.network)
-        check_choice("variant", self.variant, VARIANTS)
+        check_placement(self.network, self.variant)
 
 
 OWN_SIZES = ("width", "depth", "kernel_size")
@@ -112,8 +114,11 @@ def check_sense(networks: Sequence[str], variants: Sequence[str], given: Mapping
         given: the settings that the user chose, without the preset's.
 
     Raises:
-        ValueError: a place of blocks where none is attached, or a size of our networks where there is none.
+        ValueError: a place of blocks where none is attached, a placement that only our networks know, or a size of
+            our networks where there is none.
     """
+    for network, variant in product(networks, variants):
+        check_placement(network, variant)
     own = [name for name in networks if not check_network(name).source]
     if given.get("attach_to", "auto") != "auto":
         if len(own) == len(networks):
@@ -130,6 +135,6 @@ def check_sense(networks: Sequence[str], variants: Sequence[str], given: Mapping
 
 
 def _problem(entry: Any) -> str:
-    if not entry["loc"]:  # of `model_post_init`, which names the field and its value itself
+    if entry["type"] == "value_error":  # of our own checks, which name the field and its value themselves
         return str(entry["ctx"]["error"])
     return f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}, got {entry['input']!r}"

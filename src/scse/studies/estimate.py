@@ -1,0 +1,288 @@
+"""How long a study takes, measured from a few steps, and how many epochs fit a budget of time."""
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+
+from scse.atomic import write_atomic
+from scse.data.files import read_image, read_label
+from scse.errors import DataError
+from scse.evaluation.scores import score
+from scse.networks.titles import network_name
+from scse.segmenter import write_prediction
+from scse.studies.costs import PREDICT_ROUNDS, STEP_ROUNDS, Stepper
+from scse.studies.grid import Run
+from scse.studies.plan import Plan
+from scse.training.loop import held_out_dice
+from scse.training.run import CHECKPOINT, LOG, OnEvent, Stop, StoppedError, as_segmenter, make_batches, most_watched
+from scse.training.settings import Settings
+from scse.training.task import Task
+
+STEPS, STEP_SECONDS = 5, 2.0
+"""Training steps that are measured after one that warms up; no further one begins after so many seconds."""
+
+WATCHED = 32
+"""Held-out slices that are predicted to measure how long watching takes."""
+
+BUDGET = "plan.json"
+
+_BUDGET = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a network's variant was measured to take, in seconds.
+
+    Attributes:
+        start: to be built, with its first step.
+        step: a training step, the drawing of its batch included.
+        watch: a slice that is watched.
+        keep: writing a checkpoint.
+        predict: the prediction of a test case.
+    """
+
+    start: float
+    step: float
+    watch: float
+    keep: float
+    predict: float
+
+
+def plan_time(plan: Plan, on_event: OnEvent, stop: Stop) -> tuple[Plan, list[tuple[str, str]]]:
+    """Measure how long a study will take, and fit its epochs to its budget if it has one.
+
+    Every network's variant that is still to be trained takes a few steps, watches a few slices, and one of each
+    network's predicts a test case. Nothing of this changes what the runs compute.
+
+    Args:
+        plan: of the study.
+        on_event: told of the preparation of the data and of this stage.
+        stop: asked between the measurements.
+
+    Returns:
+        The plan, with the epochs that the budget allows, and rows (what, value) to show.
+
+    Raises:
+        ValueError: the budget is too small for one epoch of every run.
+        DataError: the folder holds a study with another budget.
+        StoppedError: `stop` said so.
+    """
+    kept = _kept_epochs(plan)
+    if kept is not None:
+        plan = _with_epochs(plan, kept)
+    fitting = bool(plan.budget) and kept is None
+    left = [run for run in plan.runs if fitting or not (plan.folder(run) / "scores.parquet").exists()]
+    if not left:
+        return plan, [("estimated time", "all runs are finished")]
+    tasks: dict[Hashable, Task] = {}
+    loads: dict[Hashable, tuple[int, int]] = {}
+    for run in left:
+        if _data(run) not in tasks:
+            tasks[_data(run)] = plan.task(run, on_event, stop)
+            loads[_data(run)] = _load(tasks[_data(run)], plan.settings)
+    on_event({"event": "stage", "what": "measuring a few training steps of each variant"})
+    rates = _measure(plan, left, tasks, stop)
+    fixed = _scoring_seconds(plan) * sum(len(plan.folds[run.fold].test) for run in left)
+    fixed += 0 if (plan.out / "costs.csv").exists() else sum(map(_cost_seconds, rates.values()))
+    each: dict[Run, float] = {}
+    for run in left:
+        rate, (steps, watched) = rates[run.network, run.variant], loads[_data(run)]
+        fixed += rate.start + len(plan.folds[run.fold].test) * rate.predict
+        each[run] = steps * rate.step + watched * rate.watch + rate.keep
+    if fitting:
+        epochs = fit_epochs(plan.budget, fixed, sum(each.values()), runs=len(left))
+        _keep_epochs(plan, epochs)
+        plan = _with_epochs(plan, epochs)
+    seconds = fixed + sum(_epochs_left(plan, run) * each[run] for run in left)
+    told = f"about {in_words(seconds)} for {len(left)} of {len(plan.runs)} runs (measured: {_told(rates)})"
+    return plan, [("estimated time", told)]
+
+
+def parse_budget(text: str) -> int:
+    """Seconds of a budget such as "2h", "90m", "1h30m" or "45s".
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _BUDGET.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ValueError(f"budget must be a time such as 2h, 90m, 1h30m or 45s, got {text!r}")
+    return total
+
+
+def fit_epochs(budget: str, fixed: float, each: float, *, runs: int) -> int:
+    """The greatest number of epochs that stays within a budget.
+
+    Args:
+        budget: see `parse_budget`.
+        fixed: seconds of all runs without their epochs.
+        each: seconds of one epoch of all runs.
+        runs: how many, for the message.
+
+    Raises:
+        ValueError: one epoch takes longer.
+    """
+    epochs = int((parse_budget(budget) - fixed) // each)
+    if epochs < 1:
+        raise ValueError(
+            f"budget {budget}: {runs} runs of 1 epoch take about {in_words(fixed + each)}; ask for fewer runs "
+            "(variants, seeds, folds), a coarser spacing, a smaller width, fewer slices_per_epoch, or give more time"
+        )
+    return epochs
+
+
+def in_words(seconds: float) -> str:
+    """A time for people: "45 s", "12 min", "2 h 10 min"."""
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _kept_epochs(plan: Plan) -> int | None:
+    """The epochs that the budget allowed when the study began, None if it begins now or has no budget."""
+    path = plan.out / BUDGET
+    if not plan.budget or not path.exists():
+        return None
+    kept = json.loads(path.read_text())
+    if kept["seconds"] != parse_budget(plan.budget):
+        raise DataError(
+            f"{path}: the study began with a budget of {kept['budget']} ({kept['epochs']} epochs), asked for is "
+            f"{plan.budget}; ask for the same as before, or choose another folder with -o"
+        )
+    return int(kept["epochs"])
+
+
+def _keep_epochs(plan: Plan, epochs: int) -> None:
+    kept = {"budget": plan.budget, "seconds": parse_budget(plan.budget), "epochs": epochs}
+    write_atomic(plan.out / BUDGET, json.dumps(kept, indent=2).encode())
+
+
+def _with_epochs(plan: Plan, epochs: int) -> Plan:
+    return replace(plan, settings=plan.settings.model_copy(update={"epochs": epochs}))
+
+
+def _data(run: Run) -> Hashable:
+    """What decides the data of a run."""
+    return run.fold, run.train_cases
+
+
+def _load(task: Task, settings: Settings) -> tuple[int, int]:
+    """Steps of an epoch, and slices that are watched after it."""
+    batches = make_batches(task, settings)
+    return len(batches), min(most_watched(batches), _watchable(task))
+
+
+def _watchable(task: Task) -> int:
+    return sum(len(case.labels()) for case in task.held_out)
+
+
+def _epochs_left(plan: Plan, run: Run) -> int:
+    """Epochs that a run still has to do; its log may be ahead of its checkpoint by the one under way at most."""
+    folder = plan.folder(run)
+    done = len((folder / LOG).read_text().splitlines()) if (folder / CHECKPOINT).exists() else 0
+    return max(0, plan.run_settings(run).epochs - done)
+
+
+def _measure(
+    plan: Plan, runs: Sequence[Run], tasks: Mapping[Hashable, Task], stop: Stop
+) -> dict[tuple[str, str], Rates]:
+    """Rates of every (network, variant) of the runs."""
+    rates: dict[tuple[str, str], Rates] = {}
+    image = read_image(plan.folds[0].test[0].images)
+    predicted: dict[str, float] = {}
+    for run in runs:
+        if (run.network, run.variant) in rates:
+            continue
+        if stop():
+            raise StoppedError("stopped while the time of the study was measured; nothing was trained yet")
+        task, settings = tasks[_data(run)], plan.run_settings(run)
+        stepper, start, step = _measure_steps(task, settings)
+        watch = _measure_watching(stepper, task, settings)
+        if run.network not in predicted:
+            segmenter = as_segmenter(stepper.network, task, settings)
+            predicted[run.network] = _seconds(partial(segmenter.predict_image, image))
+        keep = _measure_keeping(stepper)
+        rates[run.network, run.variant] = Rates(start, step, watch, keep, predicted[run.network])
+    return rates
+
+
+def _measure_steps(task: Task, settings: Settings) -> tuple[Stepper, float, float]:
+    """A stepper, the seconds until its first step was done, and those of each further one."""
+    began = time.perf_counter()
+    stepper = Stepper.make(task, settings, steps=STEPS + 1)
+    batches = chain.from_iterable(stepper.batches.epoch(epoch) for epoch in count())
+    stepper.step(*next(batches))
+    start = time.perf_counter() - began
+    steps: list[float] = []
+    while len(steps) < STEPS and sum(steps) < STEP_SECONDS:
+        steps.append(_seconds(lambda: stepper.step(*next(batches))))
+    return stepper, start, sum(steps) / len(steps)
+
+
+def _measure_watching(stepper: Stepper, task: Task, settings: Settings) -> float:
+    """Seconds of a watched slice."""
+    watched = max(WATCHED, len(task.held_out))
+    seconds = _seconds(
+        lambda: held_out_dice(
+            stepper.state.network,
+            task.held_out,
+            task.classes,
+            most=watched,
+            batch_size=4 * settings.batch_size,
+            fabric=stepper.fabric,
+        )
+    )
+    return seconds / min(watched, _watchable(task))
+
+
+def _measure_keeping(stepper: Stepper) -> float:
+    """Seconds of writing a checkpoint."""
+    state = replace(stepper.state, network=stepper.network)
+    with tempfile.TemporaryDirectory() as folder:
+        return _seconds(partial(state.save, Path(folder) / CHECKPOINT))
+
+
+def _scoring_seconds(plan: Plan) -> float:
+    """Seconds of reading, scoring and writing a test case, as if it were predicted without an error."""
+    case = plan.folds[0].test[0]
+    if case.label is None:
+        raise ValueError(f"case {case.name} has no label map to be scored against")
+    label = case.label
+
+    def score_reference() -> None:
+        image, reference = read_image(case.images), read_label(label, colors=plan.dataset.colors).array
+        score(reference, reference, spacing=image.spacing, structures=plan.dataset.structures)
+        with tempfile.TemporaryDirectory() as folder:
+            write_prediction(Path(folder), case.name, reference, case.images[0], image)
+
+    return _seconds(score_reference)
+
+
+def _cost_seconds(rates: Rates) -> float:
+    """Seconds of measuring a variant's costs at the end."""
+    return (STEP_ROUNDS + 1) * rates.step + (PREDICT_ROUNDS + 1) * rates.predict
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _told(rates: Mapping[tuple[str, str], Rates]) -> str:
+    """The milliseconds of a step by network, from the fastest to the slowest variant."""
+    told = []
+    for network in dict.fromkeys(network for network, _ in rates):
+        steps = sorted(round(1000 * rate.step) for (name, _), rate in rates.items() if name == network)
+        span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
+        told.append(f"{network_name(network)} {span} ms a step")
+    return ", ".join(told)

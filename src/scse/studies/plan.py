@@ -1,0 +1,167 @@
+"""A study ready to run, with all choices made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scse.data.dataset import Case, Dataset
+from scse.data.folds import Fold
+from scse.data.inspection import Inspection
+from scse.data.recipe import Recipe
+from scse.networks.library import build_network, check_network, describe_places
+from scse.networks.titles import network_name
+from scse.studies.grid import Run
+from scse.training.run import OnEvent, Stop, counting, resolve_precision
+from scse.training.settings import OWN_SIZES, Settings
+from scse.training.task import Task, make_task
+
+CASES_SEED = 0
+"""Of the shuffle that training cases are taken from; fixed, so that all studies of a data set take the same."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study ready to run.
+
+    Attributes:
+        inspection: of the data set.
+        dataset: the cases that are used.
+        recipe: how images are prepared.
+        settings: of all runs, but for what the runs themselves say.
+        folds: of the cases.
+        runs: in their order.
+        out: folder of the study.
+        cache: folder of the prepared arrays.
+        epochs: that are varied, none if they are the same in all runs.
+        train_cases: that are varied, none if all are used.
+        budget: that the epochs were fitted to, as the user wrote it; "" without one.
+    """
+
+    inspection: Inspection
+    dataset: Dataset
+    recipe: Recipe
+    settings: Settings
+    folds: list[Fold]
+    runs: list[Run]
+    out: Path
+    cache: Path
+    epochs: Sequence[int] = ()
+    train_cases: Sequence[int] = ()
+    budget: str = ""
+
+    @property
+    def networks(self) -> list[str]:
+        """Names of the networks, without what is varied."""
+        return list(dict.fromkeys(run.network for run in self.runs))
+
+    def folder(self, run: Run) -> Path:
+        """Where a run is kept."""
+        return self.out / "runs" / run.name
+
+    def run_settings(self, run: Run) -> Settings:
+        """The settings of one run."""
+        chosen = {"network": run.network, "variant": run.variant, "seed": run.seed}
+        return self.settings.model_copy(update=chosen | ({"epochs": run.epochs} if run.epochs else {}))
+
+    def training(self, run: Run) -> Sequence[Case]:
+        """The cases that a run learns from."""
+        cases = self.folds[run.fold].training
+        return cases if run.train_cases is None else choose_cases(cases, run.train_cases, fold=run.fold)
+
+    def task(self, run: Run, on_event: OnEvent, stop: Stop) -> Task:
+        """The data of a run, prepared."""
+        return make_task(
+            self.inspection,
+            training=self.training(run),
+            held_out=self.folds[run.fold].test,
+            recipe=self.recipe,
+            cache=self.cache,
+            progress=counting("prepare", on_event, stop),
+        )
+
+
+def choose_cases(cases: Sequence[Case], count: int, *, fold: int) -> list[Case]:
+    """Some of a fold's training cases, in their own order.
+
+    They are the first of one shuffle of the fold's cases, which depends on nothing but the fold: all variants, networks
+    and seeds learn from the same ones, and fewer are always among more.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if count > len(cases):
+        raise ValueError(f"train_cases: fold {fold} has {len(cases)} training cases, asked for are {count}; take fewer")
+    order = np.random.default_rng([CASES_SEED, fold]).permutation(len(cases))
+    return [cases[place] for place in sorted(order[:count].tolist())]
+
+
+def find_places(plan: Plan) -> list[tuple[str, str]]:
+    """Where networks that are not ours get their blocks: each is built once, as a row (what, patterns).
+
+    So a network that is wrong is told before others are trained for hours.
+    """
+    variant = next((run.variant for run in plan.runs if run.variant != "none"), "none")
+    arguments = {"in_channels": plan.recipe.channels, "classes": len(plan.dataset.structures) + 1}
+    rows = []
+    for network in plan.networks:
+        if check_network(network).source:
+            built = build_network(
+                network,
+                arguments,
+                variant=variant,
+                size=plan.recipe.patch,
+                attach_to=plan.settings.attach_to,
+                pretrained=False,
+            )
+            rows.append((f"blocks of {network_name(network)}", describe_places(built) or "none"))
+    return rows
+
+
+def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The study in rows (what, value), but for the time that it takes."""
+    first = plan.folds[0]
+    precision = resolve_precision(plan.settings.precision)
+    return [
+        ("data set", f"{plan.dataset.name} ({plan.dataset.path})"),
+        ("cases", f"{len(first.training)} for training, {len(first.test)} for testing, {len(plan.folds)} fold(s)"),
+        *plan.inspection.left_out(),
+        ("structures", str(len(plan.dataset.structures))),
+        *plan.recipe.describe(),
+        *places,
+        *shared_settings(plan),
+        ("computed in", f"{'bfloat16' if precision == 'bf16' else 'float32'} convolutions"),
+        ("variants", ", ".join(dict.fromkeys(run.variant for run in plan.runs))),
+        ("runs", str(len(plan.runs))),
+    ]
+
+
+def shared_settings(plan: Plan) -> list[tuple[str, str]]:
+    """The settings of all runs, and what is varied.
+
+    Sizes of our networks say whose they are, where there are others.
+    """
+    own = [network_name(network) for network in plan.networks if not check_network(network).source]
+    label = "" if len(own) == len(plan.networks) else f" ({', '.join(own)})"
+    left_out = {"network", "variant", "attach_to", "seed", "precision", *([] if own else OWN_SIZES)}
+    values = plan.settings.model_dump(exclude=left_out)
+    if len(plan.epochs) > 1:
+        values["epochs"] = _listed(plan.epochs)
+    elif plan.budget:
+        values["epochs"] = (
+            f"{plan.settings.epochs}, as many as the budget of {plan.budget} allows; the same in all runs"
+        )
+    rows = [
+        (name.replace("_", " ") + (label if name in OWN_SIZES else ""), str(value)) for name, value in values.items()
+    ]
+    if plan.train_cases:
+        rule = (
+            "the first of one shuffle, so that fewer are among more; fewer have fewer slices an epoch, so fewer steps"
+        )
+        rows.append(("training cases", f"{_listed(plan.train_cases)} ({rule})"))
+    return rows
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
