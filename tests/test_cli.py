@@ -20,13 +20,22 @@ import pytest
 
 import scse
 from datasets import SHAPE, save_nifti, write_nnunet, write_pictures
-from scse import console, doctor
-from scse.cli import main
+from scse import console, doctor, tracking
+from scse.cli import INTERRUPTED, main
 from scse.data.files import write_label
+from scse.data.recipe import Recipe
 from scse.errors import DataError
+from scse.networks.library import build_network
+from scse.segmenter import Segmenter
+from scse.studies import runner
+from scse.tracking import MlflowTracker
+from scse.training.run import StoppedError
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
-VERBS = ("study", "train", "predict", "export", "attach", "evaluate", "inspect", "doctor", "bench", "data")
+VERBS = (
+    *("study", "train", "predict", "explain", "export", "attach"),
+    *("evaluate", "compare", "inspect", "doctor", "bench", "data"),
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,36 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(folder, call("train", data, "-o", folder, "--epochs", 1, *TINY))
 
 
+def test_another_way_of_tracking_is_refused_before_anything_is_done(data, tmp_path):
+    (message,) = said(call("train", data, "-o", tmp_path / "run", "--track", "wandb"), "error")
+    assert message.startswith("track must be tensorboard, mlflow, or mlflow:URI")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monkeypatch, tmp_path):
+    told = []
+
+    class Tracker(MlflowTracker):
+        def __enter__(self):
+            return self
+
+        def __call__(self, event):
+            self.on_event(event)
+            told.append(event["event"])
+            if event["event"] == "step":
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def __exit__(self, kind, error, trace):
+            told.append((self.uri, self.folder, kind))
+
+    monkeypatch.setattr(tracking, "MlflowTracker", Tracker)
+    run, track = tmp_path / "run", "mlflow:http://there"
+    ended = call("train", data, "-o", run, "--epochs", 1, *TINY, "--track", track)
+    assert ended.code == INTERRUPTED
+    assert f"scse train --resume {run} --track {track}" in ended.out
+    assert list(dict.fromkeys(told)) == ["progress", "plan", "run", "step", ("http://there", run, StoppedError)]
+
+
 def test_help_lists_the_verbs_and_loads_nothing_heavy():
     heavy = ("torch", "monai", "pandas", "numpy", "nibabel", "lightning_fabric", "plotly", "matplotlib", "scipy")
     code = (
@@ -109,7 +148,7 @@ def test_every_verb_has_help(verb):
 def test_what_stands_in_brackets_is_part_of_the_help():
     shown = " ".join(call("study", "--help").out.replace("│", " ").split())
     assert "smp:Unet[encoder_name=resnet18]. Several are separated by commas." in shown
-    assert "Epochs [from the preset]." in shown
+    assert "are compared with each other [from the preset]." in shown
 
 
 def test_version_is_told_and_nothing_else():
@@ -185,6 +224,17 @@ WRONG = {
     ("bench", "unet", "--seconds", "0"): "seconds must be a positive number, got 0",
     ("study", "DATA", "--variants", "cse,scse"): "variants must include 'none'",
     ("study", "DATA", "--variants", "none,none"): "variants must be named once each",
+    (
+        "study",
+        "DATA",
+        "--variants",
+        "none,scse[r=4]",
+    ): "must be one of 'reduction', 'aggregation', 'placement', got 'r'",
+    ("study", "DATA", "--reductions", "2,x"): "--reductions takes whole numbers, one or several with commas",
+    ("study", "DATA", "--epochs", "3,,6"): "--epochs takes whole numbers, one or several with commas, as 3,6,12",
+    ("study", "DATA", "--train-cases", "9"): "train_cases: fold 0 has 3 training cases, asked for are 9; take fewer",
+    ("study", "DATA", "--budget", "2 hours"): "budget must be a time such as 2h, 90m, 1h30m or 45s, got '2 hours'",
+    ("study", "DATA", "--budget", "2h", "--epochs", "3"): "epochs, budget each say how many epochs; give one of them",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
     ("study", "DATA", "--set", "variant=cse"): "settings must not name variant",
     ("study", "nowhere"): "nowhere: found nothing; give the folder of a data set",
@@ -192,6 +242,7 @@ WRONG = {
     ("inspect", "no[/]where"): "no[/]where: found nothing",
     ("inspect", "[red]x:car:"): "[red]x:car:: found nothing",
     ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
+    ("explain", "nowhere", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
     ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
@@ -285,6 +336,31 @@ def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, li
     assert ended.out.splitlines()[0] == line
 
 
+def test_explain_writes_the_gates_and_tells_them_in_a_table(data, tmp_path):
+    recipe = Recipe(view="coronal", spacing=None, patch=(16, 16), channels=1)
+    arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
+    network = build_network("unet", arguments, variant="scse", size=recipe.patch)
+    folder = Segmenter(network, "unet", arguments, "scse", recipe, {"left": 1, "right": 2}).save(tmp_path / "run")
+    ended = call("explain", folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "[out]", "--batch-size", 5)
+    assert (ended.code, ended.err) == (0, "")
+    heading, *rows, last = ended.out.splitlines()
+    assert heading.split() == ["block", "identity", "spatial", "min", "max", "channel", "shut"]
+    assert [row.split()[:2] for row in rows] == [[f"{part}.0", "0.50"] for part in ("encoder", "decoder")]
+    written = sorted(path.name for path in (tmp_path / "[out]").iterdir())
+    assert [name for name in written if name.endswith(".gz")] == [
+        f"spatial_{row.split()[0]}.nii.gz" for row in rows[::-1]
+    ]
+    assert last == f"{len(written)} files written to {tmp_path / '[out]'}"
+
+
+def test_a_plain_segmenter_has_no_gates_to_explain(trained, data, tmp_path):
+    ended = call("explain", trained.folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "out")
+    assert ended.code == 1
+    (message,) = said(ended, "error")
+    assert f"{trained.folder}: its network is plain, without gates; give a segmenter that was trained" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypatch):
     monkeypatch.setattr("scse.engines.find_spec", lambda name: None if name == "openvino" else object())
     ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, "--engine", "openvino")
@@ -372,6 +448,25 @@ def test_study_prints_table_verdict_and_report(data, tmp_path):
 
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
 FAST = ("--epochs", 1, "--set", "precision=32", "--set", "slices_per_epoch=16")
+
+
+def test_study_passes_on_what_is_varied(data, monkeypatch):
+    asked = {}
+
+    def study(dataset: Path, **options: object) -> None:
+        asked.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(runner, "study", study)
+    varied = ("--reductions", "2,4", "--aggregations", "add,max", "--placements", "encoder,+bottleneck")
+    call("study", data, "--variants", "none,scse[reduction=4,aggregation=max]", *varied, "--train-cases", "3,6")
+    assert asked["variants"] == ["none", "scse[reduction=4,aggregation=max]"]
+    assert (asked["reductions"], asked["aggregations"]) == ([2, 4], ["add", "max"])
+    assert asked["placements"] == ["encoder", "+bottleneck"]
+    assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([], [3, 6], None)
+    call("study", data, "--epochs", "3,6", "--budget", "1h")
+    assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([3, 6], [], "1h")
+    assert asked["reductions"] == asked["aggregations"] == asked["placements"] == []
 
 
 def test_attach_shows_which_blocks_go_where():

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from scse.attachment.saving import load_attached, save_attached
     from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
     from scse.data.dataset import Dataset
+    from scse.explaining import explain
     from scse.fusing import fuse
+    from scse.gates import gates_of
     from scse.segmenter import Segmenter
     from scse.studies.runner import study
 
@@ -29,8 +31,10 @@ _HOMES = {
     "SpatialSE": "scse.blocks",
     "attach": "scse.attachment.attaching",
     "detach": "scse.attachment.attaching",
+    "explain": "scse.explaining",
     "functional": "",
     "fuse": "scse.fusing",
+    "gates_of": "scse.gates",
     "load_attached": "scse.attachment.saving",
     "networks": "",
     "placements": "scse.attachment.placements",
@@ -48,10 +52,12 @@ __all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)
     "save_attached",
     "load_attached",
     "fuse",
+    "gates_of",
     "functional",
     "networks",
     "Dataset",
     "Segmenter",
+    "explain",
     "study",
 ]
 

@@ -30,9 +30,15 @@ View = Annotated[str | None, typer.Option(help="Plane of the slices: coronal, ax
 Spacing = Annotated[float | None, typer.Option(help="Millimetres per pixel in the plane [from the data].")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out cases with problems instead of refusing.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs [from the preset].")]
+SweptEpochs = Annotated[
+    str | None, typer.Option(help="Epochs; several, as 3,6,12, are compared with each other [from the preset].")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other training setting.")]
 AttachTo = Annotated[
     str, typer.Option(help="Where networks that are not scse's own get their blocks: patterns of modules.")
+]
+Track = Annotated[
+    str, typer.Option(help="Where to log: tensorboard, mlflow (a file in the folder), or mlflow:URI of a server.")
 ]
 Folds = Annotated[int | None, typer.Option(help="Cross-validation folds [the data set's own test split].")]
 
@@ -42,10 +48,12 @@ def main() -> None:
     import sys
 
     from scse.allocator import keep_large_blocks
-    from scse.tensorboard_alone import use_tensorboard_alone
+    from scse.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
     keep_large_blocks()  # before anything starts a thread
-    use_tensorboard_alone()  # before MONAI is imported
+    # before MONAI is imported
+    use_tensorboard_alone()
+    use_monai_alone()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, prog_name="scse")
@@ -75,17 +83,34 @@ def study(
         Path | None, typer.Argument(help="Folder of a data set [the built-in, simulated cohort].")
     ] = None,
     networks: Annotated[str, typer.Option(help=f"{NETWORK_HELP} Several are separated by commas.")] = "unet",
-    variants: Annotated[str, typer.Option(help="Of none, cse, sse, scse.")] = "none,cse,sse,scse",
+    variants: Annotated[
+        str, typer.Option(help="Of none, cse, sse, scse, with options as scse[reduction=4,aggregation=max].")
+    ] = "none,cse,sse,scse",
+    reductions: Annotated[
+        str | None, typer.Option(help="Values of r, as 2,4,8,16; every variant that has it is run with each.")
+    ] = None,
+    aggregations: Annotated[str | None, typer.Option(help="Of add, max, multiply; scse is run with each.")] = None,
+    placements: Annotated[
+        str | None,
+        typer.Option(help="Of encoder, decoder, both, +bottleneck (both and it); every variant is run with each."),
+    ] = None,
     attach_to: AttachTo = "auto",
     seeds: Annotated[int, typer.Option(help="How many seeds, counted from 0.")] = 1,
     folds: Folds = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the study.")] = Path("scse-study"),
     preset: Preset = "quick",
-    epochs: Epochs = None,
+    epochs: SweptEpochs = None,
+    train_cases: Annotated[
+        str | None, typer.Option(help="Numbers of training cases to compare, as 3,6,15 [all of them, once].")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for everything, as 2h or 1h30m: fits the epochs, equally for all runs.")
+    ] = None,
     spacing: Spacing = None,
     view: View = None,
     set_: Set = None,
     skip_bad: SkipBad = False,
+    track: Track = "tensorboard",
     note: Annotated[list[str] | None, typer.Option(help="A caveat for the report; may be repeated.")] = None,
 ) -> None:
     """Train and compare plain, +cSE, +sSE and +scSE networks on the same cases, and report which won.
@@ -100,13 +125,19 @@ def study(
         return run_study(
             dataset,
             networks=split_specs(networks),
-            variants=variants.split(","),
+            variants=split_specs(variants),
+            reductions=_numbers("--reductions", reductions),
+            aggregations=_words(aggregations),
+            placements=_words(placements),
             attach_to=attach_to,
             seeds=seeds,
             folds=folds,
             out=out,
             preset=preset,
-            settings=_settings(set_, epochs=epochs),
+            epochs=_numbers("--epochs", epochs),
+            train_cases=_numbers("--train-cases", train_cases),
+            budget=budget,
+            settings=_settings(set_, epochs=None),
             view=view,  # type: ignore[arg-type] # the recipe checks it
             spacing=spacing,
             skip_bad=skip_bad,
@@ -115,7 +146,7 @@ def study(
             stop=stop,
         )
 
-    result = _watched(run, again=lambda: SAME)
+    result = _watched(run, out, track, again=lambda: SAME)
     _console().print(table_text(result.comparison))
     _say(result)
     _say(f"report: {result.report}")
@@ -127,7 +158,9 @@ def train(
     dataset: Annotated[Path | None, typer.Argument(help="Folder of a data set.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")] = Path("scse-run"),
     network: Annotated[str, typer.Option(help=NETWORK_HELP)] = "unet",
-    variant: Annotated[str, typer.Option(help="none, cse, sse or scse.")] = "scse",
+    variant: Annotated[
+        str, typer.Option(help="none, cse, sse or scse, with options as scse[reduction=4,placement=encoder].")
+    ] = "scse",
     attach_to: AttachTo = "auto",
     resume: Annotated[
         Path | None,
@@ -142,6 +175,7 @@ def train(
     view: View = None,
     set_: Set = None,
     skip_bad: SkipBad = False,
+    track: Track = "tensorboard",
 ) -> None:
     """Train one segmenter on a data set, or go on with an interrupted run."""
     from scse.networks.library import check_network
@@ -150,7 +184,7 @@ def train(
     if (dataset is None) == (resume is None):
         raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
     given = _given(context)
-    if resume is not None and (others := given - {"resume", "network"}):
+    if resume is not None and (others := given - {"resume", "network", "track"}):
         raise typer.BadParameter(f"--resume goes on with the run's own settings; leave out {', '.join(sorted(others))}")
     again_named = network if "network" in given else None
 
@@ -177,9 +211,10 @@ def train(
         # stopped while it reads or prepares the data, there is no run to resume yet
         resumable = (folder / training.CHECKPOINT).exists()
         named = ["--network", network] if check_network(network).is_file else []
-        return shlex.join(["scse", "train", "--resume", str(folder), *named]) if resumable else SAME
+        tracking = ["--track", track] if "track" in given else []
+        return shlex.join(["scse", "train", "--resume", str(folder), *named, *tracking]) if resumable else SAME
 
-    _watched(run, again=again)
+    _watched(run, folder, track, again=again)
     _say(f"segmenter: {folder / 'segmenter'}")
 
 
@@ -211,6 +246,31 @@ def predict(
         failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
     _say(f"{len(found) - len(failed)} label maps written to {out}")
     _end(failed)
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="Folder of a segmenter or of a training run.")],
+    image: Annotated[list[Path], typer.Argument(help="One image: a file, or the files of its channels.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the gates.")],
+    network: Annotated[
+        str | None, typer.Option(help="The model's network, if it is your own FILE.py:FUNCTION.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Slices at a time; fewer need less memory [as memory allows].")
+    ] = None,
+) -> None:
+    """Show what each block does to an image: spatial gates laid over it, channel gates as a table and a figure."""
+    from scse.console import Watcher, rows_table
+    from scse.explaining import explain as run_explain
+
+    with Watcher(_console()) as watch:
+        found = run_explain(
+            model, image, out, network=network, batch_size=batch_size, progress=watch.counter("explain")
+        )
+    columns = ("block", "identity", "spatial", "min", "max", "channel", "shut")
+    _console().print(rows_table(found.rows(), *columns))
+    _say(f"{len(found.files)} files written to {out}")
 
 
 @app.command()
@@ -271,6 +331,43 @@ def evaluate(
     if out is not None:
         for path in write_scores(scores, out):
             _say(f"written: {path}")
+
+
+@app.command()
+def compare(
+    scores: Annotated[Path, typer.Argument(help="CSV or Parquet table of scores, of any set of runs.")],
+    baseline: Annotated[str, typer.Option(help="The variant that the others are compared with.")] = "none",
+    metric: Annotated[str, typer.Option(help="The metric to compare: dice, hd95, msd, or any other.")] = "dice",
+    lower_is_better: Annotated[
+        bool | None,
+        typer.Option("--lower-is-better/--higher-is-better", help="For a metric that scse does not know."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the tables as CSV files.")] = None,
+) -> None:
+    """Compare variants by paired statistics: effects with intervals, tests, ranks, seeds, and a verdict.
+
+    The table has the columns network, variant, seed, fold, case, structure, metric and value, one score a row; only
+    variant, case and value are needed.
+    """
+    from scse.console import rows_table
+    from scse.evaluation.comparison import compare as run_comparison
+    from scse.evaluation.comparison import write_tables
+    from scse.evaluation.printing import missing_lines, printed
+    from scse.evaluation.ranking import ranking
+    from scse.evaluation.reading import read_scores
+    from scse.evaluation.verdict import verdict_text
+
+    table = read_scores(scores, metric=metric, baseline=baseline, on_note=_say)
+    found = run_comparison(table, baseline=baseline, metric=metric, lower_is_better=lower_is_better)
+    ranks = ranking(table, metric=metric, lower_is_better=lower_is_better)
+    for title, headings, rows in printed(found, ranks):
+        _say(title)
+        _console().print(rows_table(rows, *headings), "")
+    for line in missing_lines(found):
+        _say(line)
+    _say(verdict_text(found))
+    for path in write_tables(found, ranks, out) if out is not None else []:
+        _say(f"written: {path}")
 
 
 @app.command()
@@ -339,6 +436,17 @@ def _given(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in text.split(",")] if text is not None else []
+
+
+def _numbers(option: str, text: str | None) -> list[int]:
+    words = _words(text)
+    if not all(word.isdecimal() for word in words):
+        raise ValueError(f"{option} takes whole numbers, one or several with commas, as 3,6,12, got {text!r}")
+    return [int(word) for word in words]
+
+
 def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
     settings = {name: value for name, value in named.items() if value is not None}
     for pair in pairs or []:
@@ -351,10 +459,11 @@ def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
     return settings
 
 
-def _watched(run: Any, *, again: Callable[[], str]) -> Any:
+def _watched(run: Any, folder: Path, track: str, *, again: Callable[[], str]) -> Any:
     import logging
 
     from scse.console import Watcher, stop_on_signal
+    from scse.tracking import tracked
     from scse.training.run import StoppedError
 
     # it announces the precision at every run; the plan says it once
@@ -362,7 +471,8 @@ def _watched(run: Any, *, again: Callable[[], str]) -> Any:
     console = _console()
     with stop_on_signal(console) as stop, Watcher(console) as watch:
         try:
-            return run(watch, stop)
+            with tracked(track, folder, watch) as told:
+                return run(told, stop)
         except StoppedError as stopped:
             message = f"{stopped}\nto go on: {again()}"
     _say(message)

@@ -31,6 +31,7 @@ WHAT = {
     "prepare": "preparing slices",
     "score": "predicting and scoring",
     "predict": "predicting",
+    "explain": "computing gates",
 }
 
 
@@ -59,6 +60,7 @@ class Watcher:
             "progress": self._progress,
             "step": self._step,
             "epoch": self._epoch,
+            "scored": self._scored,
         }
 
     def __enter__(self) -> Self:
@@ -73,8 +75,9 @@ class Watcher:
         self.progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
-        self.handlers[event["event"]](event)
+        """Show one event; those that are for trackers alone are passed over."""
+        if event["event"] in self.handlers:
+            self.handlers[event["event"]](event)
 
     def counter(self, what: str) -> Callable[[int, int], None]:
         """A progress callback (done, total)."""
@@ -101,6 +104,14 @@ class Watcher:
         self.console.print(
             f"  epoch {event['epoch']}: loss {event['loss']:.3f}, Dice on held-out cases {event['dice']:.3f}, "
             f"{event['seconds']:.0f} s of training"
+        )
+
+    def _scored(self, event: Event) -> None:
+        means = event["scores"]
+        before = " (was finished before)" if event["skipped"] else ""
+        self.console.print(
+            f"  test cases: Dice {means['dice']:.3f}, 95 % Hausdorff distance {means['hd95']:.2f}, "
+            f"mean surface distance {means['msd']:.2f} mm{before}"
         )
 
     def _bar(self, name: str, done: int, total: int, text: str = "") -> None:

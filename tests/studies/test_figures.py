@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from scse.studies.figures import COLORS, box_plots, box_plots_interactive, learning_curves, save_figure
+from scse.figure_files import save_figure
+from scse.studies.figures import COLORS, box_plots
+from scse.studies.interactive import box_plots_interactive, learning_curves
 
 VARIANTS = ("none", "cse", "sse", "scse")
 STRUCTURES = ("left-cerebral-white-matter", "brain-stem", "absent")
@@ -84,17 +86,19 @@ def test_learning_curves_have_a_line_per_run_and_a_legend_entry_per_variant(curv
     figure = learning_curves(curves, "unet")
     assert len(figure.data) == 8
     assert [trace.name for trace in figure.data if trace.showlegend] == NAMES
-    assert list(figure.data[0].x) == [1.5, 3.0, 4.5]
+    assert list(figure.data[0].x) == figure.data[0].meta["minutes"] == [1.5, 3.0, 4.5]
+    assert figure.data[0].meta["epochs"] == [1, 2, 3]
     assert list(figure.data[0].y) == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_figures_are_written_as_png_and_pdf(scores: pd.DataFrame, tmp_path: Path) -> None:
+def test_figures_are_written_as_png_pdf_and_svg(scores: pd.DataFrame, tmp_path: Path) -> None:
     figure = box_plots(scores, "unet")
-    png, pdf = save_figure(figure, tmp_path / "new" / "box.plot")
-    assert [path.name for path in (png, pdf)] == ["box.plot.png", "box.plot.pdf"]
+    png, pdf, svg = save_figure(figure, tmp_path / "new" / "box.plot")
+    assert [path.name for path in (png, pdf, svg)] == ["box.plot.png", "box.plot.pdf", "box.plot.svg"]
     with Image.open(png) as image:
         assert image.width == pytest.approx(150 * figure.get_figwidth(), abs=2)
     assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"<svg" in svg.read_bytes()
 
 
 def test_the_same_scores_give_the_same_files(scores: pd.DataFrame, tmp_path: Path) -> None:

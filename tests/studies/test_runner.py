@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from scse.console import Watcher
 from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
 from scse.errors import DataError
-from scse.evaluation.comparison import COLUMNS
+from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.scores import score_files
 from scse.networks import NETWORKS
-from scse.studies import costs, runner
+from scse.studies import costs, estimate, runner
+from scse.studies.plan import choose_cases
 from scse.studies.runner import SCORES, SIMULATED_NOTE, StudyResult
 from scse.training.run import CHECKPOINT, LOG, StoppedError
 
@@ -131,8 +133,9 @@ def test_a_study_scores_every_case_and_structure_of_every_run(finished):
 def test_a_study_leaves_its_tables_runs_and_report(finished):
     out = finished.out
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    wanted = {"scores.csv", SCORES, "costs.csv", "report/index.html", "report/table.csv"}
-    wanted |= {f"report/boxplot_{network}.{end}" for network in ("unet", "sdnet") for end in ("png", "pdf")}
+    wanted = {"scores.csv", SCORES, "costs.csv", "viewer.json", "gates.parquet"}
+    wanted |= {f"report/{name}" for name in ("index.html", "table.csv", "table.tex")}
+    wanted |= {f"report/boxplot_{network}.{end}" for network in ("unet", "sdnet") for end in ("png", "pdf", "svg")}
     for run in RUNS:
         files = ("run.json", LOG, CHECKPOINT, "segmenter/segmenter.json", "segmenter/weights.safetensors")
         wanted |= {f"runs/{run}/{name}" for name in (*files, SCORES, "scores.csv")}
@@ -188,7 +191,7 @@ def test_the_console_shows_every_event_of_a_study(finished, terminal):
             watch(event)
         assert watch.tasks == {}
     kinds = {event["event"] for event in finished.events}
-    assert kinds == set(watch.handlers)
+    assert kinds == {*watch.handlers, "report"}
     text = shown.file.getvalue()
     assert all(run in text for run in RUNS)
     assert text.count("Dice on held-out cases") == len(RUNS) * SETTINGS["epochs"]
@@ -351,6 +354,10 @@ def test_skipped_cases_are_left_out_and_named(quick, tmp_path):
         ({"preset": "slow"}, "preset must be one of"),
         ({"settings": {"seed": 3, "variant": "cse"}}, "settings must not name seed, variant"),
         ({"settings": {"wide": 3}}, "wide"),
+        ({"epochs": [3], "budget": "1h"}, "epochs, settings, budget each say how many epochs"),
+        ({"budget": "1h"}, "settings, budget each say how many epochs; give one of them"),
+        ({"aggregations": ["max"], "variants": ["none", "cse"]}, "aggregations have no effect on none, cse"),
+        ({"networks": ["monai:BasicUNet"], "placements": ["encoder"]}, "placement has no effect on monai:BasicUNet"),
     ],
 )
 def test_wrong_arguments_are_told_before_any_file_is_read(quick, tmp_path, options, message):
@@ -358,6 +365,126 @@ def test_wrong_arguments_are_told_before_any_file_is_read(quick, tmp_path, optio
         quick(tmp_path / "nowhere", tmp_path / "out", **options)
     assert quick.events == []
     assert not (tmp_path / "out").exists()
+
+
+def test_trackers_are_told_of_every_run_its_settings_its_scores_and_the_report(finished, quick):
+    result = quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
+    for events, skipped in ((finished.events, False), (quick.events, True)):
+        runs = [event for event in events if event["event"] == "run"]
+        scored = [event for event in events if event["event"] == "scored"]
+        assert [event["run"] for event in runs] == [event["run"] for event in scored] == RUNS
+        assert all(event["folder"] == finished.out / "runs" / event["run"] for event in runs + scored)
+        assert {event["skipped"] for event in scored} == {skipped}
+        assert [(event["settings"]["network"], event["settings"]["variant"]) for event in runs] == [
+            (network, variant) for network in ("unet", "sdnet") for variant in ("none", "scse")
+        ]
+        assert {(event["settings"]["fold"], event["settings"]["train_cases"]) for event in runs} == {(0, 3)}
+        for event in scored:
+            table = pd.read_csv(event["folder"] / "scores.csv")
+            assert event["scores"] == pytest.approx(table.groupby("metric")["value"].mean().to_dict(), nan_ok=True)
+        assert events[-1] == {"event": "report", "path": result.report, "folder": finished.out}
+
+
+# What is varied
+
+
+def rows_of(quick: Quick) -> dict[str, str]:
+    """What the plan showed."""
+    return dict(next(event for event in quick.events if event["event"] == "plan")["rows"])
+
+
+def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished, quick, tmp_path):
+    result = scse.study(
+        finished.data,
+        out=tmp_path,
+        cache=finished.cache,
+        settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
+        variants=["none", "scse"],
+        placements=["encoder"],
+        reductions=[4],
+        epochs=[1, 2],
+        train_cases=[1, 2],
+        on_event=quick.see,
+    )
+    labels = [f"unet[epochs={epochs},train_cases={cases}]" for cases in (1, 2) for epochs in (1, 2)]
+    variants = ["none", "scse[reduction=4,placement=encoder]"]
+    assert list(result.scores["network"].unique()) == labels
+    assert list(result.scores["variant"].unique()) == variants
+    assert quick.measured == [variants], "what costs nothing more is not measured again"
+    assert list(zip(result.costs["network"], result.costs["variant"], strict=True)) == list(product(labels, variants))
+    pd.testing.assert_frame_equal(result.costs, pd.read_csv(tmp_path / "costs.csv", keep_default_na=False))
+    rows = rows_of(quick)
+    assert rows["epochs"] == "1, 2"
+    assert rows["training cases"].startswith("1, 2 (the first of one shuffle")
+    assert rows["runs"] == "8"
+    assert "for 8 of 8 runs (measured: U-Net " in rows["estimated time"]
+
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("*/run.json"))]
+    few, more = ({tuple(r["training"]) for r in records if len(r["training"]) == number} for number in (1, 2))
+    assert len(few) == len(more) == 1, "all variants and epochs learn from the same cases"
+    assert set(*few) < set(*more)
+    epochs = {
+        len((tmp_path / "runs" / run["run"] / LOG).read_text().splitlines()) for run in quick.events if "run" in run
+    }
+    assert epochs == {1, 2}
+
+
+def test_more_training_cases_than_there_are_are_refused(finished, quick, tmp_path):
+    with pytest.raises(ValueError, match="train_cases: fold 0 has 3 training cases, asked for are 4; take fewer"):
+        quick(finished.data, tmp_path, train_cases=[2, 4])
+    assert quick.trained() == []
+
+
+def test_fewer_training_cases_are_always_among_more_and_keep_their_order():
+    cases = list("abcdefghijklmno")
+    chosen = [choose_cases(cases, count, fold=0) for count in range(16)]
+    for fewer, more in pairwise(chosen):
+        assert set(fewer) < set(more)
+        assert more == sorted(more)
+    assert chosen[-1] == cases
+    assert choose_cases(cases, 5, fold=0) != choose_cases(cases, 5, fold=1)
+
+
+def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_path, monkeypatch):
+    rates = estimate.Rates(start=1.0, step=1.0, watch=0.5, keep=0.0, predict=2.0)
+
+    def measured(plan: Any, runs: Any, *_: object) -> Any:
+        return {(run.network, run.variant): rates for run in runs}
+
+    monkeypatch.setattr(estimate, "_measure", measured)
+    monkeypatch.setattr(estimate, "_scoring_seconds", lambda plan: 1.0)
+    steps, watched = 3 * SHAPE[1] // SETTINGS["batch_size"], 3 * SHAPE[1] // 8 * 8 // 4
+    cases, costs_too = 2 * (2.0 + 1.0), 16 * 1.0 + 6 * 2.0
+    once = 2 * (1.0 + cases + costs_too)
+    budget = f"{int(once + 3 * 2 * (steps + watched * 0.5))}s"
+
+    def again(budget: str) -> StudyResult:
+        return scse.study(
+            finished.data,
+            out=tmp_path,
+            cache=finished.cache,
+            settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
+            variants=["none", "cse"],
+            budget=budget,
+            on_event=quick.see,
+        )
+
+    with pytest.raises(ValueError, match=r"budget 10s: 2 runs of 1 epoch take about .*; ask for fewer runs"):
+        again("10s")
+    again(budget)
+    assert rows_of(quick)["epochs"] == f"3, as many as the budget of {budget} allows; the same in all runs"
+    assert ("epochs", rows_of(quick)["epochs"]) in quick.reported["facts"].settings
+    logs = [(tmp_path / "runs" / f"unet-{v}-seed0-fold0" / LOG).read_text().splitlines() for v in ("none", "cse")]
+    assert [len(log) for log in logs] == [3, 3]
+
+    shutil.rmtree(tmp_path / "runs" / "unet-cse-seed0-fold0")
+    rates = estimate.Rates(start=0.1, step=0.1, watch=0.05, keep=0.0, predict=0.2)
+    quick.events.clear()
+    again(budget)
+    assert quick.trained() == ["unet-cse-seed0-fold0"], "on a faster machine it goes on with the same epochs"
+    assert "for 1 of 2 runs" in rows_of(quick)["estimated time"]
+    with pytest.raises(DataError, match=rf"plan.json: the study began with a budget of {budget} \(3 epochs\), asked"):
+        again("2h")
 
 
 @pytest.fixture

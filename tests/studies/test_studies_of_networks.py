@@ -77,7 +77,7 @@ def test_a_study_of_ours_a_librarys_and_a_users_own_network(data, mine, tmp_path
 
     for study in (result, own):
         page = study.report.read_text()
-        assert str(mine.parent) not in page.split("How to repeat this")[0], "people see names without folders"
+        assert str(mine.parent) not in page.split('id="provenance"')[0], "people see names without folders"
     assert (result.report.parent / f"boxplot_{slug(BASIC)}.png").exists()
     assert str(own).startswith("mine.py:make: ")
 

@@ -1,24 +1,19 @@
-"""The figures of a study: the paper's box plots, printed and interactive, and learning curves."""
+"""The printed figure of a study, the paper's box plots, and the colours of all figures."""
 
-import io
 import re
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from scse.atomic import write_atomic
-from scse.evaluation.comparison import network_name, variant_name
+from scse.networks.titles import network_name, variant_name
 
 # Okabe and Ito's palette, made for colour-blind readers; the plain network is grey
 COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73"}
-SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#f0e442")
-LONGEST_NAME = 32
+SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#b8a800", "#882255", "#44aa99", "#999933", "#332288")
 
 
 def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
@@ -29,8 +24,8 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
         network: whose scores to draw.
         note: added to the title, such as "simulated data".
     """
-    dice = _dice(scores, network)
-    structures, colors = list(dice["structure"].unique()), _colors(dice)
+    dice = dice_per_case(scores, network)
+    structures, colors = list(dice["structure"].unique()), variant_colors(dice)
     figure = Figure(figsize=(max(6.0, 2.0 + 0.5 * len(structures)), 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -58,8 +53,8 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     axes.set_xlim(-0.6, len(structures) - 0.4)
     axes.set_ylabel("Dice")
     # networks of other libraries have names as long as their options
-    title = re.sub(r",(?=\S)", ", ", _title(network, note))
-    axes.set_title("\n".join(textwrap.wrap(title, int(9 * figure.get_figwidth()))))
+    heading = re.sub(r",(?=\S)", ", ", title(network, note))
+    axes.set_title("\n".join(textwrap.wrap(heading, int(9 * figure.get_figwidth()))))
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     handles = [Patch(facecolor=c, edgecolor="black", linewidth=0.6, label=variant_name(v)) for v, c in colors.items()]
@@ -67,72 +62,8 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write a figure as `stem`.png (150 dpi) and `stem`.pdf; returns both paths."""
-    paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    for path, metadata in zip(paths, ({}, {"CreationDate": None}), strict=True):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=metadata)
-        write_atomic(path, buffer.getvalue())
-    return paths
-
-
-def box_plots_interactive(scores: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
-    """Draw the figure of `box_plots` for a web page; hovering over a point names its case."""
-    dice = _dice(scores, network)
-    figure = go.Figure()
-    for variant, color in _colors(dice).items():
-        rows = dice[dice["variant"] == variant]
-        figure.add_box(
-            x=rows["structure"].tolist(),
-            y=rows["value"].tolist(),
-            text=rows["case"].astype(str).tolist(),
-            name=variant_name(variant),
-            boxpoints="all",
-            pointpos=0,
-            jitter=0.5,
-            line={"width": 1},
-            marker={"color": color, "size": 3, "opacity": 0.8},
-            hovertemplate="%{x}<br>%{text}: %{y:.3f}",
-        )
-    figure.update_layout(**_style(_short_title(network, note)), boxmode="group", boxgap=0.2, boxgroupgap=0.05)
-    figure.update_xaxes(tickangle=-55, showgrid=False, automargin=True)
-    figure.update_yaxes(title="Dice", automargin=True)
-    return figure
-
-
-def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
-    """Draw Dice on held-out cases against wall-clock, one line per run, coloured by variant.
-
-    Args:
-        curves: table with the columns network, variant, seed, fold, epoch, seconds, loss, dice.
-        network: whose curves to draw.
-        note: added to the title, such as "simulated data".
-    """
-    curves = curves[curves["network"] == network]
-    colors, figure, shown = _colors(curves), go.Figure(), set()
-    for key, run in curves.groupby(["variant", "seed", "fold"], sort=False, dropna=False):
-        variant, seed, fold = map(str, key)
-        figure.add_scatter(
-            x=(run["seconds"] / 60).tolist(),
-            y=run["dice"].tolist(),
-            customdata=run["epoch"].tolist(),
-            mode="lines+markers",
-            name=variant_name(variant),
-            legendgroup=variant,
-            showlegend=variant not in shown,
-            line={"color": colors[variant], "width": 2},
-            marker={"size": 5},
-            hovertemplate=f"seed {seed}, fold {fold}, epoch %{{customdata}}<br>%{{x:.1f}} min: %{{y:.3f}}",
-        )
-        shown.add(variant)
-    figure.update_layout(**_style(_short_title(network, note)))
-    figure.update_xaxes(title="minutes of training", rangemode="tozero", automargin=True)
-    figure.update_yaxes(title="Dice on held-out cases", automargin=True)
-    return figure
-
-
-def _dice(scores: pd.DataFrame, network: str) -> pd.DataFrame:
+def dice_per_case(scores: pd.DataFrame, network: str) -> pd.DataFrame:
+    """Dice of one network by variant, fold, case and structure; seeds are averaged, NaN left out."""
     rows = scores[(scores["network"] == network) & (scores["metric"] == "dice")]
     if rows.empty:
         found = ", ".join(map(str, scores["network"].unique()))
@@ -141,33 +72,13 @@ def _dice(scores: pd.DataFrame, network: str) -> pd.DataFrame:
     return rows.groupby(keys, sort=False, dropna=False)["value"].mean().dropna().reset_index()
 
 
-def _colors(table: pd.DataFrame) -> dict[str, str]:
+def variant_colors(table: pd.DataFrame) -> dict[str, str]:
     """Variants in the order in which they occur, each with its colour."""
     variants = list(table["variant"].unique())
     spare = iter(SPARE_COLORS * len(variants))
     return {variant: COLORS.get(variant) or next(spare) for variant in variants}
 
 
-def _title(network: str, note: str) -> str:
+def title(network: str, note: str) -> str:
+    """The heading of a network's figure."""
     return f"{network_name(network)}, {note}" if note else network_name(network)
-
-
-def _short_title(network: str, note: str) -> str:
-    """For the page, which is narrow on some screens and has all of the name in the caption."""
-    name = network_name(network)
-    short = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
-    return f"{short}, {note}" if note else short
-
-
-def _style(title: str) -> dict[str, object]:
-    """Transparent, so that the page's own background (dark or light) shows."""
-    return {
-        "title": {"text": title, "x": 0.01, "xanchor": "left"},
-        "template": "none",
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 13},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 60, "r": 10, "t": 80, "b": 60},
-        "height": 520,
-    }

@@ -1,8 +1,12 @@
 """The report of a study: one self-contained web page, the paper's table and figure, and a table for the terminal."""
 
+import base64
+import json
 import math
+import re
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +19,26 @@ from rich.table import Table
 from rich.text import Text
 
 from scse.atomic import write_atomic
-from scse.evaluation.comparison import (
-    ALL,
-    FEWEST_PAIRS,
-    LEVEL,
-    LOWER_IS_BETTER,
-    Comparison,
-    compare,
-    finding,
-    network_name,
-    p_text,
-    variant_name,
-    verdict,
-)
+from scse.evaluation import Comparison, compare, headlines, ranking, time_to_quality, verdicts
+from scse.evaluation.comparison import ALL
 from scse.evaluation.scores import METRICS
+from scse.evaluation.statistics import FEWEST_PAIRS, LEVEL
+from scse.evaluation.verdict import p_text
+from scse.figure_files import save_figure
 from scse.networks.specs import slug
-from scse.studies.figures import box_plots, box_plots_interactive, learning_curves, save_figure
+from scse.networks.titles import network_name, variant_name
+from scse.studies.channel_gates import SHUT, shut_channels
+from scse.studies.figures import box_plots
+from scse.studies.interactive import (
+    box_plots_interactive,
+    differences,
+    gate_strips,
+    heat_map,
+    learning_curves,
+    sweeps,
+    time_ratios,
+)
+from scse.studies.provenance import BIBTEX
 
 METRIC_TITLES = {
     "dice": "Dice",
@@ -58,8 +66,10 @@ class StudyFacts:
         recipe: how images were prepared, as (name, value).
         settings: how networks were trained, as (name, value).
         versions: package -> version.
-        machine: processor, threads, accelerator, in words.
+        machine: processor, memory, accelerator, as (what, found).
         duration_seconds: wall-clock of all runs together.
+        code: date, seeds, commit and all else that a repetition needs, as (name, value).
+        digests: case -> SHA-256 of its files.
     """
 
     title: str
@@ -73,8 +83,10 @@ class StudyFacts:
     recipe: Sequence[tuple[str, str]]
     settings: Sequence[tuple[str, str]]
     versions: Mapping[str, str]
-    machine: str
+    machine: Sequence[tuple[str, str]]
     duration_seconds: float
+    code: Sequence[tuple[str, str]] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +98,31 @@ class Cell:
 
 
 def write_report(
-    folder: Path, *, scores: pd.DataFrame, costs: pd.DataFrame, curves: pd.DataFrame, facts: StudyFacts
+    folder: Path,
+    *,
+    scores: pd.DataFrame,
+    facts: StudyFacts,
+    costs: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
+    gates: pd.DataFrame | None = None,
+    viewer: str | None = None,
 ) -> Path:
-    """Write the report of a study.
+    """Write the report of a study; what is not given has no section.
 
     Writes `index.html` (self-contained: opens from disk, asks no network), `table.csv` (the paper's table
-    for every metric) and the paper's figure as `boxplot_<network>.png` and `.pdf`, with the network's name as
-    `slug` writes it. Variants are compared with "none", or, in a study without it, with the first variant.
+    for every metric), `table.tex` (its Dice, for LaTeX with booktabs) and the paper's figure as
+    `boxplot_<network>.png`, `.pdf` and `.svg`, with the network's name as `slug` writes it. Variants are compared with
+    "none", or, in a study without it, with the first variant.
 
     Args:
         folder: where to; made if need be, files of an earlier report are replaced.
         scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
-        costs: network, variant, parameters, step_seconds, step_ratio, predict_seconds, predict_ratio; ratios
-            are to the plain network, NaN where there is none.
-        curves: network, variant, seed, fold, epoch, seconds, loss, dice on held-out cases; may be empty.
         facts: the rest.
+        costs: network, variant, parameters, step_seconds, step_ratio, predict_seconds, predict_ratio, and peak_mib
+            where memory was measured; ratios are to the plain network, NaN where there is none.
+        curves: network, variant, seed, fold, epoch, seconds, loss, dice on held-out cases; may be empty.
+        gates: as `channel_gates` measured them.
+        viewer: as `viewer_data` packed it.
 
     Returns:
         The path of `index.html`.
@@ -109,32 +131,68 @@ def write_report(
         ValueError: the scores lack columns or Dice.
     """
     comparisons = _comparisons(scores)
+    dice = comparisons["dice"]
     note = SIMULATED if facts.simulated else ""
-    networks = list(comparisons["dice"].summary["network"].unique())
-    for network in networks:
-        save_figure(box_plots(scores, network, note=note), folder / f"boxplot_{slug(network)}")
+    networks = list(dice.summary["network"].unique())
+    files = [file for n in networks for file in _save_box_plots(scores, n, folder, note)]
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
     table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "table.tex", latex_table(dice).encode())
+    curves = None if curves is None or curves.empty else curves
+    tested = bool(dice.tests["median_difference"].notna().any())
     page = (
         _environment()
         .get_template("report.html")
         .render(
             facts=facts,
             note=f" ({SIMULATED})" if note else "",
-            baseline=variant_name(comparisons["dice"].baseline),
-            verdicts=[line.partition(": ") for line in verdict(comparisons["dice"]).splitlines()],
+            baseline=variant_name(dice.baseline),
+            verdicts=_verdicts(dice, costs),
             tables=[_table(comparison) for comparison in comparisons.values()],
-            costs=_cost_rows(costs),
-            networks=[_network(n, scores, curves, comparisons["dice"], note) for n in networks],
+            seeds=_seed_rows(dice),
+            ranking=_ranking_rows(scores),
+            costs=[] if costs is None else _cost_rows(costs),
+            memory=costs is not None and "peak_mib" in costs,
+            networks=[_network(n, scores, curves, dice, note) for n in networks],
+            heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
+            speed=_speed(costs, note),
+            quality=[] if curves is None else _quality_rows(curves, dice.baseline),
+            sweeps=[
+                (caption, _figure_html(figure, f"sweep-{i}"))
+                for i, (caption, figure) in enumerate(sweeps(dice, note=note))
+            ],
+            gates=[] if gates is None or gates.empty else _gate_sections(gates, note),
+            viewer=None if viewer is None else _json(viewer),
+            downloads=_downloads(scores, [folder / "table.csv", folder / "table.tex", *files]),
+            bibtex=BIBTEX,
             fewest=FEWEST_PAIRS,
             level=LEVEL,
+            shut=SHUT,
             duration=_duration(facts.duration_seconds),
             plotly=Markup(get_plotlyjs()),
         )
     )
     write_atomic(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def latex_table(comparison: Comparison) -> str:
+    """The paper's table for LaTeX with booktabs: networks as rows, variants as columns, the best in bold."""
+    content = _table(comparison)
+    cells = pd.DataFrame(
+        [[_latex_cell(cell) for cell in row] for _, row in content["rows"]],
+        index=[name for name, _ in content["rows"]],
+        columns=content["variants"],
+    )
+    style = cells.style.format_index(escape="latex").format_index(escape="latex", axis="columns")
+    text: str = style.to_latex(hrules=True, column_format="l" + "c" * len(cells.columns))
+    return text
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = cell.text.replace(NOTHING, "--").replace("±", "$\\pm$")
+    return f"\\textbf{{{text}}}" if cell.best else text
 
 
 def table_text(comparison: Comparison) -> Table:
@@ -166,7 +224,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["p"] = lambda p: NOTHING if math.isnan(p) else p_text(p).removeprefix("= ")
+    environment.filters["minus"] = lambda text: re.sub(r"(?<![\w])-(?=\d)", MINUS, text)
     environment.filters["signed"] = lambda x: NOTHING if math.isnan(x) else f"{x:+.3f}".replace("-", MINUS)
+    environment.filters["number"] = lambda x: NOTHING if math.isnan(x) else f"{x:.3f}"
     return environment
 
 
@@ -177,14 +237,14 @@ def _table(comparison: Comparison) -> dict[str, Any]:
     rows = []
     for network, group in summary.groupby("network", sort=False):
         means = group.set_index("variant")["mean"].round(3)
-        best = means.min() if comparison.metric in LOWER_IS_BETTER else means.max()
+        best = means.min() if comparison.lower_is_better else means.max()
         texts = {row["variant"]: _mean_text(row["mean"], row["sd"]) for row in group.to_dict("records")}
         cells = [Cell(texts.get(v, NOTHING), len(means) > 1 and means.get(v) == best) for v in variants]
         rows.append((network_name(str(network)), cells))
     return {
         "metric": comparison.metric,
         "title": METRIC_TITLES[comparison.metric],
-        "lower": comparison.metric in LOWER_IS_BETTER,
+        "lower": comparison.lower_is_better,
         "variants": [variant_name(v) for v in variants],
         "rows": rows,
         "absent": int(summary["absent"].sum()),
@@ -210,9 +270,138 @@ def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
             "step_more": _percent(row["step_ratio"]),
             "predict": _time(row["predict_seconds"]),
             "predict_more": _percent(row["predict_ratio"]),
+            "peak": f"{row['peak_mib']:,.0f} MiB" if row.get("peak_mib", math.nan) >= 0 else NOTHING,
         }
         for row in costs.to_dict("records")
     ]
+
+
+def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Name, headline and sentences of each network."""
+    found = verdicts(comparison, costs)
+    return [
+        {
+            "name": network_name(network),
+            "headline": headline,
+            "sentences": [verdict for verdict in found if verdict.network == network],
+        }
+        for network, headline in headlines(comparison).items()
+    ]
+
+
+def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Spread over cases beside spread over seeds; [] with one seed."""
+    summary = comparison.summary[comparison.summary["seeds"] > 1]
+    each = comparison.seeds.groupby(["network", "variant"], sort=False)
+    return [
+        {
+            "network": network_name(row["network"]),
+            "variant": variant_name(row["variant"]),
+            "sd": row["sd"],
+            "sd_seeds": row["sd_seeds"],
+            "means": ", ".join(f"{mean:.3f}" for mean in each.get_group((row["network"], row["variant"]))["mean"]),
+        }
+        for row in summary.to_dict("records")
+    ]
+
+
+def _ranking_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Variants by rank; networks with one variant have none."""
+    table = ranking(scores).dropna(subset=["rank"])
+    several = table.groupby("network")["variant"].transform("size") > 1
+    return [
+        {
+            "network": network_name(row["network"]),
+            "variant": variant_name(row["variant"]),
+            "rank": f"{row['rank']:.0f}",
+            "first": f"{100 * row['first']:.0f} %",
+            "range": f"{row['low']:.0f} to {row['high']:.0f}",
+        }
+        for row in table[several].to_dict("records")
+    ]
+
+
+def _quality_rows(curves: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
+    """How many runs of a variant became as good as the baseline's in the end, and how soon."""
+    table = time_to_quality(curves, baseline=baseline).dropna(subset=["target"])
+    return [
+        {
+            "network": network_name(str(network)),
+            "variant": variant_name(str(variant)),
+            "reached": f"{runs['seconds'].notna().sum()} of {len(runs)}",
+            "minutes": f"{minutes:.1f}" if (minutes := runs["seconds"].median() / 60) >= 0 else NOTHING,
+            "epochs": f"{epochs:g}" if (epochs := runs["epochs"].median()) >= 0 else NOTHING,
+        }
+        for (network, variant), runs in table.groupby(["network", "variant"], sort=False)
+    ]
+
+
+def _speed(costs: pd.DataFrame | None, note: str) -> Markup | None:
+    if costs is None or costs.loc[costs["variant"] != "none", "step_ratio"].isna().all():
+        return None
+    return _figure_html(time_ratios(costs, note=note), "speed")
+
+
+def _gate_sections(gates: pd.DataFrame, note: str) -> list[dict[str, Any]]:
+    """For each network the strips of its channel gates, and the counts of shut channels as blocks x variants."""
+    sections = []
+    table = shut_channels(gates)
+    table["which"] = [", ".join(map(str, found)) if isinstance(found, list) else "" for found in table["which"]]
+    for network, counts in table.groupby("network", sort=False):
+        of_network = gates[gates["network"] == network]
+        cells = {(row["variant"], row["block"]): row for row in counts.to_dict("records")}
+        variants = list(counts["variant"].unique())
+        sections.append(
+            {
+                "name": network_name(str(network)),
+                "figure": _figure_html(gate_strips(gates, str(network), note=note), f"gates-{slug(str(network))}"),
+                "variants": [variant_name(v) for v in variants],
+                "rows": [(block, [cells.get((v, block)) for v in variants]) for block in counts["block"].unique()],
+                "totals": [
+                    {"shut": group["shut"].sum(), "channels": group["channels"].sum()}
+                    for _, group in counts.groupby("variant", sort=False)
+                ],
+                "cases": of_network["case"].nunique(),
+            }
+        )
+    return sections
+
+
+TYPES = {
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+    ".tex": "application/x-tex",
+    ".pdf": "application/pdf",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
+"""Of the files that the page hands out."""
+
+
+def _downloads(scores: pd.DataFrame, files: Sequence[Path]) -> Markup:
+    """The files that the page's buttons save: name, type, bytes, deflated where they are text."""
+    contents = {
+        "scores.csv": scores.to_csv(index=False).encode(),
+        "scores.parquet": scores.to_parquet(index=False),
+        **{file.name: file.read_bytes() for file in files},
+    }
+    packed = []
+    for name, content in contents.items():
+        ending = Path(name).suffix
+        text = ending in {".csv", ".tex", ".svg"}
+        data = zlib.compress(content, 9, wbits=-zlib.MAX_WBITS) if text else content
+        row = {"name": name, "type": TYPES[ending], "deflated": text, "size": len(content)}
+        packed.append({**row, "data": base64.b64encode(data).decode()})
+    return _json(json.dumps(packed))
+
+
+def _json(text: str) -> Markup:
+    """JSON that cannot end the script element that it stands in."""
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _save_box_plots(scores: pd.DataFrame, network: str, folder: Path, note: str) -> list[Path]:
+    return save_figure(box_plots(scores, network, note=note), folder / f"boxplot_{slug(network)}")
 
 
 def _percent(ratio: float, *, digits: int = 1) -> str:
@@ -233,23 +422,26 @@ def _duration(seconds: float) -> str:
 
 
 def _network(
-    network: str, scores: pd.DataFrame, curves: pd.DataFrame, comparison: Comparison, note: str
+    network: str, scores: pd.DataFrame, curves: pd.DataFrame | None, comparison: Comparison, note: str
 ) -> dict[str, Any]:
-    tests = comparison.tests[comparison.tests["network"] == network].to_dict("records")
-    rows = [
-        {**test, "name": variant_name(test["variant"]), "finding": finding(test, comparison.metric)} for test in tests
-    ]
-    boxes = box_plots_interactive(scores, network, note=note)
-    trained = (curves["network"] == network).any()
+    tests = comparison.tests[comparison.tests["network"] == network]
+    rows = [{**test, "name": variant_name(test["variant"])} for test in tests.to_dict("records")]
+    name = slug(network)
+    compared = (tests["structure"] != ALL) & tests["median_difference"].notna()
+    drawn = None
+    if curves is not None and (curves["network"] == network).any():
+        drawn = _figure_html(learning_curves(curves, network, note=note), f"curves-{name}")
     return {
         "name": network_name(network),
+        "columns": tests["variant"].nunique(),
         "overall": [row for row in rows if row["structure"] == ALL],
         "structures": _structure_rows(network, comparison, rows),
         "variants": [variant_name(v) for v in dict.fromkeys(row["variant"] for row in rows)],
-        "boxes": _figure_html(boxes, f"boxes-{slug(network)}"),
-        "curves": _figure_html(learning_curves(curves, network, note=note), f"curves-{slug(network)}")
-        if trained
+        "boxes": _figure_html(box_plots_interactive(scores, network, note=note), f"boxes-{name}"),
+        "differences": _figure_html(differences(comparison, network, note=note), f"differences-{name}")
+        if compared.any()
         else None,
+        "curves": drawn,
     }
 
 
@@ -274,7 +466,6 @@ def _figure_html(figure: go.Figure, name: str) -> Markup:
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        default_height="520px",
         config={"displaylogo": False, "responsive": True},
     )
     return Markup(html)

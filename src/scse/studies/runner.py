@@ -1,39 +1,44 @@
 """The study: train and test every variant of every network on the same cases, compare, report."""
 
-import platform
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from scse.atomic import write_atomic
 from scse.blocks import VARIANTS
 from scse.data.cohort import COHORT_NAME, simulate
-from scse.data.dataset import Case, Dataset
+from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
-from scse.data.folds import Fold, make_folds
-from scse.data.inspection import Inspection, checked
+from scse.data.folds import make_folds
+from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.evaluation.comparison import COLUMNS, Comparison, compare, network_name, verdict
+from scse.evaluation.comparison import Comparison, compare
+from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.scores import score, write_scores
-from scse.networks.library import LIBRARIES, build_network, check_network, describe_places, find_maker
+from scse.evaluation.verdict import verdict_text
+from scse.networks.library import LIBRARIES, check_network, find_maker
 from scse.segmenter import Segmenter, write_prediction
+from scse.studies.channel_gates import channel_gates
 from scse.studies.costs import measure_costs
-from scse.studies.grid import Run, grid
+from scse.studies.estimate import parse_budget, plan_time
+from scse.studies.grid import Run, expand_variants, grid
+from scse.studies.plan import Plan, describe, find_places, shared_settings
+from scse.studies.provenance import data_digest, describe_machine, git_commit
 from scse.studies.report import StudyFacts, write_report
+from scse.studies.viewer import FinishedRun, viewer_data
 from scse.training.record import RunRecord, check_record
 from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
-from scse.training.settings import OWN_SIZES, Settings, check_sense, make_settings
-from scse.training.task import Task, make_task
+from scse.training.settings import check_sense, make_settings
+from scse.variants import Variant
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
 SCORES = "scores.parquet"
@@ -64,42 +69,7 @@ class StudyResult:
 
     def __str__(self) -> str:
         """The verdict, in words."""
-        return verdict(self.comparison)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A study ready to run: what `study` was asked, with all choices made."""
-
-    inspection: Inspection
-    dataset: Dataset
-    recipe: Recipe
-    settings: Settings
-    folds: list[Fold]
-    runs: list[Run]
-    out: Path
-    cache: Path
-
-    @property
-    def networks(self) -> list[str]:
-        return list(dict.fromkeys(run.network for run in self.runs))
-
-    def folder(self, run: Run) -> Path:
-        return self.out / "runs" / run.name
-
-    def run_settings(self, run: Run) -> Settings:
-        return self.settings.model_copy(update={"network": run.network, "variant": run.variant, "seed": run.seed})
-
-    def task(self, run: Run, on_event: OnEvent, stop: Stop) -> Task:
-        fold = self.folds[run.fold]
-        return make_task(
-            self.inspection,
-            training=fold.training,
-            held_out=fold.test,
-            recipe=self.recipe,
-            cache=self.cache,
-            progress=counting("prepare", on_event, stop),
-        )
+        return verdict_text(self.comparison, self.costs)
 
 
 def study(
@@ -107,11 +77,17 @@ def study(
     *,
     networks: Sequence[str] = ("unet",),
     variants: Sequence[str] = VARIANTS,
+    reductions: Sequence[int] = (),
+    aggregations: Sequence[str] = (),
+    placements: Sequence[str] = (),
     attach_to: str = "auto",
     seeds: int = 1,
     folds: int | None = None,
     out: Path | str = "scse-study",
     preset: str = "quick",
+    epochs: Sequence[int] = (),
+    train_cases: Sequence[int] = (),
+    budget: str | None = None,
     settings: Mapping[str, Any] | None = None,
     view: View | None = None,
     spacing: float | None = None,
@@ -130,12 +106,23 @@ def study(
         networks: "unet", "sdnet", "densenet", or others: "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION" (called
             with in_channels, classes and spatial_dims; returns a module that gives logits at the size of its input),
             with options in brackets, such as "smp:Unet[encoder_name=resnet18]".
-        variants: of "none", "cse", "sse", "scse"; "none" must be among them.
+        variants: of "none", "cse", "sse", "scse", the last three with or without options in brackets, such as
+            "scse[reduction=4,aggregation=max,placement=encoder]", see `scse.variants`; "none" must be among them.
+        reductions: values of the paper's r; every variant that has one is run with each.
+        aggregations: of "add", "max", "multiply"; "scse" is run with each.
+        placements: of "encoder", "decoder", "both", "both+bottleneck"; every variant but "none" is run with each. For
+            our networks.
         attach_to: where others get their blocks, see `to` of `scse.attach`; ours have their own places.
         seeds: how many, counted from 0.
         folds: see `make_folds`.
         out: the study's folder.
         preset: "quick" or "paper".
+        epochs: one number instead of the preset's. Several are varied: every network is trained anew for each, and is
+            "unet[epochs=3]" in the scores.
+        train_cases: numbers of training cases to vary; by default all are used. Fewer are always among more, the same
+            for all variants and seeds, see `choose_cases`. In the scores, the network is "unet[train_cases=6]".
+        budget: time for the whole study, such as "2h" or "1h30m", that the number of epochs is fitted to, equally for
+            all runs; kept in the folder, so that a second call goes on with the same.
         settings: fields of `Settings` that replace the preset's.
         view: plane of the slices; derived from the data by default.
         spacing: mm per pixel in the plane; by default the data's own, and 2 mm for the built-in cohort.
@@ -155,9 +142,12 @@ def study(
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
         options = "networks, variants, attach_to and seeds"
         raise ValueError(f"settings must not name {', '.join(swept)}: {options} choose them")
-    grid(networks, variants, seeds=seeds, folds=1)  # wrong names are told before any file is read
-    check_sense(networks, variants, {**(settings or {}), "attach_to": attach_to})
-    chosen = make_settings(preset, {**(settings or {}), "attach_to": attach_to})
+    variants = expand_variants(variants, reductions=reductions, aggregations=aggregations, placements=placements)
+    given = {**(settings or {}), "attach_to": attach_to, **_one_number(epochs, settings or {}, budget)}
+    # wrong names are told before any file is read
+    grid(networks, variants, seeds=seeds, folds=1, epochs=epochs, train_cases=train_cases)
+    check_sense(networks, variants, given)
+    chosen = make_settings(preset, given)
     for network in networks:
         find_maker(check_network(network))
     if dataset is None:
@@ -165,21 +155,31 @@ def study(
     path = Path(dataset)
     inspection, cases = checked(path, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
-    plan = _Plan(
+    plan = Plan(
         inspection=inspection,
         dataset=cases,
         recipe=Recipe.derive(inspection.facts_of(cases), view=view, spacing=spacing),
         settings=chosen,
         folds=splits,
-        runs=grid(networks, variants, seeds=seeds, folds=len(splits)),
+        runs=grid(networks, variants, seeds=seeds, folds=len(splits), epochs=epochs, train_cases=train_cases),
         out=out,
         cache=cache or cache_folder(),
+        epochs=epochs,
+        train_cases=train_cases,
+        budget=budget or "",
     )
-    places = _find_places(plan)
-    on_event({"event": "plan", "rows": _description(plan, places), "runs": len(plan.runs)})
+    for run in plan.runs:
+        plan.training(run)  # too few cases are told before anything is trained
+    places = find_places(plan)
+    plan, duration = plan_time(plan, on_event, stop)
+    on_event({"event": "plan", "rows": [*describe(plan, places), *duration], "runs": len(plan.runs)})
     for number, run in enumerate(plan.runs, start=1):
-        on_event({"event": "run", "run": run.name, "number": number, "runs": len(plan.runs)})
-        _do_run(plan, run, on_event, stop)
+        told = {"run": run.name, "folder": plan.folder(run)}
+        asked = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
+        on_event({"event": "run", **told, "number": number, "runs": len(plan.runs), "settings": asked})
+        skipped = _do_run(plan, run, on_event, stop)
+        means = pd.read_parquet(plan.folder(run) / SCORES).groupby("metric")["value"].mean()
+        on_event({"event": "scored", **told, "scores": means.to_dict(), "skipped": skipped})
     scores = pd.concat([pd.read_parquet(plan.folder(run) / SCORES) for run in plan.runs], ignore_index=True)
     write_scores(scores, out)
     costs = _costs(plan, on_event, stop)
@@ -187,8 +187,37 @@ def study(
     # of a study that went on, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(RUN_COLUMNS)["seconds"].max().sum())
     facts = _facts(plan, path, places, notes=notes, simulated=cases.name == COHORT_NAME, seconds=seconds)
-    report = write_report(out / "report", scores=scores, costs=costs, curves=curves, facts=facts)
+    finished = [
+        FinishedRun(r.label, r.variant, r.seed, r.fold, plan.folder(r), splits[r.fold].test, r.network)
+        for r in plan.runs
+    ]
+    viewer = viewer_data(
+        finished,
+        scores,
+        recipe=plan.recipe,
+        structures=cases.structures,
+        colors=cases.colors,
+        cache=out / "viewer.json",
+        on_event=on_event,
+    )
+    gates = channel_gates(finished, cache=out / "gates.parquet", on_event=on_event)
+    report = write_report(
+        out / "report", scores=scores, costs=costs, curves=curves, facts=facts, viewer=viewer, gates=gates
+    )
+    on_event({"event": "report", "path": report, "folder": out})
     return StudyResult(out, scores, costs, compare(scores), report)
+
+
+def _one_number(epochs: Sequence[int], settings: Mapping[str, Any], budget: str | None) -> dict[str, int]:
+    """The epochs as a setting, if they are one number and not varied."""
+    given = [
+        name for name, value in (("epochs", epochs), ("settings", "epochs" in settings), ("budget", budget)) if value
+    ]
+    if len(given) > 1:
+        raise ValueError(f"{', '.join(given)} each say how many epochs; give one of them")
+    if budget is not None:
+        parse_budget(budget)
+    return {"epochs": epochs[0]} if len(epochs) == 1 else {}
 
 
 def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:
@@ -198,45 +227,25 @@ def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:
     return folder
 
 
-def _find_places(plan: _Plan) -> list[tuple[str, str]]:
-    """Where networks that are not ours get their blocks: each is built once, as a row (what, patterns).
-
-    So a network that is wrong is told before others are trained for hours.
-    """
-    variant = next((run.variant for run in plan.runs if run.variant != "none"), "none")
-    arguments = {"in_channels": plan.recipe.channels, "classes": len(plan.dataset.structures) + 1}
-    rows = []
-    for network in plan.networks:
-        if check_network(network).source:
-            built = build_network(
-                network,
-                arguments,
-                variant=variant,
-                size=plan.recipe.patch,
-                attach_to=plan.settings.attach_to,
-                pretrained=False,
-            )
-            rows.append((f"blocks of {network_name(network)}", describe_places(built) or "none"))
-    return rows
-
-
-def _do_run(plan: _Plan, run: Run, on_event: OnEvent, stop: Stop) -> None:
+def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
+    """Train and score a run; returns whether it was finished before."""
     folder = plan.folder(run)
     task, settings = plan.task(run, on_event, stop), plan.run_settings(run)
     if (folder / SCORES).exists():
         check_record(folder, RunRecord.of(task, settings))
-        return
+        return True
     segmenter = train(task, settings, folder, on_event=on_event, stop=stop)
     test, tables = plan.folds[run.fold].test, []
     count = counting("score", on_event, stop)
     for done, case in enumerate(test, start=1):
         table = _score_case(segmenter, case, plan, folder / "predictions")
-        tables.append(table.assign(network=run.network, variant=run.variant, seed=run.seed, fold=run.fold))
+        tables.append(table.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
         count(done, len(test))
     write_scores(pd.concat(tables, ignore_index=True)[list(COLUMNS)], folder)
+    return False
 
 
-def _score_case(segmenter: Segmenter, case: Case, plan: _Plan, folder: Path) -> pd.DataFrame:
+def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> pd.DataFrame:
     if case.label is None:
         raise ValueError(f"case {case.name} has no label map to be scored against")
     image = read_image(case.images)
@@ -247,75 +256,58 @@ def _score_case(segmenter: Segmenter, case: Case, plan: _Plan, folder: Path) -> 
     return table.assign(case=case.name)
 
 
-def _costs(plan: _Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
-    """Costs of every network's variants; measured once, and again only if a variant is added."""
+def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
+    """Costs of every network's variants; measured once, and again only if a variant or label is added.
+
+    Epochs and training cases change no cost: what is measured for a network stands at all of its labels.
+    """
     path = plan.out / "costs.csv"
-    networks = plan.networks
-    variants = sorted({run.variant for run in plan.runs}, key=VARIANTS.index)
     if path.exists():
         known = pd.read_csv(path, keep_default_na=False)
-        if set(zip(known["network"], known["variant"], strict=True)) == set(product(networks, variants)):
+        if set(zip(known["network"], known["variant"], strict=True)) == {(run.label, run.variant) for run in plan.runs}:
             return known
     on_event({"event": "stage", "what": "measuring the cost of each variant"})
     case = plan.folds[0].test[0]
     tables = []
-    for network in networks:
-        first = [Run(network, variant, 0, 0) for variant in variants]
-        segmenters = {run.variant: Segmenter.load(plan.folder(run), network=network) for run in first}
-        task, settings = plan.task(first[0], on_event, stop), plan.run_settings(first[0])
-        tables.append(measure_costs(task, settings, segmenters, read_image(case.images)))
+    for network in plan.networks:
+        runs = [run for run in plan.runs if run.network == network]
+        first = {run.variant: run for run in reversed(runs)}
+        variants = sorted(dict.fromkeys(run.variant for run in runs), key=_paper_order)
+        segmenters = {variant: Segmenter.load(plan.folder(first[variant]), network=network) for variant in variants}
+        task, settings = plan.task(runs[0], on_event, stop), plan.run_settings(runs[0])
+        measured = measure_costs(task, settings, segmenters, read_image(case.images))
+        tables += [measured.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
     costs = pd.concat(tables, ignore_index=True)
     write_atomic(path, costs.to_csv(index=False).encode())
     return costs
 
 
-def _curves(plan: _Plan) -> pd.DataFrame:
+def _paper_order(variant: str) -> int:
+    return VARIANTS.index(Variant.parse(variant).kind)
+
+
+def _curves(plan: Plan) -> pd.DataFrame:
     tables = []
     for run in plan.runs:
         rows = pd.read_json(plan.folder(run) / LOG, lines=True)
-        tables.append(rows.assign(network=run.network, variant=run.variant, seed=run.seed, fold=run.fold))
+        tables.append(rows.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
     return pd.concat(tables, ignore_index=True)
 
 
-def _description(plan: _Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    first = plan.folds[0]
-    precision = resolve_precision(plan.settings.precision)
-    return [
-        ("data set", f"{plan.dataset.name} ({plan.dataset.path})"),
-        ("cases", f"{len(first.training)} for training, {len(first.test)} for testing, {len(plan.folds)} fold(s)"),
-        *plan.inspection.left_out(),
-        ("structures", str(len(plan.dataset.structures))),
-        *plan.recipe.describe(),
-        *places,
-        *_shared(plan),
-        ("computed in", f"{'bfloat16' if precision == 'bf16' else 'float32'} convolutions"),
-        ("runs", str(len(plan.runs))),
-    ]
-
-
-def _shared(plan: _Plan) -> list[tuple[str, str]]:
-    """The settings that are the same in all runs; sizes of our networks say whose they are, where there are others."""
-    own = [network_name(network) for network in plan.networks if not check_network(network).source]
-    label = "" if len(own) == len(plan.networks) else f" ({', '.join(own)})"
-    left_out = {"network", "variant", "attach_to", "seed", "precision", *([] if own else OWN_SIZES)}
-    return [
-        (name.replace("_", " ") + (label if name in OWN_SIZES else ""), str(value))
-        for name, value in plan.settings.model_dump(exclude=left_out).items()
-    ]
-
-
 def _facts(
-    plan: _Plan, path: Path, places: Sequence[tuple[str, str]], *, notes: Sequence[str], simulated: bool, seconds: float
+    plan: Plan, path: Path, places: Sequence[tuple[str, str]], *, notes: Sequence[str], simulated: bool, seconds: float
 ) -> StudyFacts:
     first = plan.folds[0]
-    seeds = len({run.seed for run in plan.runs})
+    seeds = ", ".join(map(str, sorted({run.seed for run in plan.runs})))
     left_out = plan.inspection.left_out()
     libraries = [
         LIBRARIES[source] for network in plan.networks if (source := check_network(network).source) in LIBRARIES
     ]
-    packages = dict.fromkeys(["scse", "torch", "monai", "numpy", *(library.package for library in libraries)])
-    rows = [("runs", str(len(plan.runs))), ("seeds", str(seeds)), ("folds", str(len(plan.folds)))]
-    rows += [*places, *_shared(plan)]
+    known = ["scse", "torch", "monai", "numpy", "scipy", "pandas", "nibabel"]
+    packages = dict.fromkeys([*known, *(library.package for library in libraries)])
+    digests = {fact.name: fact.digest for fact in plan.inspection.facts_of(plan.dataset)}
+    rows = [("runs", str(len(plan.runs))), ("seeds", seeds), ("folds", str(len(plan.folds)))]
+    rows += [*places, *shared_settings(plan)]
     rows += [("precision", resolve_precision(plan.settings.precision))]
     return StudyFacts(
         title="A study of squeeze & excitation",
@@ -335,6 +327,13 @@ def _facts(
         recipe=plan.recipe.describe(),
         settings=rows,
         versions={name: version(name) for name in packages},
-        machine=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        machine=describe_machine(),
         duration_seconds=seconds,
+        code=[
+            ("date", datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")),
+            ("git commit", git_commit(Path.cwd()) or "none: the working directory is in no repository"),
+            ("data set", str(path)),
+            ("data SHA-256", data_digest(digests)),
+        ],
+        digests=digests,
     )

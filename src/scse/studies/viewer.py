@@ -1,0 +1,398 @@
+"""The viewer of the report: slices of test cases with reference, predictions and spatial gates, packed for a page."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import PIL.Image
+from numpy.typing import NDArray
+
+from scse.atomic import write_atomic
+from scse.data.dataset import Case, Color
+from scse.data.files import Image, read_image, read_label
+from scse.data.prepared import class_values
+from scse.data.recipe import SLICE_AXIS, Recipe
+from scse.explaining import slice_gates
+from scse.networks.titles import network_name, variant_name
+from scse.segmenter import Segmenter
+from scse.variants import Variant
+
+FORMAT = 2
+"""Raised when the data are packed in another way, so that a page is not built from older ones."""
+
+BUDGET = 5_500_000
+"""Characters that the viewer may add to the page."""
+
+FEWEST_SLICES = 12
+"""Of a case; where these are too many, cases are left out instead."""
+
+LONGEST_SIDE, GATE_SIDE = 384, 96
+"""Pixels of an image and of a gate that are kept; of larger ones every second, third, ... is."""
+
+GATE_LEVELS = 31
+JPEG_QUALITY = 72
+WINDOW = (0.5, 99.5)
+"""Percentiles of the voxels above the minimum that are shown black and white."""
+
+# light and dark in turn, so that neighbours differ without their hue too (Okabe and Ito; Tol)
+PALETTE = (
+    "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00", "#ddddee", "#44aa99", "#aa4499",
+    "#ddcc77", "#332288", "#88ccee", "#882255", "#999933", "#ee99aa",
+)  # fmt: skip
+
+SIDE = re.compile(r"(?<![a-z])(left|right|lh|rh)(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run whose cases can be shown.
+
+    Attributes:
+        network, variant, fold: as in the scores.
+        seed: as in the scores; the viewer shows the first one.
+        folder: of the run, with `segmenter` and `predictions`.
+        test: its test cases.
+        source: the network as it was asked for, without what a sweep adds to its name.
+    """
+
+    network: str
+    variant: str
+    seed: int
+    fold: int
+    folder: Path
+    test: Sequence[Case]
+    source: str
+
+    def segmenter(self) -> Segmenter:
+        """What was trained."""
+        return Segmenter.load(self.folder, network=self.source)
+
+
+def viewer_data(
+    runs: Sequence[FinishedRun],
+    scores: pd.DataFrame,
+    *,
+    recipe: Recipe,
+    structures: Mapping[str, int],
+    colors: Mapping[int, Color] | None = None,
+    cache: Path,
+    budget: int = BUDGET,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> str:
+    """Pack what the viewer shows, or find it packed.
+
+    Of each case every n-th slice that holds a structure is shown, n the least with which all cases fit into
+    the budget, but at least 12 slices a case. If these are too many, the worst, the median and the best case stay
+    and an even spread between them, by the Dice of the plain variant, or without it the first (mean over networks).
+
+    Args:
+        runs: of the study; those of the first seed are shown.
+        scores: of the study.
+        recipe: whose view the slices have.
+        structures: name -> label value.
+        colors: of colour masks, see `Dataset`.
+        cache: file that keeps the result for the next call with the same runs.
+        budget: characters.
+        on_event: told before the work begins.
+
+    Returns:
+        JSON, to be read by the page's script.
+    """
+    # the plain network first, which the cases are ranked by
+    shown = sorted((run for run in runs if run.seed == runs[0].seed), key=lambda run: run.variant != "none")
+    key = _key(shown, budget)
+    if cache.is_file() and (kept := cache.read_text()).startswith(f'{{"key": "{key}"'):
+        return kept
+    on_event({"event": "stage", "what": "packing cases for the report's viewer"})
+    packer = _Packer(shown, recipe, structures, colors)
+    ranked = _ranked(scores, shown)
+    order = spread(len(ranked))
+    first = packer.pack(ranked[order[0]], FEWEST_SLICES)
+    wanted = slices_per_case(len(ranked), len(json.dumps(first)) / len(first["slices"]), budget)
+    cases: dict[int, dict[str, Any]] = {}
+    left = budget
+    for place in order:
+        case = packer.pack(ranked[place], wanted)
+        left -= len(json.dumps(case))
+        if left < 0 and len(cases) >= 3:
+            break
+        cases[place] = {**case, "dice": _dice(scores, ranked[place], shown, structures)}
+    places = sorted(cases)
+    picked = dict(zip(("worst", "best", "median"), map(places.index, order), strict=False))
+    content = {
+        "key": key,
+        "networks": _networks(shown),
+        "structures": structure_colors(list(structures)),
+        "cases": [cases[place] for place in places],
+        "left_out": len(ranked) - len(cases),
+        "picked": {name: picked[name] for name in ("worst", "median", "best") if name in picked},
+        "by": variant_name(shown[0].variant),
+        "seed": shown[0].seed,
+        "gate_levels": GATE_LEVELS,
+        "view": recipe.view,
+    }
+    packed = json.dumps(content)
+    write_atomic(cache, packed.encode())
+    return packed
+
+
+def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    """Networks and their variants, with their names for people."""
+    variants: dict[str, dict[str, None]] = {}
+    for run in runs:
+        variants.setdefault(run.network, {})[run.variant] = None
+    return [
+        {
+            "id": network,
+            "name": network_name(network),
+            "variants": [{"id": variant, "name": variant_name(variant)} for variant in found],
+        }
+        for network, found in variants.items()
+    ]
+
+
+def spread(count: int) -> list[int]:
+    """The numbers 0 to count - 1 so that every beginning is spread evenly: first, last, middle, quarters, ..."""
+    last = max(count - 1, 0)
+    halvings = max(last - 1, 0).bit_length() + 1
+    places = (round(last * i / 2**n) for n in range(halvings + 1) for i in range(2**n + 1))
+    return list(dict.fromkeys(places)) if count else []
+
+
+def slices_per_case(cases: int, slice_size: float, budget: int) -> int:
+    """How many slices each of the cases may show, at least `FEWEST_SLICES`."""
+    return max(FEWEST_SLICES, int(budget / (cases * slice_size)))
+
+
+def chosen_slices(first: int, last: int, wanted: int) -> list[int]:
+    """Every n-th slice from first to last: at most `wanted`, but `FEWEST_SLICES` where there are so many."""
+    span = last - first + 1
+    step = max(1, min(math.ceil(span / wanted), span // FEWEST_SLICES))
+    return list(range(first, last + 1, step))
+
+
+def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
+    """A colour for each structure; both sides of a pair share theirs."""
+    pairs = [
+        re.sub(r"\b(left|right)\b[\s_-]*|[\s_-]*\b(left|right)\b", "", name, flags=re.IGNORECASE) for name in names
+    ]
+    places = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    return [
+        {"name": name, "color": PALETTE[places[pair] % len(PALETTE)]} for name, pair in zip(names, pairs, strict=True)
+    ]
+
+
+def view_axis(image: Image, recipe: Recipe) -> int | None:
+    """The axis of an image as stored across which the recipe takes slices; None for pictures."""
+    if recipe.view == "picture":
+        return None
+    return int(np.flatnonzero(_orientation(image)[:, 0] == SLICE_AXIS[recipe.view])[0])
+
+
+def _orientation(image: Image) -> NDArray[np.float64]:
+    orientation: NDArray[np.float64] = nib.io_orientation(np.eye(4) if image.affine is None else image.affine)
+    return orientation
+
+
+def has_spatial_gate(variant: str) -> bool:
+    """Whether the blocks of a variant weigh pixels."""
+    return Variant.parse(variant).kind in {"sse", "scse"}
+
+
+class _Packer:
+    """Packs cases; one for a study."""
+
+    def __init__(
+        self,
+        runs: Sequence[FinishedRun],
+        recipe: Recipe,
+        structures: Mapping[str, int],
+        colors: Mapping[int, Color] | None,
+    ) -> None:
+        self.runs, self.recipe, self.colors = runs, recipe, colors
+        values = class_values(structures)
+        self.classes = np.zeros(int(values.max()) + 1, np.uint8)
+        self.classes[values] = np.arange(len(values))
+        self.segmenters: dict[Path, Segmenter] = {}
+
+    def pack(self, name: str, wanted: int) -> dict[str, Any]:
+        """A case with at most so many slices."""
+        runs = [run for run in self.runs if any(case.name == name for case in run.test)]
+        case = next(case for case in runs[0].test if case.name == name)
+        image = read_image(case.images)
+        plane = _Plane.of(image, self.recipe)
+        reference = read_label(_label_path(case), colors=self.colors).array
+        holding = np.flatnonzero(reference.any(axis=tuple(i for i in range(reference.ndim) if i != plane.axis)))
+        ends = (int(holding[0]), int(holding[-1])) if len(holding) and not plane.is_picture else (0, plane.count - 1)
+        slices = chosen_slices(*ends, wanted)
+        truth = plane.screen(reference, slices)
+        step = math.ceil(max(truth.shape[1:]) / LONGEST_SIDE)
+        shown = self._classes(truth[:, ::step, ::step])
+        maps, gates = {}, {}
+        for run in runs:
+            key = f"{run.network}|{run.variant}"
+            predicted = plane.screen(read_label(_prediction(run, name)).array, slices)[:, ::step, ::step]
+            maps[key] = _deflate(self._classes(predicted) - shown)  # modulo 256
+            if has_spatial_gate(run.variant) and (gate := self._gate(run, image, plane, slices)) is not None:
+                gates[key] = gate
+        return {
+            "name": name,
+            "slices": slices,
+            "count": plane.count,
+            "height": shown.shape[1],
+            "width": shown.shape[2],
+            "pixel": plane.pixel,
+            "images": [_jpeg(picture[::step, ::step]) for picture in plane.pictures(image, slices)],
+            "reference": _deflate(shown),
+            "maps": maps,
+            "gates": gates,
+        }
+
+    def _classes(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+        classes: NDArray[np.uint8] = self.classes[np.clip(labels, 0, len(self.classes) - 1)]
+        return classes
+
+    def _gate(self, run: FinishedRun, image: Image, plane: "_Plane", slices: list[int]) -> dict[str, Any] | None:
+        """The gate of the last block that has one, nearest to the output."""
+        if run.folder not in self.segmenters:
+            self.segmenters[run.folder] = run.segmenter()
+        found = [g.spatial for g in slice_gates(self.segmenters[run.folder], image, slices) if g.spatial is not None]
+        if not found:
+            return None
+        gate = plane.turn(found[-1])
+        step = math.ceil(max(gate.shape[1:3]) / GATE_SIDE)
+        gate = gate[:, ::step, ::step]
+        low, high = float(gate.min()), float(gate.max())
+        levels = np.round((gate - low) / max(high - low, 1e-6) * GATE_LEVELS).astype(np.uint8)
+        return {
+            "height": gate.shape[1],
+            "width": gate.shape[2],
+            "low": round(low, 3),
+            "high": round(high, 3),
+            "levels": _deflate(levels),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """How slices of a stored volume come to the screen: left is left, superior (of axial slices anterior) is up.
+
+    Attributes:
+        axis: of the stored volume, across which slices are taken.
+        count: of its slices.
+        upright: whether the first axis of a slice is the vertical one.
+        flips: whether the horizontal and the vertical axis are stored against the screen's direction.
+        pixel: mm, width and height.
+        is_picture: whether it is no volume; then it is shown as stored.
+    """
+
+    axis: int
+    count: int
+    upright: bool
+    flips: tuple[bool, bool]
+    pixel: tuple[float, float]
+    is_picture: bool = False
+
+    @classmethod
+    def of(cls, image: Image, recipe: Recipe) -> "_Plane":
+        axis = view_axis(image, recipe)
+        if axis is None:
+            return cls(axis=0, count=1, upright=True, flips=(False, False), pixel=(1.0, 1.0), is_picture=True)
+        turned = _orientation(image)
+        others = [i for i in range(3) if i != axis]
+        across, up = sorted(others, key=lambda i: turned[i, 0])
+        # rows of the screen count downwards
+        flips = (bool(turned[across, 1] < 0), bool(turned[up, 1] > 0))
+        spacing = image.spacing
+        return cls(axis, image.shape[axis], across == others[1], flips, (spacing[across], spacing[up]))
+
+    def screen(self, volume: NDArray[Any], slices: Sequence[int]) -> NDArray[Any]:
+        """Slices of a stored volume (*spatial), as the screen shows them: (slices, height, width)."""
+        if self.is_picture:
+            return volume[None]
+        return self.turn(np.moveaxis(np.take(volume, slices, axis=self.axis), self.axis, 0))
+
+    def turn(self, planes: NDArray[Any]) -> NDArray[Any]:
+        """Stored planes (slices, rows, columns) as the screen shows them."""
+        upright = planes if self.upright else planes.swapaxes(1, 2)
+        across, up = self.flips
+        return upright[:, :: -1 if up else 1, :: -1 if across else 1]
+
+    def pictures(self, image: Image, slices: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Slices in grey, (height, width), or the colours of a picture, (height, width, 3)."""
+        channels = image.array if self.is_picture and len(image.array) == 3 else image.array[:1]
+        grey = [self.screen(_windowed(channel), slices) for channel in channels]
+        return list(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
+
+
+def _windowed(channel: NDArray[np.float32]) -> NDArray[np.uint8]:
+    foreground = channel[channel > channel.min()]
+    low, high = np.percentile(foreground, WINDOW) if foreground.size else (0.0, 1.0)
+    levels: NDArray[np.uint8] = (np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def _label_path(case: Case) -> Path:
+    if case.label is None:
+        raise ValueError(f"case {case.name} has no label map to be shown beside its prediction")
+    return case.label
+
+
+def _prediction(run: FinishedRun, name: str) -> Path:
+    folder = run.folder / "predictions"
+    volume = folder / f"{name}.nii.gz"
+    return volume if volume.exists() else folder / f"{name}.png"
+
+
+def _deflate(array: NDArray[np.uint8]) -> str:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return base64.b64encode(packer.compress(np.ascontiguousarray(array).tobytes()) + packer.flush()).decode()
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "jpeg", quality=JPEG_QUALITY, optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _ranked(scores: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
+    """Cases from worst to best by the Dice of the first variant, averaged over structures and networks."""
+    names = {case.name for run in runs for case in run.test}
+    rows = scores[(scores["metric"] == "dice") & (scores["variant"] == runs[0].variant) & scores["case"].isin(names)]
+    rows = rows[rows["seed"] == runs[0].seed]
+    per_network = rows.groupby(["network", "case"], sort=True)["value"].mean()
+    return list(per_network.groupby("case").mean().sort_values(kind="stable").index)
+
+
+def _dice(
+    scores: pd.DataFrame, case: str, runs: Sequence[FinishedRun], structures: Mapping[str, int]
+) -> dict[str, list[float | None]]:
+    """Dice of every structure in every prediction of a case; None where it is absent from both."""
+    rows = scores[(scores["case"] == case) & (scores["metric"] == "dice") & (scores["seed"] == runs[0].seed)]
+    return {
+        f"{network}|{variant}": [
+            None if math.isnan(value) else round(float(value), 3)
+            for value in group.set_index("structure")["value"].reindex(list(structures))
+        ]
+        for (network, variant), group in rows.groupby(["network", "variant"], sort=False)
+    }
+
+
+def _key(runs: Sequence[FinishedRun], budget: int) -> str:
+    """Changes with the runs, what they scored, and how they are packed."""
+    digest = hashlib.sha256(f"{FORMAT} {budget}".encode())
+    for run in runs:
+        digest.update(f"{run.folder.name} {' '.join(case.name for case in run.test)}".encode())
+        digest.update((run.folder / "scores.parquet").read_bytes())
+    return digest.hexdigest()[:24]
