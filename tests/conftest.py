@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from scse.tensorboard_alone import use_tensorboard_alone
+from scse.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
 # a worker a core: more threads would spend their time waiting for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 use_tensorboard_alone()
+use_monai_alone()
 
 DATA = Path(os.environ.get("SCSE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
@@ -21,6 +21,7 @@ OPTIONAL = {
     "openvino": "openvino",
     "segmentation_models_pytorch": "smp",
     "keras": "keras",
+    "mlflow": "mlflow",
 }
 """Optional package -> the extra of scse that installs it."""
 
@@ -38,6 +39,7 @@ class Row:
 
 def diagnose() -> list[Row]:
     """Versions, devices, threads, the path the blocks take, and optional parts with how to install the missing ones."""
+    distributions = packages_distributions()
     precision = "bfloat16" if resolve_precision("auto") == "bf16" else "float32"
     return [
         Row("python", f"{platform.python_version()} on {platform.platform()}"),
@@ -48,8 +50,9 @@ def diagnose() -> list[Row]:
         Row("training precision", f"{precision} (precision=auto)"),
         Row("blocks run on", path()),
         Row("prepared arrays", str(cache_folder())),
-        *(_optional(name, extra) for name, extra in OPTIONAL.items()),
-        *_backends(),
+        # TensorFlow comes under several names, MLflow without its server as mlflow-skinny
+        *(_optional(name, extra, distributions.get(name, [name])[0]) for name, extra in OPTIONAL.items()),
+        *_backends(distributions),
     ]
 
 
@@ -60,12 +63,11 @@ def _devices() -> list[str]:
     return [*names, "cpu"]
 
 
-def _backends() -> list[Row]:
+def _backends(distributions: Mapping[str, Sequence[str]]) -> list[Row]:
     """What there is for Keras to run on, and what it takes; nothing without Keras."""
     if find_spec("keras") is None:
         return []
     installed, choice = installed_backends(), chosen_backend()
-    distributions = packages_distributions()  # TensorFlow comes under several names
     found = [f"{name} {version(distributions[name][0])}" for name in installed]
     return [
         Row("keras can run on", ", ".join(found)),
@@ -80,10 +82,10 @@ def _remedy(backend: str, installed: Sequence[str]) -> str:
     return f"not installed; pip install {backend}, or {others}" if backend in BACKENDS else others
 
 
-def _optional(name: str, extra: str) -> Row:
+def _optional(name: str, extra: str, distribution: str) -> Row:
     if find_spec(name) is None:
         return Row(name, "not installed", f"pip install 'scse[{extra}]'")
     try:
-        return Row(name, version(name))
+        return Row(name, version(distribution))
     except PackageNotFoundError:
         return Row(name, "installed, version unknown")

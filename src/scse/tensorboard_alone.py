@@ -1,4 +1,4 @@
-"""TensorBoard without TensorFlow, which takes seconds to be imported and is not needed to write events."""
+"""TensorBoard without TensorFlow and MONAI without MLflow, which take seconds to be imported and are not needed."""
 
 import sys
 from types import ModuleType
@@ -13,3 +13,15 @@ def use_tensorboard_alone() -> None:
     """
     name = "tensorboard.compat.notf"
     sys.modules.setdefault(name, ModuleType(name))
+
+
+def use_monai_alone() -> None:
+    """Keep MONAI from importing MLflow in this process, where both are installed.
+
+    MONAI would import it for its `MLFlowHandler`, which is then missing. Called as `use_tensorboard_alone` is; what
+    imports MLflow itself still gets it.
+    """
+    name = "monai.handlers.mlflow_handler"
+    empty = ModuleType(name)
+    empty.MLFlowHandler = None  # type: ignore[attr-defined] # what `monai.handlers` takes from it
+    sys.modules.setdefault(name, empty)
