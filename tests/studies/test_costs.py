@@ -45,7 +45,8 @@ def test_costs_are_counted_and_measured_against_the_plain_network(task, segmente
     image = Image(scene(np.random.default_rng(1), (12, 4, 8))[0], np.eye(4))
     table = costs.measure_costs(task, SETTINGS, segmenters, image)
     assert list(table.columns) == [
-        *("network", "variant", "parameters", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio")
+        *("network", "variant", "parameters", "kept_mib"),
+        *("step_seconds", "step_ratio", "predict_seconds", "predict_ratio"),
     ]
     assert list(table["variant"]) == list(VARIANTS)
     assert set(table["network"]) == {"unet"}
@@ -55,10 +56,18 @@ def test_costs_are_counted_and_measured_against_the_plain_network(task, segmente
     # scSE is cSE and sSE, so its blocks have the parameters of both
     extra = table.set_index("variant")["parameters"] - plain["parameters"]
     assert extra["scse"] == extra["cse"] + extra["sse"] > 0
+    assert (table["kept_mib"] >= plain["kept_mib"]).all()
     assert (table[["step_seconds", "predict_seconds", "step_ratio", "predict_ratio"]] > 0).all(axis=None)
     for variant, segmenter in segmenters.items():
         for key, weights in segmenter.network.state_dict().items():
             torch.testing.assert_close(weights, before[variant][key], rtol=0, atol=0)
+
+
+def test_what_a_step_keeps_is_counted_once_and_freed_intermediates_not():
+    a, b = (torch.randn(1024, requires_grad=True) for _ in range(2))
+    # a and b for the product; its sums keep nothing
+    assert costs._kept_bytes(lambda: ((a * b) + 1).sum().backward()) == 2 * 4096
+    assert costs._kept_bytes(lambda: (a * a).sum().backward()) == 4096
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "steps"])

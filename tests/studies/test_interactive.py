@@ -85,13 +85,15 @@ def test_times_are_percent_more_than_plain() -> None:
 def test_gates_show_the_range_of_each_channel_over_the_cases() -> None:
     values = {("encoder.0", 0): (0.2, 0.3, 0.6), ("encoder.0", 1): (0.1, 0.1, 0.1), ("decoder.0", 0): (0.9, 0.8, 1.0)}
     rows = [
-        ("unet", variant, block, channel, case, gate)
-        for variant in ("cse", "scse")
+        ("unet", variant, block, identity, channel, case, gate)
+        for variant, identity in (("cse", 1.0), ("scse", 0.5))
         for (block, channel), gates in values.items()
         for case, gate in zip("abc", gates, strict=True)
     ]
-    table = pd.DataFrame(rows, columns=["network", "variant", "block", "channel", "case", "gate"])
-    hidden, shown = gate_strips(table, "unet").data
+    table = pd.DataFrame(rows, columns=["network", "variant", "block", "identity", "channel", "case", "gate"])
+    figure = gate_strips(table, "unet")
+    assert [mark.text for mark in figure.layout.annotations] == ["shut", "as it is (scSE)", "as it is (cSE)"]
+    hidden, shown = figure.data
     assert (hidden.visible, shown.visible) == ("legendonly", True)
     assert list(shown.x) == [0.1, 0.3, 0.9]
     assert list(shown.text) == ["encoder.0, channel 1", "encoder.0, channel 0", "decoder.0, channel 0"]

@@ -87,7 +87,7 @@ class Quick:
 
     def measure(self, task: object, settings: Any, segmenters: Any, image: object) -> pd.DataFrame:
         self.measured.append(list(segmenters))
-        names = ("parameters", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio")
+        names = ("parameters", "kept_mib", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio")
         return pd.DataFrame({"network": settings.network, "variant": list(segmenters), **dict.fromkeys(names, 1)})
 
     def report(self, folder: Path, **given: Any) -> Path:

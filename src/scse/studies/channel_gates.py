@@ -11,6 +11,7 @@ import pandas as pd
 from scse.atomic import write_atomic
 from scse.data.files import read_image
 from scse.explaining import slice_gates
+from scse.gates import SHUT
 from scse.studies.viewer import FinishedRun, spread, view_axis
 from scse.variants import Variant
 
@@ -18,11 +19,7 @@ MOST_CASES = 24
 SLICES = 16
 """Of a case, spread evenly; its gates are the mean over them."""
 
-SHUT = 0.1
-"""A channel whose gate is below in every case is called shut."""
-
-IDENTITY = 0.5
-"""What a gate is at an identity start."""
+COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
 
 
 def channel_gates(
@@ -36,8 +33,9 @@ def channel_gates(
         on_event: told before the work begins.
 
     Returns:
-        A table with the columns network, variant, block (where it is), channel, case and gate (0 to 1, the mean over
-        16 evenly spread slices); blocks in the order of execution. Empty if no variant weighs channels.
+        A table with the columns network, variant, block (where it is), identity (the gate that leaves a channel as it
+        is, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices); blocks in the
+        order of execution. Empty if no variant weighs channels.
     """
     first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
     measured = [run for run in first if Variant.parse(run.variant).kind in {"cse", "scse"}]
@@ -47,8 +45,7 @@ def channel_gates(
     if measured:
         on_event({"event": "stage", "what": "measuring channel gates"})
     tables = [table for run in measured for table in _run_tables(run)]
-    columns = ["network", "variant", "block", "channel", "case", "gate"]
-    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))
     return gates
@@ -66,8 +63,9 @@ def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
         for gates in slice_gates(segmenter, image, slices):
             if gates.channel is not None:
                 mean = gates.channel.mean(axis=0)
-                row = {"network": run.network, "variant": run.variant, "block": gates.where, "case": case.name}
-                tables.append(pd.DataFrame({**row, "channel": np.arange(len(mean)), "gate": mean}))
+                same = (run.network, run.variant, gates.where, gates.identity)
+                rows = [(*same, channel, case.name, gate) for channel, gate in enumerate(mean)]
+                tables.append(pd.DataFrame(rows, columns=COLUMNS))
     return tables
 
 
@@ -75,20 +73,21 @@ def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
     """Count channels: network, variant, block, channels, shut, which, and change.
 
     A channel is shut if its gate is below 0.1 in every case; `which` are their numbers. `change` is the mean distance
-    of the gates from 0.5.
+    of the gates from the identity; NaN for blocks that have none.
     """
     highest = gates.groupby(["network", "variant", "block", "channel"], sort=False)["gate"].max().reset_index()
     keys = ["network", "variant", "block"]
     highest["shut"] = highest["gate"] < SHUT
     counts = highest.groupby(keys, sort=False)["shut"].agg(["size", "sum"])
     which = highest[highest["shut"]].groupby(keys, sort=False)["channel"].agg(list).rename("which")
-    change = gates.assign(change=(gates["gate"] - IDENTITY).abs()).groupby(keys, sort=False)["change"].mean()
+    change = (gates["gate"] - gates["identity"]).abs().rename("change")
+    change = gates[keys].join(change).groupby(keys, sort=False)["change"].mean()
     table = counts.rename(columns={"size": "channels", "sum": "shut"}).join(change).join(which)
     return table.reset_index()
 
 
 def _key(runs: Sequence[FinishedRun]) -> str:
-    digest = hashlib.sha256(f"{MOST_CASES} {SLICES}".encode())
+    digest = hashlib.sha256(f"{COLUMNS} {MOST_CASES} {SLICES}".encode())
     for run in runs:
         digest.update(f"{run.folder.name} {' '.join(case.name for case in run.test)}".encode())
         digest.update((run.folder / "scores.parquet").read_bytes())

@@ -1,4 +1,4 @@
-"""What a variant costs: parameters, time of a training step, time of a predicted case."""
+"""What a variant costs: parameters, memory and time of a training step, time of a predicted case."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from scse.data.files import Image
 from scse.segmenter import Segmenter
@@ -33,17 +34,21 @@ def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segme
         image: a case to predict.
 
     Returns:
-        A table with the columns network, variant, parameters, step_seconds and predict_seconds (medians), and
-        step_ratio and predict_ratio (medians of the ratios to the plain network within a round).
+        A table with the columns network, variant, parameters, kept_mib (MiB that a step keeps for its backward pass),
+        step_seconds and predict_seconds (medians), and step_ratio and predict_ratio (medians of the ratios to the
+        plain network within a round).
     """
     variants = list(segmenters)
-    steps = in_turn([_stepper(task, settings.model_copy(update={"variant": v})) for v in variants], STEP_ROUNDS)
+    steppers = [_stepper(task, settings.model_copy(update={"variant": variant})) for variant in variants]
+    kept = [_kept_bytes(step) / 2**20 for step in steppers]
+    steps = in_turn(steppers, STEP_ROUNDS)
     predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS)
     return pd.DataFrame(
         {
             "network": settings.network,
             "variant": variants,
             "parameters": [sum(p.numel() for p in segmenters[v].network.parameters()) for v in variants],
+            "kept_mib": kept,
             "step_seconds": np.median(steps, axis=0),
             "step_ratio": np.median(steps / steps[:, :1], axis=0),
             "predict_seconds": np.median(predictions, axis=0),
@@ -89,9 +94,27 @@ class Stepper:
 
 
 def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
-    stepper = Stepper.make(task, settings, steps=STEP_ROUNDS + 1)
+    stepper = Stepper.make(task, settings, steps=STEP_ROUNDS + 2)
     images, labels = next(iter(stepper.batches.epoch(0)))
     return lambda: stepper.step(images, labels)
+
+
+def _kept_bytes(step: Callable[[], object]) -> int:
+    """Bytes that a training step keeps from its forward for its backward pass, weights included.
+
+    Most of what training needs, and what a block may add to; counted, because the peak that a process had tells the
+    allocator's habits.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
 
 
 def _predictor(segmenter: Segmenter, image: Image) -> Callable[[], object]:

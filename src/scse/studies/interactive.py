@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from scse.evaluation.comparison import ALL, Comparison
+from scse.gates import SHUT
 from scse.networks.titles import network_name, variant_name
-from scse.studies.channel_gates import IDENTITY, SHUT
 from scse.studies.figures import COLORS, SPARE_COLORS, dice_per_case, variant_colors
 from scse.variants import OPTIONS, Variant
 
@@ -338,8 +338,15 @@ def gate_strips(gates: pd.DataFrame, network: str, *, note: str = "") -> go.Figu
             visible=True if variant == variants[-1] else "legendonly",
             hovertemplate="%{text}: %{x:.3f}",
         )
-    for value, words in ((IDENTITY, "identity start"), (SHUT, "shut")):
-        figure.add_vline(x=value, line={"width": 1, "dash": "dash", "color": "#808080"}, annotation_text=words)
+    marks = {SHUT: "shut"}
+    for identity in sorted(gates["identity"].dropna().unique()):
+        having = gates[gates["identity"] == identity]["variant"].unique()
+        marks[float(identity)] = f"as it is ({', '.join(map(variant_name, having))})"
+    for value, words in marks.items():
+        # inside the figure, where the words stay whole
+        side = "top left" if value > 0.5 else "top right"
+        line = {"width": 1, "dash": "dash", "color": "#808080"}
+        figure.add_vline(x=value, line=line, annotation_text=words, annotation_position=side)
     figure.update_layout(**{**_style(_short_title(network, note)), "height": 190 + 62 * len(blocks)})
     figure.update_xaxes(title="channel gate", range=[0, 1], automargin=True)
     figure.update_yaxes(

@@ -25,9 +25,10 @@ from scse.evaluation.scores import METRICS
 from scse.evaluation.statistics import FEWEST_PAIRS, LEVEL
 from scse.evaluation.verdict import p_text
 from scse.figure_files import save_figure
+from scse.gates import SHUT
 from scse.networks.specs import slug
 from scse.networks.titles import network_name, variant_name
-from scse.studies.channel_gates import SHUT, shut_channels
+from scse.studies.channel_gates import shut_channels
 from scse.studies.figures import box_plots
 from scse.studies.interactive import (
     box_plots_interactive,
@@ -118,8 +119,7 @@ def write_report(
         folder: where to; made if need be, files of an earlier report are replaced.
         scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
         facts: the rest.
-        costs: network, variant, parameters, step_seconds, step_ratio, predict_seconds, predict_ratio, and peak_mib
-            where memory was measured; ratios are to the plain network, NaN where there is none.
+        costs: as `measure_costs` measured them; ratios are to the plain network, NaN where there is none.
         curves: network, variant, seed, fold, epoch, seconds, loss, dice on held-out cases; may be empty.
         gates: as `channel_gates` measured them.
         viewer: as `viewer_data` packed it.
@@ -153,7 +153,6 @@ def write_report(
             seeds=_seed_rows(dice),
             ranking=_ranking_rows(scores),
             costs=[] if costs is None else _cost_rows(costs),
-            memory=costs is not None and "peak_mib" in costs,
             networks=[_network(n, scores, curves, dice, note) for n in networks],
             heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
             speed=_speed(costs, note),
@@ -259,18 +258,20 @@ def _mean_text(mean: float, sd: float) -> str:
 
 
 def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = costs[costs["variant"] == "none"].set_index("network")["parameters"]
+    plain = costs[costs["variant"] == "none"].set_index("network")[["parameters", "kept_mib"]]
+    plain = plain.reindex(costs["network"].unique())
     return [
         {
             "network": network_name(row["network"]),
             "variant": variant_name(row["variant"]),
             "parameters": f"{row['parameters']:,}",
-            "more": _percent(row["parameters"] / plain.get(row["network"], math.nan), digits=2),
+            "more": _percent(row["parameters"] / plain.loc[row["network"], "parameters"], digits=2),
             "step": _time(row["step_seconds"]),
             "step_more": _percent(row["step_ratio"]),
             "predict": _time(row["predict_seconds"]),
             "predict_more": _percent(row["predict_ratio"]),
-            "peak": f"{row['peak_mib']:,.0f} MiB" if row.get("peak_mib", math.nan) >= 0 else NOTHING,
+            "kept": f"{row['kept_mib']:,.0f} MiB",
+            "kept_more": _percent(row["kept_mib"] / plain.loc[row["network"], "kept_mib"]),
         }
         for row in costs.to_dict("records")
     ]

@@ -264,7 +264,8 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     path = plan.out / "costs.csv"
     if path.exists():
         known = pd.read_csv(path, keep_default_na=False)
-        if set(zip(known["network"], known["variant"], strict=True)) == {(run.label, run.variant) for run in plan.runs}:
+        measured = set(zip(known["network"], known["variant"], strict=True))
+        if "kept_mib" in known and measured == {(run.label, run.variant) for run in plan.runs}:
             return known
     on_event({"event": "stage", "what": "measuring the cost of each variant"})
     case = plan.folds[0].test[0]
@@ -275,8 +276,8 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
         variants = sorted(dict.fromkeys(run.variant for run in runs), key=_paper_order)
         segmenters = {variant: Segmenter.load(plan.folder(first[variant]), network=network) for variant in variants}
         task, settings = plan.task(runs[0], on_event, stop), plan.run_settings(runs[0])
-        measured = measure_costs(task, settings, segmenters, read_image(case.images))
-        tables += [measured.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
+        table = measure_costs(task, settings, segmenters, read_image(case.images))
+        tables += [table.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
     costs = pd.concat(tables, ignore_index=True)
     write_atomic(path, costs.to_csv(index=False).encode())
     return costs
