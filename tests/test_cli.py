@@ -493,7 +493,7 @@ def test_study_of_two_networks_shows_their_names_with_brackets(data, tmp_path):
     assert (ended.code, ended.err) == (0, "")
     table, _, rest = ended.out.partition("┡")[2].partition("└")
     assert BASIC in table
-    assert f"\n{BASIC}: scSE: no significance" in rest
+    assert f"\n{BASIC}: too little data.\n  scSE: too little data" in rest
     assert (tmp_path / "out" / "report" / "index.html").is_file()
 
 

@@ -1,6 +1,7 @@
 """`attach` on real networks of other libraries: one test a network and check, and the table of both in docs/."""
 
 import copy
+import functools
 import multiprocessing
 from pathlib import Path
 
@@ -98,8 +99,8 @@ def compiled(name, tmp_path):
     network, _, x, placed = attached(name)
     disturb(placed)
     torch.compiler.reset()
-    # the same capture of forward and backward as by default, without the minutes of generating code for it
-    fast = torch.compile(network.train(), fullgraph=True, backend="aot_eager")
+    # whether it is captured whole; what the compilers make of the blocks, forward and backward, is tested with these
+    fast = torch.compile(network.train(), fullgraph=True, backend="eager")
     reached = outputs(fast, x)
     sum(leaf.square().mean() for leaf in reached).backward()
     assert all(parameter.grad is not None for parameter in placed.parameters())
@@ -113,30 +114,33 @@ def compiled_with_breaks_of_its_own(name, tmp_path):
     disturb(placed)
     torch.compiler.reset()
     with pytest.raises(torch._dynamo.exc.Unsupported, match=OWN_BREAKS[name]):
-        torch.compile(plain, fullgraph=True, backend="aot_eager")(x)
+        torch.compile(plain, fullgraph=True, backend="eager")(x)
     torch.compiler.reset()
     with torch.no_grad():  # torch warns of gradients where a graph goes on after a break
         expected = outputs(network.eval(), x)
-        assert closest(expected, outputs(torch.compile(network, backend="aot_eager"), x)) < 1e-4
+        assert closest(expected, outputs(torch.compile(network, backend="eager"), x)) < 1e-4
 
 
-def exported(name, tmp_path):
+@functools.lru_cache(maxsize=1)  # the two checks that need it follow each other
+def program_of(name):
+    """A network exported, an example, and its outputs for it."""
     network, _, x, placed = attached(name)
     disturb(placed)
     expected = [leaf.detach() for leaf in outputs(network.eval(), x)]
-    program = torch.export.export(network, (x,))
+    return torch.export.export(network, (x,)), x, expected
+
+
+def exported(name, tmp_path):
+    program, x, expected = program_of(name)
     assert closest(expected, [leaf.detach() for leaf in leaves(program.module()(x))]) < 1e-4
 
 
 def onnx(name, tmp_path):
     import onnxruntime
 
-    network, _, x, placed = attached(name)
-    disturb(placed)
-    expected = [leaf.detach() for leaf in outputs(network.eval(), x)]
-    program = torch.onnx.export(network, (x,), dynamo=True, verbose=False)
+    program, x, expected = program_of(name)
     path = tmp_path / "network.onnx"
-    program.save(path)
+    torch.onnx.export(program, (x,), dynamo=True, verbose=False).save(path)
     session = onnxruntime.InferenceSession(path)
     reached = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert closest(expected, [torch.from_numpy(array) for array in reached]) < 1e-4

@@ -16,6 +16,7 @@ if "KERAS_BACKEND" not in os.environ:
 # read by the frameworks when they are imported, so set before Keras is
 ENVIRONMENT = {
     "JAX_ENABLE_X64": "1",  # JAX computes in float64 only where it is told to
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # to compile is what takes the time, and each test runs once
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # one thread, as in tests/conftest.py
     "TF_NUM_INTEROP_THREADS": "1",
@@ -40,11 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def quick_networks() -> Generator[None]:
-    """Spare JAX what takes the time where networks run once: to optimise them, and to compile what draws weights."""
+    """Spare JAX to compile what draws weights, which takes the time where networks run once."""
     if os.environ["KERAS_BACKEND"] != "jax":
         yield
         return
-    import jax
     import keras
     import numpy as np
 
@@ -55,6 +55,4 @@ def quick_networks() -> Generator[None]:
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.initializers.VarianceScaling, "__call__", drawn)
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)

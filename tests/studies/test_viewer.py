@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
-from finished import Study, make_study
 from numpy.typing import NDArray
 
+from finished import Study, make_study
 from scse.data.files import Image
 from scse.data.recipe import Recipe
 from scse.studies import viewer
@@ -143,6 +143,9 @@ def test_both_sides_of_a_pair_share_their_colour():
     assert colors[0] == colors[1]
     assert colors[3] == colors[4]
     assert len(set(colors)) == 4
+    for pair in (("left_hippocampus", "right_hippocampus"), ("lh-cortex", "rh-cortex")):
+        first, second = structure_colors([*pair])
+        assert first["color"] == second["color"]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SRA", "ASL", "IPR"])

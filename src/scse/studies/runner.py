@@ -1,7 +1,5 @@
 """The study: train and test every variant of every network on the same cases, compare, report."""
 
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from scse.studies.costs import measure_costs
 from scse.studies.estimate import parse_budget, plan_time
 from scse.studies.grid import Run, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places, shared_settings
-from scse.studies.provenance import data_digest, describe_machine, git_commit
+from scse.studies.provenance import command_text, data_digest, describe_machine, git_commit
 from scse.studies.report import StudyFacts, write_report
 from scse.studies.viewer import FinishedRun, viewer_data
 from scse.training.record import RunRecord, check_record
@@ -137,6 +135,7 @@ def study(
         DataError: something is wrong with the data, or `out` holds another study.
         StoppedError: `stop` said so; call again to go on.
     """
+    asked_for = dict(locals())
     began = time.monotonic()
     out = Path(out)
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
@@ -186,7 +185,15 @@ def study(
     curves = _curves(plan)
     # of a study that went on, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(RUN_COLUMNS)["seconds"].max().sum())
-    facts = _facts(plan, path, places, notes=notes, simulated=cases.name == COHORT_NAME, seconds=seconds)
+    facts = _facts(
+        plan,
+        path,
+        places,
+        notes=notes,
+        simulated=cases.name == COHORT_NAME,
+        seconds=seconds,
+        command=command_text(study, asked_for),
+    )
     finished = [
         FinishedRun(r.label, r.variant, r.seed, r.fold, plan.folder(r), splits[r.fold].test, r.network)
         for r in plan.runs
@@ -296,7 +303,14 @@ def _curves(plan: Plan) -> pd.DataFrame:
 
 
 def _facts(
-    plan: Plan, path: Path, places: Sequence[tuple[str, str]], *, notes: Sequence[str], simulated: bool, seconds: float
+    plan: Plan,
+    path: Path,
+    places: Sequence[tuple[str, str]],
+    *,
+    notes: Sequence[str],
+    simulated: bool,
+    seconds: float,
+    command: str,
 ) -> StudyFacts:
     first = plan.folds[0]
     seeds = ", ".join(map(str, sorted({run.seed for run in plan.runs})))
@@ -322,9 +336,7 @@ def _facts(
             *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
             *notes,
         ],
-        command=shlex.join(["scse", *sys.argv[1:]])
-        if Path(sys.argv[0]).name == "scse"
-        else f"scse.study({str(path)!r})",
+        command=command,
         recipe=plan.recipe.describe(),
         settings=rows,
         versions={name: version(name) for name in packages},

@@ -51,7 +51,7 @@ PALETTE = (
     "#ddcc77", "#332288", "#88ccee", "#882255", "#999933", "#ee99aa",
 )  # fmt: skip
 
-SIDE = re.compile(r"(?<![a-z])(left|right|lh|rh)(?![a-z])", re.IGNORECASE)
+SIDE = re.compile(r"(?<![a-z])(left|right|lh|rh)(?![a-z])[\s_-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,7 @@ def chosen_slices(first: int, last: int, wanted: int) -> list[int]:
 
 def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
     """A colour for each structure; both sides of a pair share theirs."""
-    pairs = [
-        re.sub(r"\b(left|right)\b[\s_-]*|[\s_-]*\b(left|right)\b", "", name, flags=re.IGNORECASE) for name in names
-    ]
+    pairs = [SIDE.sub("", name).strip(" _-") for name in names]
     places = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
     return [
         {"name": name, "color": PALETTE[places[pair] % len(PALETTE)]} for name, pair in zip(names, pairs, strict=True)
