@@ -23,7 +23,8 @@ STEP = {"event": "step"}
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artefacts of a store that is named
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

@@ -29,6 +29,7 @@ from scse.gates import SHUT
 from scse.networks.specs import slug
 from scse.networks.titles import network_name, variant_name
 from scse.studies.channel_gates import shut_channels
+from scse.studies.estimate import in_words
 from scse.studies.figures import box_plots
 from scse.studies.interactive import (
     box_plots_interactive,
@@ -168,7 +169,7 @@ def write_report(
             fewest=FEWEST_PAIRS,
             level=LEVEL,
             shut=SHUT,
-            duration=_duration(facts.duration_seconds),
+            duration=in_words(facts.duration_seconds),
             plotly=Markup(get_plotlyjs()),
         )
     )
@@ -413,13 +414,6 @@ def _time(seconds: float) -> str:
     if math.isnan(seconds):
         return NOTHING
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _network(
