@@ -85,6 +85,13 @@ def test_tables_have_headings_where_they_are_given():
     assert [line.split() for line in text(shown).splitlines()] == [["structure", "Dice"], ["a", "0.5"]]
 
 
+def test_tables_cut_nothing_off_where_a_line_is_short():
+    shown = Console(file=StringIO(), width=20, soft_wrap=True)
+    shown.print(rows_table([("a" * 24, "b" * 24)], "structure" * 2, "rank-biserial"))
+    assert {letter: text(shown).count(letter) for letter in "ab"} == {"a": 24 + 2, "b": 24 + 1}  # in the headings too
+    assert "…" not in text(shown)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_interrupts(number):
     shown, before = console(), signal.getsignal(number)

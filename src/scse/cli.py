@@ -1,5 +1,6 @@
 """The command line: one thin command per verb."""
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+FILE_WIDTH = 160
+"""Characters of a line where the output goes to a file or another program, which wraps lines itself or not at all."""
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 SAME = "call the same command again"
@@ -489,7 +493,10 @@ def _end(problems: list[str]) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
+    return console
 
 
 def _say(text: object) -> None:

@@ -142,8 +142,10 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def rows_table(rows: list[tuple[Any, ...]], *headings: str) -> Table:
-    """A plain table of text rows, shown as they are: `[brackets]` in them are no markup."""
-    table = Table(*headings, show_header=bool(headings), box=None, pad_edge=False)
+    """A plain table of text rows, shown as they are: `[brackets]` in them are no markup, and nothing is cut off."""
+    table = Table(show_header=bool(headings), box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     return table
