@@ -45,3 +45,11 @@ def test_what_runs_before_an_action_is_not_timed(clock: Clock) -> None:
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (11.0, 3), (12.5, 4), (40.0, 18), (1e9, 50)])
 def test_no_round_begins_after_the_time_but_three_are_done(clock: Clock, seconds: float, rounds: int) -> None:
     assert timing.in_turn([clock.action("step", 5.0, 2.0)], 50, seconds=seconds).shape == (rounds, 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (45.4, "45 s"), (100, "100 s"), (720, "12 min"), (7800, "2 h 10 min"), (36300, "10 h 05 min")],
+)
+def test_a_time_is_told_in_words(seconds, words):
+    assert timing.in_words(seconds) == words

@@ -122,7 +122,7 @@ def study(
     Called again with the same arguments, it skips finished runs and goes on with interrupted ones.
     """
     from scse.networks.specs import split_specs
-    from scse.studies.report import table_text
+    from scse.reports.page import table_text
     from scse.studies.runner import study as run_study
 
     def run(watch: Any, stop: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Times of actions that are compared with each other."""
+"""Times of actions that are compared with each other, and how a time is told."""
 
 import math
 import time
@@ -42,3 +42,11 @@ def in_turn(
             row[index] = time.perf_counter() - began
         found.append(row)
     return np.array(found[1:])
+
+
+def in_words(seconds: float) -> str:
+    """A time for people: "45 s", "12 min", "2 h 10 min"."""
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -14,7 +14,7 @@ from typing import Any
 
 from scse import __version__
 from scse.atomic import write_atomic
-from scse.studies.provenance import git_commit
+from scse.reports.provenance import git_commit
 from scse.training.loop import Event
 from scse.training.record import RECORD
 from scse.training.run import LOG, OnEvent, StoppedError

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from scse.studies.estimate import fit_epochs, in_words, parse_budget
+from scse.studies.estimate import fit_epochs, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,3 @@ def test_a_budget_below_one_epoch_is_refused_with_what_one_takes():
     message = "budget 1m: 12 runs of 1 epoch take about 2 min; ask for fewer runs"
     with pytest.raises(ValueError, match=message):
         fit_epochs("1m", 20, 100, runs=12)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "1 s"), (45.4, "45 s"), (100, "100 s"), (720, "12 min"), (7800, "2 h 10 min"), (36300, "10 h 05 min")],
-)
-def test_a_time_is_told_in_words(seconds, words):
-    assert in_words(seconds) == words

@@ -1,1 +1,1 @@
-"""The study: its grid of runs, its runner, what variants cost, and the report."""
+"""The study: its grid of runs, how long they take, its runner, and what variants cost."""

@@ -19,6 +19,7 @@ from scse.segmenter import write_prediction
 from scse.studies.costs import PREDICT_ROUNDS, STEP_ROUNDS, Stepper
 from scse.studies.grid import Run
 from scse.studies.plan import Plan
+from scse.timing import in_words
 from scse.training.loop import held_out_dice
 from scse.training.run import CHECKPOINT, LOG, OnEvent, Stop, StoppedError, as_segmenter, make_batches, most_watched
 from scse.training.settings import Settings
@@ -137,14 +138,6 @@ def fit_epochs(budget: str, fixed: float, each: float, *, runs: int) -> int:
             "(variants, seeds, folds), a coarser spacing, a smaller width, fewer slices_per_epoch, or give more time"
         )
     return epochs
-
-
-def in_words(seconds: float) -> str:
-    """A time for people: "45 s", "12 min", "2 h 10 min"."""
-    if seconds < 120:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _kept_epochs(plan: Plan) -> int | None:

@@ -24,15 +24,15 @@ from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.scores import score, write_scores
 from scse.evaluation.verdict import verdict_text
 from scse.networks.library import LIBRARIES, check_network, find_maker
+from scse.reports.channel_gates import channel_gates
+from scse.reports.page import StudyFacts, write_report
+from scse.reports.provenance import command_text, data_digest, describe_machine, git_commit
+from scse.reports.viewer import FinishedRun, viewer_data
 from scse.segmenter import Segmenter, write_prediction
-from scse.studies.channel_gates import channel_gates
 from scse.studies.costs import measure_costs
 from scse.studies.estimate import parse_budget, plan_time
 from scse.studies.grid import Run, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places, shared_settings
-from scse.studies.provenance import command_text, data_digest, describe_machine, git_commit
-from scse.studies.report import StudyFacts, write_report
-from scse.studies.viewer import FinishedRun, viewer_data
 from scse.training.record import RunRecord, check_record
 from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
 from scse.training.settings import check_sense, make_settings

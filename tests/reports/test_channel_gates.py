@@ -7,7 +7,7 @@ import pytest
 from finished import make_study
 from scse.data.files import read_image
 from scse.explaining import slice_gates
-from scse.studies.channel_gates import channel_gates, shut_channels
+from scse.reports.channel_gates import channel_gates, shut_channels
 
 
 def test_gates_are_the_mean_over_the_slices_of_each_case_and_measured_once(tmp_path):

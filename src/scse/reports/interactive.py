@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from scse.evaluation.comparison import ALL, Comparison
 from scse.gates import SHUT
 from scse.networks.titles import network_name, variant_name
-from scse.studies.figures import COLORS, SPARE_COLORS, dice_per_case, variant_colors
+from scse.reports.figures import COLORS, SPARE_COLORS, dice_per_case, variant_colors
 from scse.variants import OPTIONS, Variant
 
 LONGEST_NAME = 32

@@ -28,10 +28,9 @@ from scse.figure_files import save_figure
 from scse.gates import SHUT
 from scse.networks.specs import slug
 from scse.networks.titles import network_name, variant_name
-from scse.studies.channel_gates import shut_channels
-from scse.studies.estimate import in_words
-from scse.studies.figures import box_plots
-from scse.studies.interactive import (
+from scse.reports.channel_gates import shut_channels
+from scse.reports.figures import box_plots
+from scse.reports.interactive import (
     box_plots_interactive,
     differences,
     gate_strips,
@@ -40,7 +39,8 @@ from scse.studies.interactive import (
     sweeps,
     time_ratios,
 )
-from scse.studies.provenance import BIBTEX
+from scse.reports.provenance import BIBTEX
+from scse.timing import in_words
 
 METRIC_TITLES = {
     "dice": "Dice",
@@ -217,7 +217,7 @@ def _comparisons(scores: pd.DataFrame) -> dict[str, Comparison]:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("scse.studies"),
+        loader=jinja2.PackageLoader("scse.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

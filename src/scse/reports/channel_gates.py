@@ -12,7 +12,7 @@ from scse.atomic import write_atomic
 from scse.data.files import read_image
 from scse.explaining import slice_gates
 from scse.gates import SHUT
-from scse.studies.viewer import FinishedRun, spread, view_axis
+from scse.reports.viewer import FinishedRun, spread, view_axis
 from scse.variants import Variant
 
 MOST_CASES = 24

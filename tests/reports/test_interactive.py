@@ -7,7 +7,7 @@ import pytest
 from scse.evaluation import Comparison, compare
 from scse.evaluation.comparison import ALL
 from scse.evaluation.pairing import COLUMNS
-from scse.studies.interactive import differences, gate_strips, heat_map, sweeps, time_ratios
+from scse.reports.interactive import differences, gate_strips, heat_map, sweeps, time_ratios
 
 
 def make_scores(networks: tuple[str, ...], variants: tuple[str, ...]) -> pd.DataFrame:

@@ -17,9 +17,9 @@ from rich.console import Console
 from finished import Study, make_study
 from scse.evaluation import compare
 from scse.evaluation.scores import write_scores
-from scse.studies.channel_gates import channel_gates
-from scse.studies.report import StudyFacts, latex_table, table_text, write_report
-from scse.studies.viewer import viewer_data
+from scse.reports.channel_gates import channel_gates
+from scse.reports.page import StudyFacts, latex_table, table_text, write_report
+from scse.reports.viewer import viewer_data
 
 CHROMIUM = Path("/usr/bin/chromium")
 NETWORKS = {"unet": 2_153_792, "sdnet": 1_600_000}

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from scse.figure_files import save_figure
-from scse.studies.figures import COLORS, box_plots
-from scse.studies.interactive import box_plots_interactive, learning_curves
+from scse.reports.figures import COLORS, box_plots
+from scse.reports.interactive import box_plots_interactive, learning_curves
 
 VARIANTS = ("none", "cse", "sse", "scse")
 STRUCTURES = ("left-cerebral-white-matter", "brain-stem", "absent")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import scse
-from scse.studies.provenance import command_text, data_digest, describe_machine, git_commit
+from scse.reports.provenance import command_text, data_digest, describe_machine, git_commit
 
 
 @pytest.mark.parametrize(

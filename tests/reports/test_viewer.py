@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from finished import Study, make_study
 from scse.data.files import Image
 from scse.data.recipe import Recipe
-from scse.studies import viewer
-from scse.studies.viewer import GATE_LEVELS, chosen_slices, slices_per_case, spread, structure_colors, viewer_data
+from scse.reports import viewer
+from scse.reports.viewer import GATE_LEVELS, chosen_slices, slices_per_case, spread, structure_colors, viewer_data
 
 
 @pytest.fixture(scope="module")
