@@ -24,6 +24,7 @@ from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
 from scse.errors import DataError
 from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.quality import time_to_quality
 from scse.evaluation.scores import score_files
 from scse.networks import NETWORKS
 from scse.studies import costs, estimate, runner
@@ -133,7 +134,7 @@ def test_a_study_scores_every_case_and_structure_of_every_run(finished):
 def test_a_study_leaves_its_tables_runs_and_report(finished):
     out = finished.out
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    wanted = {"scores.csv", SCORES, "costs.csv", "viewer.json", "gates.parquet"}
+    wanted = {"scores.csv", SCORES, "costs.csv", "curves.csv", "viewer.json", "gates.parquet"}
     wanted |= {f"report/{name}" for name in ("index.html", "table.csv", "table.tex")}
     wanted |= {f"report/boxplot_{network}.{end}" for network in ("unet", "sdnet") for end in ("png", "pdf", "svg")}
     for run in RUNS:
@@ -181,6 +182,18 @@ def test_costs_count_the_parameters_of_the_networks_that_were_trained(finished):
     assert (table[["step_seconds", "step_ratio", "predict_seconds", "predict_ratio"]] > 0).all(axis=None)
     read = pd.read_csv(finished.out / "costs.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(read, table)
+
+
+def test_curves_hold_every_epoch_of_every_run(finished):
+    curves = pd.read_csv(finished.out / "curves.csv", keep_default_na=False)
+    assert list(curves["network"] + "-" + curves["variant"]) == [
+        name.removesuffix("-seed0-fold0") for name in RUNS for _ in range(SETTINGS["epochs"])
+    ]
+    for run, rows in curves.groupby(["network", "variant"]):
+        log = pd.read_json(finished.out / "runs" / f"{'-'.join(run)}-seed0-fold0" / LOG, lines=True)
+        names = ["epoch", "seconds", "loss", "dice"]
+        pd.testing.assert_frame_equal(rows[names].reset_index(drop=True), log[names], check_dtype=False)
+    assert time_to_quality(curves)["target"].notna().all()
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -41,6 +41,7 @@ from scse.variants import Variant
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
 SCORES = "scores.parquet"
 RUN_COLUMNS = ["network", "variant", "seed", "fold"]
+CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
 SIMULATED_NOTE = (
     "The subjects are simulated: deformed, re-contrasted and noisy copies of one atlas brain. "
     "They show that everything works, not what recalibration does on real scans."
@@ -52,7 +53,7 @@ class StudyResult:
     """What a study found.
 
     Attributes:
-        folder: with `runs`, `scores.parquet`, `scores.csv`, `costs.csv` and `report`.
+        folder: with `runs`, `scores.parquet`, `scores.csv`, `costs.csv`, `curves.csv` and `report`.
         scores: the tidy table of all runs.
         costs: parameters and times of every variant.
         comparison: of the variants' Dice.
@@ -295,11 +296,14 @@ def _paper_order(variant: str) -> int:
 
 
 def _curves(plan: Plan) -> pd.DataFrame:
+    """Every epoch of every run, written as `curves.csv` too."""
     tables = []
     for run in plan.runs:
         rows = pd.read_json(plan.folder(run) / LOG, lines=True)
         tables.append(rows.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
-    return pd.concat(tables, ignore_index=True)
+    curves = pd.concat(tables, ignore_index=True)[[*RUN_COLUMNS, *CURVE_COLUMNS]]
+    write_atomic(plan.out / "curves.csv", curves.to_csv(index=False).encode())
+    return curves
 
 
 def _facts(
