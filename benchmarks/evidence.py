@@ -6,13 +6,14 @@ The costs are ratios to the plain network, measured in turn; hours of training a
 """
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from measuring import markdown
 
-from scse.evaluation import Comparison, compare, headlines, ranking, read_scores, time_to_quality, verdicts
+from scse.evaluation import Comparison, compare, ranking, read_scores, time_to_quality, verdict_text
 from scse.evaluation.comparison import ALL
 from scse.evaluation.verdict import effect_text, p_text
 from scse.networks.titles import network_name, variant_name
@@ -59,13 +60,8 @@ def means(found: Comparison) -> str:
 
 
 def sentences(found: Comparison, costs: pd.DataFrame) -> str:
-    """The verdicts."""
-    told = verdicts(found, costs)
-    lines = []
-    for network, headline in headlines(found).items():
-        lines.append(f"- **{network_name(network)}**: {headline}.")
-        lines += [f"  - {verdict.text}." for verdict in told if verdict.network == network]
-    return "\n".join(lines)
+    """The verdicts, as a list."""
+    return re.sub(r"^( *)", r"\1- ", verdict_text(found, costs), flags=re.MULTILINE)
 
 
 def effects(found: Comparison, scores: pd.DataFrame) -> str:

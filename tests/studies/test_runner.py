@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from other_process import Other
 from rich.console import Console
 
 import scse
@@ -142,7 +143,7 @@ def test_a_study_leaves_its_tables_runs_and_report(finished):
         wanted |= {f"runs/{run}/{name}" for name in (*files, SCORES, "scores.csv")}
         wanted |= {f"runs/{run}/predictions/{case}.nii.gz" for case in ("t0", "t1")}
     assert wanted <= found
-    assert all("events.out.tfevents" in name for name in found - wanted)
+    assert all("events.out.tfevents" in name or name.startswith("locks/") for name in found - wanted)
     assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(RUNS)
     assert finished.result.report == out / "report" / "index.html"
     page = finished.result.report.read_text()
@@ -222,6 +223,24 @@ def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
     assert quick.reported["facts"].training_cases == 3
     assert quick.reported["facts"].test_cases == 2
     assert len(quick.reported["curves"]) == len(RUNS) * SETTINGS["epochs"]
+
+
+def test_a_run_that_another_process_is_at_comes_last_and_is_finished_if_that_one_dies(finished, quick, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / "runs" / RUNS[1] / SCORES).unlink()
+    other = Other(out / "locks" / f"{RUNS[1]}.lock")
+
+    def stop() -> bool:
+        if sum(event["event"] == "scored" for event in quick.events) == len(RUNS) - 1:
+            other.die()
+        return False
+
+    result = quick(finished.data, out, networks=["unet", "sdnet"], variants=["none", "scse"], stop=stop)
+    runs = [event["run"] for event in quick.events if event["event"] == "run"]
+    assert runs == [RUNS[0], *RUNS[2:], RUNS[1]]
+    assert f"{RUNS[1]} is left to another process" in [event.get("what") for event in quick.events]
+    pd.testing.assert_frame_equal(result.scores, finished.result.scores, check_exact=True)
 
 
 def test_a_subset_can_be_reported_from_a_larger_study(finished, quick, tmp_path):

@@ -1,9 +1,10 @@
 """The study: train and test every variant of every network on the same cases, compare, report."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from scse.studies.costs import measure_costs
 from scse.studies.estimate import parse_budget, plan_time
 from scse.studies.grid import Run, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places, shared_settings
+from scse.studies.sharing import claimed
 from scse.training.record import RunRecord, check_record
 from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
 from scse.training.settings import check_sense, make_settings
@@ -41,6 +43,7 @@ from scse.variants import Variant
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
 SCORES = "scores.parquet"
 RUN_COLUMNS = ["network", "variant", "seed", "fold"]
+LOCKS = "locks"
 CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
 SIMULATED_NOTE = (
     "The subjects are simulated: deformed, re-contrasted and noisy copies of one atlas brain. "
@@ -98,7 +101,8 @@ def study(
 ) -> StudyResult:
     """Train and compare variants on the same cases, order, augmentation and shared initial weights.
 
-    A second call with the same arguments skips finished runs and goes on with interrupted ones.
+    A second call with the same arguments skips finished runs and goes on with interrupted ones. One that is made while
+    the first goes on, in another process, shares the runs with it.
 
     Args:
         dataset: its folder, in any layout that `Dataset.open` knows; None simulates the built-in cohort.
@@ -136,7 +140,7 @@ def study(
         DataError: something is wrong with the data, or `out` holds another study.
         StoppedError: `stop` said so; call again to go on.
     """
-    asked_for = dict(locals())
+    command = command_text(study, dict(locals()))
     began = time.monotonic()
     out = Path(out)
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
@@ -152,8 +156,7 @@ def study(
         find_maker(check_network(network))
     if dataset is None:
         dataset, spacing = _cohort(out, on_event, stop), COHORT_SPACING if spacing is None else spacing
-    path = Path(dataset)
-    inspection, cases = checked(path, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
+    inspection, cases = checked(Path(dataset), skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     plan = Plan(
         inspection=inspection,
@@ -171,46 +174,43 @@ def study(
     for run in plan.runs:
         plan.training(run)  # too few cases are told before anything is trained
     places = find_places(plan)
-    plan, duration = plan_time(plan, on_event, stop)
+    with claimed(out / LOCKS / "plan.lock", stop, wait=True):  # a budget's epochs are fitted once
+        plan, duration = plan_time(plan, on_event, stop)
     on_event({"event": "plan", "rows": [*describe(plan, places), *duration], "runs": len(plan.runs)})
-    for number, run in enumerate(plan.runs, start=1):
-        told = {"run": run.name, "folder": plan.folder(run)}
-        asked = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
-        on_event({"event": "run", **told, "number": number, "runs": len(plan.runs), "settings": asked})
-        skipped = _do_run(plan, run, on_event, stop)
-        means = pd.read_parquet(plan.folder(run) / SCORES).groupby("metric")["value"].mean()
-        on_event({"event": "scored", **told, "scores": means.to_dict(), "skipped": skipped})
+    elsewhere = [numbered for numbered in enumerate(plan.runs, start=1) if not _take(plan, *numbered, on_event, stop)]
+    for numbered in elsewhere:  # by now done, or left by a process that ended
+        _take(plan, *numbered, on_event, stop, wait=True)
+    with claimed(out / LOCKS / "report.lock", stop, wait=True):
+        return _finish(plan, partial(_facts, plan, places, notes, command), began, on_event, stop)
+
+
+def _finish(
+    plan: Plan, facts: Callable[[float], StudyFacts], began: float, on_event: OnEvent, stop: Stop
+) -> StudyResult:
+    """Gather what the runs left, measure costs, and write the report; its facts wait for the seconds of the study."""
+    out = plan.out
     scores = pd.concat([pd.read_parquet(plan.folder(run) / SCORES) for run in plan.runs], ignore_index=True)
     write_scores(scores, out)
     costs = _costs(plan, on_event, stop)
     curves = _curves(plan)
-    # of a study that went on, this call is only a part
+    # of a study that went on, or was shared, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(RUN_COLUMNS)["seconds"].max().sum())
-    facts = _facts(
-        plan,
-        path,
-        places,
-        notes=notes,
-        simulated=cases.name == COHORT_NAME,
-        seconds=seconds,
-        command=command_text(study, asked_for),
-    )
     finished = [
-        FinishedRun(r.label, r.variant, r.seed, r.fold, plan.folder(r), splits[r.fold].test, r.network)
+        FinishedRun(r.label, r.variant, r.seed, r.fold, plan.folder(r), plan.folds[r.fold].test, r.network)
         for r in plan.runs
     ]
     viewer = viewer_data(
         finished,
         scores,
         recipe=plan.recipe,
-        structures=cases.structures,
-        colors=cases.colors,
+        structures=plan.dataset.structures,
+        colors=plan.dataset.colors,
         cache=out / "viewer.json",
         on_event=on_event,
     )
     gates = channel_gates(finished, cache=out / "gates.parquet", on_event=on_event)
     report = write_report(
-        out / "report", scores=scores, costs=costs, curves=curves, facts=facts, viewer=viewer, gates=gates
+        out / "report", scores=scores, costs=costs, curves=curves, facts=facts(seconds), viewer=viewer, gates=gates
     )
     on_event({"event": "report", "path": report, "folder": out})
     return StudyResult(out, scores, costs, compare(scores), report)
@@ -230,9 +230,25 @@ def _one_number(epochs: Sequence[int], settings: Mapping[str, Any], budget: str 
 
 def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:
     folder = out / "cohort"
-    if not folder.exists():
-        simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=counting("simulate", on_event, stop))
+    with claimed(out / LOCKS / "cohort.lock", stop, wait=True):
+        if not folder.exists():
+            simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=counting("simulate", on_event, stop))
     return folder
+
+
+def _take(plan: Plan, number: int, run: Run, on_event: OnEvent, stop: Stop, *, wait: bool = False) -> bool:
+    """Do a run, unless another process is at it; with `wait`, wait for that one, and do what it left."""
+    with claimed(plan.out / LOCKS / f"{run.name}.lock", stop, wait=wait) as ours:
+        if not ours:
+            on_event({"event": "stage", "what": f"{run.name} is left to another process"})
+            return False
+        told = {"run": run.name, "folder": plan.folder(run)}
+        asked = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
+        on_event({"event": "run", **told, "number": number, "runs": len(plan.runs), "settings": asked})
+        skipped = _do_run(plan, run, on_event, stop)
+        means = pd.read_parquet(plan.folder(run) / SCORES).groupby("metric")["value"].mean()
+        on_event({"event": "scored", **told, "scores": means.to_dict(), "skipped": skipped})
+    return True
 
 
 def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
@@ -307,16 +323,9 @@ def _curves(plan: Plan) -> pd.DataFrame:
 
 
 def _facts(
-    plan: Plan,
-    path: Path,
-    places: Sequence[tuple[str, str]],
-    *,
-    notes: Sequence[str],
-    simulated: bool,
-    seconds: float,
-    command: str,
+    plan: Plan, places: Sequence[tuple[str, str]], notes: Sequence[str], command: str, seconds: float
 ) -> StudyFacts:
-    first = plan.folds[0]
+    first, simulated = plan.folds[0], plan.dataset.name == COHORT_NAME
     seeds = ", ".join(map(str, sorted({run.seed for run in plan.runs})))
     left_out = plan.inspection.left_out()
     libraries = [
@@ -349,7 +358,7 @@ def _facts(
         code=[
             ("date", datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")),
             ("git commit", git_commit(Path.cwd()) or "none: the working directory is in no repository"),
-            ("data set", str(path)),
+            ("data set", str(plan.dataset.path)),
             ("data SHA-256", data_digest(digests)),
         ],
         digests=digests,
