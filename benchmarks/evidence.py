@@ -20,6 +20,8 @@ from scse.networks.titles import network_name, variant_name
 from scse.timing import in_words
 
 RUN = ["network", "variant", "seed", "fold"]
+HEADS = {"dice": "Dice", "hd95": "HD95 (mm)"}
+NOTHING = "\N{EN DASH}"
 
 
 def main() -> None:
@@ -36,8 +38,8 @@ def parts(folder: Path) -> Iterator[str]:
     costs = pd.read_csv(folder / "costs.csv", keep_default_na=False)
     curves = pd.read_csv(folder / "curves.csv", keep_default_na=False)
     dice = compare(scores)
-    for metric in ("dice", "hd95"):
-        yield means(dice if metric == "dice" else compare(scores, metric=metric))
+    yield means(dice)
+    yield means(compare(scores, metric="hd95"))
     yield sentences(dice, costs)
     yield effects(dice, scores)
     yield structures(dice)
@@ -56,7 +58,7 @@ def means(found: Comparison) -> str:
     )
     table = summary.pivot_table(index="network", columns="variant", values="text", aggfunc="first", sort=False)
     rows = [(network_name(str(network)), *texts) for network, texts in zip(table.index, table.to_numpy(), strict=True)]
-    return markdown([found.metric, *map(variant_name, table.columns)], rows)
+    return markdown([HEADS[found.metric], *map(variant_name, table.columns)], rows)
 
 
 def sentences(found: Comparison, costs: pd.DataFrame) -> str:
@@ -127,7 +129,7 @@ def quality(curves: pd.DataFrame) -> str:
     rows = []
     for (network, variant), runs in time_to_quality(curves).groupby(["network", "variant"], sort=False):
         reached = f"{runs['epochs'].notna().sum()} of {len(runs)}"
-        median = f"{runs['epochs'].median():g}"
+        median = f"{runs['epochs'].median():g}" if runs["epochs"].notna().any() else NOTHING
         rows.append((network_name(str(network)), variant_name(str(variant)), reached, median))
     return markdown(["network", "variant", "runs that reach plain's final Dice", "epochs, median of those"], rows)
 
