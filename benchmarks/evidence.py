@@ -44,6 +44,7 @@ def parts(folder: Path) -> Iterator[str]:
     yield effects(dice, scores)
     yield structures(dice)
     yield seeds(dice)
+    yield each_seed(scores)
     yield prices(costs)
     yield quality(curves)
     runs = curves.groupby(RUN)["seconds"].max()
@@ -109,6 +110,18 @@ def seeds(found: Comparison) -> str:
         names = network_name(row["network"]), variant_name(row["variant"])
         rows.append((*names, f"{row['sd']:.4f}", f"{row['sd_seeds']:.4f}", each))
     return markdown(["network", "variant", "sd over subjects", "sd over seeds", "mean of each seed"], rows)
+
+
+def each_seed(scores: pd.DataFrame) -> str:
+    """What a study of one of the seeds would have found: median difference, p after Holm's correction, verdict."""
+    alone = {seed: compare(scores[scores["seed"] == seed]).tests for seed in scores["seed"].unique()}
+    tests = [tests[tests["structure"] == ALL].set_index(["network", "variant"]) for tests in alone.values()]
+    rows = []
+    for network, variant in tests[0].index:
+        found = [each.loc[(network, variant)] for each in tests]
+        told = [f"{test['median_difference']:+.4f}, p {p_text(test['p_holm'])}: {test['kind']}" for test in found]
+        rows.append((network_name(network), variant_name(variant), *told))
+    return markdown(["network", "variant", *(f"seed {seed} alone" for seed in alone)], rows)
 
 
 def prices(costs: pd.DataFrame) -> str:

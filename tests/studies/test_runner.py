@@ -30,7 +30,7 @@ from scse.evaluation.scores import score_files
 from scse.networks import NETWORKS
 from scse.studies import costs, estimate, runner
 from scse.studies.plan import choose_cases
-from scse.studies.runner import SCORES, SIMULATED_NOTE, StudyResult
+from scse.studies.runner import ONE_SEED_NOTE, SCORES, SIMULATED_NOTE, StudyResult
 from scse.training.run import CHECKPOINT, LOG, StoppedError
 
 SHAPE = (12, 10, 8)
@@ -220,6 +220,7 @@ def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
     assert {path: path.stat().st_mtime_ns for path in (finished.out / "runs").rglob("*")} == before
     pd.testing.assert_frame_equal(result.scores, finished.result.scores)
     pd.testing.assert_frame_equal(result.costs, finished.result.costs)
+    assert ONE_SEED_NOTE in quick.reported["facts"].caveats
     assert quick.reported["facts"].training_cases == 3
     assert quick.reported["facts"].test_cases == 2
     assert len(quick.reported["curves"]) == len(RUNS) * SETTINGS["epochs"]
@@ -317,6 +318,7 @@ def test_a_variant_that_is_added_later_is_trained_alone(finished, quick, tmp_pat
 
 def test_folds_test_every_case_once_for_every_seed(finished, quick, tmp_path):
     result = quick(finished.data, tmp_path, variants=["none"], folds=3, seeds=2, settings={"epochs": 1})
+    assert ONE_SEED_NOTE not in quick.reported["facts"].caveats
     assert len(quick.trained()) == 6
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
         f"unet-none-seed{seed}-fold{fold}" for seed in (0, 1) for fold in (0, 1, 2)

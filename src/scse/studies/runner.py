@@ -45,6 +45,10 @@ SCORES = "scores.parquet"
 RUN_COLUMNS = ["network", "variant", "seed", "fold"]
 LOCKS = "locks"
 CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
+ONE_SEED_NOTE = (
+    "One seed: p-values speak of other subjects, not of other trainings. Studies that differ in nothing but the seed "
+    "have found opposite significant differences; --seeds 2 or more shows whether yours would."
+)
 SIMULATED_NOTE = (
     "The subjects are simulated: deformed, re-contrasted and noisy copies of one atlas brain. "
     "They show that everything works, not what recalibration does on real scans."
@@ -346,6 +350,7 @@ def _facts(
         structures=len(plan.dataset.structures),
         caveats=[
             *([SIMULATED_NOTE] if simulated else []),
+            *([ONE_SEED_NOTE] if len({run.seed for run in plan.runs}) == 1 else []),
             *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
             *notes,
         ],
