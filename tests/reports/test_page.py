@@ -245,6 +245,18 @@ def test_the_spread_over_seeds_stands_beside_that_over_subjects(tmp_path: Path, 
     assert f"U-Net plain {row['sd']:.3f} 0.007" in text
 
 
+def test_each_seed_stands_with_its_own_difference_to_plain(tmp_path: Path, small: pd.DataFrame) -> None:
+    worse = small.assign(seed=1, value=small["value"] - 0.5 * (small["variant"] == "scse"))
+    both = pd.concat([small, worse])
+    text = words(write(tmp_path, both))
+    dice = small[small["metric"] == "dice"].groupby("variant")["value"].mean()
+    change = dice["scse"] - dice["none"]
+    assert change > 0
+    told = f"{change:+.3f}, \N{MINUS SIGN}{0.5 - change:.3f}"
+    assert re.search(rf"U-Net scSE [\d. ]+, [\d.]+ {re.escape(told)}", text)
+    assert re.search(r"U-Net plain [\d. ]+, [\d.]+ \N{EN DASH}", text)
+
+
 def test_a_swept_study_has_its_figures(tmp_path: Path, small: pd.DataFrame) -> None:
     labels = [small.assign(network=f"unet[epochs={epochs}]") for epochs in (3, 6)]
     text = words(write(tmp_path, pd.concat(labels)))

@@ -292,19 +292,23 @@ def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[s
 
 
 def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Spread over cases beside spread over seeds; [] with one seed."""
+    """Spread over cases beside spread over seeds, and each seed's difference to the baseline; [] with one seed."""
     summary = comparison.summary[comparison.summary["seeds"] > 1]
     each = comparison.seeds.groupby(["network", "variant"], sort=False)
-    return [
-        {
-            "network": network_name(row["network"]),
-            "variant": variant_name(row["variant"]),
-            "sd": row["sd"],
-            "sd_seeds": row["sd_seeds"],
-            "means": ", ".join(f"{mean:.3f}" for mean in each.get_group((row["network"], row["variant"]))["mean"]),
-        }
-        for row in summary.to_dict("records")
-    ]
+    rows = []
+    for row in summary.to_dict("records"):
+        seeds = each.get_group((row["network"], row["variant"]))
+        rows.append(
+            {
+                "network": network_name(row["network"]),
+                "variant": variant_name(row["variant"]),
+                "sd": row["sd"],
+                "sd_seeds": row["sd_seeds"],
+                "means": ", ".join(f"{mean:.3f}" for mean in seeds["mean"]),
+                "differences": ", ".join(f"{change:+.3f}" for change in seeds["difference"].dropna()) or NOTHING,
+            }
+        )
+    return rows
 
 
 def _ranking_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
