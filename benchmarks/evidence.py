@@ -15,11 +15,11 @@ from measuring import markdown
 
 from scse.evaluation import Comparison, compare, ranking, read_scores, time_to_quality, verdict_text
 from scse.evaluation.comparison import ALL
+from scse.evaluation.quality import RUN
 from scse.evaluation.verdict import effect_text, p_text
 from scse.networks.titles import network_name, variant_name
 from scse.timing import in_words
 
-RUN = ["network", "variant", "seed", "fold"]
 HEADS = {"dice": "Dice", "hd95": "HD95 (mm)"}
 NOTHING = "\N{EN DASH}"
 

@@ -22,6 +22,7 @@ from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
 from scse.evaluation.comparison import Comparison, compare
 from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.quality import RUN
 from scse.evaluation.scores import score, write_scores
 from scse.evaluation.verdict import verdict_text
 from scse.networks.library import LIBRARIES, check_network, find_maker
@@ -42,7 +43,6 @@ from scse.variants import Variant
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
 SCORES = "scores.parquet"
-RUN_COLUMNS = ["network", "variant", "seed", "fold"]
 LOCKS = "locks"
 CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
 ONE_SEED_NOTE = (
@@ -198,7 +198,7 @@ def _finish(
     costs = _costs(plan, on_event, stop)
     curves = _curves(plan)
     # of a study that went on, or was shared, this call is only a part
-    seconds = max(time.monotonic() - began, curves.groupby(RUN_COLUMNS)["seconds"].max().sum())
+    seconds = max(time.monotonic() - began, curves.groupby(RUN)["seconds"].max().sum())
     finished = [
         FinishedRun(r.label, r.variant, r.seed, r.fold, plan.folder(r), plan.folds[r.fold].test, r.network)
         for r in plan.runs
@@ -321,7 +321,7 @@ def _curves(plan: Plan) -> pd.DataFrame:
     for run in plan.runs:
         rows = pd.read_json(plan.folder(run) / LOG, lines=True)
         tables.append(rows.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
-    curves = pd.concat(tables, ignore_index=True)[[*RUN_COLUMNS, *CURVE_COLUMNS]]
+    curves = pd.concat(tables, ignore_index=True)[[*RUN, *CURVE_COLUMNS]]
     write_atomic(plan.out / "curves.csv", curves.to_csv(index=False).encode())
     return curves
 
