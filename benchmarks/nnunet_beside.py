@@ -3,8 +3,9 @@
     nohup python benchmarks/nnunet_beside.py ../shared/data/hippocampus --folds 5 --hours 1 --out beside > beside.log &
 
 Takes three times `--hours` and some minutes, on a machine that does nothing else. A system that is finished in `--out`
-is skipped by the next call, one that was interrupted starts anew. `--smoke` tries everything in minutes: few cases,
-10 s of training each.
+is skipped by the next call, one that was interrupted starts anew. With `--only`, systems run side by side, on a core
+each: `OMP_NUM_THREADS=1 taskset -c 0 python ... --only nnunet`. `--smoke` tries everything in minutes: few cases, 10 s
+of training each.
 
 - Split: that of `scse study` for the same `--folds` and `--fold`; without `--folds`, the data set's own. nnU-Net sees
   the training cases alone (its fold "all"): it plans, preprocesses and trains on them.
@@ -60,14 +61,15 @@ SMOKE_SECONDS, SMOKE_TRAINING, SMOKE_TEST, SMOKE_SLICES = 10.0, 6, 2, 160
 def main() -> None:
     """Run what is missing, each system in a process of its own, then compare."""
     arguments = parse()
-    missing = [name for name in SYSTEMS if not (arguments.out / name / "scores.parquet").exists()]
-    for name in [arguments.system] if arguments.system else missing:
-        if arguments.system:
-            run(name, arguments)
-        else:
+    if arguments.inside:
+        run(arguments.inside, arguments)
+        return
+    scores = {name: arguments.out / name / "scores.parquet" for name in SYSTEMS}
+    for name in SYSTEMS if arguments.only is None else [arguments.only]:
+        if not scores[name].exists():
             print(f"\n{SYSTEMS[name]}", flush=True)
-            subprocess.run([sys.executable, *sys.argv, "--system", name], env=environment(arguments.out), check=True)
-    if not arguments.system:
+            subprocess.run([sys.executable, *sys.argv, "--inside", name], env=environment(arguments.out), check=True)
+    if all(path.exists() for path in scores.values()):
         report(arguments.out)
 
 
@@ -81,7 +83,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fold", type=int, default=0, help="which of them")
     parser.add_argument("--spacing", type=float, help="mm per pixel in the plane, for scse [the data's own]")
     parser.add_argument("--smoke", action="store_true", help="few cases and 10 s of training")
-    parser.add_argument("--system", choices=SYSTEMS, help="run one system only, and in this process")
+    parser.add_argument("--only", choices=SYSTEMS, help="run this system only; the last to finish brings the comparison")
+    parser.add_argument("--inside", choices=SYSTEMS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
