@@ -205,6 +205,41 @@ def test_significance_without_an_interval_that_excludes_zero_is_no_detectable_di
     assert row["kind"] == "same"
 
 
+@pytest.mark.parametrize(("signs", "kind"), [((1, 1, -1), "better"), ((1, -1), "same"), ((1, -1, -1), "same")])
+def test_more_than_half_of_the_seeds_must_agree(signs: tuple[int, ...], kind: str) -> None:
+    # the first seed's gains are the largest, so that the mean over seeds is a gain
+    sizes = [3.0] + [0.5] * (len(signs) - 1)
+    frame = pd.concat(
+        runs({"none": PLAIN, "scse": PLAIN + sign * size * gains()}, seed=seed)
+        for seed, (sign, size) in enumerate(zip(signs, sizes, strict=True))
+    )
+    row = overall(compare(frame))
+    assert row["kind"] == kind
+    assert row["seeds"] == len(signs)
+    assert row["seeds_agree"] == sum(sign == np.sign(row["median_difference"]) for sign in signs)
+
+
+def test_one_seed_is_not_asked_whether_it_agrees_with_itself() -> None:
+    mostly_gains = np.array([*(0.01 * np.arange(1, 15)), -3.0])
+    row = overall(compare(runs({"none": np.zeros(15), "scse": mostly_gains})))
+    assert (row["seeds"], row["seeds_agree"], row["mean_difference"] < 0) == (1, 0, True)
+    assert row["kind"] == "better"
+
+
+def test_seeds_agree_for_each_structure_alone_and_without_pairs_do_not_count() -> None:
+    frame = pd.concat(
+        [
+            runs({"none": PLAIN, "scse": PLAIN + gains()}, seed=0),
+            runs({"none": PLAIN, "scse": PLAIN + gains()}, seed=0, structure="putamen"),
+            runs({"none": PLAIN, "scse": PLAIN - gains() / 2}, seed=1),
+            runs({"none": PLAIN, "scse": np.full(CASES, np.nan)}, seed=1, structure="putamen"),
+        ]
+    )
+    tests = compare(frame).tests.set_index("structure")
+    assert tests.loc["caudate", ["seeds", "seeds_agree", "kind"]].tolist() == [2, 1, "same"]
+    assert tests.loc["putamen", ["seeds", "seeds_agree", "kind"]].tolist() == [1, 1, "better"]
+
+
 def test_networks_without_the_baseline_are_described_but_not_tested() -> None:
     frame = pd.concat([runs({"none": PLAIN, "scse": PLAIN}), runs({"scse": PLAIN}, network="densenet")])
     comparison = compare(frame)

@@ -59,11 +59,26 @@ def test_missing_pairs_and_seeds_that_disagree_are_told() -> None:
     frame = pd.concat(
         [
             runs({"none": PLAIN, "scse": PLAIN + 2 * gains()}, seed=0),
-            runs({"none": PLAIN, "scse": [*(PLAIN[:8] - gains()[:8] / 2), np.nan, np.nan]}, seed=1),
+            runs({"none": PLAIN, "scse": PLAIN + 2 * gains()}, seed=1),
+            runs({"none": PLAIN, "scse": [*(PLAIN[:8] - gains()[:8] / 2), np.nan, np.nan]}, seed=2),
         ]
     )
     (found,) = verdicts(compare(frame))
-    assert found.text.endswith("10 of 10 subjects better, 1 of 2 seeds agree, 2 pairs missing")
+    assert found.text.endswith("10 of 10 subjects better, 2 of 3 seeds agree, 2 pairs missing")
+
+
+def test_a_significant_p_that_half_of_the_seeds_contradict_is_explained() -> None:
+    frame = pd.concat(
+        [
+            runs({"none": PLAIN, "scse": PLAIN + 2 * gains()}, seed=0),
+            runs({"none": PLAIN, "scse": PLAIN - gains() / 2}, seed=1),
+        ]
+    )
+    (found,) = verdicts(compare(frame))
+    assert found.text == (
+        "scSE: no detectable difference: +0.011 Dice [0.009, 0.013], p = 0.00195, 10 subjects, "
+        "but only 1 of 2 seeds agree"
+    )
 
 
 def test_a_significant_p_with_zero_in_the_interval_is_explained() -> None:
@@ -102,6 +117,7 @@ def test_every_network_has_a_headline() -> None:
         ((-0.5, -12.25, 0.0), ("-0.500", "[-12.250, 0.000]")),
         ((0.0007, 0.0004, 0.02), ("+0.0007", "[0.0004, 0.0200]")),
         ((0.0002, np.nan, np.nan), ("+0.0002", "")),
+        ((-0.0001, -0.0011, 0.0021), ("+0.000", "[-0.001, 0.002]")),
     ],
 )
 def test_effects_have_the_decimals_that_tell_their_interval_from_zero(numbers: tuple, texts: tuple) -> None:

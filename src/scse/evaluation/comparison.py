@@ -1,12 +1,13 @@
 """Paired comparison of variants over the tidy table of scores."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
 from scse.evaluation.pairing import Floats, Grid, check_scores, grids, lower_better, mean
@@ -39,12 +40,13 @@ class Comparison:
             structure; `sd_seeds` is the standard deviation over seeds of the mean over subjects, NaN with one seed.
         structures: network, variant, structure, mean, sd, median, n; the same for each structure alone.
         tests: network, variant, structure, n, missing, median_difference, low, high, mean_difference,
-            hodges_lehmann, rank_biserial, better, equal, worse, p, exact, p_holm, kind. One row for `ALL`
-            structures together and one for each, of every variant but the baseline. Differences are variant minus
+            hodges_lehmann, rank_biserial, better, equal, worse, p, exact, seeds, seeds_agree, p_holm, kind. One row for
+            `ALL` structures together and one for each, of every variant but the baseline. Differences are variant minus
             baseline; better and worse know the direction of the metric; `n` counts paired subjects, `missing` the
             pairs (one per seed, fold and case) that could not be formed; low and high are the bootstrap 95 %
-            interval of the median difference; `exact` tells whether p is; `kind` is "better", "worse", "same"
-            (no detectable difference) or "few" (too little data), by the rules of `compare`.
+            interval of the median difference; `exact` tells whether p is; `seeds` counts the seeds with pairs, and
+            `seeds_agree` those of them whose mean difference has the sign of the median; `kind` is "better",
+            "worse", "same" (no detectable difference) or "few" (too little data), by the rules of `compare`.
         seeds: network, variant, seed, mean, difference, cases. Mean over subjects, and mean difference to the
             baseline (NaN for itself), of one seed alone.
         missing: network, variant, seed, fold, case, structure, why. Every score that is not there: "NaN" or "no row".
@@ -66,6 +68,7 @@ class _Pairs(NamedTuple):
     structure: str
     missing: int
     differences: Floats
+    of_seeds: Floats
 
 
 def compare(
@@ -86,8 +89,9 @@ def compare(
     (structures x variants).
 
     The rules of `kind`: with fewer than 6 paired subjects "few", and interval and p are NaN. "better" or "worse" if
-    the corrected p is below 0.05 and the median, the Hodges-Lehmann estimate and both ends of the interval lie on
-    that side of zero. Anything else is "same".
+    the corrected p is below 0.05, the median, the Hodges-Lehmann estimate and both ends of the interval lie on
+    that side of zero, and so does, if there are several seeds, the mean difference of more than half of them.
+    Anything else is "same".
 
     Args:
         scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
@@ -121,6 +125,11 @@ def compare(
         seeds=seeds,
         missing=missing,
     )
+
+
+def contradicted(tests: Mapping[Hashable, Any] | pd.DataFrame) -> Any:
+    """Whether half of several seeds, or more, are not on the side of the effect: of one row of `tests`, or of all."""
+    return (tests["seeds"] > 1) & (2 * tests["seeds_agree"] <= tests["seeds"])
 
 
 def write_tables(comparison: Comparison, ranks: pd.DataFrame, folder: Path) -> list[Path]:
@@ -184,14 +193,19 @@ def _others(grid: Grid, baseline: str) -> Iterator[tuple[str, Floats]]:
 def _seed_rows(grid: Grid, baseline: str) -> Iterator[tuple[Any, ...]]:
     differences = dict(_others(grid, baseline))
     for variant, values in zip(grid.variants, grid.values, strict=True):
-        numbers, seeds = pd.factorize(grid.units["seed"], use_na_sentinel=False)
-        for number, seed in enumerate(seeds):
-            chosen = numbers == number
+        for seed, chosen in _seeds(grid):
             average, _, _, cases = _spread(mean(grid.by_subject(values, units=chosen), axis=1)[:, 0])
             difference = np.nan
             if variant in differences:
                 difference, *_ = _spread(grid.by_subject(differences[variant], units=chosen)[:, 0])
             yield grid.network, variant, seed, average, difference, cases
+
+
+def _seeds(grid: Grid) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
+    """Each seed, and which units are its."""
+    numbers, seeds = pd.factorize(grid.units["seed"], use_na_sentinel=False)
+    for number, seed in enumerate(seeds):
+        yield seed, numbers == number
 
 
 def _missing(grid: Grid) -> pd.DataFrame:
@@ -211,14 +225,18 @@ def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
     for variant, differences in _others(grid, baseline):
         subjects = grid.by_subject(differences).round(DECIMALS)
         missing = np.isnan(differences).sum(axis=0)
-        for structure, lost, column in zip([ALL, *grid.structures], missing, subjects.T, strict=True):
-            yield _Pairs(grid.network, variant, structure, int(lost), column[np.isfinite(column)])
+        of_seeds = [mean(grid.by_subject(differences, units=chosen), axis=0)[0] for _, chosen in _seeds(grid)]
+        columns = zip([ALL, *grid.structures], missing, subjects.T, np.stack(of_seeds).T, strict=True)
+        for structure, lost, column, each in columns:
+            known = column[np.isfinite(column)]
+            yield _Pairs(grid.network, variant, structure, int(lost), known, each[np.isfinite(each)])
 
 
 def _tests(pairs: list[_Pairs], lower: bool, resamples: int) -> pd.DataFrame:
-    rows = [(*each[:3], len(each.differences), each.missing, *_statistics(each.differences, lower)) for each in pairs]
+    rows = [(*each[:3], len(each.differences), each.missing, *_statistics(each, lower)) for each in pairs]
     columns = ["network", "variant", "structure", "n", "missing", "median_difference", "low", "high"]
     columns += ["mean_difference", "hodges_lehmann", "rank_biserial", "better", "equal", "worse", "p", "exact"]
+    columns += ["seeds", "seeds_agree"]
     tests = pd.DataFrame(rows, columns=columns)
     counts = tests["n"].to_numpy()
     for n in np.unique(counts[counts >= FEWEST_PAIRS]):
@@ -230,21 +248,25 @@ def _tests(pairs: list[_Pairs], lower: bool, resamples: int) -> pd.DataFrame:
     return tests.assign(kind=_kinds(tests, lower))
 
 
-def _statistics(differences: Floats, lower: bool) -> tuple[float | int | bool, ...]:
-    """The columns from median_difference to exact; the interval is put in later, for many rows at once."""
+def _statistics(pairs: _Pairs, lower: bool) -> tuple[float | int | bool, ...]:
+    """The columns from median_difference to seeds_agree; the interval is put in later, for many rows at once."""
+    differences = pairs.differences
     gain = -differences if lower else differences
     counts = (int((gain > 0).sum()), int((gain == 0).sum()), int((gain < 0).sum()))
     if not len(differences):
-        return (*[np.nan] * 6, *counts, np.nan, False)
+        return (*[np.nan] * 6, *counts, np.nan, False, 0, 0)
     p, exact = wilcoxon(differences) if len(differences) >= FEWEST_PAIRS else (np.nan, False)
-    middle = (float(np.median(differences)), np.nan, np.nan, float(differences.mean()))
-    return (*middle, hodges_lehmann(differences), rank_biserial(differences), *counts, p, exact)
+    median = float(np.median(differences))
+    middle = (median, np.nan, np.nan, float(differences.mean()))
+    agree = int((pairs.of_seeds * median > 0).sum())
+    estimates = (hodges_lehmann(differences), rank_biserial(differences))
+    return (*middle, *estimates, *counts, p, exact, len(pairs.of_seeds), agree)
 
 
 def _kinds(tests: pd.DataFrame, lower: bool) -> list[str]:
     """The rules of `compare`."""
     ends = tests[["median_difference", "hodges_lehmann", "low", "high"]].to_numpy(dtype=np.float64)
-    significant = (tests["p_holm"] < LEVEL).to_numpy()
+    significant = (tests["p_holm"] < LEVEL).to_numpy() & ~contradicted(tests).to_numpy()
     up, down = significant & (ends > 0).all(axis=1), significant & (ends < 0).all(axis=1)
     better, worse = (down, up) if lower else (up, down)
     few = (tests["n"] < FEWEST_PAIRS).to_numpy()

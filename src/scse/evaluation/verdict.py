@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.comparison import ALL, Comparison, contradicted
 from scse.evaluation.statistics import FEWEST_PAIRS, LEVEL
 from scse.networks.titles import network_name, variant_name
 
@@ -58,7 +58,7 @@ def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[
             "few": f"{name}: too little data: {effect}, {counted}; no significance can be reached with fewer than "
             f"{FEWEST_PAIRS} paired subjects",
         }
-        parts = [texts[test["kind"]], _seeds(comparison, test)]
+        parts = [texts[test["kind"]], _seeds(test)]
         parts.append(f"{test['missing']} pairs missing" if test["missing"] else "")
         parts.append(_cost(ratios, network, variant, comparison.baseline))
         told.append(Verdict(network, variant, test["kind"], ", ".join(part for part in parts if part)))
@@ -111,7 +111,7 @@ def effect_text(middle: float, low: float, high: float) -> tuple[str, str]:
     sizes = [abs(x) for x in ((middle,) if math.isnan(low) else (low, high)) if x]
     decimals = min(6, max([3, *(-math.floor(math.log10(size)) for size in sizes)]))
     interval = "" if math.isnan(low) else f"[{low:.{decimals}f}, {high:.{decimals}f}]"
-    return f"{middle:+.{decimals}f}", interval
+    return f"{middle:+z.{decimals}f}", interval
 
 
 def _effect(test: Mapping[Hashable, Any], metric: str) -> str:
@@ -122,17 +122,15 @@ def _effect(test: Mapping[Hashable, Any], metric: str) -> str:
 
 
 def _doubt(test: Mapping[Hashable, Any]) -> str:
-    if not test["p_holm"] < LEVEL:
+    if not test["p_holm"] < LEVEL or contradicted(test):
         return ""
     held = test["low"] <= 0 <= test["high"]
     return ", but the interval holds zero" if held else ", but the estimates differ in direction"
 
 
-def _seeds(comparison: Comparison, test: Mapping[Hashable, Any]) -> str:
-    seeds = comparison.seeds
-    rows = seeds[(seeds["network"] == test["network"]) & (seeds["variant"] == test["variant"])]
-    agree = (rows["difference"] * test["median_difference"] > 0).sum()
-    return f"{agree} of {len(rows)} seeds agree" if len(rows) > 1 else ""
+def _seeds(test: Mapping[Hashable, Any]) -> str:
+    but = "but only " if test["p_holm"] < LEVEL and contradicted(test) else ""
+    return f"{but}{test['seeds_agree']} of {test['seeds']} seeds agree" if test["seeds"] > 1 else ""
 
 
 def _cost(ratios: Mapping[Hashable, float], network: str, variant: str, baseline: str) -> str:
