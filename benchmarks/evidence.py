@@ -33,20 +33,27 @@ def main() -> None:
 
 
 def parts(folder: Path) -> Iterator[str]:
-    """The parts of a study in Markdown, in their order on the page."""
+    """The parts of a study in Markdown, in their order on the page; the main ones if blocks or training were varied."""
     scores = read_scores(folder / "scores.parquet")
     costs = pd.read_csv(folder / "costs.csv", keep_default_na=False)
     curves = pd.read_csv(folder / "curves.csv", keep_default_na=False)
-    dice = compare(scores)
+    dice, several = compare(scores), scores["seed"].nunique() > 1
+    blocks, training = (scores[column].str.contains("[", regex=False).any() for column in ("variant", "network"))
+    everything = not (blocks or training)
     yield means(dice)
-    yield means(compare(scores, metric="hd95"))
-    yield sentences(dice, costs)
+    if everything:
+        yield means(compare(scores, metric="hd95"))
+        yield sentences(dice, costs)
     yield effects(dice, scores)
-    yield structures(dice)
-    yield seeds(dice)
-    yield each_seed(scores)
-    yield prices(costs)
-    yield quality(curves)
+    if everything:
+        yield structures(dice)
+        yield seeds(dice)
+    if several:
+        yield each_seed(scores)
+    if not training:
+        yield prices(costs)
+    if everything:
+        yield quality(curves)
     runs = curves.groupby(RUN)["seconds"].max()
     yield f"{len(runs)} runs, {in_words(runs.sum())} of training"
 

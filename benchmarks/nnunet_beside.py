@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,12 @@ def main() -> None:
     if arguments.inside:
         run(arguments.inside, arguments)
         return
-    scores = {name: arguments.out / name / "scores.parquet" for name in SYSTEMS}
     for name in SYSTEMS if arguments.only is None else [arguments.only]:
-        if not scores[name].exists():
+        if not (arguments.out / name / "scores.parquet").exists():
             print(f"\n{SYSTEMS[name]}", flush=True)
             subprocess.run([sys.executable, *sys.argv, "--inside", name], env=environment(arguments.out), check=True)
-    if all(path.exists() for path in scores.values()):
-        report(arguments.out)
+    if (arguments.out / "nnunet" / "scores.parquet").exists():
+        print("\n" + "\n\n".join(parts(arguments.out)))
 
 
 def parse() -> argparse.Namespace:
@@ -83,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fold", type=int, default=0, help="which of them")
     parser.add_argument("--spacing", type=float, help="mm per pixel in the plane, for scse [the data's own]")
     parser.add_argument("--smoke", action="store_true", help="few cases and 10 s of training")
-    parser.add_argument("--only", choices=SYSTEMS, help="run this system only; the last to finish brings the comparison")
+    parser.add_argument("--only", choices=SYSTEMS, help="run this system only")
     parser.add_argument("--inside", choices=SYSTEMS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -309,27 +308,25 @@ def timed_trainer(seconds: float) -> type:
     return TimedTrainer
 
 
-def report(out: Path) -> None:
-    """Write scores.csv of all systems, and print times, means and the comparison."""
-    scores = pd.concat([pd.read_parquet(out / name / "scores.parquet") for name in SYSTEMS], ignore_index=True)
-    write_scores(scores, out)
-    times = {name: json.loads((out / name / "times.json").read_text()) for name in SYSTEMS}
-    rows = [key for key in next(iter(times.values())) if key != "on"]
-    print(f"\n{times['nnunet']['on']}\n")
-    table = [(row, *(cell(times[name][row]) for name in SYSTEMS)) for row in rows]
-    print(markdown(["", *SYSTEMS.values()], table))
-    means = scores.groupby(["metric", "structure", "variant"])["value"].mean().unstack("variant")
+def parts(out: Path) -> Iterator[str]:
+    """Of the systems that are finished in `out`: times, means, and the comparison with nnU-Net, in Markdown."""
+    systems = {name: head for name, head in SYSTEMS.items() if (out / name / "scores.parquet").exists()}
+    scores = pd.concat([pd.read_parquet(out / name / "scores.parquet") for name in systems], ignore_index=True)
+    times = {name: json.loads((out / name / "times.json").read_text()) for name in systems}
+    yield times["nnunet"]["on"]
+    rows = [key for key in times["nnunet"] if key != "on"]
+    yield markdown(["", *systems.values()], [(row, *(cell(times[name][row]) for name in systems)) for row in rows])
+    grouped = scores.groupby(["metric", "structure", "variant"])["value"].mean().unstack("variant")
     overall = scores.groupby(["metric", "variant"])["value"].mean().unstack("variant")
     lines = [
-        (f"{metric}, {structure}", *(f"{row[name]:.3f}" for name in SYSTEMS))
-        for (metric, structure), row in means.iterrows()
+        (f"{metric}, {structure}", *(f"{row[name]:.3f}" for name in systems))
+        for (metric, structure), row in grouped.iterrows()
     ]
-    lines += [(f"{metric}, mean", *(f"{row[name]:.3f}" for name in SYSTEMS)) for metric, row in overall.iterrows()]
-    print("\n" + markdown([f"{scores['case'].nunique()} test cases", *SYSTEMS.values()], lines) + "\n")
+    lines += [(f"{metric}, mean", *(f"{row[name]:.3f}" for name in systems)) for metric, row in overall.iterrows()]
+    yield markdown([f"{scores['case'].nunique()} test cases", *systems.values()], lines)
     for metric in ("dice", "hd95", "msd"):
         for found in verdicts(compare(scores, baseline="nnunet", metric=metric)):
-            print(f"{metric}: {found.text}")
-    print(f"\nscse compare {out / 'scores.csv'} --baseline nnunet")
+            yield f"{metric}: {found.text}"
 
 
 def cell(value: Any) -> str:

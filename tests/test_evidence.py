@@ -12,8 +12,16 @@ FOLDERS = sorted(path.parent for path in (ROOT / "docs" / "evidence").glob("*/sc
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_page_holds_every_table_that_the_scores_give(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_parts("evidence", folder, monkeypatch)
+
+
+def test_the_page_holds_every_table_of_the_hours_beside_nnunet(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_parts("nnunet_beside", ROOT / "docs" / "evidence" / "nnunet", monkeypatch)
+
+
+def check_parts(benchmark: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     page = (ROOT / "docs" / "evidence.md").read_text()
-    parts = list(importlib.import_module("evidence").parts(folder))
+    parts = list(importlib.import_module(benchmark).parts(folder))
     assert parts
     assert [part for part in parts if part not in page] == []
