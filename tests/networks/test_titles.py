@@ -37,10 +37,10 @@ def test_networks_are_named_with_what_is_varied(network, varied, in_scores, name
     [
         ("none", "plain"),
         ("scse", "scSE"),
-        ("cse[reduction=8]", "cSE, r = 8"),
-        ("scse[reduction=4,aggregation=max,placement=encoder]", "scSE, r = 4, max, encoder only"),
-        ("sse[placement=decoder]", "sSE, decoder only"),
-        ("sse[placement=both+bottleneck]", "sSE, bottleneck too"),
+        ("cse[reduction=8]", "cSE (r = 8)"),
+        ("scse[reduction=4,aggregation=max,placement=encoder]", "scSE (r = 4, max, encoder only)"),
+        ("sse[placement=decoder]", "sSE (decoder only)"),
+        ("sse[placement=both+bottleneck]", "sSE (bottleneck too)"),
         ("attention gates", "attention gates"),
     ],
 )

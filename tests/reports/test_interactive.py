@@ -40,6 +40,20 @@ def test_differences_have_a_panel_per_variant_sorted_with_their_intervals(compar
         np.testing.assert_allclose(np.subtract(trace.x, trace.error_x.arrayminus), rows["low"], atol=2e-5)
 
 
+@pytest.mark.parametrize("structures", [1, 2, 30])
+def test_differences_in_several_rows_have_room_for_ticks_and_titles_between_them(structures: int) -> None:
+    variants = ("none", *(f"scse[reduction={r}]" for r in (2, 4, 8, 16)), "cse", "sse")
+    scores = make_scores(("unet",), variants)
+    one = scores[scores["structure"] == "stem"]
+    found = compare(pd.concat(one.assign(structure=f"part {i}") for i in range(structures)), resamples=20)
+    figure = differences(found, "unet")
+    layout = figure.layout
+    pixels = layout.height - layout.margin.t - layout.margin.b
+    upper, lower = layout.yaxis.domain, layout.yaxis5.domain
+    assert (upper[0] - lower[1]) * pixels >= 60
+    assert (upper[1] - upper[0]) * pixels >= 24 * structures
+
+
 def test_the_heat_map_is_symmetric_about_zero(comparison: Comparison) -> None:
     figure = heat_map(comparison)
     assert [trace.name for trace in figure.data] == ["U-Net", "SD-Net"]
@@ -68,6 +82,13 @@ def test_what_was_swept_is_drawn_over_its_values() -> None:
     rows = found.tests[(found.tests["network"] == networks[1]) & (found.tests["structure"] == ALL)]
     wanted = rows.set_index("variant")["median_difference"]
     np.testing.assert_allclose(trace.y, wanted[["scse", "scse[reduction=4]", "scse[reduction=16]"]], atol=1e-5)
+
+
+def test_values_without_an_order_are_not_joined_by_lines() -> None:
+    variants = ("none", "scse", "scse[reduction=4]", "scse[aggregation=max]")
+    found = compare(make_scores(("unet",), variants), resamples=20)
+    modes = {caption.split()[-1]: {trace.mode for trace in figure.data} for caption, figure in sweeps(found)}
+    assert modes == {"r": {"lines+markers"}, "aggregation": {"markers"}}
 
 
 def test_nothing_swept_draws_nothing(comparison: Comparison) -> None:

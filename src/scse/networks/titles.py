@@ -36,17 +36,18 @@ def network_name(network: str) -> str:
 
 
 def variant_name(variant: str) -> str:
-    """The name in the paper, with what differs from it: "scSE, r = 4, max, encoder only"; others stay as they are."""
+    """The name in the paper, with what differs from it: "scSE (r = 4, max, encoder only)"; others stay as they are."""
     try:
         chosen = Variant.parse(variant)
     except ValueError:
         return variant
     plain = Variant(chosen.kind)
-    told = [VARIANT_NAMES[chosen.kind]]
+    told = []
     if chosen.reduction != plain.reduction:
         told.append(f"r = {chosen.reduction}")
     if chosen.aggregation != plain.aggregation:
         told.append(chosen.aggregation)
     if chosen.placement != plain.placement:
         told.append(PLACEMENT_NAMES[chosen.placement])
-    return ", ".join(told)
+    name = VARIANT_NAMES[chosen.kind]
+    return f"{name} ({', '.join(told)})" if told else name

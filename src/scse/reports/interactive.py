@@ -108,13 +108,16 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
     colors = variant_colors(tests)
     columns = min(len(variants), PANELS)
     rows = -(-len(variants) // columns)
+    style = _style(_short_title(network, note))
+    panel, gap = 24 * len(order) + 40, 70  # pixels; the gap has an axis and the next row's titles
+    inside = rows * panel + (rows - 1) * gap
     figure = make_subplots(
         rows,
         columns,
         shared_yaxes=True,
         shared_xaxes="all",
         horizontal_spacing=0.02,
-        vertical_spacing=0.12 / rows,
+        vertical_spacing=gap / inside,
         subplot_titles=[variant_name(v) for v in variants],
     )
     for i, variant in enumerate(variants):
@@ -140,8 +143,7 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
             showlegend=False,
             hovertemplate="%{y}<br>%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}], n = %{customdata[2]}",
         )
-    height = 150 + rows * (24 * len(order) + 40)
-    figure.update_layout(**{**_style(_short_title(network, note)), "height": height})
+    figure.update_layout(**{**style, "height": inside + style["margin"]["t"] + style["margin"]["b"]})
     figure.update_xaxes(zeroline=True, zerolinewidth=2, tickformat="+.2~f", nticks=5, showticklabels=True)
     # narrower than the names of brain structures would leave the panels no room
     figure.update_yaxes(automargin=True, categoryorder="array", categoryarray=order)
@@ -221,8 +223,9 @@ def time_ratios(costs: pd.DataFrame, *, note: str = "") -> go.Figure:
 def sweeps(comparison: Comparison, *, note: str = "") -> list[tuple[str, go.Figure]]:
     """Draw the difference to the baseline over what was swept: a figure per network and swept option.
 
-    Options are read from the names: "unet[epochs=3,train_cases=6]", "scse[reduction=4]". A line is a variant with
-    all else equal; error bars are the 95 % intervals of the median difference over all structures.
+    Options are read from the names: "unet[epochs=3,train_cases=6]", "scse[reduction=4]". A line, or points alone
+    where the values are no numbers, is a variant with all else equal; error bars are the 95 % intervals of the median
+    difference over all structures.
 
     Returns:
         (caption, figure) for each option that has two values or more; [] if nothing was swept.
@@ -243,6 +246,7 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
     others = [name for name in varying if name != option]
     figure = go.Figure()
     values = sorted(group[option].dropna().unique(), key=_natural)
+    mode = "lines+markers" if all(value.isdecimal() for value in values) else "markers"
     spare = iter(SPARE_COLORS * len(group))
     # an option that a variant does not have is empty
     for key, line in group.fillna(dict.fromkeys(others, "")).groupby(["plain_variant", *others], sort=False):
@@ -264,7 +268,7 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
                 "thickness": 1.2,
                 "width": 3,
             },
-            mode="lines+markers",
+            mode=mode,
             name=variant_name(variant) + (f", {told}" if told else ""),
             line={"color": next(spare) if others else COLORS.get(variant, SPARE_COLORS[0]), "width": 2},
             marker={"size": 7},
