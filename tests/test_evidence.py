@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scse.evaluation import compare, read_scores, verdicts
 from snippets import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "docs" / "evidence").glob("*/scores.parquet"))
@@ -17,6 +18,12 @@ def test_the_page_holds_every_table_that_the_scores_give(folder: Path, monkeypat
 
 def test_the_page_holds_every_table_of_the_hours_beside_nnunet(monkeypatch: pytest.MonkeyPatch) -> None:
     check_parts("nnunet_beside", ROOT / "docs" / "evidence" / "nnunet", monkeypatch)
+
+
+def test_the_page_holds_the_verdict_of_two_seeds_on_the_shortest_training() -> None:
+    scores = read_scores(ROOT / "docs" / "evidence" / "sweep" / "shortest_two_seeds.parquet")
+    (found,) = verdicts(compare(scores))
+    assert f"> {found.text}." in (ROOT / "docs" / "evidence.md").read_text()
 
 
 def check_parts(benchmark: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
