@@ -54,6 +54,12 @@ def test_differences_in_several_rows_have_room_for_ticks_and_titles_between_them
     assert (upper[1] - upper[0]) * pixels >= 24 * structures
 
 
+def test_differences_of_one_structure_fit_into_one_row() -> None:
+    scores = make_scores(("unet",), ("none", "scse"))
+    figure = differences(compare(scores[scores["structure"] == "stem"], resamples=20), "unet")
+    assert list(figure.data[0].y) == ["stem"]
+
+
 def test_the_heat_map_is_symmetric_about_zero(comparison: Comparison) -> None:
     figure = heat_map(comparison)
     assert [trace.name for trace in figure.data] == ["U-Net", "SD-Net"]

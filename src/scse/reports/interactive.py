@@ -117,7 +117,7 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
         shared_yaxes=True,
         shared_xaxes="all",
         horizontal_spacing=0.02,
-        vertical_spacing=gap / inside,
+        vertical_spacing=gap / inside if rows > 1 else 0,
         subplot_titles=[variant_name(v) for v in variants],
     )
     for i, variant in enumerate(variants):
