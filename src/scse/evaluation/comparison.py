@@ -191,13 +191,11 @@ def _others(grid: Grid, baseline: str) -> Iterator[tuple[str, Floats]]:
 
 
 def _seed_rows(grid: Grid, baseline: str) -> Iterator[tuple[Any, ...]]:
-    differences = dict(_others(grid, baseline))
+    differences = {variant: _of_seeds(grid, values)[:, 0] for variant, values in _others(grid, baseline)}
     for variant, values in zip(grid.variants, grid.values, strict=True):
-        for seed, chosen in _seeds(grid):
+        for number, (seed, chosen) in enumerate(_seeds(grid)):
             average, _, _, cases = _spread(mean(grid.by_subject(values, units=chosen), axis=1)[:, 0])
-            difference = np.nan
-            if variant in differences:
-                difference, *_ = _spread(grid.by_subject(differences[variant], units=chosen)[:, 0])
+            difference = differences[variant][number] if variant in differences else np.nan
             yield grid.network, variant, seed, average, difference, cases
 
 
@@ -206,6 +204,11 @@ def _seeds(grid: Grid) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
     numbers, seeds = pd.factorize(grid.units["seed"], use_na_sentinel=False)
     for number, seed in enumerate(seeds):
         yield seed, numbers == number
+
+
+def _of_seeds(grid: Grid, differences: Floats) -> Floats:
+    """Mean difference over subjects of each seed alone: (units, ...) -> (seeds, ...)."""
+    return np.stack([mean(grid.by_subject(differences, units=chosen), axis=0)[0] for _, chosen in _seeds(grid)])
 
 
 def _missing(grid: Grid) -> pd.DataFrame:
@@ -225,8 +228,8 @@ def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
     for variant, differences in _others(grid, baseline):
         subjects = grid.by_subject(differences).round(DECIMALS)
         missing = np.isnan(differences).sum(axis=0)
-        of_seeds = [mean(grid.by_subject(differences, units=chosen), axis=0)[0] for _, chosen in _seeds(grid)]
-        columns = zip([ALL, *grid.structures], missing, subjects.T, np.stack(of_seeds).T, strict=True)
+        of_seeds = _of_seeds(grid, differences)
+        columns = zip([ALL, *grid.structures], missing, subjects.T, of_seeds.T, strict=True)
         for structure, lost, column, each in columns:
             known = column[np.isfinite(column)]
             yield _Pairs(grid.network, variant, structure, int(lost), known, each[np.isfinite(each)])
