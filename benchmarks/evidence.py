@@ -6,6 +6,7 @@ The costs are ratios to the plain network, measured in turn; hours of training a
 """
 
 import argparse
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from measuring import markdown
 
 from scse.evaluation import Comparison, compare, ranking, read_scores, time_to_quality, verdict_text
 from scse.evaluation.comparison import ALL
+from scse.evaluation.pairing import without_control
 from scse.evaluation.quality import RUN
+from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.evaluation.verdict import effect_text, p_text
 from scse.networks.titles import network_name, variant_name
 from scse.timing import in_words
@@ -35,31 +38,35 @@ def main() -> None:
 def parts(folder: Path) -> Iterator[str]:
     """The parts of a study in Markdown, in their order on the page; the main ones if blocks or training were varied."""
     scores = read_scores(folder / "scores.parquet")
-    costs = pd.read_csv(folder / "costs.csv", keep_default_na=False)
-    curves = pd.read_csv(folder / "curves.csv", keep_default_na=False)
-    dice, several = compare(scores), scores["seed"].nunique() > 1
+    dice = compare(scores)
     blocks, training = (scores[column].str.contains("[", regex=False).any() for column in ("variant", "network"))
     everything = not (blocks or training)
     yield means(dice)
-    if everything:
+    if everything and "hd95" in set(scores["metric"]):
         yield means(compare(scores, metric="hd95"))
+    costs = _read(folder / "costs.csv")
+    if everything:
         yield sentences(dice, costs)
     yield effects(dice, scores)
     if everything:
         yield structures(dice)
         yield seeds(dice)
-    if several:
-        yield each_seed(scores)
-    if not training:
+    if costs is not None and not training:
         yield prices(costs)
-    if everything:
-        yield quality(curves)
-    runs = curves.groupby(RUN)["seconds"].max()
-    yield f"{len(runs)} runs, {in_words(runs.sum())} of training"
+    curves = _read(folder / "curves.csv")
+    if curves is not None:
+        if everything:
+            yield quality(curves)
+        runs = curves.groupby(RUN)["seconds"].max()
+        yield f"{len(runs)} runs, {in_words(runs.sum())} of training"
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path, keep_default_na=False) if path.exists() else None
 
 
 def means(found: Comparison) -> str:
-    """The paper's table: mean ± standard deviation over subjects, networks by variants."""
+    """The paper's table: mean ± standard deviation over cases, networks by variants."""
     digits = 2 if found.lower_is_better else 3
     summary = found.summary.assign(
         text=[f"{m:.{digits}f} ± {s:.{digits}f}" for m, s in found.summary[["mean", "sd"]].to_numpy()]
@@ -69,66 +76,77 @@ def means(found: Comparison) -> str:
     return markdown([HEADS[found.metric], *map(variant_name, table.columns)], rows)
 
 
-def sentences(found: Comparison, costs: pd.DataFrame) -> str:
+def sentences(found: Comparison, costs: pd.DataFrame | None) -> str:
     """The verdicts, as a list."""
     return re.sub(r"^( *)", r"\1- ", verdict_text(found, costs), flags=re.MULTILINE)
 
 
 def effects(found: Comparison, scores: pd.DataFrame) -> str:
-    """Statistics over all structures, and the stability of the ranks."""
-    ranks = ranking(scores).set_index(["network", "variant"])
+    """Statistics over all structures, what varies by how much, and the stability of the ranks."""
+    ranks = ranking(without_control(scores, found.baseline)).set_index(["network", "variant"])
     rows = []
     for test in found.tests[found.tests["structure"] == ALL].to_dict("records"):
         rank = ranks.loc[(test["network"], test["variant"])]
+        sds = (_number(test[key]) for key in ("sd_trainings", "sd_blocks", "sd_rest"))
         rows.append(
             (
                 network_name(test["network"]),
                 variant_name(test["variant"]),
-                " ".join(effect_text(test["median_difference"], test["low"], test["high"])),
-                f"{test['hodges_lehmann']:+.4f}",
-                f"{test['rank_biserial']:+.2f}",
-                f"{test['better']}/{test['equal']}/{test['worse']}",
-                p_text(test["p_holm"]).removeprefix("= "),
-                f"{100 * rank['first']:.0f} %",
+                f"{test['trainings']} x {test['n']}",
+                " ".join(effect_text(test["difference"], test["low"], test["high"])).rstrip(),
+                _p(test["p_holm"]),
+                _p(test["p_equivalent_holm"]),
+                test["kind"].replace("_", " "),
+                " / ".join(sds),
+                _number(test["detectable"]),
+                # a rank among one or two trainings says nothing about others
+                f"{100 * rank['first']:.0f} %" if test["trainings"] >= FEWEST_TRAININGS else NOTHING,
             )
         )
-    heads = ("network", "variant", "median difference [95 %]", "Hodges-Lehmann", "rank-biserial")
-    return markdown([*heads, "better/equal/worse", "p (Holm)", "first in"], rows)
+    heads = ("network", "variant", "trainings x cases", "mean difference [95 %]", "p (Holm)", "p equivalent (Holm)")
+    return markdown([*heads, "verdict", "sd of trainings / cases / rest", "detectable", "first in"], rows)
 
 
 def structures(found: Comparison) -> str:
-    """How many structures are better and worse after Holm's correction, and the largest difference on each side."""
+    """How many structures are better, worse and equivalent, and the largest difference on each side."""
     single = found.tests[found.tests["structure"] != ALL]
     rows = []
     for (network, variant), tests in single.groupby(["network", "variant"], sort=False):
-        ordered = tests.sort_values("median_difference")
-        ends = [f"{row['structure']} {row['median_difference']:+.3f}" for _, row in ordered.iloc[[-1, 0]].iterrows()]
-        counts = [str((tests["kind"] == kind).sum()) for kind in ("better", "worse")]
+        ordered = tests.sort_values("difference")
+        ends = [f"{row['structure']} {row['difference']:+.3f}" for _, row in ordered.iloc[[-1, 0]].iterrows()]
+        counts = [str((tests["kind"] == kind).sum()) for kind in ("better", "worse", "equivalent")]
         rows.append((network_name(str(network)), variant_name(str(variant)), *counts, *ends))
-    return markdown(["network", "variant", "structures better", "worse", "largest gain", "largest loss"], rows)
+    heads = ["network", "variant", "structures better", "worse", "equivalent", "largest gain", "largest loss"]
+    return markdown(heads, rows)
 
 
 def seeds(found: Comparison) -> str:
-    """Mean over subjects of each seed, beside the spread over subjects."""
+    """The spread over cases and over seeds, and of each seed the mean over cases and its difference to plain."""
     rows = []
     for row in found.summary.to_dict("records"):
         of_row = (found.seeds["network"] == row["network"]) & (found.seeds["variant"] == row["variant"])
-        each = ", ".join(f"{mean:.4f}" for mean in found.seeds[of_row]["mean"])
-        names = network_name(row["network"]), variant_name(row["variant"])
-        rows.append((*names, f"{row['sd']:.4f}", f"{row['sd_seeds']:.4f}", each))
-    return markdown(["network", "variant", "sd over subjects", "sd over seeds", "mean of each seed"], rows)
+        each = found.seeds[of_row]
+        rows.append(
+            (
+                network_name(row["network"]),
+                variant_name(row["variant"]),
+                _number(row["sd"]),
+                _number(row["sd_seeds"]),
+                ", ".join(f"{mean:.4f}" for mean in each["mean"]),
+                ", ".join(f"{difference:+.4f}" for difference in each["difference"].dropna()) or NOTHING,
+            )
+        )
+    return markdown(
+        ["network", "variant", "sd over cases", "sd over seeds", "mean of each seed", "difference to plain"], rows
+    )
 
 
-def each_seed(scores: pd.DataFrame) -> str:
-    """What a study of one of the seeds would have found: median difference, p after Holm's correction, verdict."""
-    alone = {seed: compare(scores[scores["seed"] == seed]).tests for seed in scores["seed"].unique()}
-    tests = [tests[tests["structure"] == ALL].set_index(["network", "variant"]) for tests in alone.values()]
-    rows = []
-    for network, variant in tests[0].index:
-        found = [each.loc[(network, variant)] for each in tests]
-        told = [f"{test['median_difference']:+.4f}, p {p_text(test['p_holm'])}: {test['kind']}" for test in found]
-        rows.append((network_name(network), variant_name(variant), *told))
-    return markdown(["network", "variant", *(f"seed {seed} alone" for seed in alone)], rows)
+def _number(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{value:.4f}"
+
+
+def _p(value: float) -> str:
+    return NOTHING if math.isnan(value) else p_text(value).removeprefix("= ")
 
 
 def prices(costs: pd.DataFrame) -> str:

@@ -235,6 +235,7 @@ WRONG = {
     ("study", "DATA", "--train-cases", "9"): "train_cases: fold 0 has 3 training cases, asked for are 9; take fewer",
     ("study", "DATA", "--budget", "2 hours"): "budget must be a time such as 2h, 90m, 1h30m or 45s, got '2 hours'",
     ("study", "DATA", "--budget", "2h", "--epochs", "3"): "epochs, budget each say how many epochs; give one of them",
+    ("study", "DATA", "--margin", "0"): "margin must be positive, in units of dice, got 0.0",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
     ("study", "DATA", "--set", "variant=cse"): "settings must not name variant",
     ("study", "nowhere"): "nowhere: found nothing; give the folder of a data set",
@@ -433,7 +434,7 @@ def test_evaluate_names_every_file_without_partner(data, tmp_path):
 
 
 def test_study_prints_table_verdict_and_report(data, tmp_path):
-    settings = ("--epochs", 1, "--set", "width=4", "--set", "depth=2", "--set", "precision=32")
+    settings = ("--seeds", 1, "--epochs", 1, "--set", "width=4", "--set", "depth=2", "--set", "precision=32")
     ended = call("study", data, "--variants", "none,cse", "-o", tmp_path / "out", *settings, "--note", "Boxes only.")
     assert (ended.code, ended.err) == (0, "")
     assert all(text in ended.out for text in ("U-Net", "plain", "cSE", "run 2 of 2: unet-cse-seed0-fold0"))
@@ -464,6 +465,9 @@ def test_study_passes_on_what_is_varied(data, monkeypatch):
     assert (asked["reductions"], asked["aggregations"]) == ([2, 4], ["add", "max"])
     assert asked["placements"] == ["encoder", "+bottleneck"]
     assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([], [3, 6], None)
+    assert (asked["seeds"], asked["control"], asked["margin"]) == (3, False, None)
+    call("study", data, "--seeds", "5", "--control", "--margin", "0.01")
+    assert (asked["seeds"], asked["control"], asked["margin"]) == (5, True, 0.01)
     call("study", data, "--epochs", "3,6", "--budget", "1h")
     assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([3, 6], [], "1h")
     assert asked["reductions"] == asked["aggregations"] == asked["placements"] == []
@@ -488,12 +492,13 @@ def test_attach_explains_what_there_is_to_attach_to(mine):
 
 
 def test_study_of_two_networks_shows_their_names_with_brackets(data, tmp_path):
-    options = ("--networks", f"unet,{BASIC}", "--variants", "none,scse", *FAST, "--set", "width=4", "--set", "depth=2")
+    options = ("--networks", f"unet,{BASIC}", "--variants", "none,scse", "--seeds", 1, *FAST)
+    options += ("--set", "width=4", "--set", "depth=2")
     ended = call("study", data, "-o", tmp_path / "out", *options)
     assert (ended.code, ended.err) == (0, "")
     table, _, rest = ended.out.partition("┡")[2].partition("└")
     assert BASIC in table
-    assert f"\n{BASIC}: too little data.\n  scSE: too little data" in rest
+    assert f"\n{BASIC}: too few cases to decide.\n  scSE: too few cases" in rest
     assert (tmp_path / "out" / "report" / "index.html").is_file()
 
 

@@ -44,6 +44,10 @@ AttachTo = Annotated[
 Track = Annotated[
     str, typer.Option(help="Where to log: tensorboard, mlflow (a file in the folder), or mlflow:URI of a server.")
 ]
+Margin = Annotated[
+    float | None,
+    typer.Option(help="Differences below it do not matter, in units of the metric [0.005 for Dice and its like]."),
+]
 Folds = Annotated[int | None, typer.Option(help="Cross-validation folds [the data set's own test split].")]
 
 
@@ -99,7 +103,11 @@ def study(
         typer.Option(help="Of encoder, decoder, both, +bottleneck (both and it); every variant is run with each."),
     ] = None,
     attach_to: AttachTo = "auto",
-    seeds: Annotated[int, typer.Option(help="How many seeds, counted from 0.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant; a verdict needs 3 or more.")] = 3,
+    control: Annotated[
+        bool, typer.Option("--control", help="Train plain with as many further seeds, and compare it with itself.")
+    ] = False,
+    margin: Margin = None,
     folds: Folds = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the study.")] = Path("scse-study"),
     preset: Preset = "quick",
@@ -135,6 +143,8 @@ def study(
             placements=_words(placements),
             attach_to=attach_to,
             seeds=seeds,
+            control=control,
+            margin=margin,
             folds=folds,
             out=out,
             preset=preset,
@@ -346,9 +356,10 @@ def compare(
         bool | None,
         typer.Option("--lower-is-better/--higher-is-better", help="For a metric that scse does not know."),
     ] = None,
+    margin: Margin = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the tables as CSV files.")] = None,
 ) -> None:
-    """Compare variants by paired statistics: effects with intervals, tests, ranks, seeds, and a verdict.
+    """Compare variants over cases and trainings: differences with intervals, tests, noise floor, ranks, a verdict.
 
     The table has the columns network, variant, seed, fold, case, structure, metric and value, one score a row; only
     variant, case and value are needed.
@@ -362,7 +373,7 @@ def compare(
     from scse.evaluation.verdict import verdict_text
 
     table = read_scores(scores, metric=metric, baseline=baseline, on_note=_say)
-    found = run_comparison(table, baseline=baseline, metric=metric, lower_is_better=lower_is_better)
+    found = run_comparison(table, baseline=baseline, metric=metric, lower_is_better=lower_is_better, margin=margin)
     ranks = ranking(table, metric=metric, lower_is_better=lower_is_better)
     for title, headings, rows in printed(found, ranks):
         _say(title)

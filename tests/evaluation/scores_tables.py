@@ -1,6 +1,6 @@
 """Small tables of scores for the tests of the comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,8 @@ from scse.evaluation.pairing import COLUMNS
 
 CASES = 10
 PLAIN = np.linspace(0.70, 0.79, CASES)
-# 15 differences: large gains, enough for the signed ranks, but so many small losses that the median may be zero
-UNSURE = np.array([*(-0.0001 * np.arange(1, 6)), *(0.01 * np.arange(1, 11))])
+LUCK = (0.001, -0.001, 0.002)
+"""What each of three trainings adds to the difference of every case."""
 
 
 def runs(
@@ -31,6 +31,16 @@ def runs(
         for i, value in enumerate(np.asarray(values, dtype=float))
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def trainings(variants: Mapping[str, object], *, luck: Sequence[float] = LUCK, **options: object) -> pd.DataFrame:
+    """A table of one training for each luck, which is added to the scores of every variant but the first."""
+    first = next(iter(variants))
+    tables = []
+    for seed, shift in enumerate(luck):
+        moved = {name: np.asarray(values) + shift * (name != first) for name, values in variants.items()}
+        tables.append(runs(moved, seed=seed, **options))
+    return pd.concat(tables, ignore_index=True)
 
 
 def overall(comparison: Comparison, variant: str = "scse") -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scores_tables import PLAIN, gains, runs
+from scores_tables import PLAIN, gains, runs, trainings
 
 from scse.cli import main
 
@@ -25,41 +25,49 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def test_it_prints_and_writes_all_tables_what_is_missing_and_the_verdict(command, tmp_path: Path) -> None:
-    frame = pd.concat(
-        runs({"none": PLAIN, "[red]": PLAIN + gains()}, seed=seed, structure=s) for seed in (0, 1) for s in ("a", "b")
-    )
+    frame = pd.concat(trainings({"none": PLAIN, "[red]": PLAIN + gains()}, structure=s) for s in ("a", "b"))
     frame.loc[(frame["case"] == "case3") & (frame["variant"] == "[red]"), "value"] = np.nan
     frame.to_csv(tmp_path / "scores.csv", index=False)
     code, out, err = command(tmp_path / "scores.csv", "-o", tmp_path / "out")
     assert (code, err) == (0, "")
     for text in (
-        "U-Net: Dice over subjects, mean over structures, higher is better",
-        "U-Net: all structures together, difference to plain; Holm over 1 variants",
-        "U-Net: each structure, median difference to plain [95 %]; Holm over 2 tests",
+        "U-Net: Dice over cases, mean over structures, higher is better",
+        "U-Net: all structures, mean difference to plain; Holm over 1 variants; margin 0.005",
+        "U-Net: each structure, mean difference to plain [95 %]; Holm over 2 tests",
         "U-Net: each seed alone",
-        "U-Net: ranks by the mean over 9 common subjects",
-        "missing: U-Net, [red]: 4 scores NaN (cases case3); left out of means and pairs",
+        "U-Net: ranks by the mean over 9 common cases",
+        "missing: U-Net, [red]: 6 scores NaN (cases case3); left out of means and pairs",
         "U-Net: [red] is better than plain.",
-        "9 of 9 subjects better, 2 of 2 seeds agree, 2 pairs missing.",
+        "3 trainings and 9 cases, 3 pairs missing.",
+        "Two trainings of plain differ by 0.000 Dice on average (3 trainings).",
     ):
         assert text in out
     written = {path.stem: pd.read_csv(path, keep_default_na=False) for path in (tmp_path / "out").iterdir()}
-    assert sorted(written) == ["missing", "ranking", "seeds", "structures", "summary", "tests"]
-    assert len(written["missing"]) == 4
+    assert sorted(written) == ["missing", "noise", "ranking", "seeds", "structures", "summary", "tests"]
+    assert len(written["missing"]) == 6
     assert set(written["tests"]["kind"]) == {"better"}
 
 
-def test_with_five_subjects_no_p_is_printed(command, tmp_path: Path) -> None:
-    runs({"none": PLAIN[:5], "scse": PLAIN[:5] + gains()[:5]}).to_csv(tmp_path / "few.csv", index=False)
+def test_the_margin_can_be_chosen(command, tmp_path: Path) -> None:
+    trainings({"none": PLAIN, "scse": PLAIN + gains()}).to_csv(tmp_path / "scores.csv", index=False)
+    code, out, _ = command(tmp_path / "scores.csv", "--margin", "0.1")
+    assert code == 0
+    assert "U-Net: scSE is equivalent to plain within 0.1 Dice." in out
+    code, _, err = command(tmp_path / "scores.csv", "--margin", "-1")
+    assert (code, err) == (1, "error: margin must be positive, in units of dice, got -1.0\n")
+
+
+def test_with_one_training_no_p_is_printed(command, tmp_path: Path) -> None:
+    runs({"none": PLAIN, "scse": PLAIN + gains()}).to_csv(tmp_path / "few.csv", index=False)
     code, out, _ = command(tmp_path / "few.csv")
     assert code == 0
-    assert "no significance can be reached with fewer than 6 paired subjects" in out
+    assert "a verdict needs 3 or more (--seeds 3)" in out
     assert "p =" not in out
     assert "p <" not in out
 
 
 def test_an_unknown_metric_needs_its_direction(command, tmp_path: Path) -> None:
-    runs({"none": PLAIN, "scse": PLAIN - gains()}, metric="mine").to_csv(tmp_path / "mine.csv", index=False)
+    trainings({"none": PLAIN, "scse": PLAIN - gains()}, metric="mine").to_csv(tmp_path / "mine.csv", index=False)
     code, out, err = command(tmp_path / "mine.csv", "--metric", "mine")
     assert (code, out) == (1, "")
     assert err.startswith("error: metric 'mine': ")

@@ -3,18 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
-from scores_tables import CASES, PLAIN, UNSURE, gains, overall, runs
+from scores_tables import CASES, LUCK, PLAIN, gains, overall, runs, trainings
 
 from scse.evaluation import compare
 from scse.evaluation.comparison import ALL
-from scse.evaluation.statistics import hodges_lehmann, holm, rank_biserial
+from scse.evaluation.pairing import without_control
+from scse.evaluation.power import Design, Spread, detectable
+from scse.evaluation.statistics import estimate, holm
 from scse.networks.titles import network_name
 
 COLUMNS = ["network", "variant", "mean", "sd", "median", "cases", "absent", "lacking", "seeds", "sd_seeds"]
 
 
-def test_summary_is_mean_and_deviation_over_subjects_of_the_mean_over_structures() -> None:
+def test_summary_is_mean_and_deviation_over_cases_of_the_mean_over_structures() -> None:
     frame = pd.concat(
         [
             runs({"none": [0.2, 0.4], "scse": [0.6, 0.8]}, structure="a"),
@@ -47,77 +48,146 @@ def test_structures_absent_from_both_are_left_out_and_counted() -> None:
     assert tests["missing"].to_dict() == {ALL: 0, "a": 0, "b": 2}
 
 
-def test_seeds_are_averaged_before_anything_else() -> None:
+def test_the_effect_is_the_mean_difference_by_the_crossed_model() -> None:
+    noise = np.random.default_rng(0).normal(0.01, 0.02, (3, CASES))
+    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN + noise[seed]}, seed=seed) for seed in range(3))
+    row, model = overall(compare(frame)), estimate(noise)
+    assert (row["trainings"], row["n"], row["missing"]) == (3, CASES, 0)
+    assert row["difference"] == pytest.approx(noise.mean())
+    assert row["p"] == pytest.approx(float(model.p()))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(map(float, model.interval())))
+    assert row["p_equivalent"] == pytest.approx(float(model.p_equivalent(0.005)))
+    spread = Spread(row["sd_trainings"], row["sd_blocks"], row["sd_rest"])
+    assert (spread.trainings, spread.blocks, spread.rest) == pytest.approx(tuple(map(float, model.components)))
+    assert row["detectable"] == pytest.approx(detectable(spread, Design(CASES), 3))
+
+
+def test_cases_are_counted_by_their_mean_over_trainings() -> None:
     frame = pd.concat(
         [
             runs({"none": PLAIN, "scse": PLAIN + gains() + 0.2}, seed=0),
             runs({"none": PLAIN, "scse": PLAIN + gains() - 0.2}, seed=1),
         ]
     )
-    comparison = compare(frame)
-    assert comparison.summary["cases"].tolist() == [CASES, CASES]
-    assert overall(comparison)["n"] == CASES
-    assert overall(comparison)["mean_difference"] == pytest.approx(gains().mean())
-    assert overall(comparison)["better"] == CASES
+    row = overall(compare(frame))
+    assert compare(frame).summary["cases"].tolist() == [CASES, CASES]
+    assert row["n"] == row["better"] == CASES
+    assert row["difference"] == pytest.approx(gains().mean())
 
 
-def test_variants_are_paired_seed_by_seed() -> None:
+def test_trainings_are_paired_by_their_seed() -> None:
+    shifts = np.array([[0.0, 0.5, 0.1], [0.1, 0.61, 0.19]])
     frame = pd.concat(
-        [runs({"none": PLAIN, "scse": PLAIN + 0.1}, seed=0), runs({"none": PLAIN + 0.5}, seed=1)],
+        runs({"none": PLAIN + plain, "scse": PLAIN + other}, seed=seed) for seed, (plain, other) in enumerate(shifts.T)
     )
     row = overall(compare(frame))
-    assert (row["n"], row["missing"]) == (CASES, CASES)
-    assert row["mean_difference"] == pytest.approx(0.1)
+    assert row["difference"] == pytest.approx(0.1)
+    assert row["sd_trainings"] == pytest.approx(0.01)
 
 
-def test_a_case_in_two_folds_is_one_subject() -> None:
-    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN + 0.01 * (1 + fold)}, fold=fold) for fold in (0, 1))
-    assert overall(compare(frame))["n"] == CASES
-    assert overall(compare(frame))["median_difference"] == pytest.approx(0.015)
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_the_order_of_the_rows_does_not_matter(order: list[int]) -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + gains()})
+    shuffled = pd.concat([frame[frame["seed"] == seed].sample(frac=1, random_state=seed) for seed in order])
+    first, second = overall(compare(frame)), overall(compare(shuffled))
+    assert {key: pytest.approx(value, nan_ok=True) for key, value in first.items()} == second
+
+
+def test_trainings_that_only_the_baseline_has_are_its_control() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + gains()})
+    control = pd.concat([runs({"none": PLAIN + 0.3 + 0.01 * seed}, seed=seed) for seed in (3, 4, 5)])
+    found, alone = compare(pd.concat([frame, control])), compare(frame)
+    pd.testing.assert_frame_equal(found.tests, alone.tests)
+    pd.testing.assert_frame_equal(found.summary, alone.summary)
+    assert found.missing.empty
+    assert found.noise.to_dict("records")[0] | {"alarms": 0} == {
+        "network": "unet", "trainings": 6, "apart": pytest.approx(found.noise["apart"][0]), "against": 3,
+        "splits": 60, "exact": True, "alarms": 0,
+    }  # fmt: skip
+    assert (alone.noise["trainings"].tolist(), alone.noise["splits"].tolist()) == ([3], [0])
+    pd.testing.assert_frame_equal(without_control(pd.concat([frame, control]), "none"), frame)
+    only = frame[frame["variant"] == "none"]
+    pd.testing.assert_frame_equal(without_control(only, "none"), only)
+
+
+def test_a_case_that_several_folds_test_is_one_case() -> None:
+    frame = pd.concat(trainings({"none": PLAIN, "scse": PLAIN + 0.01 * (1 + fold)}, fold=fold) for fold in (0, 1))
+    row = overall(compare(frame))
+    assert (row["n"], row["trainings"]) == (CASES, 3)
+    assert row["difference"] == pytest.approx(0.015 + np.mean(LUCK))
+
+
+def folded(differences: np.ndarray) -> pd.DataFrame:
+    """A cross-validation: (trainings, folds, cases of a fold) differences of "scse" to a plain 0.7."""
+    tables = []
+    for (seed, fold), values in zip(
+        np.ndindex(differences.shape[:2]), differences.reshape(-1, differences.shape[2]), strict=True
+    ):
+        table = runs({"none": np.full(len(values), 0.7), "scse": 0.7 + values}, seed=seed, fold=fold)
+        tables.append(table.assign(case=table["case"] + f"-{fold}"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_in_a_cross_validation_folds_take_the_place_of_cases_and_their_overlap_counts() -> None:
+    differences = 0.01 + np.random.default_rng(0).normal(0, 0.01, (3, 5, 4))
+    row, model = overall(compare(folded(differences))), estimate(differences.mean(axis=2), overlap=5 / 4)
+    assert (row["n"], row["trainings"]) == (20, 3)
+    assert row["difference"] == pytest.approx(differences.mean())
+    assert row["p"] == pytest.approx(float(model.p()))
+    assert row["sd_blocks"] == pytest.approx(float(model.components[1]))
+
+
+def test_folds_of_different_sizes_are_weighed_with_their_cases_in_the_mean() -> None:
+    frame = folded(0.01 + np.random.default_rng(0).normal(0, 0.01, (3, 3, 4)))
+    frame = frame[~frame["case"].isin(["case2-0", "case3-0"])]
+    wide = frame.pivot_table(index=["seed", "case"], columns="variant", values="value")
+    assert overall(compare(frame))["difference"] == pytest.approx((wide["scse"] - wide["none"]).mean())
 
 
 def test_a_table_without_folds_is_compared_too() -> None:
     assert overall(compare(runs({"none": PLAIN, "scse": PLAIN + gains()}, fold=np.nan)))["n"] == CASES
 
 
-def test_p_is_that_of_scipy() -> None:
-    values = PLAIN + np.random.default_rng(0).normal(0.01, 0.02, CASES)
-    row = overall(compare(runs({"none": PLAIN, "scse": values})))
-    assert row["p"] == pytest.approx(stats.wilcoxon(values, PLAIN, method="exact").pvalue)
-    assert row["median_difference"] == pytest.approx(np.median(values - PLAIN))
-    assert row["mean_difference"] == pytest.approx(np.mean(values - PLAIN))
-    assert row["hodges_lehmann"] == pytest.approx(hodges_lehmann(values - PLAIN))
-    assert row["rank_biserial"] == pytest.approx(rank_biserial(values - PLAIN))
-    assert row["low"] < row["median_difference"] < row["high"]
-
-
-def test_ten_gains_of_ten_have_the_exact_p() -> None:
-    assert overall(compare(runs({"none": PLAIN, "scse": PLAIN + gains()})))["p"] == pytest.approx(2 / 2**CASES)
-
-
-def test_equal_scores_have_p_one() -> None:
+def test_equal_scores_have_p_one_and_are_equivalent() -> None:
     # 0.1 + 0.2 is not 0.3 in floating point
-    row = overall(compare(runs({"none": [0.3] * CASES, "scse": [0.1 + 0.2] * CASES})))
-    assert (row["p"], row["p_holm"]) == (1.0, 1.0)
+    frame = pd.concat(runs({"none": [0.3] * CASES, "scse": [0.1 + 0.2] * CASES}, seed=seed) for seed in range(3))
+    row = overall(compare(frame))
+    assert (row["p"], row["p_holm"], row["kind"]) == (1.0, 1.0, "equivalent")
     assert (row["better"], row["equal"], row["worse"]) == (0, CASES, 0)
 
 
-def test_ties_are_tested_without_warning() -> None:
-    row = overall(
-        compare(runs({"none": PLAIN, "scse": PLAIN + np.array([0, 0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, -0.1, 0.1])}))
-    )
-    assert (row["better"], row["equal"], row["worse"]) == (7, 2, 1)
-    assert 0.01 < row["p"] < 0.2
+@pytest.mark.parametrize(
+    ("seeds", "cases", "kind"),
+    [(1, CASES, "few_trainings"), (2, CASES, "few_trainings"), (3, 5, "few_cases"), (1, 5, "few_cases")],
+)
+def test_with_few_trainings_or_cases_there_is_neither_p_nor_interval(seeds: int, cases: int, kind: str) -> None:
+    frame = trainings({"none": PLAIN[:cases], "scse": PLAIN[:cases] + gains()[:cases]}, luck=LUCK[:seeds])
+    row = overall(compare(frame))
+    assert np.isnan([row[key] for key in ("p", "p_holm", "p_equivalent", "low", "high", "detectable", "needed")]).all()
+    assert (row["kind"], row["n"], row["trainings"], row["better"]) == (kind, cases, seeds, cases)
+    assert row["difference"] == pytest.approx(gains()[:cases].mean() + np.mean(LUCK[:seeds]))
 
 
-def test_with_five_pairs_there_is_neither_p_nor_interval() -> None:
-    row = overall(compare(runs({"none": PLAIN[:5], "scse": PLAIN[:5] + gains()[:5]})))
-    assert np.isnan([row["p"], row["p_holm"], row["low"], row["high"]]).all()
-    assert (row["kind"], row["n"], row["better"]) == ("few", 5, 5)
-    assert row["median_difference"] == pytest.approx(np.median(gains()[:5]))
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_or_two_seeds_never_say_better_worse_or_equivalent(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    for _ in range(60):
+        shift, noise = rng.choice([0, 1e-6, 0.01, 1]), rng.choice([0, 1e-9, 0.001, 1])
+        folds, cases, margin = rng.integers(1, 4), rng.integers(1, 30), rng.choice([1e-3, 0.1, 10])
+        tables = [
+            runs(
+                {v: shift * (v != "none") + noise * rng.normal(size=cases) for v in ("none", "cse", "scse")},
+                seed=s,
+                fold=f,
+            )
+            for s in range(seeds)
+            for f in range(folds)
+        ]
+        frame = pd.concat([table.assign(case=table["case"] + f"-{i % folds}") for i, table in enumerate(tables)])
+        assert set(compare(frame, margin=margin).tests["kind"]) <= {"few_trainings", "few_cases"}
 
 
-def test_seeds_are_told_apart_from_cases() -> None:
+def test_the_spread_over_seeds_is_apart_from_that_over_cases() -> None:
     frame = pd.concat(
         runs({"none": PLAIN, "scse": PLAIN + shift}, seed=seed) for seed, shift in enumerate((0.03, 0.01))
     )
@@ -146,26 +216,45 @@ def test_every_score_that_is_not_there_is_named() -> None:
         )
     ]
     row = overall(comparison)
-    assert (row["n"], row["missing"]) == (CASES, 2)
+    assert (row["n"], row["missing"], row["trainings"]) == (CASES - 2, 2, 2)
 
 
-def test_seeds_that_differ_from_fold_to_fold_lack_nothing() -> None:
-    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN}, seed=fold, fold=fold) for fold in (0, 1))
+def test_a_case_that_a_training_lacks_is_left_out_and_so_is_a_training_that_lacks_most_cases() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + gains()}, luck=(*LUCK, 0.4))
+    gone = (frame["seed"] == 3) & (frame["case"] > "case3") & (frame["variant"] == "scse")
+    gone |= (frame["seed"] == 0) & (frame["case"] == "case0") & (frame["variant"] == "scse")
+    row = overall(compare(frame[~gone]))
+    assert (row["trainings"], row["n"], row["missing"]) == (3, CASES - 1, 7)
+    assert row["difference"] == pytest.approx(gains()[1:].mean() + np.mean(LUCK))
+
+
+def test_seeds_that_differ_from_fold_to_fold_lack_nothing_and_are_one_training() -> None:
+    frame = pd.concat(
+        table.assign(case=table["case"] + f"-{fold}")
+        for fold in range(3)
+        for table in [runs({"none": PLAIN, "scse": PLAIN + 0.01 * fold}, seed=fold, fold=fold)]
+    )
+    row = overall(compare(frame))
     assert compare(frame).missing.empty
+    assert (row["trainings"], row["n"], row["kind"]) == (1, 3 * CASES, "few_trainings")
+    assert row["difference"] == pytest.approx(0.01)
 
 
 def test_families_are_the_overall_tests_and_the_structure_tests_of_each_network() -> None:
     rng = np.random.default_rng(1)
     frame = pd.concat(
-        runs({v: PLAIN + rng.normal(0, 0.02, CASES) for v in ("none", "cse", "scse")}, network=net, structure=s)
+        runs({v: PLAIN + rng.normal(0, 0.02, CASES) for v in ("none", "cse", "scse")}, network=net, structure=s, seed=i)
         for net in ("unet", "sdnet")
         for s in ("a", "b")
+        for i in range(3)
     )
     tests = compare(frame).tests
     for network in ("unet", "sdnet"):
         for family in (tests["structure"] == ALL, tests["structure"] != ALL):
             rows = tests[family & (tests["network"] == network)]
-            np.testing.assert_allclose(rows["p_holm"], holm(rows["p"].to_numpy()))
+            for name in ("p", "p_equivalent"):
+                assert rows[name].notna().all()
+                np.testing.assert_allclose(rows[f"{name}_holm"], holm(rows[name].to_numpy()))
     assert tests["structure"].tolist() == [ALL, "a", "b"] * 4
     assert tests["network"].tolist() == ["unet"] * 6 + ["sdnet"] * 6
 
@@ -177,7 +266,7 @@ def test_overall_difference_uses_only_structures_that_both_variants_have() -> No
             runs({"none": [np.nan] * CASES, "scse": [0.0] * CASES}, structure="absent"),
         ]
     )
-    assert overall(compare(frame))["mean_difference"] == 0
+    assert overall(compare(frame))["difference"] == 0
 
 
 @pytest.mark.parametrize(
@@ -185,12 +274,11 @@ def test_overall_difference_uses_only_structures_that_both_variants_have() -> No
     [("dice", None, "worse"), ("hd95", None, "better"), ("ASSD", None, "better"), ("mine", True, "better")],
 )
 def test_the_direction_of_a_metric_is_known_or_said(metric: str, said: bool | None, kind: str) -> None:
-    frame = runs({"none": PLAIN, "scse": PLAIN - gains()}, metric=metric)
+    frame = trainings({"none": PLAIN, "scse": PLAIN - gains()}, metric=metric)
     row = overall(compare(frame, metric=metric, lower_is_better=said))
     assert row["kind"] == kind
     assert (row["better"], row["worse"]) == ((CASES, 0) if kind == "better" else (0, CASES))
-    assert row["mean_difference"] < 0
-    assert row["rank_biserial"] == -1
+    assert row["difference"] < 0
 
 
 def test_the_direction_of_an_unknown_metric_must_be_said() -> None:
@@ -198,46 +286,42 @@ def test_the_direction_of_an_unknown_metric_must_be_said() -> None:
         compare(runs({"none": PLAIN, "scse": PLAIN}, metric="mine"), metric="mine")
 
 
-def test_significance_without_an_interval_that_excludes_zero_is_no_detectable_difference() -> None:
-    row = overall(compare(runs({"none": np.full(15, 0.7), "scse": 0.7 + UNSURE})))
-    assert row["p_holm"] < 0.05
-    assert row["low"] < 0 < row["hodges_lehmann"]
-    assert row["kind"] == "same"
-
-
-@pytest.mark.parametrize(("signs", "kind"), [((1, 1, -1), "better"), ((1, -1), "same"), ((1, -1, -1), "same")])
-def test_more_than_half_of_the_seeds_must_agree(signs: tuple[int, ...], kind: str) -> None:
-    # the first seed's gains are the largest, so that the mean over seeds is a gain
-    sizes = [3.0] + [0.5] * (len(signs) - 1)
-    frame = pd.concat(
-        runs({"none": PLAIN, "scse": PLAIN + sign * size * gains()}, seed=seed)
-        for seed, (sign, size) in enumerate(zip(signs, sizes, strict=True))
-    )
-    row = overall(compare(frame))
+@pytest.mark.parametrize(
+    ("shift", "luck", "kind"),
+    [
+        (0.03, (0.001, -0.001, 0.0), "better"),
+        (-0.03, (0.001, -0.001, 0.0), "worse"),
+        (0.001, (0.0005, -0.0005, 0.0), "equivalent"),
+        (0.01, (0.02, -0.02, 0.0), "undecided"),
+    ],
+)
+def test_the_verdict_follows_from_the_difference_and_how_far_trainings_lie_apart(
+    shift: float, luck: tuple[float, ...], kind: str
+) -> None:
+    row = overall(compare(trainings({"none": PLAIN, "scse": PLAIN + shift}, luck=luck)))
     assert row["kind"] == kind
-    assert row["seeds"] == len(signs)
-    assert row["seeds_agree"] == sum(sign == np.sign(row["median_difference"]) for sign in signs)
+    assert row["low"] < shift + np.mean(luck) < row["high"]
 
 
-def test_one_seed_is_not_asked_whether_it_agrees_with_itself() -> None:
-    mostly_gains = np.array([*(0.01 * np.arange(1, 15)), -3.0])
-    row = overall(compare(runs({"none": np.zeros(15), "scse": mostly_gains})))
-    assert (row["seeds"], row["seeds_agree"], row["mean_difference"] < 0) == (1, 0, True)
-    assert row["kind"] == "better"
+def test_a_difference_that_is_not_zero_but_within_the_margin_is_equivalent() -> None:
+    row = overall(compare(trainings({"none": PLAIN, "scse": PLAIN + 0.002}, luck=(1e-4, -1e-4, 0.0))))
+    assert row["p_holm"] < 0.05
+    assert row["kind"] == "equivalent"
 
 
-def test_seeds_agree_for_each_structure_alone_and_without_pairs_do_not_count() -> None:
-    frame = pd.concat(
-        [
-            runs({"none": PLAIN, "scse": PLAIN + gains()}, seed=0),
-            runs({"none": PLAIN, "scse": PLAIN + gains()}, seed=0, structure="putamen"),
-            runs({"none": PLAIN, "scse": PLAIN - gains() / 2}, seed=1),
-            runs({"none": PLAIN, "scse": np.full(CASES, np.nan)}, seed=1, structure="putamen"),
-        ]
-    )
-    tests = compare(frame).tests.set_index("structure")
-    assert tests.loc["caudate", ["seeds", "seeds_agree", "kind"]].tolist() == [2, 1, "same"]
-    assert tests.loc["putamen", ["seeds", "seeds_agree", "kind"]].tolist() == [1, 1, "better"]
+@pytest.mark.parametrize(("metric", "margin"), [("dice", 0.005), ("iou", 0.005), ("hd95", None), ("msd", None)])
+def test_metrics_between_zero_and_one_have_a_margin_of_their_own(metric: str, margin: float | None) -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN}, luck=(1e-4, -1e-4, 0.0), metric=metric)
+    found = compare(frame, metric=metric)
+    assert found.margin == margin
+    assert overall(found)["kind"] == ("undecided" if margin is None else "equivalent")
+    assert overall(compare(frame, metric=metric, margin=1.0))["kind"] == "equivalent"
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.01, float("nan")])
+def test_a_margin_that_is_not_positive_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin must be positive, in units of dice, got"):
+        compare(runs({"none": PLAIN, "scse": PLAIN}), margin=margin)
 
 
 def test_networks_without_the_baseline_are_described_but_not_tested() -> None:
@@ -251,7 +335,7 @@ def test_networks_without_the_baseline_are_described_but_not_tested() -> None:
 
 
 def test_any_variant_can_be_the_baseline_and_comes_first() -> None:
-    comparison = compare(runs({"none": PLAIN, "my block": PLAIN + gains()}), baseline="my block")
+    comparison = compare(trainings({"none": PLAIN, "my block": PLAIN + gains()}), baseline="my block")
     assert comparison.summary["variant"].tolist() == ["my block", "none"]
     assert comparison.tests["variant"].unique().tolist() == ["none"]
     assert overall(comparison, "none")["kind"] == "worse"

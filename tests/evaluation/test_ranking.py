@@ -1,4 +1,4 @@
-"""Ranks of the variants, and how stable they are under bootstraps of the cases."""
+"""Ranks of the variants, and how stable they are under bootstraps of cases and seeds."""
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,21 @@ def test_the_share_of_first_ranks_is_the_chance_that_a_bootstrap_keeps_the_order
     assert table.loc["scse", "first"] == pytest.approx((drawn > 0).mean(), abs=0.02)
     assert table["first"].sum() == 1
     assert (table["low"] == 1).all()
+
+
+def test_bootstraps_draw_seeds_apart_from_cases() -> None:
+    # every case is better with the first seed and worse with the second: which is drawn decides
+    frame = pd.concat(
+        runs({"none": PLAIN, "scse": PLAIN + shift}, seed=seed) for seed, shift in enumerate((0.03, -0.02))
+    )
+    table = ranking(frame, resamples=4000).set_index("variant")
+    assert table.loc["scse", "first"] == pytest.approx(3 / 4, abs=0.02)
+    assert table.loc["none", "first"] == pytest.approx(1 / 4, abs=0.02)
+
+
+def test_seeds_that_not_all_variants_have_do_not_count() -> None:
+    frame = pd.concat([runs({"none": PLAIN, "scse": PLAIN + gains()}), runs({"none": PLAIN + 1}, seed=1)])
+    pd.testing.assert_frame_equal(ranking(frame), ranking(frame[frame["seed"] == 0]))
 
 
 def test_equal_variants_share_the_rank() -> None:

@@ -47,7 +47,7 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
     expected = {"network": "network", "structure": "structure", "seed": 0, "fold": 0, "metric": "hd95"}
     assert {key: table[key].unique().tolist() for key in expected} == {key: [v] for key, v in expected.items()}
     assert notes == [f"no column {key}: taken as {value} for all scores" for key, value in expected.items()]
-    assert compare(table, metric="hd95").tests["kind"].tolist() == ["few", "few"]
+    assert compare(table, metric="hd95").tests["kind"].tolist() == ["few_cases", "few_cases"]
 
 
 @pytest.mark.parametrize(

@@ -1,77 +1,167 @@
-"""The statistics of paired differences, against published examples, scipy, brute force and simulation."""
+"""The crossed model against its limits, least squares, published values, and simulated studies of known truth."""
 
-from itertools import product
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
-from scse.evaluation import compare
-from scse.evaluation.comparison import ALL
-from scse.evaluation.pairing import COLUMNS
-from scse.evaluation.statistics import EXACT_PAIRS, hodges_lehmann, holm, median_interval, rank_biserial, wilcoxon
+from scse.evaluation.statistics import SMALLEST_P, critical, estimate, holm, join
 
-# Hollander & Wolfe 1973, p. 29: depression scores at two visits; the example of R's ?wilcox.test
-BEFORE = np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30])
-AFTER = np.array([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29])
-# the example of en.wikipedia.org/wiki/Wilcoxon_signed-rank_test, with a zero and ties: W = 9 of 45
-WIKIPEDIA = np.array([15, -7, 5, 20, 0, -9, 17, -12, 5, -10.0])
-SLEEP = -np.array([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4])  # R's data set `sleep`, group 1 less group 2
+RNG = np.random.default_rng(0)
+TABLES = RNG.normal(size=(6, 4, 15)) + RNG.normal(size=(6, 4, 1)) + RNG.normal(size=(6, 1, 15)) + 0.4
 LARGE = (0.642193923795, 0.680845947633, 0.967833824309, 0.71626938238)
-SUBJECTS, STUDIES = 15, 2000
 
 
-def test_p_and_effects_are_those_of_r_on_hollander_and_wolfes_depression_data() -> None:
-    differences = BEFORE - AFTER
-    p, exact = wilcoxon(differences)
-    assert exact
-    assert p == pytest.approx(2 * 0.01953125)  # R: V = 40, p-value = 0.01953 (one-sided)
-    assert round(hodges_lehmann(differences), 2) == 0.46  # Hollander & Wolfe's estimate, R's (pseudo)median
-    assert rank_biserial(differences) == pytest.approx((40 - 5) / 45)  # R's effectsize: 0.78
+def studies(
+    count: int, trainings: int, cases: int, *, sd: tuple[float, float, float], seed: int, difference: float = 0.0
+) -> np.ndarray:
+    """Tables of paired differences, with standard deviations of trainings, cases and the rest."""
+    rng = np.random.default_rng(seed)
+    shapes = (count, trainings, 1), (count, 1, cases), (count, trainings, cases)
+    return difference + sum(s * rng.normal(size=shape) for s, shape in zip(sd, shapes, strict=True))
 
 
-def test_p_of_rs_sleep_data_is_exact_with_ties_and_a_zero() -> None:
-    # R's wilcox.test falls back to the normal approximation, 0.009091; all nine signs are the same
-    assert wilcoxon(SLEEP) == (2 / 2**9, True)
-    assert rank_biserial(SLEEP) == -1
-    assert hodges_lehmann(SLEEP[SLEEP != 0]) == pytest.approx(-1.4)  # R, which leaves out the zero: -1.400031
+def least_squares(table: np.ndarray, columns: list[np.ndarray]) -> float:
+    """Residual sum of squares of a table fitted by these columns, each given per cell."""
+    design = np.stack([column.ravel() for column in columns], axis=1)
+    fitted = design @ np.linalg.lstsq(design, table.ravel(), rcond=None)[0]
+    return float(((table.ravel() - fitted) ** 2).sum())
 
 
-def test_rank_biserial_correlation_is_the_simple_difference_of_the_rank_sums() -> None:
-    assert rank_biserial(WIKIPEDIA) == pytest.approx(9 / 45)
-    assert rank_biserial(np.zeros(8)) == 0
+def test_mean_squares_are_those_of_the_analysis_of_variance_by_least_squares() -> None:
+    table = TABLES[0]
+    row, column = np.indices(table.shape)
+    rows, columns = ([(index == i).astype(float) for i in range(index.max() + 1)] for index in (row, column))
+    rest = least_squares(table, rows + columns)
+    found = estimate(table).mean_squares
+    assert found[0] == pytest.approx((least_squares(table, columns) - rest) / 3)
+    assert found[1] == pytest.approx((least_squares(table, rows) - rest) / 14)
+    assert found[2] == pytest.approx(rest / (3 * 14))
 
 
-@pytest.mark.parametrize("n", [6, 9, 15, 40])
-def test_p_without_ties_is_scipys_exact_p(n: int) -> None:
-    differences = np.random.default_rng(n).normal(0.3, 1, n)
-    assert wilcoxon(differences)[0] == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue, rel=1e-9)
+def test_the_variance_of_the_mean_is_that_of_the_crossed_model() -> None:
+    drawn = studies(20_000, 3, 8, sd=(0.5, 0.8, 1.0), seed=0)
+    found = estimate(drawn)
+    true = 0.5**2 / 3 + 0.8**2 / 8 + 1.0 / 24
+    assert drawn.mean(axis=(1, 2)).var() == pytest.approx(true, rel=0.03)
+    # what is cut off at zero makes it a little larger
+    assert (found.error**2).mean() == pytest.approx(true, rel=0.04)
+    for component, sd in zip(found.components, (0.5, 0.8, 1.0), strict=True):
+        assert np.mean(component**2) == pytest.approx(sd**2, rel=0.2)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_p_with_ties_and_zeros_is_the_share_of_all_signs(seed: int) -> None:
-    differences = np.random.default_rng(seed).integers(-3, 6, 11).astype(float)
-    there = differences[differences != 0]
-    ranks = stats.rankdata(np.abs(there))
-    signs = np.array(list(product([0, 1], repeat=len(there))))
-    sums, found = signs @ ranks, ranks[there > 0].sum()
-    expected = min(1, 2 * min((sums <= found).mean(), (sums >= found).mean()))
-    assert wilcoxon(differences) == (pytest.approx(expected), True)
-    permuted = stats.wilcoxon(there, method=stats.PermutationMethod(n_resamples=np.inf)).pvalue
-    assert wilcoxon(differences)[0] == pytest.approx(permuted)
+def test_where_cases_agree_it_is_the_t_test_over_trainings() -> None:
+    means = RNG.normal(0.3, 1, 4)
+    found = estimate(np.repeat(means[:, None], 9, axis=1))
+    expected = stats.ttest_1samp(means, 0)
+    assert found.p() == pytest.approx(expected.pvalue)
+    assert found.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_p_of_many_pairs_is_nearly_the_normal_approximation_and_above_the_limit_is_it() -> None:
-    differences = np.random.default_rng(0).normal(0.1, 1, EXACT_PAIRS + 1)
-    p, exact = wilcoxon(differences[:-1])
-    assert exact
-    assert p == pytest.approx(stats.wilcoxon(differences[:-1], method="asymptotic").pvalue, rel=0.02)
-    assert wilcoxon(differences) == (pytest.approx(stats.wilcoxon(differences, correction=True).pvalue), False)
+def test_where_trainings_agree_it_is_the_t_test_over_cases() -> None:
+    cases = RNG.normal(0.3, 1, 9)
+    found = estimate(np.repeat(cases[None], 4, axis=0))
+    expected = stats.ttest_1samp(cases, 0)
+    assert found.p() == pytest.approx(expected.pvalue)
+    assert found.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    margin = 1.2
+    sides = [
+        stats.ttest_1samp(cases, value, alternative=side).pvalue
+        for value, side in ((-margin, "greater"), (margin, "less"))
+    ]
+    assert found.p_equivalent(margin) == pytest.approx(max(sides))
 
 
-def test_equal_scores_have_p_one() -> None:
-    assert wilcoxon(np.zeros(10)) == (1.0, True)
+def test_folds_that_agree_over_trainings_get_the_corrected_t_test_of_nadeau_and_bengio() -> None:
+    folds = RNG.normal(0.3, 1, 5)
+    found = estimate(np.repeat(folds[None], 3, axis=0), overlap=5 / 4)
+    t = folds.mean() / np.sqrt((1 / 5 + 1 / 4) * folds.var(ddof=1))  # n_test / n_train is 1 / (folds - 1)
+    assert found.p() == pytest.approx(2 * stats.t.sf(abs(t), 4))
+
+
+def test_the_critical_value_is_cochrans_weighted_mean_of_two_quantiles() -> None:
+    quantiles = stats.t.ppf(0.975, [2, 14])
+    assert critical(0.05, 1.0, 3.0, 3, 15) == pytest.approx((quantiles[0] + 3 * quantiles[1]) / 4)
+    assert critical(0.05, 2.0, 0.0, 3, 1) == pytest.approx(quantiles[0])
+
+
+def test_p_is_the_level_at_which_the_interval_just_excludes_zero() -> None:
+    found = estimate(TABLES)
+    assert found.p().shape == (6,)
+    np.testing.assert_allclose(
+        critical(found.p(), found.of_trainings, found.of_blocks, 4, 15) * found.error, np.abs(found.difference)
+    )
+    low, high = found.interval()
+    np.testing.assert_array_equal(found.p() < 0.05, (low > 0) | (high < 0))
+
+
+def test_equivalence_is_what_a_ninety_percent_interval_within_the_margin_says() -> None:
+    found = estimate(TABLES)
+    half = critical(0.10, found.of_trainings, found.of_blocks, 4, 15) * found.error
+    for margin in (0.5, 1.5, 2.5):
+        inside = (found.difference - half > -margin) & (found.difference + half < margin)
+        np.testing.assert_array_equal(found.p_equivalent(margin) < 0.05, inside)
+        at_margin = np.abs(found.difference) >= margin
+        assert (found.p_equivalent(margin)[at_margin] >= 0.5).all()
+
+
+def test_without_variance_zero_has_p_one_and_anything_else_the_smallest() -> None:
+    assert estimate(np.zeros((3, 6))).p() == 1
+    assert estimate(np.full((3, 6), 0.125)).p() == SMALLEST_P
+    assert estimate(np.zeros((3, 6))).p_equivalent(0.1) == SMALLEST_P / 2
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (3, 1), (1, 1)])
+def test_one_training_or_one_block_has_neither_p_nor_interval(shape: tuple[int, int]) -> None:
+    found = estimate(RNG.normal(size=shape))
+    assert np.isfinite(found.difference)
+    assert np.isnan([found.p(), *found.interval(), found.p_equivalent(1.0)]).all()
+
+
+def test_tables_of_different_sizes_are_joined() -> None:
+    parts = [estimate(TABLES[0]), estimate(TABLES[1, :3, :8], overlap=0.5), estimate(RNG.normal(size=(1, 4)))]
+    np.testing.assert_allclose(join(parts).p(), [part.p() for part in parts])
+    assert join([]).p().shape == (0,)
+
+
+@pytest.mark.parametrize(("trainings", "most"), [(3, 0.07), (4, 0.06), (8, 0.06)])
+@pytest.mark.parametrize("sd", [(0, 0, 6), (6, 0, 6), (2, 3, 6), (6, 12, 6), (0, 6, 6)])
+def test_without_a_difference_about_five_percent_of_the_studies_raise_an_alarm(
+    trainings: int, most: float, sd: tuple[float, float, float]
+) -> None:
+    for cases in (15, 60):
+        p = estimate(studies(3000, trainings, cases, sd=sd, seed=trainings)).p()
+        assert 0.015 < (p < 0.05).mean() < most + 0.008  # two standard errors of the share
+
+
+def test_a_test_over_cases_alone_would_take_the_luck_of_a_training_for_an_effect() -> None:
+    drawn = studies(400, 1, 40, sd=(6, 0, 6), seed=1)[:, 0]
+    assert (stats.wilcoxon(drawn, axis=1).pvalue < 0.05).mean() > 0.6
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_overlapping_training_sets_raise_no_more_alarms(correlated: bool) -> None:
+    folds, rng = 5, np.random.default_rng(2)
+    tables = studies(3000, 4, folds, sd=(2, 2, 3), seed=2)
+    if correlated:  # the correlation that Nadeau and Bengio assume: the share of cases in the test set
+        rho = 1 / folds
+        tables += 4 * (
+            np.sqrt(rho) * rng.normal(size=(3000, 1, 1)) + np.sqrt(1 - rho) * rng.normal(size=(3000, 1, folds))
+        )
+    alarms = (estimate(tables, overlap=folds / (folds - 1)).p() < 0.05).mean()
+    assert alarms < 0.065
+    if correlated:
+        assert (estimate(tables).p() < 0.05).mean() > 1.5 * alarms
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda rng, shape: rng.standard_t(3, shape), lambda rng, shape: rng.exponential(size=shape) - 1]
+)
+def test_heavy_tails_and_skew_raise_few_more_alarms(draw: Callable) -> None:
+    rng = np.random.default_rng(3)
+    tables = 0.5 * draw(rng, (3000, 4, 1)) + draw(rng, (3000, 1, 40)) + draw(rng, (3000, 4, 40))
+    assert (estimate(tables).p() < 0.05).mean() < 0.08
 
 
 @pytest.mark.parametrize(
@@ -98,61 +188,3 @@ def test_equal_scores_have_p_one() -> None:
 )
 def test_holm_gives_the_published_values(p: list[float], corrected: list[float]) -> None:
     np.testing.assert_allclose(holm(np.array(p)), corrected)
-
-
-@pytest.mark.parametrize("n", [7, 9, 11, 15, 21])
-def test_interval_lies_between_the_order_statistics_of_the_exact_bootstrap(n: int) -> None:
-    # Efron 1979: this is the chance that the median of a resample is at most the k-th of n values
-    chances = stats.binom.sf((n - 1) // 2, n, np.arange(n + 1) / n)
-    low = np.searchsorted(chances, 0.025)
-    assert median_interval(np.arange(1.0, n + 1)[None]) == (low, n + 1 - low)
-
-
-def test_interval_of_a_row_depends_neither_on_the_others_nor_on_the_order_of_the_cases() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(30, 16))
-    rows[3] = 0.25
-    low, high = median_interval(rows)
-    assert (low[3], high[3]) == (0.25, 0.25)
-    assert median_interval(rows[29:]) == (low[29], high[29])
-    np.testing.assert_array_equal(median_interval(rng.permuted(rows, axis=1)), (low, high))
-
-
-def test_interval_covers_the_median_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    for rows in (rng.normal(size=(600, 20)), rng.exponential(size=(600, 20)) - np.log(2)):
-        low, high = median_interval(rows, resamples=999)
-        assert 0.92 < ((low <= 0) & (high >= 0)).mean() < 0.97
-
-
-def simulated(effects: list[float], *, studies: int, seed: int) -> pd.DataFrame:
-    """Tests of simulated studies, one in each structure; effects in standard deviations of the difference."""
-    rng = np.random.default_rng(seed)
-    plain = rng.normal(0.8, 0.05, (studies, SUBJECTS))
-    noisy = [plain + 0.01 * rng.normal(effect, 1, plain.shape) for effect in effects]
-    variant, study, case = np.indices((1 + len(effects), *plain.shape)).reshape(3, -1)
-    values = np.stack([plain, *noisy]).ravel()
-    columns = ("unet", variant.astype(str), 0, 0, case, study, "dice", values)
-    scores = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
-    tests = compare(scores, baseline="0", resamples=99).tests
-    return tests[tests["structure"] != ALL]
-
-
-def test_without_a_difference_five_percent_of_the_studies_raise_an_alarm() -> None:
-    p = simulated([0, 0, 0], studies=STUDIES, seed=0).pivot(index="structure", columns="variant", values="p")
-    # the exact test of 15 pairs rejects 4.79 % of them: no attainable p is nearer below 0.05
-    assert (p < 0.05).mean().between(0.04, 0.06).all()
-    assert (p < 0.05).to_numpy().mean() == pytest.approx(0.0479, abs=0.006)
-    corrected = np.apply_along_axis(holm, 1, p.to_numpy())
-    assert 0.03 < (corrected < 0.05).any(axis=1).mean() < 0.05
-
-
-@pytest.mark.parametrize("effect", [0.5, 0.8])
-def test_a_planted_difference_is_found_with_the_power_that_theory_says(effect: float) -> None:
-    # power of the t-test with n * 3 / pi pairs: the asymptotic relative efficiency of the signed-rank test on normal
-    # differences (Lehmann 1975); its noncentral t is that of the two-sided test at 5 %
-    critical, shift = stats.t.ppf(0.975, SUBJECTS - 1), effect * np.sqrt(SUBJECTS * 3 / np.pi)
-    power = stats.nct.sf(critical, SUBJECTS - 1, shift) + stats.nct.cdf(-critical, SUBJECTS - 1, shift)
-    found = simulated([effect], studies=1000, seed=1)
-    assert (found["p"] < 0.05).mean() == pytest.approx(power, abs=0.04)
-    assert found["median_difference"].mean() == pytest.approx(0.01 * effect, rel=0.05)

@@ -1,113 +1,154 @@
 """The verdict: sentences made by fixed rules."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
-from scores_tables import CASES, PLAIN, UNSURE, gains, runs
+from scores_tables import CASES, PLAIN, gains, runs, trainings
 
-from scse.evaluation import Verdict, compare, headlines, verdict_text, verdicts
+from scse.evaluation import Verdict, compare, headlines, noise_texts, verdict_text, verdicts
 from scse.evaluation.verdict import effect_text, p_text
 
-NOISE = 0.02 * np.array([1, -1] * (CASES // 2)) + 0.0001 * np.arange(CASES)
 COSTS = pd.DataFrame({"network": "unet", "variant": ["none", "scse"], "step_ratio": [1.0, 1.012]})
+STILL = (1e-4, -1e-4, 0.0)
 
 
-def test_the_verdict_on_a_variant_tells_effect_interval_p_subjects_seeds_and_cost() -> None:
-    frame = pd.concat(runs({"none": PLAIN, "scse": PLAIN + gains()}, seed=seed) for seed in (0, 1))
-    assert verdicts(compare(frame), COSTS) == [
-        Verdict(
-            "unet",
-            "scse",
-            "better",
-            "scSE is better than plain: +0.014 Dice [0.012, 0.017], p = 0.00195, 10 of 10 subjects better, "
-            "2 of 2 seeds agree, +1.2 % time per step",
-        )
-    ]
+def test_the_verdict_on_a_variant_has_effect_interval_p_trainings_cases_and_cost() -> None:
+    (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": PLAIN + gains()})), COSTS)
+    assert found == Verdict(
+        "unet",
+        "scse",
+        "better",
+        "scSE is better than plain: +0.015 Dice [0.011, 0.019], p = 0.00238, 3 trainings and 10 cases, "
+        "+1.2 % time per step",
+    )
 
 
 def test_verdicts_name_what_helps_what_hurts_and_what_does_neither() -> None:
-    frame = runs({"none": PLAIN, "cse": PLAIN - 2 * gains(), "sse": PLAIN + NOISE, "scse": PLAIN + gains()})
-    assert verdict_text(compare(frame)).splitlines() == [
-        "U-Net: scSE is better than plain; cSE is worse than plain.",
-        "  cSE is worse than plain: -0.029 Dice [-0.034, -0.024], p = 0.00586, 10 of 10 subjects worse.",
-        "  sSE: no detectable difference: +0.000 Dice [-0.019, 0.020], p = 0.232, 10 subjects.",
-        "  scSE is better than plain: +0.014 Dice [0.012, 0.017], p = 0.00586, 10 of 10 subjects better.",
+    luck = {"cse": STILL, "sse": STILL, "scse": STILL, "mine": (0.02, -0.02, 0.0)}
+    shifts = {"cse": -0.03, "sse": 0.001, "scse": 0.03, "mine": 0.004}
+    frame = pd.concat(
+        runs({"none": PLAIN, **{name: PLAIN + shift + luck[name][seed] for name, shift in shifts.items()}}, seed=seed)
+        for seed in range(3)
+    )
+    lines = verdict_text(compare(frame)).splitlines()
+    assert lines[0] == (
+        "U-Net: scSE is better than plain; cSE is worse than plain; "
+        "sSE is equivalent to plain within 0.005 Dice; mine is undecided."
+    )
+    assert [line.strip().split(":")[0] for line in lines[1:]] == [
+        "cSE is worse than plain",
+        "sSE is equivalent to plain within 0.005 Dice",
+        "scSE is better than plain",
+        "mine",
+        "Two trainings of plain differ by 0.000 Dice on average (3 trainings).",
     ]
 
 
-def test_a_variant_with_shorter_distances_is_better() -> None:
-    (found,) = verdicts(compare(runs({"none": PLAIN, "scse": PLAIN - gains()}, metric="hd95"), metric="hd95"))
-    assert found.kind == "better"
-    assert found.text.startswith("scSE is better than plain: -0.014 mm HD95 [-0.017, -0.012], p = ")
-
-
-def test_with_five_subjects_the_verdict_is_that_there_are_too_few() -> None:
-    comparison = compare(runs({"none": PLAIN[:5], "scse": PLAIN[:5] + gains()[:5]}))
-    assert verdict_text(comparison) == (
-        "U-Net: too little data.\n"
-        "  scSE: too little data: +0.012 Dice, 5 subjects; no significance can be reached with fewer than 6 paired "
-        "subjects."
-    )
-
-
-def test_without_a_pair_no_effect_is_told() -> None:
-    (found,) = verdicts(compare(runs({"none": PLAIN, "scse": [np.nan] * CASES})))
-    assert found.text.startswith("scSE: too little data: no effect can be estimated, 0 subjects; ")
-
-
-def test_missing_pairs_and_seeds_that_disagree_are_told() -> None:
-    frame = pd.concat(
-        [
-            runs({"none": PLAIN, "scse": PLAIN + 2 * gains()}, seed=0),
-            runs({"none": PLAIN, "scse": PLAIN + 2 * gains()}, seed=1),
-            runs({"none": PLAIN, "scse": [*(PLAIN[:8] - gains()[:8] / 2), np.nan, np.nan]}, seed=2),
-        ]
-    )
+def test_an_undecided_verdict_says_what_such_a_study_finds_and_what_the_margin_needs() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + 0.004}, luck=(0.02, -0.02, 0.0))
     (found,) = verdicts(compare(frame))
-    assert found.text.endswith("10 of 10 subjects better, 2 of 3 seeds agree, 2 pairs missing")
-
-
-def test_a_significant_p_that_half_of_the_seeds_contradict_is_explained() -> None:
-    frame = pd.concat(
-        [
-            runs({"none": PLAIN, "scse": PLAIN + 2 * gains()}, seed=0),
-            runs({"none": PLAIN, "scse": PLAIN - gains() / 2}, seed=1),
-        ]
+    assert re.fullmatch(
+        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; such a study finds "
+        r"0.065 or more, and 0.005 with about \d+ trainings",
+        found.text,
     )
-    (found,) = verdicts(compare(frame))
+
+
+def test_an_undecided_verdict_may_ask_for_cases_instead_of_trainings() -> None:
+    scattered = PLAIN + 0.2 * np.array([1, -1] * (CASES // 2))
+    (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": scattered})))
+    assert found.text.endswith(" or more, and 0.005 needs more cases, not more than 1,000 trainings")
+
+
+def test_equivalence_that_is_not_zero_says_so() -> None:
+    (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": PLAIN + 0.002}, luck=STILL)))
     assert found.text == (
-        "scSE: no detectable difference: +0.011 Dice [0.009, 0.013], p = 0.00195, 10 subjects, "
-        "but only 1 of 2 seeds agree"
+        "scSE is equivalent to plain within 0.005 Dice: +0.002 Dice [0.002, 0.002], p < 0.001 of a difference as large "
+        "as that, p < 0.001 of none, 3 trainings and 10 cases"
     )
 
 
-def test_a_significant_p_with_zero_in_the_interval_is_explained() -> None:
-    (found,) = verdicts(compare(runs({"none": np.full(15, 0.7), "scse": 0.7 + UNSURE})))
-    assert found.kind == "same"
-    assert "p = 0.00836, but the interval holds zero, 15 subjects" in found.text
+def test_a_variant_with_shorter_distances_is_better() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN - gains()}, metric="hd95")
+    (found,) = verdicts(compare(frame, metric="hd95"))
+    assert found.kind == "better"
+    assert found.text.startswith("scSE is better than plain: -0.014 mm HD95 [-0.018, -0.010], p = ")
 
 
-def test_costs_are_told_relative_to_the_baseline_and_only_where_they_are_known() -> None:
+def test_with_five_cases_the_verdict_is_that_there_are_too_few() -> None:
+    comparison = compare(trainings({"none": PLAIN[:5], "scse": PLAIN[:5] + gains()[:5]}))
+    assert verdict_text(comparison).splitlines()[:2] == [
+        "U-Net: too few cases to decide.",
+        "  scSE: too few cases: +0.013 Dice observed, 3 trainings and 5 cases; a verdict needs 6 or more cases.",
+    ]
+
+
+@pytest.mark.parametrize(("seeds", "known"), [(1, ""), (2, "two trainings of plain differ by 0.005 on average, and ")])
+def test_with_one_or_two_trainings_the_verdict_is_what_was_seen_and_how_to_decide(seeds: int, known: str) -> None:
+    frame = pd.concat(runs({"none": PLAIN + 0.005 * s, "scse": PLAIN + 0.01}, seed=s) for s in range(seeds))
+    headline, verdict, *_ = verdict_text(compare(frame)).splitlines()
+    effect = {1: "+0.010 Dice observed, 1 training", 2: "+0.008 Dice observed, 2 trainings"}[seeds]
+    assert headline == "U-Net: too few trainings to decide."
+    assert verdict == (
+        f"  scSE: too few trainings: {effect} and 10 cases; {known}a verdict needs 3 or more (--seeds 3)."
+    )
+
+
+def test_without_a_pair_there_is_no_effect() -> None:
+    (found,) = verdicts(compare(runs({"none": PLAIN, "scse": [np.nan] * CASES})))
+    assert found.text.startswith("scSE: too few cases: no effect observed, ")
+
+
+def test_missing_pairs_are_counted() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + gains()})
+    frame.loc[(frame["case"] > "case7") & (frame["variant"] == "scse") & (frame["seed"] == 2), "value"] = np.nan
+    (found,) = verdicts(compare(frame))
+    assert found.text.endswith("3 trainings and 8 cases, 2 pairs missing")
+
+
+def test_costs_are_relative_to_the_baseline_and_only_where_they_are_known() -> None:
     costs = pd.DataFrame({"network": "unet", "variant": ["none", "cse", "scse"], "step_ratio": [1.0, 1.1, 1.21]})
-    frame = runs({"none": PLAIN, "cse": PLAIN, "scse": PLAIN, "sse": PLAIN})
+    frame = trainings({"none": PLAIN, "cse": PLAIN, "scse": PLAIN, "sse": PLAIN})
     told = {found.variant: found.text for found in verdicts(compare(frame, baseline="cse"), costs)}
-    assert told["scse"].endswith("10 subjects, +10.0 % time per step")
-    assert told["sse"].endswith("10 subjects")
+    assert told["scse"].endswith(", +10.0 % time per step")
+    assert "time per step" not in told["sse"]
 
 
 def test_every_network_has_a_headline() -> None:
     frame = pd.concat(
         [
-            runs({"none": PLAIN, "cse": PLAIN + gains(), "scse": PLAIN + gains()}),
-            runs({"none": PLAIN, "scse": PLAIN}, network="sdnet"),
+            trainings({"none": PLAIN, "cse": PLAIN + 2 * gains(), "scse": PLAIN + 2 * gains()}, luck=STILL),
+            trainings({"none": PLAIN, "scse": PLAIN}, network="sdnet", luck=STILL),
             runs({"scse": PLAIN}, network="densenet"),
+            runs({"none": PLAIN, "scse": PLAIN}, network="one seed"),
         ]
     )
     assert headlines(compare(frame)) == {
         "unet": "cSE, scSE are better than plain",
-        "sdnet": "no variant is detectably better than plain",
+        "sdnet": "scSE is equivalent to plain within 0.005 Dice",
         "densenet": "nothing to compare with plain",
+        "one seed": "too few trainings to decide",
     }
+
+
+def test_a_variant_that_lacks_trainings_is_named() -> None:
+    frame = trainings({"none": PLAIN, "cse": PLAIN + 2 * gains(), "scse": PLAIN}, luck=STILL)
+    frame = frame[(frame["variant"] != "scse") | (frame["seed"] == 0)]
+    assert headlines(compare(frame)) == {"unet": "cSE is better than plain; too few trainings of scSE to decide"}
+
+
+def test_the_noise_floor_is_what_plain_says_of_itself() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + gains()})
+    control = pd.concat(runs({"none": PLAIN + 0.006 * (seed - 3)}, seed=seed) for seed in (3, 4, 5))
+    found = noise_texts(compare(pd.concat([frame, control])))
+    assert re.fullmatch(
+        r"Two trainings of plain differ by 0.005 Dice on average \(6 trainings\); plain compared with itself, "
+        r"3 trainings against 3, has p < 0.05 in \d of all 60 ways to split them \(\d.\d %\)",
+        found["unet"],
+    )
+    assert noise_texts(compare(runs({"none": PLAIN, "scse": PLAIN}))) == {}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from scse.reports.viewer import viewer_data
 
 CHROMIUM = Path("/usr/bin/chromium")
 NETWORKS = {"unet": 2_153_792, "sdnet": 1_600_000}
-GAINS = {"none": 0.0, "cse": 0.002, "sse": 0.008, "scse": 0.015}
+GAINS = {"none": 0.0, "cse": 0.0005, "sse": 0.008, "scse": 0.015}
+SEEDS, CONTROL = 3, 2
 SIDED = (
     "cerebral-white-matter", "cerebral-cortex", "lateral-ventricle", "cerebellum-white-matter", "cerebellum-cortex",
     "thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "ventral-dc",
@@ -34,15 +35,18 @@ COLUMNS = ["network", "variant", "seed", "fold", "case", "structure", "metric", 
 
 
 def make_scores(*, cases: int = 15) -> pd.DataFrame:
+    """Three trainings of every variant that differ by chance, and two further ones of the plain U-Net."""
     rng = np.random.default_rng(0)
     ease, luck = np.linspace(0.93, 0.72, len(STRUCTURES)), rng.normal(0, 0.015, cases)
     rows = []
-    for network in NETWORKS:
-        for variant, gain in GAINS.items():
-            dice = ease + luck[:, None] + gain + rng.normal(0, 0.02, (cases, len(STRUCTURES)))
-            for (case, structure), value in np.ndenumerate(dice.clip(0, 0.99)):
-                key = (network, variant, 0, 0, f"{1000 + case}_3", STRUCTURES[structure])
-                rows += [(*key, "dice", value), (*key, "hd95", 20 * (1 - value)), (*key, "msd", 4 * (1 - value))]
+    runs = [(n, v, seed) for n in NETWORKS for v in GAINS for seed in range(SEEDS)]
+    runs += [("unet", "none", SEEDS + seed) for seed in range(CONTROL)]
+    for network, variant, seed in runs:
+        of_training = GAINS[variant] + rng.normal(0, 0.0005)
+        dice = ease + luck[:, None] + of_training + rng.normal(0, 0.004, (cases, len(STRUCTURES)))
+        for (case, structure), value in np.ndenumerate(dice.clip(0, 0.99)):
+            key = (network, variant, seed, 0, f"{1000 + case}_3", STRUCTURES[structure])
+            rows += [(*key, "dice", value), (*key, "hd95", 20 * (1 - value)), (*key, "msd", 4 * (1 - value))]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -86,7 +90,7 @@ FACTS = StudyFacts(
     test_cases=15,
     structures=27,
     caveats=("Intensities are <b>drawn</b> per structure & smoothed.", "Trained for 12 epochs only."),
-    command="scse study --networks unet,sdnet --seeds 2 -o studies/simulated",
+    command="scse study --networks unet,sdnet --control -o studies/simulated",
     recipe=(("view", "coronal"), ("spacing", "2 x 2 mm"), ("intensity", "0.5 to 99.5 % to 0 to 1")),
     settings=(("optimizer", "AdamW, one cycle to 3e-3"), ("batch", "8"), ("epochs", "12"), ("width", "32")),
     versions={"scse": "0.1.0", "torch": "2.14.1", "monai": "1.6.1"},
@@ -131,13 +135,15 @@ def report(tmp_path_factory: pytest.TempPathFactory, scores: pd.DataFrame, viewe
     )
 
 
-def write(folder: Path, scores: pd.DataFrame, **changes: object) -> str:
-    return write_report(folder, scores=scores, facts=dataclasses.replace(FACTS, **changes)).read_text()
+def write(folder: Path, scores: pd.DataFrame, *, margin: float | None = None, **changes: object) -> str:
+    facts = dataclasses.replace(FACTS, **changes)
+    return write_report(folder, scores=scores, facts=facts, margin=margin).read_text()
 
 
 def words(html: str) -> str:
     """The page's text: no scripts, no styles, no tags."""
     bare = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    bare = re.sub(r'<span class="option">(.*?)</span>', r"\1", bare)
     return " ".join(re.sub(r"<[^>]+>", " ", bare).split())
 
 
@@ -209,6 +215,7 @@ def test_a_study_of_one_variant_has_a_report_too(tmp_path: Path, small: pd.DataF
     text = words(write(tmp_path, small[small["variant"] == "scse"]))
     assert "U-Net: nothing to compare with scSE" in text
     assert "Difference to" not in text
+    assert "Estimated is" not in text
     assert "Ranking" not in text
 
 
@@ -221,35 +228,141 @@ def test_few_cases_and_absent_structures_are_said_so(tmp_path: Path, small: pd.D
     few = small[small["case"] < "1004"].copy()
     few.loc[few["structure"] == "brain-stem", "value"] = np.nan
     text = words(write(tmp_path, few))
-    assert "too little data" in text
-    assert "no significance can be reached with fewer than 6 paired subjects" in text
-    assert "With fewer than 6 pairs no significance can be reached and no p is given" in text
-    assert "16 scores are left out" in text
-    assert "0 pairs, 4 missing" in text
+    assert "U-Net: too few cases to decide" in text
+    assert "3 trainings and 4 cases; a verdict needs 6 or more cases" in text
+    assert "a test needs 3 or more trainings and 6 or more cases" in text
+    assert f"{SEEDS * 4 * len(GAINS)} scores are left out" in text
+    assert f"(0 cases, {SEEDS * 4} pairs missing)" in text
+    assert "What this study can see" not in text
 
 
 def test_scores_alone_make_a_page_without_what_was_not_measured(tmp_path: Path, small: pd.DataFrame) -> None:
     html = write(tmp_path, small, digests={}, code=(), caveats=())
     text = words(html)
-    left_out = ("Cost", "Learning curves", "Cases", "Channel gates", "Ablations", "Caveats", "Would another seed")
+    left_out = ("Cost", "Learning curves", "Channel gates", "Ablations", "Caveats")
     assert [section for section in left_out if f">{section}" in html] == []
     assert "Difference to plain" in text
     assert "viewer-data" not in html
 
 
-def test_the_spread_over_seeds_stands_beside_that_over_subjects(tmp_path: Path, small: pd.DataFrame) -> None:
-    other = small.assign(seed=1, value=small["value"] - 0.01)
-    text = words(write(tmp_path, pd.concat([small, other])))
-    row = compare(pd.concat([small, other])).summary.iloc[0]
+def test_a_variant_without_any_pair_has_a_report_too(tmp_path: Path, small: pd.DataFrame) -> None:
+    alone = small.assign(value=small["value"].where(small["variant"] != "scse"))
+    text = words(write(tmp_path, alone))
+    assert "scSE: too few cases: no effect observed" in text
+    assert "cSE is equivalent to plain" in text
+
+
+def test_one_seed_has_no_interval_and_no_p_and_its_verdict_says_why(tmp_path: Path, small: pd.DataFrame) -> None:
+    html = write(tmp_path, small[small["seed"] == 0])
+    text = words(html)
+    assert "U-Net: too few trainings to decide" in text
+    assert "1 training and 15 cases; a verdict needs 3 or more (--seeds 3)" in text
+    assert "It is not known how far two trainings of plain lie apart; scse study --control" in text
+    assert "There are too few trainings or cases for intervals" in text
+    assert "With one seed, they say nothing about other trainings" in text
+    assert not re.search(r"\bp([ =<]+[\d.]| of)|\[\W?\d\.\d", text)
+    assert 'id="seeds"' not in html
+
+
+def test_a_p_never_stands_without_its_difference_and_interval(report: Path) -> None:
+    text = words(report.read_text())
+    found = [text[: match.start()] for match in re.finditer(r",? p [=<]? ?\d", text)]
+    assert len(found) > len(STRUCTURES) * 2 * 3
+    effect = r"[+\N{MINUS SIGN}][\d.]+ (Dice )?\[[^]]+\]$"
+    of_noise = "has$"
+    assert [before[-60:] for before in found if not re.search(f"{effect}|{of_noise}", before)] == []
+
+
+def test_the_verdict_counts_trainings_and_cases_and_names_what_is_estimated(report: Path) -> None:
+    text = words(report.read_text())
+    assert re.search(
+        r"scSE is better than plain: \+0\.01\d Dice \[[^]]+\], p = 0\.001\d*, 3 trainings and 15 cases", text
+    )
+    estimand = "mean difference in Dice between a variant and plain over new cases and new trainings of this recipe"
+    assert f"Estimated is the {estimand}." in text
+
+
+def test_equivalence_is_shown_with_the_margin(tmp_path: Path, report: Path, small: pd.DataFrame) -> None:
+    text = words(report.read_text())
+    assert re.search(
+        r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], p [=<] [\d.]+ of a difference", text
+    )
+    assert "margin ± 0.005" in text
+    assert "≈ equivalent" in text
+    wide = words(write(tmp_path, small, margin=0.03))
+    assert "scSE is equivalent to plain within 0.03 Dice" in wide
+    assert "margin ± 0.03" in wide
+
+
+def test_the_margin_is_that_of_dice_alone(tmp_path: Path, small: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="margin must be positive, in units of dice"):
+        write(tmp_path, small, margin=0.0)
+
+
+def test_the_noise_floor_is_that_of_all_plain_trainings(report: Path) -> None:
+    text = words(report.read_text())
+    assert re.search(
+        r"Two trainings of plain differ by 0\.\d+ Dice on average \(5 trainings\); plain compared with", text
+    )
+    assert re.search(r"two trainings of plain: 0\.\d+ apart on average", text)
+    assert "Dice on average (3 trainings); scse study --control trains plain 4 times or more" in text
+
+
+def test_trainings_that_only_plain_has_are_in_no_table_and_no_figure(
+    tmp_path: Path, report: Path, small: pd.DataFrame
+) -> None:
+    html = report.read_text()
+    seeds = re.search(r'id="seeds".*?</table>', html, flags=re.DOTALL)
+    assert seeds is not None
+    plain = re.search(r"plain</td>.*?</tr>", seeds[0], flags=re.DOTALL)
+    assert plain is not None
+    assert len(re.findall(r"0\.\d{3}", plain[0])) == 2 + SEEDS
+    write(tmp_path / "with", small)
+    write(tmp_path / "without", small[small["seed"] < SEEDS])
+    for name in ("table.csv", "boxplot_unet.svg"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+
+
+def test_what_the_study_can_see_is_said_of_every_variant(report: Path, scores: pd.DataFrame) -> None:
+    html = report.read_text()
+    section = re.search(r'id="sight".*?</section>', html, flags=re.DOTALL)
+    assert section is not None
+    text = words(section[0])
+    for row in compare(scores).tests.dropna(subset=["detectable"]).to_dict("records"):
+        spreads = " ".join(f"{row[name]:.3f}" for name in ("sd_trainings", "sd_blocks", "sd_rest"))
+        assert f"{row['detectable']:.3f} {row['needed']:.0f} {spreads}" in text
+    assert "with 80 % power" in text
+    assert "Case to case" in text
+
+
+def test_a_difference_that_no_number_of_trainings_shows_needs_more_cases(tmp_path: Path, small: pd.DataFrame) -> None:
+    of_case = small["case"].rank(method="dense") * 0.02 * (small["variant"] == "scse")
+    text = words(write(tmp_path, small.assign(value=small["value"] - of_case)))
+    assert "it needs more cases, not more than 1,000 trainings" in text
+    assert re.search(r"U-Net scSE 0\.\d{3} more cases", text)
+
+
+def test_a_cross_validation_varies_from_fold_to_fold(tmp_path: Path, small: pd.DataFrame) -> None:
+    folds = small.assign(fold=small["case"].rank(method="dense").astype(int) % 5)
+    text = words(write(tmp_path, folds))
+    assert "Fold to fold" in text
+    assert "Case to case" not in text
+
+
+def test_the_spread_over_seeds_stands_beside_that_over_cases(tmp_path: Path, small: pd.DataFrame) -> None:
+    first = small[small["seed"] == 0]
+    both = pd.concat([first, first.assign(seed=1, value=first["value"] - 0.01)])
+    text = words(write(tmp_path, both))
+    row = compare(both).summary.iloc[0]
     assert row["sd_seeds"] == pytest.approx(0.01 / np.sqrt(2))
     assert f"U-Net plain {row['sd']:.3f} 0.007" in text
 
 
 def test_each_seed_stands_with_its_own_difference_to_plain(tmp_path: Path, small: pd.DataFrame) -> None:
-    worse = small.assign(seed=1, value=small["value"] - 0.5 * (small["variant"] == "scse"))
-    both = pd.concat([small, worse])
+    first = small[small["seed"] == 0]
+    both = pd.concat([first, first.assign(seed=1, value=first["value"] - 0.5 * (first["variant"] == "scse"))])
     text = words(write(tmp_path, both))
-    dice = small[small["metric"] == "dice"].groupby("variant")["value"].mean()
+    dice = first[first["metric"] == "dice"].groupby("variant")["value"].mean()
     change = dice["scse"] - dice["none"]
     assert change > 0
     told = f"{change:+.3f}, \N{MINUS SIGN}{0.5 - change:.3f}"
@@ -258,9 +371,12 @@ def test_each_seed_stands_with_its_own_difference_to_plain(tmp_path: Path, small
 
 
 def test_a_swept_study_has_its_figures(tmp_path: Path, small: pd.DataFrame) -> None:
-    labels = [small.assign(network=f"unet[epochs={epochs}]") for epochs in (3, 6)]
-    text = words(write(tmp_path, pd.concat(labels)))
-    assert "U-Net: difference over epochs" in text
+    labels = [small.assign(network=f"unet[epochs={epochs}]") for epochs in (3, 6, 12, 24)]
+    html = write(tmp_path, pd.concat(labels))
+    assert "U-Net: difference over epochs" in words(html)
+    folded = re.search(r"<details class=\"figures\">\s*<summary>([^<]*)</summary>", html)
+    assert folded is not None
+    assert folded[1].startswith("U-Net, 24 epochs: ")
 
 
 def test_scores_without_dice_are_refused(tmp_path: Path, small: pd.DataFrame) -> None:
@@ -459,7 +575,7 @@ def test_axe_finds_nothing_and_figures_take_the_colours_of_the_page(page: Any, s
     page.emulate_media(color_scheme="light")
 
 
-@pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (320, "screen"), (720, "print")])
+@pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (390, "screen"), (320, "screen"), (720, "print")])
 def test_nothing_scrolls_sideways(page: Any, width: int, media: str) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(media=media)
@@ -469,12 +585,60 @@ def test_nothing_scrolls_sideways(page: Any, width: int, media: str) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_the_page_of_scores_alone_works_too(browser, tmp_path: Path, small: pd.DataFrame) -> None:
-    write(tmp_path, small)
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory, small: pd.DataFrame) -> Path:
+    """The report of one network and three variants, with nothing but scores."""
+    folder = tmp_path_factory.mktemp("single")
+    write(folder, small)
+    return folder / "index.html"
+
+
+def first_screen(browser: Any, address: str, width: int, height: int) -> dict[str, Any]:
+    """Where the verdict's parts end or begin, in pixels from the top, and how wide the page is."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(address)
+    page.wait_for_selector("#trainings-unet .main-svg")
+    box = "(selector) => { const b = document.querySelector(selector).getBoundingClientRect();"
+    box += " return { top: b.top, bottom: b.bottom, left: b.left, right: b.right }; }"
+    parts = {"verdict": ".verdict h3", "sentences": ".verdict ul", "noise": ".noise", "figure": "#trainings-unet"}
+    found = {name: page.evaluate(box, selector) for name, selector in parts.items()}
+    found["width"] = page.evaluate("document.documentElement.scrollWidth")
+    found["svg"] = page.evaluate(box, "#trainings-unet .main-svg")
+    page.close()
+    return found
+
+
+def test_verdict_noise_floor_and_figure_are_on_the_first_screen(browser, single: Path) -> None:
+    found = first_screen(browser, single.as_uri(), 1280, 800)
+    parts = ("verdict", "sentences", "noise", "figure")
+    assert {name: found[name]["bottom"] for name in parts if found[name]["bottom"] >= 800} == {}
+    assert found["figure"]["left"] > found["sentences"]["right"]
+
+
+def test_verdict_and_figure_are_on_the_first_screen_of_a_telephone(browser, single: Path) -> None:
+    found = first_screen(browser, single.as_uri(), 390, 844)
+    assert found["verdict"]["bottom"] <= found["figure"]["top"] < 844 - 100
+    assert found["width"] <= 390
+    assert found["svg"]["right"] <= 390 - 20
+
+
+def test_figures_of_several_networks_stand_beside_each_other_and_do_not_overlap(browser, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(report.as_uri())
+    page.wait_for_selector("#trainings-sdnet .main-svg")
+    box = "n => { const b = document.querySelector(`#trainings-${n} .main-svg`).getBoundingClientRect();"
+    box += " return [b.left, b.right, b.top]; }"
+    first, second = (page.evaluate(box, network) for network in NETWORKS)
+    assert first[1] <= second[0]
+    assert first[2] == second[2]
+    page.close()
+
+
+def test_the_page_of_scores_alone_works_too(browser, single: Path) -> None:
     page = browser.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto((tmp_path / "index.html").as_uri())
+    page.goto(single.as_uri())
     page.wait_for_selector("#downloads button")
     assert complaints == []
     page.close()

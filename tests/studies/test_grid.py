@@ -32,6 +32,15 @@ def test_variants_of_one_comparison_follow_each_other():
     assert all((one.network, one.seed, one.fold) == (other.network, other.seed, other.fold) for one, other in pairs)
 
 
+@pytest.mark.parametrize(("seeds", "plain"), [(1, 4), (2, 4), (3, 6)])
+def test_the_control_is_further_plain_trainings_and_comes_last(seeds, plain):
+    runs = grid(["unet", "sdnet"], ["none", "cse"], seeds=seeds, folds=2)
+    more = grid(["unet", "sdnet"], ["none", "cse"], seeds=seeds, folds=2, control=True)
+    assert more[: len(runs)] == runs
+    assert {(run.variant, run.seed) for run in more[len(runs) :]} == {("none", seed) for seed in range(seeds, plain)}
+    assert len(more) - len(runs) == (plain - seeds) * 2 * 2
+
+
 def test_names_keep_the_order_in_which_they_are_given():
     runs = grid(["densenet", "unet"], ["scse", "none"], seeds=1, folds=1)
     assert [(run.network, run.variant) for run in runs] == [

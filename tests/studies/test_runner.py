@@ -30,7 +30,7 @@ from scse.evaluation.scores import score_files
 from scse.networks import NETWORKS
 from scse.studies import costs, estimate, runner
 from scse.studies.plan import choose_cases
-from scse.studies.runner import ONE_SEED_NOTE, SCORES, SIMULATED_NOTE, StudyResult
+from scse.studies.runner import FEW_SEEDS_NOTE, SCORES, SIMULATED_NOTE, StudyResult
 from scse.training.run import CHECKPOINT, LOG, StoppedError
 
 SHAPE = (12, 10, 8)
@@ -61,6 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             data,
             networks=["unet", "sdnet"],
             variants=["none", "scse"],
+            seeds=1,
             settings=SETTINGS,
             out=out,
             cache=cache,
@@ -82,6 +83,7 @@ class Quick:
     def __call__(self, data: Path | None, out: Path, **options: Any) -> StudyResult:
         self.events.clear()
         settings = {**SETTINGS, **options.pop("settings", {})}
+        options = {"seeds": 1, **options}
         return scse.study(data, out=out, settings=settings, cache=self.cache, on_event=self.see, **options)
 
     def see(self, event: Any) -> None:
@@ -220,7 +222,7 @@ def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
     assert {path: path.stat().st_mtime_ns for path in (finished.out / "runs").rglob("*")} == before
     pd.testing.assert_frame_equal(result.scores, finished.result.scores)
     pd.testing.assert_frame_equal(result.costs, finished.result.costs)
-    assert ONE_SEED_NOTE in quick.reported["facts"].caveats
+    assert FEW_SEEDS_NOTE in quick.reported["facts"].caveats
     assert quick.reported["facts"].training_cases == 3
     assert quick.reported["facts"].test_cases == 2
     assert len(quick.reported["curves"]) == len(RUNS) * SETTINGS["epochs"]
@@ -318,7 +320,7 @@ def test_a_variant_that_is_added_later_is_trained_alone(finished, quick, tmp_pat
 
 def test_folds_test_every_case_once_for_every_seed(finished, quick, tmp_path):
     result = quick(finished.data, tmp_path, variants=["none"], folds=3, seeds=2, settings={"epochs": 1})
-    assert ONE_SEED_NOTE not in quick.reported["facts"].caveats
+    assert FEW_SEEDS_NOTE not in quick.reported["facts"].caveats, "there is no variant to be decided on"
     assert len(quick.trained()) == 6
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
         f"unet-none-seed{seed}-fold{fold}" for seed in (0, 1) for fold in (0, 1, 2)
@@ -434,6 +436,7 @@ def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished,
         cache=finished.cache,
         settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
         variants=["none", "scse"],
+        seeds=1,
         placements=["encoder"],
         reductions=[4],
         epochs=[1, 2],
@@ -499,6 +502,7 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
             cache=finished.cache,
             settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
             variants=["none", "cse"],
+            seeds=1,
             budget=budget,
             on_event=quick.see,
         )
@@ -519,6 +523,18 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
     assert "for 1 of 2 runs" in rows_of(quick)["estimated time"]
     with pytest.raises(DataError, match=rf"plan.json: the study began with a budget of {budget} \(3 epochs\), asked"):
         again("2h")
+
+
+def test_a_control_trains_plain_alone_with_further_seeds(finished, quick, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    result = quick(finished.data, out, variants=["none", "scse"], control=True, margin=0.02)
+    assert quick.trained() == [f"unet-none-seed{seed}-fold0" for seed in (1, 2, 3)]
+    assert result.comparison.margin == quick.reported["margin"] == 0.02
+    assert result.comparison.summary["seeds"].tolist() == [1, 1]
+    (noise,) = result.comparison.noise.to_dict("records")
+    assert (noise["trainings"], noise["against"], noise["splits"], noise["exact"]) == (4, 2, 6, True)
+    assert FEW_SEEDS_NOTE in quick.reported["facts"].caveats
 
 
 @pytest.fixture
@@ -547,4 +563,4 @@ def test_without_a_data_set_the_cohort_is_simulated_once_and_named_so(quick, coh
     assert facts.simulated
     assert facts.dataset == f"the {COHORT_NAME}"
     assert facts.caveats[0] == SIMULATED_NOTE
-    assert ("spacing in the plane", "2 mm x 2 mm") in facts.recipe
+    assert ("spacing in the plane", "3 mm x 3 mm") in facts.recipe

@@ -39,6 +39,7 @@ def run(data: Path, out: Path, networks: list[str], told: list[Any] | None = Non
         data,
         networks=networks,
         variants=["none", "scse"],
+        seeds=1,
         settings=chosen,
         out=out,
         cache=cache,

@@ -5,13 +5,14 @@ from scse.evaluation.quality import time_to_quality
 from scse.evaluation.ranking import ranking
 from scse.evaluation.reading import read_scores
 from scse.evaluation.scores import score, score_files, score_folders, write_scores
-from scse.evaluation.verdict import Verdict, headlines, verdict_text, verdicts
+from scse.evaluation.verdict import Verdict, headlines, noise_texts, verdict_text, verdicts
 
 __all__ = [
     "Comparison",
     "Verdict",
     "compare",
     "headlines",
+    "noise_texts",
     "ranking",
     "read_scores",
     "score",

@@ -1,7 +1,7 @@
 """Paired comparison of variants over the tidy table of scores."""
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,65 +10,81 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
-from scse.evaluation.pairing import Floats, Grid, check_scores, grids, lower_better, mean
-from scse.evaluation.statistics import (
-    FEWEST_PAIRS,
-    LEVEL,
-    RESAMPLES,
-    hodges_lehmann,
-    holm,
-    median_interval,
-    rank_biserial,
-    wilcoxon,
+from scse.evaluation.noise import noise_floor
+from scse.evaluation.pairing import (
+    HIGHER_IS_BETTER,
+    Floats,
+    Grid,
+    check_scores,
+    grids,
+    lower_better,
+    mean,
+    without_control,
 )
+from scse.evaluation.power import Design, Spread, detectable, trainings_needed
+from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL, Estimate, estimate, holm, join
 
 ALL = "all structures"
 DECIMALS = 12  # equal scores must count as equal whatever the rounding of their averages
+MARGIN = 0.005
+"""Of metrics between 0 and 1, such as Dice."""
+
+NOISE = ["network", "trainings", "apart", "against", "splits", "exact", "alarms"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. Subjects are cases; scores of a case are averaged over seeds and folds.
+    """What `compare` found. A training is one seed of a variant; its folds, if it has several, are one training.
 
     Attributes:
         baseline: the variant that the others are compared with.
         metric: such as "dice", "hd95" (mm) or "msd" (mm).
         lower_is_better: whether lower values of it are better.
+        margin: differences below it do not matter, in units of the metric; None if none was given or known.
         summary: network, variant, mean, sd, median, cases, absent, lacking, seeds, sd_seeds. Mean, standard
-            deviation and median over subjects of the mean over structures; `absent` counts the NaN scores,
+            deviation and median over cases of the mean over structures; `absent` counts the NaN scores,
             `lacking` the ones that have no row although that network has the fold's case and seed and the
-            structure; `sd_seeds` is the standard deviation over seeds of the mean over subjects, NaN with one seed.
+            structure; `sd_seeds` is the standard deviation over seeds of the mean over cases, NaN with one seed.
         structures: network, variant, structure, mean, sd, median, n; the same for each structure alone.
-        tests: network, variant, structure, n, missing, median_difference, low, high, mean_difference,
-            hodges_lehmann, rank_biserial, better, equal, worse, p, exact, seeds, seeds_agree, p_holm, kind. One row for
-            `ALL` structures together and one for each, of every variant but the baseline. Differences are variant minus
-            baseline; better and worse know the direction of the metric; `n` counts paired subjects, `missing` the
-            pairs (one per seed, fold and case) that could not be formed; low and high are the bootstrap 95 %
-            interval of the median difference; `exact` tells whether p is; `seeds` counts the seeds with pairs, and
-            `seeds_agree` those of them whose mean difference has the sign of the median; `kind` is "better",
-            "worse", "same" (no detectable difference) or "few" (too little data), by the rules of `compare`.
-        seeds: network, variant, seed, mean, difference, cases. Mean over subjects, and mean difference to the
+        tests: network, variant, structure, trainings, n, missing, difference, low, high, p, p_holm, p_equivalent,
+            p_equivalent_holm, sd_trainings, sd_blocks, sd_rest, detectable, needed, better, equal, worse, kind. One row
+            for `ALL` structures together and one for each, of every variant but the baseline. `difference` is the mean
+            of variant minus baseline, `low` and `high` its 95 % interval, `p` of no difference, `p_equivalent` of a
+            difference as large as the margin, all by the model of `estimate` with `trainings` x `n` cases; they are NaN
+            with fewer than 3 trainings or 6 cases. `missing` counts the pairs (one per seed, fold and case) that could
+            not be formed. Standard deviations as in `Spread`. `detectable` is the smallest difference that such a study
+            finds with 80 % power, `needed` the trainings that a difference of the margin needs for that (infinite: more
+            than 1,000); both of the rows of `ALL` only. better, equal and worse count cases and know the direction of
+            the metric. `kind` is "better", "worse", "equivalent", "undecided", "few_trainings" or "few_cases", by the
+            rules of `compare`.
+        seeds: network, variant, seed, mean, difference, cases. Mean over cases, and mean difference to the
             baseline (NaN for itself), of one seed alone.
+        noise: network, and what `Noise` has; of the networks with two or more trainings of the baseline.
         missing: network, variant, seed, fold, case, structure, why. Every score that is not there: "NaN" or "no row".
     """
 
     baseline: str
     metric: str
     lower_is_better: bool
+    margin: float | None
     summary: pd.DataFrame
     structures: pd.DataFrame
     tests: pd.DataFrame
     seeds: pd.DataFrame
+    noise: pd.DataFrame
     missing: pd.DataFrame
 
 
 class _Pairs(NamedTuple):
+    """The paired differences of one test; `cases` has one number a case, its mean over trainings."""
+
     network: str
     variant: str
     structure: str
     missing: int
-    differences: Floats
-    of_seeds: Floats
+    cases: Floats
+    estimate: Estimate
+    overlap: float
 
 
 def compare(
@@ -77,36 +93,39 @@ def compare(
     baseline: str = "none",
     metric: str = "dice",
     lower_is_better: bool | None = None,
-    resamples: int = RESAMPLES,
+    margin: float | None = None,
 ) -> Comparison:
-    """Compare each variant with the baseline, network by network, on the same cases.
+    """Compare each variant with the baseline, network by network, on the same cases and seeds.
 
-    Scores pair by seed, fold, case and structure. Differences are averaged over seeds and folds, for `ALL` first
-    over the structures that both variants have, so that one number per subject remains. On these numbers
-    (docs/statistics.md): the median with a bootstrap 95 % interval, the Hodges-Lehmann estimate, the matched-pairs
-    rank-biserial correlation and the exact two-sided Wilcoxon signed-rank test. Holm's correction (1979) is made
-    over two families in each network: A, the `ALL` tests of its variants; B, all its tests of single structures
+    Estimated is the mean paired difference over new cases and new trainings of this recipe, by a model in which both
+    are drawn at random (docs/statistics.md, `estimate`). Scores pair by seed, fold, case and structure; for `ALL`,
+    differences are first averaged over the structures that both variants have. Holm's correction (1979) is made over
+    two families in each network: A, the `ALL` tests of its variants; B, all its tests of single structures
     (structures x variants).
 
-    The rules of `kind`: with fewer than 6 paired subjects "few", and interval and p are NaN. "better" or "worse" if
-    the corrected p is below 0.05, the median, the Hodges-Lehmann estimate and both ends of the interval lie on
-    that side of zero, and so does, if there are several seeds, the mean difference of more than half of them.
-    Anything else is "same".
+    The rules of `kind`: "few_cases" with fewer than 6 paired cases, "few_trainings" with fewer than 3 trainings. Then
+    "equivalent" if the corrected p of a difference as large as the margin is below 0.05; else "better" or "worse" if
+    the corrected p of no difference is; else "undecided".
+
+    Trainings that only the baseline has count for the noise floor alone. The model needs every case in every training:
+    trainings that lack more than half of the cases are left out, then cases that lack a training.
 
     Args:
         scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
         baseline: the variant to compare with.
         metric: the metric to compare.
         lower_is_better: needed for a metric that is not known.
-        resamples: of the bootstrap.
+        margin: differences below it do not matter, in units of the metric; by default 0.005 for metrics between 0 and
+            1, and none for others, so that nothing is called equivalent.
 
     Raises:
         ValueError: columns are missing, a value is infinite, a score is there twice, baseline or metric does not
-            occur, or it is not known whether lower values are better.
+            occur, it is not known whether lower values are better, or the margin is not positive.
     """
     check_scores(scores, metric, baseline)
-    lower = lower_better(metric, lower_is_better)
-    found = list(grids(scores, metric, baseline))
+    lower, margin = lower_better(metric, lower_is_better), chosen_margin(metric, margin)
+    everything = list(grids(scores, metric, baseline))
+    found = list(grids(without_control(scores, baseline), metric, baseline))
     seeds = pd.DataFrame(
         [row for grid in found for row in _seed_rows(grid, baseline)],
         columns=["network", "variant", "seed", "mean", "difference", "cases"],
@@ -116,25 +135,36 @@ def compare(
         baseline=baseline,
         metric=metric,
         lower_is_better=lower,
+        margin=margin,
         summary=_summary(found, seeds, missing),
         structures=pd.DataFrame(
             [row for grid in found for row in _structure_rows(grid)],
             columns=["network", "variant", "structure", "mean", "sd", "median", "n"],
         ),
-        tests=_tests([pairs for grid in found for pairs in _pairs(grid, baseline)], lower, resamples),
+        tests=_tests([pairs for grid in found for pairs in _pairs(grid, baseline)], lower, margin),
         seeds=seeds,
+        noise=pd.DataFrame([row for grid in everything for row in _noise_rows(grid, baseline)], columns=NOISE),
         missing=missing,
     )
 
 
-def contradicted(tests: Mapping[Hashable, Any] | pd.DataFrame) -> Any:
-    """Whether half of several seeds, or more, are not on the side of the effect: of one row of `tests`, or of all."""
-    return (tests["seeds"] > 1) & (2 * tests["seeds_agree"] <= tests["seeds"])
+def chosen_margin(metric: str, margin: float | None = None) -> float | None:
+    """The margin that was given, or the metric's own, if it has one.
+
+    Raises:
+        ValueError: the given one is not positive.
+    """
+    if margin is None:
+        return MARGIN if metric.lower() in HIGHER_IS_BETTER else None
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, in units of {metric}, got {margin}")
+    return margin
 
 
 def write_tables(comparison: Comparison, ranks: pd.DataFrame, folder: Path) -> list[Path]:
     """Write the tables of a comparison and of `ranking` as CSV files into `folder`; returns their paths."""
-    tables = {name: getattr(comparison, name) for name in ("summary", "structures", "tests", "seeds", "missing")}
+    names = ("summary", "structures", "tests", "seeds", "noise", "missing")
+    tables = {name: getattr(comparison, name) for name in names}
     paths = []
     for name, table in {**tables, "ranking": ranks}.items():
         paths.append(folder / f"{name}.csv")
@@ -177,38 +207,32 @@ def _structure_rows(grid: Grid) -> Iterator[tuple[Any, ...]]:
             yield grid.network, variant, structure, *_spread(column)
 
 
-def _differences(grid: Grid, place: int) -> Floats:
-    """Variant minus baseline for each unit: `ALL`, then each structure, (units, 1 + structures)."""
-    single = grid.values[place] - grid.values[0]
+def _with_all(single: Floats) -> Floats:
+    """Values of single structures (units, structures) with their mean put first."""
     return np.concatenate([mean(single, axis=1), single], axis=1)
 
 
 def _others(grid: Grid, baseline: str) -> Iterator[tuple[str, Floats]]:
-    """Each variant to be compared, with its differences; none in a network without the baseline."""
+    """Each variant to be compared, with its differences: `ALL`, then each structure, (units, 1 + structures).
+
+    None in a network without the baseline.
+    """
     if grid.variants[0] == baseline:
         for place, variant in enumerate(grid.variants[1:], start=1):
-            yield variant, _differences(grid, place)
+            yield variant, _with_all(grid.values[place] - grid.values[0])
 
 
 def _seed_rows(grid: Grid, baseline: str) -> Iterator[tuple[Any, ...]]:
-    differences = {variant: _of_seeds(grid, values)[:, 0] for variant, values in _others(grid, baseline)}
+    differences = dict(_others(grid, baseline))
+    numbers, seeds = grid.seeds
     for variant, values in zip(grid.variants, grid.values, strict=True):
-        for number, (seed, chosen) in enumerate(_seeds(grid)):
+        for number, seed in enumerate(seeds):
+            chosen = numbers == number
             average, _, _, cases = _spread(mean(grid.by_subject(values, units=chosen), axis=1)[:, 0])
-            difference = differences[variant][number] if variant in differences else np.nan
+            difference = np.nan
+            if variant in differences:
+                difference = _spread(grid.by_subject(differences[variant][:, 0], units=chosen))[0]
             yield grid.network, variant, seed, average, difference, cases
-
-
-def _seeds(grid: Grid) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
-    """Each seed, and which units are its."""
-    numbers, seeds = pd.factorize(grid.units["seed"], use_na_sentinel=False)
-    for number, seed in enumerate(seeds):
-        yield seed, numbers == number
-
-
-def _of_seeds(grid: Grid, differences: Floats) -> Floats:
-    """Mean difference over subjects of each seed alone: (units, ...) -> (seeds, ...)."""
-    return np.stack([mean(grid.by_subject(differences, units=chosen), axis=0)[0] for _, chosen in _seeds(grid)])
 
 
 def _missing(grid: Grid) -> pd.DataFrame:
@@ -225,52 +249,108 @@ def _missing(grid: Grid) -> pd.DataFrame:
 
 
 def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
+    folds = grid.folds()
     for variant, differences in _others(grid, baseline):
-        subjects = grid.by_subject(differences).round(DECIMALS)
+        tables = grid.by_training(differences.round(DECIMALS))
         missing = np.isnan(differences).sum(axis=0)
-        of_seeds = _of_seeds(grid, differences)
-        columns = zip([ALL, *grid.structures], missing, subjects.T, of_seeds.T, strict=True)
-        for structure, lost, column, each in columns:
-            known = column[np.isfinite(column)]
-            yield _Pairs(grid.network, variant, structure, int(lost), known, each[np.isfinite(each)])
+        for place, structure in enumerate([ALL, *grid.structures]):
+            table, kept = _complete(tables[:, :, place])
+            blocks, overlap = _blocks(table, None if folds is None else folds[kept])
+            # folds may differ in size: the mean is that over cases
+            found = replace(estimate(blocks, overlap=overlap), difference=table.sum() / (table.size or np.nan))
+            cases = table.mean(axis=0).round(DECIMALS)
+            yield _Pairs(grid.network, variant, structure, int(missing[place]), cases, found, overlap)
 
 
-def _tests(pairs: list[_Pairs], lower: bool, resamples: int) -> pd.DataFrame:
-    rows = [(*each[:3], len(each.differences), each.missing, *_statistics(each, lower)) for each in pairs]
-    columns = ["network", "variant", "structure", "n", "missing", "median_difference", "low", "high"]
-    columns += ["mean_difference", "hodges_lehmann", "rank_biserial", "better", "equal", "worse", "p", "exact"]
-    columns += ["seeds", "seeds_agree"]
-    tests = pd.DataFrame(rows, columns=columns)
-    counts = tests["n"].to_numpy()
-    for n in np.unique(counts[counts >= FEWEST_PAIRS]):
-        alike = np.flatnonzero(counts == n)
-        ends = median_interval(np.stack([pairs[i].differences for i in alike]), resamples=resamples)
-        tests.loc[alike, "low"], tests.loc[alike, "high"] = ends
-    families = tests.groupby(["network", tests["structure"] == ALL])["p"]
-    tests["p_holm"] = families.transform(lambda p: holm(p.to_numpy(dtype=np.float64)))
+def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """The part (K, n) of a table (seeds, cases) without gaps, and which cases are in it.
+
+    Seeds that lack more than half of the cases are left out, then cases that lack a seed. If nothing is left, all
+    seeds count as one training, each case with the mean of those that it has.
+    """
+    there = np.isfinite(table)
+    cases = np.asarray(there.any(axis=0))
+    seeds = there.any(axis=1) & (2 * there.sum(axis=1) >= cases.sum())
+    both = np.asarray(cases & there[seeds].all(axis=0))
+    if seeds.any() and both.any():
+        return table[np.ix_(seeds, both)], both
+    return mean(table[:, cases], axis=0), cases
+
+
+def _blocks(table: Floats, folds: NDArray[np.intp] | None) -> tuple[Floats, float]:
+    """The table (K, cases) as `estimate` takes it, and the overlap: of a cross-validation the means of each fold."""
+    if folds is None:
+        return table, 0.0
+    means = np.stack([table[:, folds == fold].mean(axis=1) for fold in np.unique(folds)], axis=1)
+    return means, means.shape[1] / max(means.shape[1] - 1, 1)
+
+
+def _noise_rows(grid: Grid, baseline: str) -> Iterator[dict[str, Any]]:
+    if grid.variants[0] != baseline:
+        return
+    table, kept = _complete(grid.by_training(_with_all(grid.values[0])[:, :1])[:, :, 0])
+    if len(table) < 2:
+        return
+    folds = grid.folds()
+    blocks, overlap = _blocks(table, None if folds is None else folds[kept])
+    yield {"network": grid.network, **asdict(noise_floor(blocks, overlap=overlap))}
+
+
+def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFrame:
+    tests = pd.DataFrame(
+        [(*each[:3], each.missing) for each in pairs], columns=["network", "variant", "structure", "missing"]
+    )
+    found = join([each.estimate for each in pairs])
+    gains = [-each.cases if lower else each.cases for each in pairs]
+    tests["trainings"] = found.trainings
+    tests["n"] = [len(each.cases) for each in pairs]
+    tests["difference"] = found.difference
+    enough = ((tests["trainings"] >= FEWEST_TRAININGS) & (tests["n"] >= FEWEST_CASES)).to_numpy()
+    low, high = found.interval()
+    values = {
+        "low": low,
+        "high": high,
+        "p": found.p(),
+        "p_equivalent": found.p_equivalent(margin) if margin else np.full(len(tests), np.nan),
+        **dict(zip(("sd_trainings", "sd_blocks", "sd_rest"), found.components, strict=True)),
+    }
+    for name, column in values.items():
+        tests[name] = np.where(enough, column, np.nan)
+    family = [tests["network"], tests["structure"] == ALL]
+    for name in ("p", "p_equivalent"):
+        tests[f"{name}_holm"] = tests.groupby(family)[name].transform(lambda p: holm(p.to_numpy(dtype=np.float64)))
+    tests["detectable"], tests["needed"] = _sight(tests, pairs, margin)
+    for name, counted in (("better", np.greater), ("equal", np.equal), ("worse", np.less)):
+        tests[name] = [int(counted(gain, 0).sum()) for gain in gains]
     return tests.assign(kind=_kinds(tests, lower))
 
 
-def _statistics(pairs: _Pairs, lower: bool) -> tuple[float | int | bool, ...]:
-    """The columns from median_difference to seeds_agree; the interval is put in later, for many rows at once."""
-    differences = pairs.differences
-    gain = -differences if lower else differences
-    counts = (int((gain > 0).sum()), int((gain == 0).sum()), int((gain < 0).sum()))
-    if not len(differences):
-        return (*[np.nan] * 6, *counts, np.nan, False, 0, 0)
-    p, exact = wilcoxon(differences) if len(differences) >= FEWEST_PAIRS else (np.nan, False)
-    median = float(np.median(differences))
-    middle = (median, np.nan, np.nan, float(differences.mean()))
-    agree = int((pairs.of_seeds * median > 0).sum())
-    estimates = (hodges_lehmann(differences), rank_biserial(differences))
-    return (*middle, *estimates, *counts, p, exact, len(pairs.of_seeds), agree)
+def _sight(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
+    """The columns detectable and needed."""
+    detected, needed = [], []
+    compared = tests[(tests["structure"] == ALL) & tests["p"].notna()].groupby("network").size()
+    for row, each in zip(tests.to_dict("records"), pairs, strict=True):
+        if row["structure"] != ALL or np.isnan(row["p"]):
+            detected.append(np.nan)
+            needed.append(np.nan)
+            continue
+        spread = Spread(row["sd_trainings"], row["sd_blocks"], row["sd_rest"])
+        design = Design(int(each.estimate.blocks), int(compared[row["network"]]), each.overlap)
+        detected.append(detectable(spread, design, row["trainings"]))
+        enough = trainings_needed(spread, design, margin) if margin else np.nan
+        needed.append(np.inf if enough is None else enough)
+    return detected, needed
 
 
 def _kinds(tests: pd.DataFrame, lower: bool) -> list[str]:
     """The rules of `compare`."""
-    ends = tests[["median_difference", "hodges_lehmann", "low", "high"]].to_numpy(dtype=np.float64)
-    significant = (tests["p_holm"] < LEVEL).to_numpy() & ~contradicted(tests).to_numpy()
-    up, down = significant & (ends > 0).all(axis=1), significant & (ends < 0).all(axis=1)
-    better, worse = (down, up) if lower else (up, down)
-    few = (tests["n"] < FEWEST_PAIRS).to_numpy()
-    return [str(kind) for kind in np.select([few, better, worse], ["few", "better", "worse"], "same")]
+    up = ((tests["difference"] > 0) != lower).to_numpy()
+    apart = (tests["p_holm"] < LEVEL).to_numpy()
+    rules = {
+        "few_cases": (tests["n"] < FEWEST_CASES).to_numpy(),
+        "few_trainings": (tests["trainings"] < FEWEST_TRAININGS).to_numpy(),
+        "equivalent": (tests["p_equivalent_holm"] < LEVEL).to_numpy(),
+        "better": apart & up,
+        "worse": apart & ~up,
+    }
+    return [str(kind) for kind in np.select(list(rules.values()), list(rules), "undecided")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,6 +88,36 @@ class Grid:
     values: Floats
     there: NDArray[np.bool_]
 
+    @property
+    def seeds(self) -> tuple[NDArray[np.intp], list[Any]]:
+        """(U,) number of each unit's seed, and the seeds in the order of their numbers."""
+        numbers, seeds = pd.factorize(self.units["seed"], use_na_sentinel=False)
+        return numbers, list(seeds)
+
+    def by_training(self, values: Floats) -> Floats:
+        """Values of units as a table: (U, ...) -> (seeds, cases, ...).
+
+        A case that a seed tested in several folds has their mean; NaN where a seed did not test a case.
+        """
+        numbers, seeds = self.seeds
+        cases, case = np.unique(self.subject, return_inverse=True)
+        known = np.isfinite(values)
+        sums, counts = np.zeros((2, len(seeds), len(cases), *values.shape[1:]))
+        np.add.at(sums, (numbers, case), np.where(known, values, 0.0))
+        np.add.at(counts, (numbers, case), known)
+        table: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        return table
+
+    def folds(self) -> NDArray[np.intp] | None:
+        """(cases,) number of the fold that tests each case; None without a cross-validation.
+
+        That is, if there is one fold only, or a case that several of them test.
+        """
+        fold, names = pd.factorize(self.units["fold"], use_na_sentinel=False)
+        pairs = np.unique(np.stack([self.subject, fold]), axis=1)
+        several = len(names) > 1 and pairs.shape[1] == len(np.unique(self.subject))
+        return pairs[1] if several else None
+
     def by_subject(self, values: Floats, *, units: NDArray[np.bool_] | None = None) -> Floats:
         """Mean over the (chosen) units of each case: (U, ...) -> (cases, ...); NaN left out."""
         chosen = slice(None) if units is None else units
@@ -125,6 +156,18 @@ def grids(scores: pd.DataFrame, metric: str, baseline: str | None = None) -> Ite
             values=values[block],
             there=there[block],
         )
+
+
+def without_control(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The scores less the trainings that only the baseline has, in networks that have other variants.
+
+    These have no partner to be paired with. A study runs them to see how far trainings of one network lie apart.
+    """
+    run = ["network", "seed"]
+    others = scores.loc[scores["variant"] != baseline, [*run]].drop_duplicates()
+    alone = ~scores["network"].isin(others["network"])
+    keys = pd.MultiIndex.from_frame(scores[run])
+    return scores[alone | keys.isin(pd.MultiIndex.from_frame(others))]
 
 
 def mean(values: Floats, *, axis: int, starts: NDArray[np.intp] | tuple[int, ...] = (0,)) -> Floats:

@@ -14,13 +14,17 @@ NOTHING = "-"
 SHOWN_CASES = 3
 TEST_HEADINGS = (
     "variant",
-    "median [95 %]",
-    "Hodges-Lehmann",
-    "rank-biserial",
-    "better/equal/worse",
+    "difference [95 %]",
     "p",
     "p Holm",
-    "pairs",
+    "p equivalent",
+    "better/equal/worse",
+    "trainings",
+    "cases",
+    "sd trainings",
+    "sd cases",
+    "sd rest",
+    "detectable",
     "missing",
 )
 
@@ -43,6 +47,7 @@ def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
     unit = UNITS.get(comparison.metric, comparison.metric)
     direction = "lower is better" if comparison.lower_is_better else "higher is better"
     base = variant_name(comparison.baseline)
+    margin = "" if comparison.margin is None else f"; margin {comparison.margin}"
     for network in comparison.summary["network"].unique():
         name = network_name(network)
         rows = {
@@ -51,31 +56,34 @@ def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
             if isinstance(table, pd.DataFrame)
         }
         yield Printed(
-            f"{name}: {unit} over subjects, mean over structures, {direction}",
-            ("variant", "mean", "sd", "median", "subjects", "seeds", "sd over seeds", "NaN", "no row"),
+            f"{name}: {unit} over cases, mean over structures, {direction}",
+            ("variant", "mean", "sd", "median", "cases", "seeds", "sd over seeds", "NaN", "no row"),
             [_summary(row) for row in rows["summary"]],
         )
         overall = [row for row in rows["tests"] if row["structure"] == ALL]
         if overall:
             yield Printed(
-                f"{name}: all structures together, difference to {base}; Holm over {len(overall)} variants",
+                f"{name}: all structures, mean difference to {base}; Holm over {len(overall)} variants{margin}",
                 TEST_HEADINGS,
                 [_test(row) for row in overall],
             )
             single = [row for row in rows["tests"] if row["structure"] != ALL]
             yield Printed(
-                f"{name}: each structure, median difference to {base} [95 %]; Holm over {len(single)} tests",
+                f"{name}: each structure, mean difference to {base} [95 %]; Holm over {len(single)} tests",
                 ("structure", *(variant_name(row["variant"]) for row in overall)),
                 _by_structure(single),
             )
         if rows["summary"][0]["seeds"] > 1:
             yield Printed(
                 f"{name}: each seed alone",
-                ("variant", "seed", "mean", f"mean difference to {base}", "subjects"),
+                ("variant", "seed", "mean", f"mean difference to {base}", "cases"),
                 [_seed(row) for row in rows["seeds"]],
             )
+        common = rows["ranks"][0]["cases"]
+        alone = rows["summary"][0]["seeds"] == 1
+        drawn = "them; one seed says nothing about other trainings" if alone else "cases and seeds"
         yield Printed(
-            f"{name}: ranks by the mean over {rows['ranks'][0]['cases']} common subjects, and in bootstraps of them",
+            f"{name}: ranks by the mean over {common} common cases, and in bootstraps of {drawn}",
             ("variant", "rank", "first in", "95 % of ranks"),
             [_rank(row) for row in rows["ranks"]],
         )
@@ -106,12 +114,11 @@ def _test(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
     return (
         variant_name(row["variant"]),
         _effect(row),
-        _number(row["hodges_lehmann"], "+"),
-        _number(row["rank_biserial"], "+", digits=2),
+        *(_p(row[key]) for key in ("p", "p_holm", "p_equivalent_holm")),
         f"{row['better']}/{row['equal']}/{row['worse']}",
-        _p(row["p"]) + ("" if row["exact"] or math.isnan(row["p"]) else " (normal)"),
-        _p(row["p_holm"]),
+        str(row["trainings"]),
         str(row["n"]),
+        *(_number(row[key], digits=4) for key in ("sd_trainings", "sd_blocks", "sd_rest", "detectable")),
         str(row["missing"]),
     )
 
@@ -124,8 +131,9 @@ def _seed(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
 def _by_structure(tests: list[dict[Hashable, Any]]) -> list[tuple[str, ...]]:
     cells: dict[str, list[str]] = {}
     for row in tests:
-        lost = f", {row['n']} pairs" if row["missing"] else ""
-        p = "too few pairs" if row["kind"] == "few" else f"p {p_text(row['p_holm'])}"
+        lost = f", {row['n']} cases" if row["missing"] else ""
+        few = {"few_trainings": "too few trainings", "few_cases": "too few cases"}
+        p = few.get(row["kind"]) or f"p {p_text(row['p_holm'])}"
         cells.setdefault(row["structure"], []).append(f"{_effect(row)} {p}{lost}")
     return [(structure, *texts) for structure, texts in cells.items()]
 
@@ -140,7 +148,7 @@ def _rank(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
 def _effect(row: Mapping[Hashable, Any]) -> str:
     if not row["n"]:
         return NOTHING
-    return " ".join(effect_text(row["median_difference"], row["low"], row["high"])).rstrip()
+    return " ".join(effect_text(row["difference"], row["low"], row["high"])).rstrip()
 
 
 def _number(value: float, sign: str = "", *, digits: int = 3) -> str:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from scse.evaluation.comparison import ALL, Comparison, contradicted
-from scse.evaluation.statistics import FEWEST_PAIRS, LEVEL
+from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.power import MOST_TRAININGS
+from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
 from scse.networks.titles import network_name, variant_name
 
-Kind = Literal["better", "worse", "same", "few"]
+Kind = Literal["better", "worse", "equivalent", "undecided", "few_trainings", "few_cases"]
 UNITS = {"dice": "Dice", "hd95": "mm HD95", "msd": "mm MSD"}
 
 
@@ -23,8 +24,8 @@ class Verdict:
         network: as in the scores.
         variant: as in the scores.
         kind: by the rules of `compare`.
-        text: a sentence, such as "scSE is better than plain: +0.031 Dice [0.024, 0.038], p < 0.001, 15 of 15
-            subjects better, +1.2 % time per step".
+        text: a sentence, such as "scSE is better than plain: +0.031 Dice [0.024, 0.038], p < 0.001, 5 trainings and
+            15 cases, +1.2 % time per step".
     """
 
     network: str
@@ -36,65 +37,81 @@ class Verdict:
 def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[Verdict]:
     """One verdict for each network and variant but the baseline.
 
-    The effect is the median difference over subjects with its bootstrap 95 % interval; p is corrected after Holm
-    over the variants of the network. Seeds agree whose mean difference has the sign of the effect.
+    The effect is the mean paired difference with its 95 % interval; p is corrected after Holm over the variants of the
+    network.
 
     Args:
         comparison: what `compare` found.
         costs: network, variant and step_ratio (time of a training step relative to the plain network's).
     """
     ratios = {} if costs is None else costs.set_index(["network", "variant"])["step_ratio"].to_dict()
-    base = variant_name(comparison.baseline)
-    told = []
+    noise = comparison.noise.set_index("network")["apart"].to_dict()
+    found = []
     for test in comparison.tests[comparison.tests["structure"] == ALL].to_dict("records"):
         network, variant = test["network"], test["variant"]
-        name, effect = variant_name(variant), _effect(test, comparison.metric)
-        counted = f"{test['n']} subject{'' if test['n'] == 1 else 's'}"
-        p = f"p {p_text(test['p_holm'])}"
-        texts = {
-            "better": f"{name} is better than {base}: {effect}, {p}, {test['better']} of {counted} better",
-            "worse": f"{name} is worse than {base}: {effect}, {p}, {test['worse']} of {counted} worse",
-            "same": f"{name}: no detectable difference: {effect}, {p}{_doubt(test)}, {counted}",
-            "few": f"{name}: too little data: {effect}, {counted}; no significance can be reached with fewer than "
-            f"{FEWEST_PAIRS} paired subjects",
-        }
-        parts = [texts[test["kind"]], _seeds(test)]
-        parts.append(f"{test['missing']} pairs missing" if test["missing"] else "")
-        parts.append(_cost(ratios, network, variant, comparison.baseline))
-        told.append(Verdict(network, variant, test["kind"], ", ".join(part for part in parts if part)))
-    return told
+        parts = [
+            _sentence(comparison, test, noise.get(network, math.nan)),
+            f"{_counted(test['missing'], 'pair')} missing" if test["missing"] else "",
+            _cost(ratios, network, variant, comparison.baseline),
+        ]
+        found.append(Verdict(network, variant, test["kind"], ", ".join(part for part in parts if part)))
+    return found
 
 
 def headlines(comparison: Comparison) -> dict[str, str]:
-    """For each network, which variants are better than the baseline, if any, and which worse."""
+    """For each network, which variants are better than the baseline, worse, equivalent or undecided."""
     base = variant_name(comparison.baseline)
+    words = {
+        "better": f"better than {base}",
+        "worse": f"worse than {base}",
+        "equivalent": f"equivalent to {base} within {comparison.margin} {_unit(comparison)}",
+        "undecided": "undecided",
+    }
     tests = comparison.tests[comparison.tests["structure"] == ALL]
     lines = {}
     for network in comparison.summary["network"].unique():
         rows = tests[tests["network"] == network]
-        names = {kind: [variant_name(v) for v in rows["variant"][rows["kind"] == kind]] for kind in ("better", "worse")}
-        told = [
-            f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} {kind} than {base}"
-            for kind, found in names.items()
-            if found
+        names = {kind: [variant_name(v) for v in group["variant"]] for kind, group in rows.groupby("kind")}
+        parts = [
+            f"{', '.join(names[kind])} {'is' if len(names[kind]) == 1 else 'are'} {told}"
+            for kind, told in words.items()
+            if kind in names
         ]
-        if rows.empty:
-            told = [f"nothing to compare with {base}"]
-        elif (rows["kind"] == "few").all():
-            told = ["too little data"]
-        elif not names["better"]:
-            told = [f"no variant is detectably better than {base}", *told]
-        lines[network] = "; ".join(told)
+        for kind, what in (("few_trainings", "trainings"), ("few_cases", "cases")):
+            if kind in names:
+                of_whom = "" if len(names[kind]) == len(rows) else f" of {', '.join(names[kind])}"
+                parts.append(f"too few {what}{of_whom} to decide")
+        lines[network] = "; ".join(parts) or f"nothing to compare with {base}"
     return lines
 
 
+def noise_texts(comparison: Comparison) -> dict[str, str]:
+    """The noise floor of each network with two or more trainings of the baseline, in words."""
+    base, unit = variant_name(comparison.baseline), _unit(comparison)
+    texts = {}
+    for row in comparison.noise.to_dict("records"):
+        apart, _ = effect_text(row["apart"], math.nan, math.nan)
+        text = f"Two trainings of {base} differ by {apart.lstrip('+')} {unit} on average ({row['trainings']} trainings)"
+        if row["splits"]:
+            alarms = round(row["alarms"] * row["splits"])
+            ways = f"all {row['splits']} ways" if row["exact"] else f"{row['splits']:,} random ways"
+            text += (
+                f"; {base} compared with itself, {row['against']} trainings against {row['against']}, has p < {LEVEL} "
+                f"in {alarms} of {ways} to split them ({100 * row['alarms']:.1f} %)"
+            )
+        texts[row["network"]] = text
+    return texts
+
+
 def verdict_text(comparison: Comparison, costs: pd.DataFrame | None = None) -> str:
-    """The headline of each network, and below it the verdicts on its variants."""
-    found = verdicts(comparison, costs)
+    """The headline of each network, and below it the verdicts on its variants and the noise floor."""
+    found, noise = verdicts(comparison, costs), noise_texts(comparison)
     lines = []
     for network, headline in headlines(comparison).items():
         lines.append(f"{network_name(network)}: {headline}.")
         lines += [f"  {verdict.text}." for verdict in found if verdict.network == network]
+        if network in noise:
+            lines.append(f"  {noise[network]}.")
     return "\n".join(lines)
 
 
@@ -114,23 +131,56 @@ def effect_text(middle: float, low: float, high: float) -> tuple[str, str]:
     return f"{middle:+z.{decimals}f}", interval
 
 
-def _effect(test: Mapping[Hashable, Any], metric: str) -> str:
+def _sentence(comparison: Comparison, test: Mapping[Hashable, Any], apart: float) -> str:
+    """What was found of one variant; `apart`: how far two trainings of the baseline lie apart, NaN if unknown."""
+    name, base, unit = variant_name(test["variant"]), variant_name(comparison.baseline), _unit(comparison)
+    kind, effect, margin = test["kind"], _effect(test, unit), comparison.margin
+    counted = f"{_counted(test['trainings'], 'training')} and {_counted(test['n'], 'case')}"
+    p = f"p {p_text(test['p_holm'])}"
+    if kind == "few_cases":
+        return f"{name}: too few cases: {effect} observed, {counted}; a verdict needs {FEWEST_CASES} or more cases"
+    if kind == "few_trainings":
+        known = "" if math.isnan(apart) else f"two trainings of {base} differ by {_size(apart)} on average, and "
+        return (
+            f"{name}: too few trainings: {effect} observed, {counted}; {known}"
+            f"a verdict needs {FEWEST_TRAININGS} or more (--seeds {FEWEST_TRAININGS})"
+        )
+    if kind == "equivalent":
+        beyond = f"p {p_text(test['p_equivalent_holm'])} of a difference as large as that"
+        zero = f", {p} of none" if test["p_holm"] < LEVEL else ""
+        return f"{name} is equivalent to {base} within {margin} {unit}: {effect}, {beyond}{zero}, {counted}"
+    if kind == "undecided":
+        return f"{name}: undecided: {effect}, {p}, {counted}{_sight(test, margin)}"
+    return f"{name} is {kind} than {base}: {effect}, {p}, {counted}"
+
+
+def _sight(test: Mapping[Hashable, Any], margin: float | None) -> str:
+    """What the study could have seen, and what would see more."""
+    seen = f"; such a study finds {_size(test['detectable'])} or more"
+    if margin is None:
+        return seen
+    if math.isinf(test["needed"]):
+        return f"{seen}, and {margin} needs more cases, not more than {MOST_TRAININGS:,} trainings"
+    return f"{seen}, and {margin} with about {test['needed']:.0f} trainings"
+
+
+def _unit(comparison: Comparison) -> str:
+    return UNITS.get(comparison.metric, comparison.metric)
+
+
+def _effect(test: Mapping[Hashable, Any], unit: str) -> str:
     if not test["n"]:
-        return "no effect can be estimated"
-    middle, interval = effect_text(test["median_difference"], test["low"], test["high"])
-    return f"{middle} {UNITS.get(metric, metric)} {interval}".rstrip()
+        return "no effect"
+    middle, interval = effect_text(test["difference"], test["low"], test["high"])
+    return f"{middle} {unit} {interval}".rstrip()
 
 
-def _doubt(test: Mapping[Hashable, Any]) -> str:
-    if not test["p_holm"] < LEVEL or contradicted(test):
-        return ""
-    held = test["low"] <= 0 <= test["high"]
-    return ", but the interval holds zero" if held else ", but the estimates differ in direction"
+def _size(value: float) -> str:
+    return effect_text(value, math.nan, math.nan)[0].lstrip("+")
 
 
-def _seeds(test: Mapping[Hashable, Any]) -> str:
-    but = "but only " if test["p_holm"] < LEVEL and contradicted(test) else ""
-    return f"{but}{test['seeds_agree']} of {test['seeds']} seeds agree" if test["seeds"] > 1 else ""
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _cost(ratios: Mapping[Hashable, float], network: str, variant: str, baseline: str) -> str:

@@ -1,6 +1,8 @@
 """The figures of a study's page, drawn by plotly in the reader's browser."""
 
+import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.verdict import effect_text
 from scse.gates import SHUT
 from scse.networks.titles import network_name, variant_name
 from scse.reports.figures import COLORS, SPARE_COLORS, dice_per_case, variant_colors
@@ -21,6 +24,12 @@ DIVERGING = "RdBu"
 
 PANELS = 4
 """Beside each other."""
+
+ROW, ABOVE, BELOW = 34, 8, 48
+"""Pixels of the figure of trainings: a variant, and what stands above and below all of them."""
+
+GREY = "#808080"
+"""Of what belongs to no variant; seen on light and dark paper."""
 
 DASHES = ("solid", "dot", "dash", "dashdot")
 
@@ -96,14 +105,119 @@ def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go
     return figure
 
 
+def trainings(comparison: Comparison, network: str) -> go.Figure:
+    """Draw what the verdict rests on: a row per variant, a dot per training, and their mean with its 95 % interval.
+
+    A dot is the mean difference to the baseline over all cases, of one seed. The margin is a band around 0; dotted
+    lines are as far from 0 as two trainings of the baseline lie apart on average. All networks have the same scale.
+    """
+    tests = comparison.tests[(comparison.tests["network"] == network) & (comparison.tests["structure"] == ALL)]
+    seeds = comparison.seeds[comparison.seeds["network"] == network].dropna(subset=["difference"])
+    colors, figure = variant_colors(tests), go.Figure()
+    for place, test in enumerate(tests.to_dict("records")):
+        color, name = colors[test["variant"]], variant_name(test["variant"])
+        rows = seeds[seeds["variant"] == test["variant"]]
+        figure.add_scatter(
+            x=rows["difference"].round(5).tolist(),
+            y=[place + 0.24] * len(rows),
+            text=[f"{name}, seed {seed}" for seed in rows["seed"]],
+            mode="markers",
+            marker={"size": 8, "color": color, "opacity": 0.8, "line": {"width": 1, "color": GREY}},
+            name=f"{name}, each training",
+            hovertemplate="%{text}: %{x:+.4f}<extra></extra>",
+        )
+        middle = pd.Series([test["difference"]]).dropna()
+        figure.add_scatter(
+            x=middle.round(5).tolist(),
+            y=[place - 0.14] * len(middle),
+            error_x=_interval(middle, test["low"], test["high"], thickness=4, width=0, color=color),
+            text=[f"{name}, mean: {_told(test)}" for _ in middle],
+            mode="markers",
+            marker={"size": 12, "color": color, "symbol": "diamond", "line": {"width": 1, "color": GREY}},
+            name=f"{name}, mean",
+            hovertemplate="%{text}<extra></extra>",
+        )
+    _mark_sizes(figure, comparison, network)
+    height = ABOVE + ROW * len(tests) + BELOW
+    figure.update_layout(
+        **{**_style(""), "height": height, "margin": {"l": 10, "r": 10, "t": ABOVE, "b": BELOW}},
+        showlegend=False,
+        dragmode=False,  # a finger scrolls the page
+    )
+    reach = _reach(comparison)
+    figure.update_xaxes(
+        range=[-reach, reach], tickformat="~f", tickangle=0, zeroline=True, zerolinewidth=2, fixedrange=True
+    )
+    figure.update_yaxes(
+        range=[len(tests) - 0.5, -0.5],
+        tickvals=list(range(len(tests))),
+        ticktext=["<br>".join(textwrap.wrap(variant_name(v), 18)) for v in tests["variant"]],
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    return figure
+
+
+def _mark_sizes(figure: go.Figure, comparison: Comparison, network: str) -> None:
+    """Mark which differences matter, how far trainings of the baseline lie apart, and which side is better."""
+    margin, noise = comparison.margin, comparison.noise[comparison.noise["network"] == network]
+    if margin is not None:
+        figure.add_vrect(x0=-margin, x1=margin, fillcolor=GREY, opacity=0.22, line_width=0, layer="below")
+    for apart in noise["apart"]:
+        for x in (-apart, apart):
+            figure.add_vline(x=x, line={"width": 1.5, "dash": "dot", "color": GREY})
+    sides = ("better", "worse") if comparison.lower_is_better else ("worse", "better")
+    for x, anchor, text in ((0, "left", f"← {sides[0]}"), (1, "right", f"{sides[1]} →")):
+        figure.add_annotation(
+            text=text, showarrow=False, font={"size": 12}, x=x, xanchor=anchor, y=0, yanchor="top", yshift=-24,
+            xref="paper", yref="paper",
+        )  # fmt: skip
+
+
+def _reach(comparison: Comparison) -> float:
+    """The largest difference that a figure of trainings must show, and a little more."""
+    tests = comparison.tests[comparison.tests["structure"] == ALL]
+    shown = [tests[["difference", "low", "high"]], comparison.seeds[["difference"]], comparison.noise[["apart"]]]
+    sizes = [values.abs().max().max() for values in shown]
+    return 1.08 * float(np.nanmax([*sizes, comparison.margin or 0.0])) or 1.0
+
+
+def _interval(
+    middle: pd.Series,
+    low: pd.Series | float,
+    high: pd.Series | float,
+    *,
+    thickness: float,
+    width: int,
+    color: str | None = None,
+) -> dict[str, Any]:
+    """Error bars of the points whose interval is known."""
+    above, below = (high - middle).round(5), (middle - low).round(5)
+    bars = {"type": "data", "symmetric": False, "thickness": thickness, "width": width, "color": color}
+    return {**bars, "array": _without_nan(above), "arrayminus": _without_nan(below)}
+
+
+def _without_nan(values: pd.Series) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _told(test: Mapping[Any, Any]) -> str:
+    """A difference and what it is the mean of, for hovering over it."""
+    effect = " ".join(effect_text(test["difference"], test["low"], test["high"])).rstrip()
+    counts = ((test["trainings"], "training"), (test["n"], "case"))
+    return ", ".join([effect, *(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)])
+
+
 def differences(comparison: Comparison, network: str, *, note: str = "") -> go.Figure:
-    """Draw the median difference to the baseline with its 95 % interval: a panel per variant, a row per structure.
+    """Draw the mean difference to the baseline with its 95 % interval: a panel per variant, a row per structure.
 
     Structures are sorted by the mean of their differences over the variants.
     """
     tests = comparison.tests
-    tests = tests[(tests["network"] == network) & (tests["structure"] != ALL)].dropna(subset=["median_difference"])
-    order = list(tests.groupby("structure")["median_difference"].mean().sort_values().index)
+    tests = tests[(tests["network"] == network) & (tests["structure"] != ALL)].dropna(subset=["difference"])
+    order = list(tests.groupby("structure")["difference"].mean().sort_values().index)
     variants = list(tests["variant"].unique())
     colors = variant_colors(tests)
     columns = min(len(variants), PANELS)
@@ -122,40 +236,33 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
     )
     for i, variant in enumerate(variants):
         group = tests[tests["variant"] == variant].set_index("structure").reindex(order).dropna(how="all")
-        middle = group["median_difference"]
+        middle = group["difference"]
         figure.add_scatter(
             row=1 + i // columns,
             col=1 + i % columns,
             x=middle.round(5).tolist(),
             y=group.index.tolist(),
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": (group["high"] - middle).round(5).tolist(),
-                "arrayminus": (middle - group["low"]).round(5).tolist(),
-                "thickness": 1.4,
-                "width": 0,
-            },
-            customdata=group[["low", "high", "n"]].round(4).to_numpy().tolist(),
+            error_x=_interval(middle, group["low"], group["high"], thickness=1.4, width=0),
+            text=[_told(test) for test in group.to_dict("records")],
             mode="markers",
             marker={"color": colors[variant], "size": 7},
             name=variant_name(variant),
             showlegend=False,
-            hovertemplate="%{y}<br>%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}], n = %{customdata[2]}",
+            hovertemplate="%{y}<br>%{text}",
         )
     figure.update_layout(**{**style, "height": inside + style["margin"]["t"] + style["margin"]["b"]})
-    figure.update_xaxes(zeroline=True, zerolinewidth=2, tickformat="+.2~f", nticks=5, showticklabels=True)
+    figure.update_xaxes(zeroline=True, zerolinewidth=2, tickformat="+~f", nticks=5, showticklabels=True)
     # narrower than the names of brain structures would leave the panels no room
     figure.update_yaxes(automargin=True, categoryorder="array", categoryarray=order)
     return figure
 
 
 def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
-    """Draw the median difference to the baseline of all networks: structures x variants, colours symmetric about 0."""
+    """Draw the mean difference to the baseline of all networks: structures x variants, colours symmetric about 0."""
     tests = comparison.tests[comparison.tests["structure"] != ALL]
     networks = list(tests["network"].unique())
     structures = list(tests["structure"].unique())
-    largest = float(tests["median_difference"].abs().max())
+    largest = float(tests["difference"].abs().max())
     figure = make_subplots(
         1,
         len(networks),
@@ -165,7 +272,7 @@ def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
     )
     for i, network in enumerate(networks, start=1):
         wide = tests[tests["network"] == network].pivot_table(
-            index="structure", columns="variant", values="median_difference", sort=False
+            index="structure", columns="variant", values="difference", sort=False
         )
         wide = wide.reindex(structures)
         values = wide.round(4).astype(object).where(wide.notna(), None).to_numpy().tolist()
@@ -189,7 +296,7 @@ def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
             "cmin": -largest,
             "cmid": 0,
             "cmax": largest,
-            "colorbar": {"title": "Dice", "tickformat": "+.2~f", "thickness": 12},
+            "colorbar": {"title": "Dice", "tickformat": "+~f", "thickness": 12},
         },
     )
     figure.update_xaxes(showgrid=False, side="bottom", tickangle=0)
@@ -224,13 +331,13 @@ def sweeps(comparison: Comparison, *, note: str = "") -> list[tuple[str, go.Figu
     """Draw the difference to the baseline over what was swept: a figure per network and swept option.
 
     Options are read from the names: "unet[epochs=3,train_cases=6]", "scse[reduction=4]". A line, or points alone
-    where the values are no numbers, is a variant with all else equal; error bars are the 95 % intervals of the median
-    difference over all structures.
+    where the values are no numbers, is a variant with all else equal; error bars are the 95 % intervals of the mean
+    difference over all structures, where there are trainings and cases enough for one.
 
     Returns:
         (caption, figure) for each option that has two values or more; [] if nothing was swept.
     """
-    tests = comparison.tests[comparison.tests["structure"] == ALL].dropna(subset=["median_difference"])
+    tests = comparison.tests[comparison.tests["structure"] == ALL].dropna(subset=["difference"])
     table = pd.DataFrame([{**row, **_options_of(row)} for row in tests.to_dict("records")])
     found = []
     for network, group in table.groupby("plain_network", sort=False) if len(table) else []:
@@ -255,19 +362,12 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
         line = line.loc[sorted(line.index, key=_natural)]  # noqa: PLW2901
         if len(line) < 2:
             continue
-        middle = line["median_difference"]
+        middle = line["difference"]
         told = ", ".join(f"{SWEPT[name]} {value}" for name, value in zip(others, rest, strict=True) if value)
         figure.add_scatter(
             x=line.index.tolist(),
             y=middle.round(5).tolist(),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (line["high"] - middle).round(5).tolist(),
-                "arrayminus": (middle - line["low"]).round(5).tolist(),
-                "thickness": 1.2,
-                "width": 3,
-            },
+            error_y=_interval(middle, line["low"], line["high"], thickness=1.2, width=3),
             mode=mode,
             name=variant_name(variant) + (f", {told}" if told else ""),
             line={"color": next(spare) if others else COLORS.get(variant, SPARE_COLORS[0]), "width": 2},
@@ -279,7 +379,7 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
         type="category", categoryorder="array", categoryarray=values, title=SWEPT[option], automargin=True
     )
     figure.update_yaxes(
-        title="median difference, Dice", zeroline=True, zerolinewidth=2, tickformat="+.3~f", automargin=True
+        title="mean difference, Dice", zeroline=True, zerolinewidth=2, tickformat="+~f", automargin=True
     )
     return figure
 

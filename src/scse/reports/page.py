@@ -13,17 +13,20 @@ from typing import Any
 import jinja2
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 from rich.table import Table
 from rich.text import Text
 
 from scse.atomic import write_atomic
-from scse.evaluation import Comparison, compare, headlines, ranking, time_to_quality, verdicts
+from scse.evaluation import Comparison, compare, headlines, noise_texts, ranking, time_to_quality, verdicts
 from scse.evaluation.comparison import ALL
+from scse.evaluation.noise import FEWEST_TO_SPLIT
+from scse.evaluation.pairing import grids, without_control
+from scse.evaluation.power import MOST_TRAININGS, POWER
 from scse.evaluation.scores import METRICS
-from scse.evaluation.statistics import FEWEST_PAIRS, LEVEL
-from scse.evaluation.verdict import p_text
+from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
+from scse.evaluation.verdict import effect_text, p_text
 from scse.figure_files import save_figure
 from scse.gates import SHUT
 from scse.networks.specs import slug
@@ -38,6 +41,7 @@ from scse.reports.interactive import (
     learning_curves,
     sweeps,
     time_ratios,
+    trainings,
 )
 from scse.reports.provenance import BIBTEX
 from scse.timing import in_words
@@ -48,6 +52,9 @@ METRIC_TITLES = {
     "msd": "Mean surface distance in mm",
 }
 SIMULATED = "simulated data"
+SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈"}
+"""Of what was found; "undecided" and too few trainings or cases have none."""
+
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
@@ -93,7 +100,7 @@ class StudyFacts:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the paper's table: mean and standard deviation over test subjects, and whether it is the best."""
+    """One cell of the paper's table: mean and standard deviation over test cases, and whether it is the best."""
 
     text: str
     best: bool
@@ -108,13 +115,15 @@ def write_report(
     curves: pd.DataFrame | None = None,
     gates: pd.DataFrame | None = None,
     viewer: str | None = None,
+    margin: float | None = None,
 ) -> Path:
     """Write the report of a study; what is not given has no section.
 
     Writes `index.html` (self-contained: opens from disk, asks no network), `table.csv` (the paper's table
     for every metric), `table.tex` (its Dice, for LaTeX with booktabs) and the paper's figure as
     `boxplot_<network>.png`, `.pdf` and `.svg`, with the network's name as `slug` writes it. Variants are compared with
-    "none", or, in a study without it, with the first variant.
+    "none", or, in a study without it, with the first variant. Trainings that only the baseline has count for the noise
+    floor alone.
 
     Args:
         folder: where to; made if need be, files of an earlier report are replaced.
@@ -124,24 +133,26 @@ def write_report(
         curves: network, variant, seed, fold, epoch, seconds, loss, dice on held-out cases; may be empty.
         gates: as `channel_gates` measured them.
         viewer: as `viewer_data` packed it.
+        margin: differences in Dice below it do not matter; by default that of `compare`.
 
     Returns:
         The path of `index.html`.
 
     Raises:
-        ValueError: the scores lack columns or Dice.
+        ValueError: the scores lack columns or Dice, or the margin is not positive.
     """
-    comparisons = _comparisons(scores)
+    comparisons = _comparisons(scores, margin)
     dice = comparisons["dice"]
+    paired = without_control(scores, dice.baseline)
     note = SIMULATED if facts.simulated else ""
     networks = list(dice.summary["network"].unique())
-    files = [file for n in networks for file in _save_box_plots(scores, n, folder, note)]
+    files = [file for n in networks for file in _save_box_plots(paired, n, folder, note)]
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
     table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
     write_atomic(folder / "table.tex", latex_table(dice).encode())
-    curves = None if curves is None or curves.empty else curves
-    tested = bool(dice.tests["median_difference"].notna().any())
+    curves = None if curves is None or curves.empty else without_control(curves, dice.baseline)
+    tested = bool(dice.tests["difference"].notna().any())
     page = (
         _environment()
         .get_template("report.html")
@@ -152,9 +163,11 @@ def write_report(
             verdicts=_verdicts(dice, costs),
             tables=[_table(comparison) for comparison in comparisons.values()],
             seeds=_seed_rows(dice),
-            ranking=_ranking_rows(scores),
+            sight=_sight_rows(dice),
+            folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
+            ranking=_ranking_rows(paired),
             costs=[] if costs is None else _cost_rows(costs),
-            networks=[_network(n, scores, curves, dice, note) for n in networks],
+            networks=[_network(n, paired, curves, dice, note) for n in networks],
             heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
             speed=_speed(costs, note),
             quality=[] if curves is None else _quality_rows(curves, dice.baseline),
@@ -166,8 +179,13 @@ def write_report(
             viewer=None if viewer is None else _json(viewer),
             downloads=_downloads(scores, [folder / "table.csv", folder / "table.tex", *files]),
             bibtex=BIBTEX,
-            fewest=FEWEST_PAIRS,
+            fewest_cases=FEWEST_CASES,
+            fewest_trainings=FEWEST_TRAININGS,
             level=LEVEL,
+            power=POWER,
+            most_trainings=MOST_TRAININGS,
+            margin=dice.margin,
+            symbols=SYMBOLS,
             shut=SHUT,
             duration=in_words(facts.duration_seconds),
             plotly=Markup(get_plotlyjs()),
@@ -198,7 +216,7 @@ def _latex_cell(cell: Cell) -> str:
 def table_text(comparison: Comparison) -> Table:
     """The paper's table for the terminal: networks as rows, variants as columns, the best in bold."""
     content = _table(comparison)
-    table = Table(title=f"{content['title']}, mean ± standard deviation over test subjects")
+    table = Table(title=f"{content['title']}, mean ± standard deviation over test cases")
     table.add_column("network")
     for variant in content["variants"]:
         table.add_column(variant, justify="right")
@@ -208,11 +226,12 @@ def table_text(comparison: Comparison) -> Table:
     return table
 
 
-def _comparisons(scores: pd.DataFrame) -> dict[str, Comparison]:
+def _comparisons(scores: pd.DataFrame, margin: float | None) -> dict[str, Comparison]:
     variants, found = list(scores["variant"].unique()), set(scores["metric"])
     baseline = "none" if "none" in variants else variants[0]
     wanted = [m for m in METRICS if m in found or m == "dice"]
-    return {metric: compare(scores, baseline=baseline, metric=metric) for metric in wanted}
+    margins = {"dice": margin}  # distances in mm have none
+    return {m: compare(scores, baseline=baseline, metric=m, margin=margins.get(m)) for m in wanted}
 
 
 def _environment() -> jinja2.Environment:
@@ -225,9 +244,14 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["p"] = lambda p: NOTHING if math.isnan(p) else p_text(p).removeprefix("= ")
     environment.filters["minus"] = lambda text: re.sub(r"(?<![\w])-(?=\d)", MINUS, text)
-    environment.filters["signed"] = lambda x: NOTHING if math.isnan(x) else f"{x:+.3f}".replace("-", MINUS)
+    environment.filters["whole"] = _whole_options
     environment.filters["number"] = lambda x: NOTHING if math.isnan(x) else f"{x:.3f}"
     return environment
+
+
+def _whole_options(text: str) -> Markup:
+    """Text in which no line breaks within an option, such as --seeds 3."""
+    return Markup(re.sub(r"(--[a-z]+(?: \d+)?)", r'<span class="option">\1</span>', str(escape(text))))
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
@@ -248,7 +272,7 @@ def _table(comparison: Comparison) -> dict[str, Any]:
         "variants": [variant_name(v) for v in variants],
         "rows": rows,
         "absent": int(summary["absent"].sum()),
-        "subjects": int(summary["cases"].max()),
+        "cases": int(summary["cases"].max()),
     }
 
 
@@ -279,16 +303,62 @@ def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Name, headline and sentences of each network."""
-    found = verdicts(comparison, costs)
+    """Name, headline, sentences, noise floor and figure of each network; no figure where nothing is compared."""
+    found, noise = verdicts(comparison, costs), _noise_sentences(comparison)
+    tests = comparison.tests[comparison.tests["structure"] == ALL]
+    apart = comparison.noise.set_index("network")["apart"]
+    rows = []
+    for network, headline in headlines(comparison).items():
+        sentences = [verdict for verdict in found if verdict.network == network]
+        figure = None
+        if sentences:
+            figure = _figure_html(trainings(comparison, network), f"trainings-{slug(network)}", still=True)
+        rows.append(
+            {
+                "name": network_name(network),
+                "headline": headline,
+                "sentences": sentences,
+                "noise": noise.get(network),
+                "apart": effect_text(apart[network], math.nan, math.nan)[0].lstrip("+") if network in apart else None,
+                "figure": figure,
+                "interval": bool(tests.loc[tests["network"] == network, "p"].notna().any()),
+            }
+        )
+    return rows
+
+
+def _noise_sentences(comparison: Comparison) -> dict[str, str]:
+    """The noise floor of each network that has the baseline, or what would measure it."""
+    base, texts = variant_name(comparison.baseline), noise_texts(comparison)
+    trainings_of = comparison.noise.set_index("network")["trainings"]
+    summary = comparison.summary
+    sentences = {}
+    for network in summary.loc[summary["variant"] == comparison.baseline, "network"]:
+        text = texts.get(network, f"It is not known how far two trainings of {base} lie apart")
+        if comparison.baseline == "none" and trainings_of.get(network, 1) < FEWEST_TO_SPLIT:
+            verb = "compares plain with itself" if network in texts else "measures it"
+            text += f"; scse study --control trains plain {FEWEST_TO_SPLIT} times or more and {verb}"
+        sentences[network] = f"{text}."
+    return sentences
+
+
+def _sight_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """What the study can see of each variant; [] with too few trainings or cases."""
+    tests = comparison.tests.dropna(subset=["detectable"])
     return [
         {
-            "name": network_name(network),
-            "headline": headline,
-            "sentences": [verdict for verdict in found if verdict.network == network],
+            "network": network_name(row["network"]),
+            "variant": variant_name(row["variant"]),
+            "detectable": row["detectable"],
+            "needed": _needed(row["needed"]),
+            "spreads": [row["sd_trainings"], row["sd_blocks"], row["sd_rest"]],
         }
-        for network, headline in headlines(comparison).items()
+        for row in tests.to_dict("records")
     ]
+
+
+def _needed(trainings: float) -> str:
+    return "more cases" if math.isinf(trainings) else f"{trainings:.0f}"
 
 
 def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -424,9 +494,9 @@ def _network(
     network: str, scores: pd.DataFrame, curves: pd.DataFrame | None, comparison: Comparison, note: str
 ) -> dict[str, Any]:
     tests = comparison.tests[comparison.tests["network"] == network]
-    rows = [{**test, "name": variant_name(test["variant"])} for test in tests.to_dict("records")]
+    rows = [_test_row(test) for test in tests.to_dict("records")]
     name = slug(network)
-    compared = (tests["structure"] != ALL) & tests["median_difference"].notna()
+    compared = (tests["structure"] != ALL) & tests["difference"].notna()
     drawn = None
     if curves is not None and (curves["network"] == network).any():
         drawn = _figure_html(learning_curves(curves, network, note=note), f"curves-{name}")
@@ -434,6 +504,7 @@ def _network(
         "name": network_name(network),
         "columns": tests["variant"].nunique(),
         "overall": [row for row in rows if row["structure"] == ALL],
+        "tested": bool(tests["p"].notna().any()),
         "structures": _structure_rows(network, comparison, rows),
         "variants": [variant_name(v) for v in dict.fromkeys(row["variant"] for row in rows)],
         "boxes": _figure_html(box_plots_interactive(scores, network, note=note), f"boxes-{name}"),
@@ -442,6 +513,12 @@ def _network(
         else None,
         "curves": drawn,
     }
+
+
+def _test_row(test: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """A test with its variant's name, and with its difference and interval in words."""
+    effect, interval = effect_text(test["difference"], test["low"], test["high"]) if test["n"] else (NOTHING, "")
+    return {**test, "name": variant_name(test["variant"]), "effect": effect, "interval": interval}
 
 
 def _structure_rows(
@@ -460,11 +537,12 @@ def _structure_rows(
     ]
 
 
-def _figure_html(figure: go.Figure, name: str) -> Markup:
+def _figure_html(figure: go.Figure, name: str, *, still: bool = False) -> Markup:
+    """A figure as part of the page; a still one has no buttons."""
     html = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        config={"displaylogo": False, "responsive": True},
+        config={"displaylogo": False, "responsive": True, "displayModeBar": False if still else "hover"},
     )
     return Markup(html)

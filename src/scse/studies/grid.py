@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from scse.checks import check_positive
+from scse.evaluation.noise import FEWEST_TO_SPLIT
 from scse.networks.library import check_network
 from scse.networks.specs import slug, title
 from scse.networks.titles import label
@@ -90,8 +91,9 @@ def grid(
     folds: int,
     epochs: Sequence[int] = (),
     train_cases: Sequence[int] = (),
+    control: bool = False,
 ) -> list[Run]:
-    """All runs of a study; the variants of one comparison follow each other.
+    """All runs of a study; the variants of one comparison follow each other, the control comes last.
 
     Args:
         networks: names.
@@ -100,6 +102,8 @@ def grid(
         folds: how many.
         epochs: values to vary; none or one of them is no matter of the runs' names but of the settings.
         train_cases: values to vary; one is named too, because no setting of the training tells it.
+        control: train the plain variant with as many further seeds, at least until there are 4, to compare it with
+            itself.
 
     Raises:
         ValueError: an unknown or repeated name or number, no plain variant to compare with, or fewer than one seed.
@@ -121,11 +125,13 @@ def grid(
             _check_once(name, values, example="3")
     varied: Sequence[int | None] = epochs if len(epochs) > 1 else [None]
     numbers: Sequence[int | None] = train_cases or [None]
+    asked = [*product(range(seeds), [variants])]
+    if control:
+        asked += product(range(seeds, max(2 * seeds, FEWEST_TO_SPLIT)), [["none"]])
     return [
         Run(network, variant, seed, fold, number, cases)
-        for seed, fold, network, cases, number, variant in product(
-            range(seeds), range(folds), networks, numbers, varied, variants
-        )
+        for seed, of_seed in asked
+        for fold, network, cases, number, variant in product(range(folds), networks, numbers, varied, of_seed)
     ]
 
 

@@ -37,6 +37,7 @@ class Plan:
         epochs: that are varied, none if they are the same in all runs.
         train_cases: that are varied, none if all are used.
         budget: that the epochs were fitted to, as the user wrote it; "" without one.
+        margin: differences in Dice below it do not matter; None takes the default of `compare`.
     """
 
     inspection: Inspection
@@ -50,6 +51,7 @@ class Plan:
     epochs: Sequence[int] = ()
     train_cases: Sequence[int] = ()
     budget: str = ""
+    margin: float | None = None
 
     @property
     def networks(self) -> list[str]:

@@ -20,10 +20,11 @@ from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.evaluation.comparison import Comparison, compare
+from scse.evaluation.comparison import Comparison, chosen_margin, compare
 from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.quality import RUN
 from scse.evaluation.scores import score, write_scores
+from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.evaluation.verdict import verdict_text
 from scse.networks.library import LIBRARIES, check_network, find_maker
 from scse.reports.channel_gates import channel_gates
@@ -35,19 +36,21 @@ from scse.studies.costs import measure_costs
 from scse.studies.estimate import parse_budget, plan_time
 from scse.studies.grid import Run, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places, shared_settings
+from scse.studies.prospect import keep_spread, prospect
 from scse.studies.sharing import claimed
 from scse.training.record import RunRecord, check_record
 from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
 from scse.training.settings import check_sense, make_settings
 from scse.variants import Variant
 
-COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 2.0  # 2 mm, so that the built-in study takes minutes
+COHORT_CASES, COHORT_SEED = 30, 0
+COHORT_SPACING, COHORT_EPOCHS = 3.0, 5  # mm and epochs with which 12 runs take minutes
 SCORES = "scores.parquet"
 LOCKS = "locks"
 CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
-ONE_SEED_NOTE = (
-    "One seed: p-values speak of other subjects, not of other trainings. Studies that differ in nothing but the seed "
-    "have found opposite significant differences; --seeds 2 or more shows whether yours would."
+FEW_SEEDS_NOTE = (
+    f"Fewer than {FEWEST_TRAININGS} seeds: there is no verdict, because two trainings of one network often differ by "
+    f"more than two networks do. The same command with --seeds {FEWEST_TRAININGS} adds the missing trainings."
 )
 SIMULATED_NOTE = (
     "The subjects are simulated: deformed, re-contrasted and noisy copies of one atlas brain. "
@@ -87,7 +90,9 @@ def study(
     aggregations: Sequence[str] = (),
     placements: Sequence[str] = (),
     attach_to: str = "auto",
-    seeds: int = 1,
+    seeds: int = 3,
+    control: bool = False,
+    margin: float | None = None,
     folds: int | None = None,
     out: Path | str = "scse-study",
     preset: str = "quick",
@@ -120,19 +125,21 @@ def study(
         placements: of "encoder", "decoder", "both", "both+bottleneck"; every variant but "none" is run with each. For
             our networks.
         attach_to: where others get their blocks, see `to` of `scse.attach`; ours have their own places.
-        seeds: how many, counted from 0.
+        seeds: how many trainings of each variant, counted from 0; a verdict needs 3 or more.
+        control: train the plain variant with as many further seeds and compare it with itself: the noise floor.
+        margin: differences in Dice below it do not matter; 0.005 by default.
         folds: see `make_folds`.
         out: the study's folder.
         preset: "quick" or "paper".
-        epochs: one number instead of the preset's. Several are varied: every network is trained anew for each, and is
-            "unet[epochs=3]" in the scores.
+        epochs: one number instead of the preset's (of the built-in cohort: 5). Several are varied: every
+            network is trained anew for each, and is "unet[epochs=3]" in the scores.
         train_cases: numbers of training cases to vary; by default all are used. Fewer are always among more, the same
             for all variants and seeds, see `choose_cases`. In the scores, the network is "unet[train_cases=6]".
         budget: time for the whole study, such as "2h" or "1h30m", that the number of epochs is fitted to, equally for
             all runs; kept in the folder, so that a second call goes on with the same.
         settings: fields of `Settings` that replace the preset's.
         view: plane of the slices; derived from the data by default.
-        spacing: mm per pixel in the plane; by default the data's own, and 2 mm for the built-in cohort.
+        spacing: mm per pixel in the plane; by default the data's own, and 3 mm for the built-in cohort.
         skip_bad: leave out the cases with problems instead of refusing.
         notes: caveats for the report.
         cache: folder of the prepared arrays.
@@ -150,10 +157,14 @@ def study(
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
         options = "networks, variants, attach_to and seeds"
         raise ValueError(f"settings must not name {', '.join(swept)}: {options} choose them")
+    if dataset is None and preset == "quick" and not (epochs or budget or "epochs" in (settings or ())):
+        epochs = (COHORT_EPOCHS,)
     variants = expand_variants(variants, reductions=reductions, aggregations=aggregations, placements=placements)
     given = {**(settings or {}), "attach_to": attach_to, **_one_number(epochs, settings or {}, budget)}
     # wrong names are told before any file is read
-    grid(networks, variants, seeds=seeds, folds=1, epochs=epochs, train_cases=train_cases)
+    expand = partial(grid, networks, variants, seeds=seeds, epochs=epochs, train_cases=train_cases, control=control)
+    expand(folds=1)
+    chosen_margin("dice", margin)
     check_sense(networks, variants, given)
     chosen = make_settings(preset, given)
     for network in networks:
@@ -168,19 +179,21 @@ def study(
         recipe=Recipe.derive(inspection.facts_of(cases), view=view, spacing=spacing),
         settings=chosen,
         folds=splits,
-        runs=grid(networks, variants, seeds=seeds, folds=len(splits), epochs=epochs, train_cases=train_cases),
+        runs=expand(folds=len(splits)),
         out=out,
         cache=cache or cache_folder(),
         epochs=epochs,
         train_cases=train_cases,
         budget=budget or "",
+        margin=margin,
     )
     for run in plan.runs:
         plan.training(run)  # too few cases are told before anything is trained
     places = find_places(plan)
     with claimed(out / LOCKS / "plan.lock", stop, wait=True):  # a budget's epochs are fitted once
         plan, duration = plan_time(plan, on_event, stop)
-    on_event({"event": "plan", "rows": [*describe(plan, places), *duration], "runs": len(plan.runs)})
+    rows = [*describe(plan, places), *duration, prospect(plan)]
+    on_event({"event": "plan", "rows": rows, "runs": len(plan.runs)})
     elsewhere = [numbered for numbered in enumerate(plan.runs, start=1) if not _take(plan, *numbered, on_event, stop)]
     for numbered in elsewhere:  # by now done, or left by a process that ended
         _take(plan, *numbered, on_event, stop, wait=True)
@@ -214,10 +227,19 @@ def _finish(
     )
     gates = channel_gates(finished, cache=out / "gates.parquet", on_event=on_event)
     report = write_report(
-        out / "report", scores=scores, costs=costs, curves=curves, facts=facts(seconds), viewer=viewer, gates=gates
+        out / "report",
+        scores=scores,
+        costs=costs,
+        curves=curves,
+        facts=facts(seconds),
+        viewer=viewer,
+        gates=gates,
+        margin=plan.margin,
     )
+    comparison = compare(scores, margin=plan.margin)
+    keep_spread(plan, comparison)
     on_event({"event": "report", "path": report, "folder": out})
-    return StudyResult(out, scores, costs, compare(scores), report)
+    return StudyResult(out, scores, costs, comparison, report)
 
 
 def _one_number(epochs: Sequence[int], settings: Mapping[str, Any], budget: str | None) -> dict[str, int]:
@@ -350,7 +372,7 @@ def _facts(
         structures=len(plan.dataset.structures),
         caveats=[
             *([SIMULATED_NOTE] if simulated else []),
-            *([ONE_SEED_NOTE] if len({run.seed for run in plan.runs}) == 1 else []),
+            *([FEW_SEEDS_NOTE] if len({run.seed for run in plan.runs if run.variant != "none"}) in (1, 2) else []),
             *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
             *notes,
         ],

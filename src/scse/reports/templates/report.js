@@ -15,11 +15,15 @@ function paint() {
   }
 }
 
-// on paper a figure is as wide as the page
+// on paper a figure is as wide as the page, or as the verdict's panel
 const PAPER = 680;
+const PANEL = 630;
 const paper = matchMedia("print");
 function fit() {
-  for (const plot of plots()) Plotly.relayout(plot, paper.matches ? { width: PAPER, autosize: false } : { width: null, autosize: true });
+  for (const plot of plots()) {
+    const width = plot.closest(".verdict") ? PANEL : PAPER;
+    Plotly.relayout(plot, paper.matches ? { width, autosize: false } : { width: null, autosize: true });
+  }
   paint();
 }
 

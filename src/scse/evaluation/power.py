@@ -1,0 +1,100 @@
+"""What a study can see: the smallest difference that it would find, and the trainings that a difference needs."""
+
+import math
+from dataclasses import dataclass
+
+from scipy import optimize, stats
+
+from scse.evaluation.statistics import FEWEST_TRAININGS, LEVEL, critical
+
+POWER = 0.8
+MOST_TRAININGS = 1000
+"""More are not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Standard deviations of paired differences, in units of the metric.
+
+    Attributes:
+        trainings: from training to training, of the mean over all cases.
+        blocks: from case to case (in a cross-validation from fold to fold), of the mean over all trainings.
+        rest: what is left of one case (or fold) in one training.
+    """
+
+    trainings: float
+    blocks: float
+    rest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """How much a study measures.
+
+    Attributes:
+        blocks: test cases, or folds of a cross-validation.
+        tests: variants that share Holm's correction.
+        overlap: see `estimate`.
+    """
+
+    blocks: int
+    tests: int = 1
+    overlap: float = 0.0
+
+
+def detectable(spread: Spread, design: Design, trainings: int) -> float:
+    """The smallest true difference that such a study finds with 80 % power, in units of the metric.
+
+    The test is that of `estimate` at the level of Holm's first step, 0.05 / tests; the variances count as known but for
+    their degrees of freedom.
+    """
+    error = math.sqrt(sum(_variances(spread, design, trainings)))
+    if not error:
+        return 0.0
+    excess = _critical(spread, design, trainings)
+
+    def lacking(difference: float) -> float:
+        return power(spread, design, trainings, difference * error) - POWER
+
+    # at the critical value, the power is about a half
+    return float(optimize.brentq(lacking, excess / 2, 4 * excess)) * error
+
+
+def power(spread: Spread, design: Design, trainings: int, difference: float) -> float:
+    """The chance that a study finds a true difference, in units of the metric; see `detectable`."""
+    first, second = _variances(spread, design, trainings)
+    if not first + second:
+        return 1.0
+    # the two variances are estimated together with about so many degrees of freedom (Satterthwaite 1946)
+    freedom = (first + second) ** 2 / (first**2 / (trainings - 1) + second**2 / max(design.blocks - 1, 1))
+    shift = difference / math.sqrt(first + second)
+    return float(stats.nct.sf(_critical(spread, design, trainings), freedom, shift))
+
+
+def trainings_needed(spread: Spread, design: Design, difference: float) -> int | None:
+    """The fewest trainings of each variant with which a difference is found with 80 % power.
+
+    Returns:
+        3 or more; None if 1,000 are not enough, because too few cases are tested.
+    """
+    low, high = FEWEST_TRAININGS - 1, MOST_TRAININGS
+    if power(spread, design, high, difference) < POWER:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if power(spread, design, middle, difference) < POWER:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _variances(spread: Spread, design: Design, trainings: int) -> tuple[float, float]:
+    """What trainings and blocks contribute to the variance of the mean; the rest counts with the trainings."""
+    of_trainings = (spread.trainings**2 + spread.rest**2 / design.blocks) / trainings
+    return of_trainings, (1 + design.overlap) * spread.blocks**2 / design.blocks
+
+
+def _critical(spread: Spread, design: Design, trainings: int) -> float:
+    level = LEVEL / design.tests
+    return float(critical(level, *_variances(spread, design, trainings), trainings, design.blocks))

@@ -1,0 +1,65 @@
+"""What a study will be able to see, told before it trains: from earlier runs on the same data, or a stated prior."""
+
+import json
+from pathlib import Path
+
+from scse.atomic import write_atomic
+from scse.evaluation.comparison import ALL, Comparison, chosen_margin
+from scse.evaluation.power import MOST_TRAININGS, Design, Spread, detectable, trainings_needed
+from scse.evaluation.statistics import FEWEST_TRAININGS
+from scse.reports.provenance import data_digest
+from scse.studies.plan import Plan
+
+PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
+"""Of Dice, for data that no study has seen: about what U-Nets of the preset quick showed on MALC and hippocampus."""
+
+METRIC = "dice"
+
+
+def prospect(plan: Plan) -> tuple[str, str]:
+    """The smallest difference in Dice that a study will find, and what its margin would need; a row (what, value)."""
+    seeds = len({run.seed for run in plan.runs if run.variant != "none"})
+    if not seeds:
+        return "can see", "nothing: plain alone is compared with no variant"
+    if seeds < FEWEST_TRAININGS:
+        return "can see", (
+            f"no verdict with {seeds} seed{'' if seeds == 1 else 's'}; {FEWEST_TRAININGS} or more are needed: "
+            f"--seeds {FEWEST_TRAININGS}"
+        )
+    folds, cases = len(plan.folds), len(plan.folds[0].test)
+    tests = len({run.variant for run in plan.runs}) - 1
+    design = Design(folds, tests, folds / (folds - 1)) if folds > 1 else Design(cases, tests)
+    spread, source = _spread(plan)
+    seen, wanted = detectable(spread, design, seeds), chosen_margin(METRIC, plan.margin)
+    needed = trainings_needed(spread, design, wanted) if wanted else None
+    asks = f"about {needed} seeds" if needed else f"more cases, not more than {MOST_TRAININGS:,} seeds"
+    return "can see", (
+        f"a true difference of {seen:.3f} Dice or more with 80 % power, by {seeds} seeds "
+        f"({source}); {wanted} asks for {asks}"
+    )
+
+
+def keep_spread(plan: Plan, comparison: Comparison) -> None:
+    """Keep how much the differences of a study vary, for the next study of the same data."""
+    tests = comparison.tests[(comparison.tests["structure"] == ALL) & comparison.tests["p"].notna()]
+    if tests.empty:
+        return
+    columns = {"trainings": "sd_trainings", "blocks": "sd_blocks", "rest": "sd_rest"}
+    # variances, not deviations, are averaged over variants and networks
+    spread = {name: float((tests[column] ** 2).mean() ** 0.5) for name, column in columns.items()}
+    record = {"spread": spread, "folds": len(plan.folds), "trainings": int(tests["trainings"].min())}
+    write_atomic(_record(plan), json.dumps(record, indent=2).encode())
+
+
+def _spread(plan: Plan) -> tuple[Spread, str]:
+    """What is known of the data set's differences, and from where."""
+    path = _record(plan)
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if record.get("folds") == len(plan.folds):
+        return Spread(**record["spread"]), f"as {record['trainings']} trainings of an earlier study of these data vary"
+    return PRIOR, "if these data vary as MALC and hippocampus did"
+
+
+def _record(plan: Plan) -> Path:
+    digests = {fact.name: fact.digest for fact in plan.inspection.facts_of(plan.dataset)}
+    return plan.cache / "spreads" / f"{data_digest(digests)}.json"

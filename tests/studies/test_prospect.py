@@ -1,0 +1,103 @@
+"""What a study says it can see before it trains."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datasets import write_nnunet
+from scse.data.folds import make_folds
+from scse.data.inspection import checked
+from scse.data.recipe import Recipe
+from scse.evaluation import compare
+from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.power import Design, Spread, detectable, trainings_needed
+from scse.studies.grid import grid
+from scse.studies.plan import Plan
+from scse.studies.prospect import PRIOR, keep_spread, prospect
+from scse.training.settings import make_settings
+
+CASES = 20
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("planned")
+    data = write_nnunet(folder / "data", cases=6, tests=CASES, shape=(6, 6, 6))
+    inspection, cases = checked(data, skip_bad=False, progress=lambda done, of: None)
+    return Plan(
+        inspection=inspection,
+        dataset=cases,
+        recipe=Recipe.derive(inspection.facts_of(cases)),
+        settings=make_settings("quick"),
+        folds=make_folds(cases, None),
+        runs=grid(["unet"], ["none", "cse", "scse"], seeds=4, folds=1),
+        out=folder / "out",
+        cache=folder / "cache",
+    )
+
+
+@pytest.fixture
+def plan(planned: Plan, tmp_path: Path) -> Plan:
+    return replace(planned, cache=tmp_path)
+
+
+def scores(seeds: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        ("unet", variant, seed, 0, f"c{case}", "a", "dice", 0.8 + rng.normal(0, 0.02))
+        for variant in ("none", "scse")
+        for seed in range(seeds)
+        for case in range(CASES)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:
+    what, told = prospect(plan)
+    design = Design(CASES, tests=2)
+    assert what == "can see"
+    assert told == (
+        f"a true difference of {detectable(PRIOR, design, 4):.3f} Dice or more with 80 % power, by 4 seeds (if these "
+        f"data vary as MALC and hippocampus did); 0.005 asks for about {trainings_needed(PRIOR, design, 0.005)} seeds"
+    )
+
+
+def test_an_earlier_study_of_the_same_data_says_how_they_vary(plan: Plan) -> None:
+    found = compare(scores(3))
+    keep_spread(plan, found)
+    row = found.tests.iloc[0]
+    spread = Spread(row["sd_trainings"], row["sd_blocks"], row["sd_rest"])
+    told = prospect(plan)[1]
+    assert f"{detectable(spread, Design(CASES, tests=2), 4):.3f} Dice or more" in told
+    assert "(as 3 trainings of an earlier study of these data vary)" in told
+
+
+def test_a_study_too_small_for_a_verdict_keeps_nothing(plan: Plan) -> None:
+    keep_spread(plan, compare(scores(2)))
+    assert list(plan.cache.iterdir()) == []
+
+
+def test_a_cross_validation_is_not_judged_by_what_a_fixed_split_showed(plan: Plan) -> None:
+    keep_spread(plan, compare(scores(3)))
+    told = prospect(replace(plan, folds=make_folds(plan.dataset, 3)))[1]
+    seen = detectable(PRIOR, Design(3, tests=2, overlap=3 / 2), 4)
+    assert told.startswith(f"a true difference of {seen:.3f} Dice or more")
+    assert "(if these data vary as MALC and hippocampus did)" in told
+
+
+def test_the_margin_may_be_out_of_reach(plan: Plan) -> None:
+    assert prospect(replace(plan, margin=1e-5))[1].endswith("; 1e-05 asks for more cases, not more than 1,000 seeds")
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(1, "1 seed;"), (2, "2 seeds;")])
+def test_with_too_few_seeds_it_says_that_there_will_be_no_verdict(plan: Plan, seeds: int, told: str) -> None:
+    few = replace(plan, runs=grid(["unet"], ["none", "cse"], seeds=seeds, folds=1, control=True))
+    assert prospect(few) == ("can see", f"no verdict with {told} 3 or more are needed: --seeds 3")
+
+
+def test_plain_alone_is_compared_with_nothing(plan: Plan) -> None:
+    alone = replace(plan, runs=grid(["unet"], ["none"], seeds=4, folds=1))
+    assert prospect(alone)[1] == "nothing: plain alone is compared with no variant"
