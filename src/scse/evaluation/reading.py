@@ -42,32 +42,16 @@ def read_scores(
             remedy.
     """
     path = Path(path)
-    table = _read(path)
+    table = read_table(path)
     absent = [column for column in NEEDED if column not in table.columns]
     if absent:
         raise DataError(
             f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}. Needed are "
             f"{', '.join(COLUMNS)}, separated by commas"
         )
-    whole: dict[str, str | int] = {
-        "network": "network",
-        "structure": "structure",
-        "seed": 0,
-        "fold": 0,
-        "metric": metric,
-    }
-    for column, value in whole.items():
-        if column not in table.columns or table[column].isna().all():
-            table[column] = value
-            on_note(f"no column {column}: taken as {value} for all scores")
-    table = table[list(COLUMNS)]
-    for column in COLUMNS[:-1]:
-        empty = table[column].isna()
-        if empty.any():
-            raise DataError(f"{path}, row {table.index[empty][0]}: {column} is empty; fill it in or drop the row")
-    for column in NAMES:
-        table[column] = table[column].astype(str)
-    table["value"] = _numbers(table["value"], path)
+    for column, value in fill(table, metric=metric).items():
+        on_note(f"no column {column}: taken as {value} for all scores")
+    table = tidy(table, path)
     if table["variant"].nunique() < 2:
         raise DataError(f"{path}: the only variant is {table['variant'].iloc[0]}; at least two are needed to compare")
     try:
@@ -77,8 +61,44 @@ def read_scores(
     return table.reset_index(drop=True)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """The table with rows numbered as in the file; what is empty is NaN."""
+def fill(table: pd.DataFrame, *, metric: str, fold: int = 0) -> dict[str, str | int]:
+    """Fill in, in place, the columns that may be absent or empty; returns the value of each filled column."""
+    defaults: dict[str, str | int] = {
+        "network": "network",
+        "structure": "structure",
+        "seed": 0,
+        "fold": fold,
+        "metric": metric,
+    }
+    filled = {key: value for key, value in defaults.items() if key not in table.columns or table[key].isna().all()}
+    for column, value in filled.items():
+        table[column] = value
+    return filled
+
+
+def tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The columns of a tidy table, names as text and values as numbers.
+
+    Raises:
+        DataError: a name is empty, or a value is no number.
+    """
+    table = table[list(COLUMNS)]
+    for column in COLUMNS[:-1]:
+        empty = table[column].isna()
+        if empty.any():
+            raise DataError(f"{path}, row {table.index[empty][0]}: {column} is empty; fill it in or drop the row")
+    for column in NAMES:
+        table[column] = table[column].astype(str)
+    table["value"] = _numbers(table["value"], path)
+    return table
+
+
+def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
+    """Read a CSV or Parquet file with rows numbered as in the file; what is empty is NaN.
+
+    Raises:
+        DataError: the file cannot be read, or holds no rows.
+    """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "there is no such file"
         raise DataError(f"{path}: {found}; give a CSV or Parquet file of scores, such as a study's scores.csv")
@@ -87,7 +107,9 @@ def _read(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
             table.index = pd.RangeIndex(1, len(table) + 1)
         else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+            )
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(
                     f"{path}: its rows have more fields than its first line has names ({', '.join(table.columns)}); "
