@@ -1,0 +1,237 @@
+"""Files of scores as other programs write them: one reader for each format, and the choice between them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from scse.data.files import ENDINGS
+from scse.errors import DataError, in_short
+from scse.evaluation.reading import read_table
+
+FORMATS = (
+    "a CSV or Parquet file with the columns case and value (structure, metric, seed and fold may be there too), "
+    "the summary.json of nnU-Net v2, a METRIC_raw.csv of MONAI, or the results.csv of MIST"
+)
+IMAGE_ENDINGS = (*ENDINGS, ".gipl.gz", ".nrrd", ".mha", ".mhd", ".gipl", ".b2nd")
+
+NNUNET_METRICS = {"Dice": "dice", "IoU": "iou"}
+MONAI_PREFIX = re.compile(r"(val_|test_|train_)?(mean_)?")
+MIST_METRICS = {
+    # the longest name of a column's end counts, as in MIST: WT_lesion_wise_dice is no dice
+    "lesion_wise_surf_dice": "lesion_wise_surf_dice",
+    "lesion_wise_haus95": "lesion_wise_haus95",
+    "lesion_wise_dice": "lesion_wise_dice",
+    "lesion_wise_f1": "lesion_wise_f1",
+    "surf_dice": "surf_dice",
+    "avg_surf": "avg_surf",
+    "haus95": "hd95",
+    "dice": "dice",
+}
+Labels = tuple[int, ...]
+MIST_SUMMARIES = frozenset({"Mean", "Std", "25th Percentile", "Median", "75th Percentile"})
+
+
+def read_score_file(path: Path, *, metric: str) -> pd.DataFrame:
+    """Read the scores of one metric from a file of any known format.
+
+    Args:
+        path: nnU-Net's `summary.json`, MONAI's `METRIC_raw.csv`, MIST's `results.csv`, or a long CSV or Parquet table.
+        metric: the metric to read; also the metric of a table without a column metric, and of a file of MONAI whose
+            name holds none.
+
+    Returns:
+        One score a row, with the columns case and value, and those of network, structure, seed, fold and metric that
+        the format has. The index holds the rows of the file.
+
+    Raises:
+        DataError: the file cannot be read, is of an unknown format, or holds no such metric.
+    """
+    table = read_nnunet(path) if path.suffix.lower() == ".json" else _read_columns(path, metric)
+    if "metric" not in table.columns or table["metric"].isna().all():
+        return table
+    if not table["metric"].eq(metric).any():
+        known = ", ".join(map(str, table["metric"].dropna().unique()))
+        raise DataError(f"{path}: the metric {metric!r} does not occur; it holds {known}. Choose one with --metric")
+    return table[table["metric"].eq(metric) | table["metric"].isna()].copy()
+
+
+def _read_columns(path: Path, metric: str) -> pd.DataFrame:
+    table = read_table(path, separator="," if path.suffix == ".parquet" else _separator(path))
+    columns = list(map(str, table.columns))
+    if {"case", "value"} <= set(columns):
+        return read_long(path, table)
+    if columns[0] == "filename" and columns[-1] == "mean":
+        return read_monai(path, table, metric)
+    if columns[0] == "id" and len(columns) > 1 and all(map(_mist_metric, columns[1:])):
+        return read_mist(table)
+    raise DataError(f"{path}: the columns {_some(columns)} are of no known format of scores; allowed: {FORMATS}")
+
+
+def _separator(path: Path) -> str:
+    """A comma, or what MONAI was told to write after `filename`."""
+    try:
+        with path.open("rb") as file:
+            start = re.match(rb"filename([;\t| ])", file.readline())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {in_short(error)}; give a file that can be read") from None
+    return start[1].decode() if start else ","
+
+
+def read_long(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A table in scse's own long form, of one variant, whose name in the table does not matter.
+
+    Raises:
+        DataError: the table has several variants.
+    """
+    variants = list(map(str, table["variant"].dropna().unique())) if "variant" in table.columns else []
+    if len(variants) > 1:
+        raise DataError(
+            f"{path}: holds the variants {_some(variants)}, but NAME=FILES takes files of one variant each; give the "
+            "table alone, without NAME=, or write a file for each variant"
+        )
+    return table
+
+
+class _Case(BaseModel):
+    prediction_file: str
+    metrics: dict[str, dict[str, float | None]]
+
+
+class _Summary(BaseModel):
+    metric_per_case: list[_Case]
+
+
+def read_nnunet(path: Path) -> pd.DataFrame:
+    """A `summary.json` of nnU-Net v2: Dice and IoU of each case and label or region.
+
+    The format is that of `save_summary_json` in `nnunetv2.evaluation.evaluate_predictions`, nnU-Net 2.8.1, which writes
+    the summaries of a fold's validation, of a cross-validation and of `nnUNetv2_evaluate_folder`. Structures have the
+    names of the nearest `dataset.json`, otherwise `label_1`, and `label_1_2` for the region of labels 1 and 2.
+
+    Raises:
+        DataError: the file is no such summary.
+    """
+    entries = _read_summary(path)
+    names = _label_names(path)
+    cases = case_names([entry.prediction_file for entry in entries])
+    rows = [
+        (case, _structure(path, key, names), NNUNET_METRICS[metric], value)
+        for case, entry in zip(cases, entries, strict=True)
+        for key, found in entry.metrics.items()
+        for metric, value in found.items()
+        if metric in NNUNET_METRICS
+    ]
+    if not rows:
+        raise DataError(f"{path}: holds no Dice or IoU of any case; evaluate the predictions again with nnU-Net v2")
+    table = pd.DataFrame(rows, columns=["case", "structure", "metric", "value"], index=range(1, len(rows) + 1))
+    return table.astype({"value": np.float64})
+
+
+def _read_summary(path: Path) -> list[_Case]:
+    content = _read_json(path)
+    if isinstance(content, dict) and "metric_per_case" not in content and "results" in content:
+        raise DataError(
+            f"{path}: is a summary of nnU-Net v1, which is not read; evaluate the predictions with "
+            "nnUNetv2_evaluate_simple, or give a table with the columns case, structure and value"
+        )
+    try:
+        return _Summary.model_validate(content).metric_per_case
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise DataError(
+            f"{path}: is no summary.json of nnU-Net v2: {where}: {first['msg']}; allowed: {FORMATS}"
+        ) from None
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {in_short(error)}; write the file again") from None
+
+
+def _structure(path: Path, key: str, names: Mapping[Labels, str]) -> str:
+    """The structure of a key, which is a label as "1" or a region as "(1, 2)"."""
+    if not re.fullmatch(r"\d+|\(\d+,\)|\(\d+(, ?\d+)+\)", key):
+        raise DataError(f"{path}: metrics has the key {key!r}; nnU-Net v2 writes a label, as 1, or a region, as (1, 2)")
+    labels = tuple(sorted(map(int, re.findall(r"\d+", key))))
+    return names.get(labels, "_".join(["label", *map(str, labels)]))
+
+
+def _label_names(path: Path) -> dict[Labels, str]:
+    """Names by labels, of the `dataset.json` beside the summary or up to two folders above it.
+
+    nnU-Net writes it into the folder of a trained model, two above a fold's validation, and copies it beside the
+    summary of a cross-validation. The file of another program, whose labels are not numbers, names nothing.
+    """
+    folders = path.resolve().parents[:3]
+    found = next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
+    content = _read_json(found) if found is not None else None
+    labels = content.get("labels") if isinstance(content, dict) else None
+    named: dict[Labels, str] = {}
+    for name, label in labels.items() if isinstance(labels, dict) else ():
+        values = label if isinstance(label, list) else [label]
+        if all(isinstance(value, int) for value in values):
+            named.setdefault(tuple(sorted(values)), str(name))
+    return named
+
+
+def read_monai(path: Path, table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A `METRIC_raw.csv` of MONAI: a row for each image and a column for each class, then their mean, left out here.
+
+    The format is that of `monai.handlers.write_metrics_reports`, MONAI 1.6.1, which `MetricsSaver` calls. The metric is
+    the name of the file; `val_mean_dice_raw.csv` and the like are also Dice.
+    """
+    written = path.stem.removesuffix("_raw").lower() if path.stem.endswith("_raw") else metric
+    plain = MONAI_PREFIX.sub("", written, count=1)
+    table = table.drop(columns="mean").assign(filename=_cases_of_column(path, table["filename"]))
+    long = table.melt(id_vars="filename", var_name="structure", ignore_index=False)
+    return long.rename(columns={"filename": "case"}).assign(metric=metric if metric in (written, plain) else written)
+
+
+def _cases_of_column(path: Path, files: pd.Series) -> list[str]:
+    if files.isna().any():
+        raise DataError(f"{path}, row {files.index[files.isna()][0]}: filename is empty; fill it in or drop the row")
+    return case_names(files.tolist())
+
+
+def read_mist(table: pd.DataFrame) -> pd.DataFrame:
+    """The `results.csv` of MIST: a row for each patient, columns `CLASS_METRIC`, and rows of statistics, left out here.
+
+    The format is that of `mist.evaluation.evaluator` and `compute_results_stats`, mist-medical 2.3.0. haus95 becomes
+    hd95; other metrics keep their names.
+    """
+    cases = table[~table["id"].isin(MIST_SUMMARIES)]
+    long = cases.rename(columns={"id": "case"}).melt(id_vars="case", var_name="column", ignore_index=False)
+    ends = long["column"].map(_mist_metric)
+    structures = [column.removesuffix(f"_{end}") for column, end in zip(long["column"], ends, strict=True)]
+    return long.drop(columns="column").assign(structure=structures, metric=ends.map(MIST_METRICS))
+
+
+def _mist_metric(column: str) -> str | None:
+    return next((metric for metric in MIST_METRICS if column.endswith(f"_{metric}") and column != f"_{metric}"), None)
+
+
+def case_names(files: Sequence[str]) -> list[str]:
+    """Cases by the names of their files, without folders and endings.
+
+    Where folders tell files of one name apart, as in `case1/image.nii.gz` and `case2/image.nii.gz`, they stay.
+    """
+    paths = [_without_ending(file) for file in files]
+    stems = [re.split(r"[/\\]", path)[-1] for path in paths]
+    return stems if len(set(stems)) == len(set(paths)) else paths
+
+
+def _without_ending(name: str) -> str:
+    ending = next((known for known in IMAGE_ENDINGS if name.lower().endswith(known)), "")
+    return name[: len(name) - len(ending)]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
