@@ -349,7 +349,10 @@ def evaluate(
 
 @app.command()
 def compare(
-    scores: Annotated[Path, typer.Argument(help="CSV or Parquet table of scores, of any set of runs.")],
+    scores: Annotated[
+        list[str],
+        typer.Argument(help="A table of scores, CSV or Parquet, of any set of runs; or NAME=FILES for each variant."),
+    ],
     baseline: Annotated[str, typer.Option(help="The variant that the others are compared with.")] = "none",
     metric: Annotated[str, typer.Option(help="The metric to compare: dice, hd95, msd, or any other.")] = "dice",
     lower_is_better: Annotated[
@@ -363,16 +366,20 @@ def compare(
 
     The table has the columns network, variant, seed, fold, case, structure, metric and value, one score a row; only
     variant, case and value are needed.
+
+    Instead, each variant can have files of its own, also those of nnU-Net v2 (summary.json), MONAI (METRIC_raw.csv) and
+    MIST (results.csv): `scse compare "none=a/fold_*/validation" "scse=b/fold_*/validation"`. FILES are paths and
+    patterns, separated by commas. Further files of the same fold are further seeds.
     """
     from scse.console import rows_table
     from scse.evaluation.comparison import compare as run_comparison
     from scse.evaluation.comparison import write_tables
     from scse.evaluation.printing import missing_lines, printed
     from scse.evaluation.ranking import ranking
-    from scse.evaluation.reading import read_scores
+    from scse.evaluation.variant_files import read_compared
     from scse.evaluation.verdict import verdict_text
 
-    table = read_scores(scores, metric=metric, baseline=baseline, on_note=_say)
+    table = read_compared(scores, metric=metric, baseline=baseline, on_note=_say)
     found = run_comparison(table, baseline=baseline, metric=metric, lower_is_better=lower_is_better, margin=margin)
     ranks = ranking(table, metric=metric, lower_is_better=lower_is_better)
     for title, headings, rows in printed(found, ranks):

@@ -1,5 +1,6 @@
 """`scse compare`: what it prints and writes."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -80,3 +81,30 @@ def test_a_wrong_file_ends_in_one_message(command, tmp_path: Path) -> None:
     code, out, err = command(tmp_path / "nothing.csv")
     assert (code, out) == (1, "")
     assert err.startswith(f"error: {tmp_path / 'nothing.csv'}: there is no such file")
+
+
+def test_files_of_each_variant_are_compared(command, tmp_path: Path) -> None:
+    for variant, values in (("none", PLAIN), ("scse", PLAIN + gains())):
+        for fold, part in enumerate(np.split(np.arange(len(PLAIN)), 2)):
+            folder = tmp_path / variant / f"fold_{fold}" / "validation"
+            folder.mkdir(parents=True)
+            cases = [
+                {"prediction_file": f"{i}.nii.gz", "metrics": {"1": {"Dice": values[i], "IoU": 0.5}}} for i in part
+            ]
+            (folder / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+    arguments = [f"{variant}={tmp_path}/{variant}/fold_*/validation" for variant in ("none", "scse")]
+    code, out, err = command(*arguments)
+    assert (code, err) == (0, "")
+    assert "scse: 2 files, taken as seed 0, folds 0, 1" in out
+    assert "scSE is better than plain: +0.014 Dice" in out
+    assert "10 of 10 subjects better" in out
+    assert "missing: " not in out
+    assert command(*arguments, "--metric", "iou")[0] == 0
+
+
+def test_a_wrong_file_of_a_variant_ends_in_one_message(command, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("case,value\na,0.5\n")
+    code, out, err = command(f"none={tmp_path}/a.csv", f"scse={tmp_path}/b.csv")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {tmp_path / 'b.csv'}: there is no such file; give a CSV or Parquet file with")
+    assert err.count("\n") == 1
