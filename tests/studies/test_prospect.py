@@ -58,10 +58,11 @@ def scores(seeds: int) -> pd.DataFrame:
 def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:
     what, told = prospect(plan)
     design = Design(CASES, tests=2)
+    needed = trainings_needed(PRIOR, design, 0.005)
     assert what == "can see"
     assert told == (
         f"a true difference of {detectable(PRIOR, design, 4):.3f} Dice or more with 80 % power, by 4 seeds (if these "
-        f"data vary as MALC and hippocampus did); 0.005 asks for about {trainings_needed(PRIOR, design, 0.005)} seeds"
+        f"data vary as MALC and hippocampus did); to find 0.005 needs about {needed} seeds"
     )
 
 
@@ -89,7 +90,9 @@ def test_a_cross_validation_is_not_judged_by_what_a_fixed_split_showed(plan: Pla
 
 
 def test_the_margin_may_be_out_of_reach(plan: Plan) -> None:
-    assert prospect(replace(plan, margin=1e-5))[1].endswith("; 1e-05 asks for more cases, not more than 1,000 seeds")
+    assert prospect(replace(plan, margin=1e-5))[1].endswith(
+        "; to find 1e-05 needs more cases: no number of seeds is enough"
+    )
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(1, "1 seed;"), (2, "2 seeds;")])

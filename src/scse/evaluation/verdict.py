@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
-from scse.evaluation.power import MOST_TRAININGS
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
 from scse.networks.titles import network_name, variant_name
 
@@ -155,13 +154,13 @@ def _sentence(comparison: Comparison, test: Mapping[Hashable, Any], apart: float
 
 
 def _sight(test: Mapping[Hashable, Any], margin: float | None) -> str:
-    """What the study could have seen, and what would see more."""
-    seen = f"; such a study finds {_size(test['detectable'])} or more"
+    """What the study could have found, and what would find more."""
+    found = f"; such a study finds differences of {_size(test['detectable'])} or more"
     if margin is None:
-        return seen
+        return found
     if math.isinf(test["needed"]):
-        return f"{seen}, and {margin} needs more cases, not more than {MOST_TRAININGS:,} trainings"
-    return f"{seen}, and {margin} with about {test['needed']:.0f} trainings"
+        return f"{found}; no number of trainings finds {margin}, which needs more cases"
+    return f"{found}; to find {margin} needs about {test['needed']:.0f} trainings"
 
 
 def _unit(comparison: Comparison) -> str:

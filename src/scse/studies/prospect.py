@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scse.atomic import write_atomic
 from scse.evaluation.comparison import ALL, Comparison, chosen_margin
-from scse.evaluation.power import MOST_TRAININGS, Design, Spread, detectable, trainings_needed
+from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.reports.provenance import data_digest
 from scse.studies.plan import Plan
@@ -32,10 +32,10 @@ def prospect(plan: Plan) -> tuple[str, str]:
     spread, source = _spread(plan)
     seen, wanted = detectable(spread, design, seeds), chosen_margin(METRIC, plan.margin)
     needed = trainings_needed(spread, design, wanted) if wanted else None
-    asks = f"about {needed} seeds" if needed else f"more cases, not more than {MOST_TRAININGS:,} seeds"
+    asks = f"needs about {needed} seeds" if needed else "needs more cases: no number of seeds is enough"
     return "can see", (
         f"a true difference of {seen:.3f} Dice or more with 80 % power, by {seeds} seeds "
-        f"({source}); {wanted} asks for {asks}"
+        f"({source}); to find {wanted} {asks}"
     )
 
 
