@@ -564,5 +564,5 @@ def test_without_a_data_set_the_cohort_is_simulated_once_and_named_so(quick, coh
     assert facts.dataset == f"the {COHORT_NAME}"
     assert facts.caveats[0] == SIMULATED_NOTE
     assert ("spacing in the plane", "3 mm x 3 mm") in facts.recipe
-    assert ("slices per epoch", "1500") in facts.settings
+    assert ("slices per epoch", "1000") in facts.settings
     assert ("epochs", "1") in facts.settings, "what is asked for goes first"

@@ -43,8 +43,9 @@ def noise_floor(table: Floats, *, overlap: float = 0.0) -> Noise:
         table: (trainings, blocks) scores without gaps, at least two trainings; see `estimate`.
         overlap: see `estimate`.
     """
-    count = len(table)
-    means = table.mean(axis=1)
+    # the order in which trainings are given must not choose the splits that are drawn
+    table = table[np.argsort(table.mean(axis=1), kind="stable")]
+    count, means = len(table), table.mean(axis=1)
     first, second = np.triu_indices(count, k=1)
     apart = float(np.abs(means[first] - means[second]).mean())
     if count < FEWEST_TO_SPLIT:

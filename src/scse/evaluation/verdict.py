@@ -49,11 +49,13 @@ def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[
     for test in comparison.tests[comparison.tests["structure"] == ALL].to_dict("records"):
         network, variant = test["network"], test["variant"]
         parts = [
-            _sentence(comparison, test, noise.get(network, math.nan)),
+            _finding(comparison, test),
+            f"{_counted(test['trainings'], 'training')} and {_counted(test['n'], 'case')}",
             f"{_counted(test['missing'], 'pair')} missing" if test["missing"] else "",
             _cost(ratios, network, variant, comparison.baseline),
         ]
-        found.append(Verdict(network, variant, test["kind"], ", ".join(part for part in parts if part)))
+        text = ", ".join(part for part in parts if part) + _advice(comparison, test, noise.get(network, math.nan))
+        found.append(Verdict(network, variant, test["kind"], text))
     return found
 
 
@@ -130,37 +132,37 @@ def effect_text(middle: float, low: float, high: float) -> tuple[str, str]:
     return f"{middle:+z.{decimals}f}", interval
 
 
-def _sentence(comparison: Comparison, test: Mapping[Hashable, Any], apart: float) -> str:
-    """What was found of one variant; `apart`: how far two trainings of the baseline lie apart, NaN if unknown."""
+def _finding(comparison: Comparison, test: Mapping[Hashable, Any]) -> str:
+    """What was found of one variant, and how sure that is."""
     name, base, unit = variant_name(test["variant"]), variant_name(comparison.baseline), _unit(comparison)
-    kind, effect, margin = test["kind"], _effect(test, unit), comparison.margin
-    counted = f"{_counted(test['trainings'], 'training')} and {_counted(test['n'], 'case')}"
-    p = f"p {p_text(test['p_holm'])}"
-    if kind == "few_cases":
-        return f"{name}: too few cases: {effect} observed, {counted}; a verdict needs {FEWEST_CASES} or more cases"
-    if kind == "few_trainings":
-        known = "" if math.isnan(apart) else f"two trainings of {base} differ by {_size(apart)} on average, and "
-        return (
-            f"{name}: too few trainings: {effect} observed, {counted}; {known}"
-            f"a verdict needs {FEWEST_TRAININGS} or more (--seeds {FEWEST_TRAININGS})"
-        )
+    kind, effect, p = test["kind"], _effect(test, unit), f"p {p_text(test['p_holm'])}"
+    if kind in {"few_cases", "few_trainings"}:
+        return f"{name}: too {kind.replace('_', ' ')}: {effect} observed"
     if kind == "equivalent":
         beyond = f"p {p_text(test['p_equivalent_holm'])} of a difference as large as that"
         zero = f", {p} of none" if test["p_holm"] < LEVEL else ""
-        return f"{name} is equivalent to {base} within {margin} {unit}: {effect}, {beyond}{zero}, {counted}"
+        return f"{name} is equivalent to {base} within {comparison.margin} {unit}: {effect}, {beyond}{zero}"
     if kind == "undecided":
-        return f"{name}: undecided: {effect}, {p}, {counted}{_sight(test, margin)}"
-    return f"{name} is {kind} than {base}: {effect}, {p}, {counted}"
+        return f"{name}: undecided: {effect}, {p}"
+    return f"{name} is {kind} than {base}: {effect}, {p}"
 
 
-def _sight(test: Mapping[Hashable, Any], margin: float | None) -> str:
-    """What the study could have found, and what would find more."""
+def _advice(comparison: Comparison, test: Mapping[Hashable, Any], apart: float) -> str:
+    """What it takes to decide, where nothing is; `apart`: mean difference of two trainings of the baseline, or NaN."""
+    if test["kind"] == "few_cases":
+        return f"; a verdict needs {FEWEST_CASES} or more cases"
+    if test["kind"] == "few_trainings":
+        base = variant_name(comparison.baseline)
+        known = "" if math.isnan(apart) else f"two trainings of {base} differ by {_size(apart)} on average, and "
+        return f"; {known}a verdict needs {FEWEST_TRAININGS} or more (--seeds {FEWEST_TRAININGS})"
+    if test["kind"] != "undecided":
+        return ""
     found = f"; such a study finds differences of {_size(test['detectable'])} or more"
-    if margin is None:
+    if comparison.margin is None:
         return found
     if math.isinf(test["needed"]):
-        return f"{found}; no number of trainings finds {margin}, which needs more cases"
-    return f"{found}; to find {margin} needs about {test['needed']:.0f} trainings"
+        return f"{found}; no number of trainings finds {comparison.margin}, which needs more cases"
+    return f"{found}; to find {comparison.margin} needs about {test['needed']:.0f} trainings"
 
 
 def _unit(comparison: Comparison) -> str:
