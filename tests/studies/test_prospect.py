@@ -61,8 +61,8 @@ def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:
     needed = trainings_needed(PRIOR, design, 0.005)
     assert what == "can see"
     assert told == (
-        f"a true difference of {detectable(PRIOR, design, 4):.3f} Dice or more with 80 % power, by 4 seeds (if these "
-        f"data vary as MALC and hippocampus did); to find 0.005 needs about {needed} seeds"
+        f"a true difference of {detectable(PRIOR, design, 4):.3f} Dice or more with 80 % power, by 4 seeds (assuming a "
+        f"spread between those of MALC and hippocampus); to find 0.005 needs about {needed} seeds"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_cross_validation_is_not_judged_by_what_a_fixed_split_showed(plan: Pla
     told = prospect(replace(plan, folds=make_folds(plan.dataset, 3)))[1]
     seen = detectable(PRIOR, Design(3, tests=2, overlap=3 / 2), 4)
     assert told.startswith(f"a true difference of {seen:.3f} Dice or more")
-    assert "(if these data vary as MALC and hippocampus did)" in told
+    assert "(assuming a spread between those of MALC and hippocampus)" in told
 
 
 def test_the_margin_may_be_out_of_reach(plan: Plan) -> None:

@@ -11,7 +11,7 @@ from scse.reports.provenance import data_digest
 from scse.studies.plan import Plan
 
 PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
-"""Of Dice, for data that no study has seen: about what U-Nets of the preset quick showed on MALC and hippocampus."""
+"""Of Dice, for data that no study has seen: between what U-Net showed on MALC and on hippocampus (docs/evidence.md)."""
 
 METRIC = "dice"
 
@@ -57,7 +57,7 @@ def _spread(plan: Plan) -> tuple[Spread, str]:
     record = json.loads(path.read_text()) if path.exists() else {}
     if record.get("folds") == len(plan.folds):
         return Spread(**record["spread"]), f"as {record['trainings']} trainings of an earlier study of these data vary"
-    return PRIOR, "if these data vary as MALC and hippocampus did"
+    return PRIOR, "assuming a spread between those of MALC and hippocampus"
 
 
 def _record(plan: Plan) -> Path:
