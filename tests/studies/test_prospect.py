@@ -76,6 +76,21 @@ def test_an_earlier_study_of_the_same_data_says_how_they_vary(plan: Plan) -> Non
     assert "(as 3 trainings of an earlier study of these data vary)" in told
 
 
+def test_a_study_of_fewer_trainings_does_not_replace_what_is_known(plan: Plan) -> None:
+    keep_spread(plan, compare(scores(5)))
+    keep_spread(plan, compare(scores(3)))
+    assert "(as 5 trainings of an earlier study of these data vary)" in prospect(plan)[1]
+
+
+def test_a_damaged_record_counts_as_none_and_is_written_anew(plan: Plan) -> None:
+    keep_spread(plan, compare(scores(3)))
+    (path,) = (plan.cache / "spreads").iterdir()
+    path.write_text("{")
+    assert "(assuming a spread between those of MALC and hippocampus)" in prospect(plan)[1]
+    keep_spread(plan, compare(scores(3)))
+    assert "(as 3 trainings of an earlier study of these data vary)" in prospect(plan)[1]
+
+
 def test_a_study_too_small_for_a_verdict_keeps_nothing(plan: Plan) -> None:
     keep_spread(plan, compare(scores(2)))
     assert list(plan.cache.iterdir()) == []

@@ -1,7 +1,8 @@
 """What a study will be able to see, told before it trains: from earlier runs on the same data, or a stated prior."""
 
-import json
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 from scse.atomic import write_atomic
 from scse.evaluation.comparison import ALL, Comparison, chosen_margin
@@ -14,6 +15,14 @@ PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
 """Of Dice, for data that no study has seen: between what U-Net showed on MALC and on hippocampus (docs/evidence.md)."""
 
 METRIC = "dice"
+
+
+class _Record(BaseModel):
+    """What an earlier study of the same data left: its spread, and how many folds and trainings it comes from."""
+
+    spread: Spread
+    folds: int
+    trainings: int
 
 
 def prospect(plan: Plan) -> tuple[str, str]:
@@ -40,26 +49,36 @@ def prospect(plan: Plan) -> tuple[str, str]:
 
 
 def keep_spread(plan: Plan, comparison: Comparison) -> None:
-    """Keep how much the differences of a study vary, for the next study of the same data."""
+    """Keep how much the differences of a study vary, for the next study of the same data; most trainings go first."""
     tests = comparison.tests[(comparison.tests["structure"] == ALL) & comparison.tests["p"].notna()]
     if tests.empty:
         return
     columns = {"trainings": "sd_trainings", "blocks": "sd_blocks", "rest": "sd_rest"}
     # variances, not deviations, are averaged over variants and networks
-    spread = {name: float((tests[column] ** 2).mean() ** 0.5) for name, column in columns.items()}
-    record = {"spread": spread, "folds": len(plan.folds), "trainings": int(tests["trainings"].min())}
-    write_atomic(_record(plan), json.dumps(record, indent=2).encode())
+    spread = Spread(**{name: float((tests[column] ** 2).mean() ** 0.5) for name, column in columns.items()})
+    record = _Record(spread=spread, folds=len(plan.folds), trainings=int(tests["trainings"].min()))
+    known = _known(plan)
+    if known is None or known.trainings <= record.trainings:
+        write_atomic(_path(plan), record.model_dump_json(indent=2).encode())
 
 
 def _spread(plan: Plan) -> tuple[Spread, str]:
     """What is known of the data set's differences, and from where."""
-    path = _record(plan)
-    record = json.loads(path.read_text()) if path.exists() else {}
-    if record.get("folds") == len(plan.folds):
-        return Spread(**record["spread"]), f"as {record['trainings']} trainings of an earlier study of these data vary"
-    return PRIOR, "assuming a spread between those of MALC and hippocampus"
+    known = _known(plan)
+    if known is None:
+        return PRIOR, "assuming a spread between those of MALC and hippocampus"
+    return known.spread, f"as {known.trainings} trainings of an earlier study of these data vary"
 
 
-def _record(plan: Plan) -> Path:
+def _known(plan: Plan) -> _Record | None:
+    """The record of these data, if it is readable and of as many folds; being a cache, it is written anew otherwise."""
+    try:
+        record = _Record.model_validate_json(_path(plan).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return record if record.folds == len(plan.folds) else None
+
+
+def _path(plan: Plan) -> Path:
     digests = {fact.name: fact.digest for fact in plan.inspection.facts_of(plan.dataset)}
     return plan.cache / "spreads" / f"{data_digest(digests)}.json"
