@@ -22,7 +22,16 @@ from scse.evaluation.pairing import (
     without_control,
 )
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
-from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL, Estimate, estimate, holm, join
+from scse.evaluation.statistics import (
+    FEWEST_CASES,
+    FEWEST_TRAININGS,
+    LEVEL,
+    Estimate,
+    estimate,
+    fold_overlap,
+    holm,
+    join,
+)
 
 ALL = "all structures"
 DECIMALS = 12  # equal scores must count as equal whatever the rounding of their averages
@@ -282,7 +291,7 @@ def _blocks(table: Floats, folds: NDArray[np.intp] | None) -> tuple[Floats, floa
     if folds is None:
         return table, 0.0
     means = np.stack([table[:, folds == fold].mean(axis=1) for fold in np.unique(folds)], axis=1)
-    return means, means.shape[1] / max(means.shape[1] - 1, 1)
+    return means, fold_overlap(means.shape[1])
 
 
 def _noise_rows(grid: Grid, baseline: str) -> Iterator[dict[str, Any]]:

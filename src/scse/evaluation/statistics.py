@@ -147,6 +147,11 @@ def estimate(tables: Floats, *, overlap: ArrayLike = 0.0) -> Estimate:
     )
 
 
+def fold_overlap(folds: int) -> float:
+    """The overlap of a cross-validation, see `estimate`; with one fold there is nothing to correct."""
+    return folds / max(folds - 1, 1)
+
+
 def join(estimates: list[Estimate]) -> Estimate:
     """Estimates of single tables as one whose arrays have an entry each."""
     numbers = [

@@ -1,4 +1,4 @@
-"""What a study will be able to see, told before it trains: from earlier runs on the same data, or a stated prior."""
+"""What a study will be able to see, reported before it trains: from earlier runs on the data, or a stated prior."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from scse.atomic import write_atomic
 from scse.evaluation.comparison import ALL, Comparison, chosen_margin
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
-from scse.evaluation.statistics import FEWEST_TRAININGS
+from scse.evaluation.statistics import FEWEST_TRAININGS, fold_overlap
 from scse.reports.provenance import data_digest
 from scse.studies.plan import Plan
 
@@ -37,7 +37,7 @@ def prospect(plan: Plan) -> tuple[str, str]:
         )
     folds, cases = len(plan.folds), len(plan.folds[0].test)
     tests = len({run.variant for run in plan.runs}) - 1
-    design = Design(folds, tests, folds / (folds - 1)) if folds > 1 else Design(cases, tests)
+    design = Design(folds, tests, fold_overlap(folds)) if folds > 1 else Design(cases, tests)
     spread, source = _spread(plan)
     seen, wanted = detectable(spread, design, seeds), chosen_margin(METRIC, plan.margin)
     needed = trainings_needed(spread, design, wanted) if wanted else None
