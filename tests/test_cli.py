@@ -21,10 +21,10 @@ import pytest
 import scse
 from datasets import SHAPE, save_nifti, write_nnunet, write_pictures
 from scse import console, doctor, tracking
-from scse.cli import INTERRUPTED, main
+from scse.cli import BUG, INTERRUPTED, main
 from scse.data.files import write_label
 from scse.data.recipe import Recipe
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 from scse.networks.library import build_network
 from scse.segmenter import Segmenter
 from scse.studies import runner
@@ -272,6 +272,17 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
             main()
 
 
+def test_a_bug_shows_its_traceback_and_asks_for_a_report(monkeypatch):
+    def broken():
+        raise ValueError("math domain error")
+
+    monkeypatch.setattr("scse.doctor.diagnose", broken)
+    monkeypatch.setattr(sys, "argv", ["scse", "doctor"])
+    with pytest.raises(ValueError, match="math domain error") as raised:
+        main()
+    assert raised.value.__notes__ == [BUG]
+
+
 def test_inspect_shows_what_is_in_a_sound_data_set(data):
     ended = call("inspect", data)
     assert (ended.code, ended.err) == (0, "")
@@ -456,7 +467,7 @@ def test_study_passes_on_what_is_varied(data, monkeypatch):
 
     def study(dataset: Path, **options: object) -> None:
         asked.update(options)
-        raise ValueError("enough")
+        raise UserError("enough")
 
     monkeypatch.setattr(runner, "study", study)
     varied = ("--reductions", "2,4", "--aggregations", "add,max", "--placements", "encoder,+bottleneck")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from scse.errors import UserError
+
 BACKENDS = ("tensorflow", "jax", "torch")
 """Of Keras, that `scse.keras` runs on; each is the name of its package too."""
 
@@ -58,15 +60,15 @@ def settle_backend(needed: str | None = None) -> str:
         ValueError: Keras is not installed, or no backend, or not the one that is needed or set by $KERAS_BACKEND.
     """
     if find_spec("keras") is None:
-        raise ValueError("Keras is not installed; pip install 'scse[keras]'")
+        raise UserError("Keras is not installed; pip install 'scse[keras]'")
     installed, choice = installed_backends(), chosen_backend()
     wanted = needed or choice.backend
     if needed is None and not choice.own and wanted not in installed:
         wanted = next(iter(installed), wanted)
     if wanted not in BACKENDS:
-        raise ValueError(f"{choice.by} says {wanted!r}, scse.keras runs on {', '.join(BACKENDS)}; set KERAS_BACKEND")
+        raise UserError(f"{choice.by} says {wanted!r}, scse.keras runs on {', '.join(BACKENDS)}; set KERAS_BACKEND")
     if wanted not in installed:
-        raise ValueError(f"this needs {wanted}, which is not installed; pip install {wanted}")
+        raise UserError(f"this needs {wanted}, which is not installed; pip install {wanted}")
     os.environ["KERAS_BACKEND"] = wanted
     return wanted
 

@@ -15,6 +15,7 @@ from scse import formulas
 from scse.attachment.placements import placements
 from scse.blocks import ConcurrentSE
 from scse.checks import check_positive
+from scse.errors import UserError
 from scse.kernels import path
 from scse.networks.library import build_network, check_network
 from scse.options import REDUCTION
@@ -118,7 +119,7 @@ def bench(
     for name, value in (("size", size), ("batch", batch), ("channels_in", channels_in), ("classes", classes)):
         check_positive(name, value)
     if not seconds > 0:
-        raise ValueError(f"seconds must be a positive number, got {seconds}")
+        raise UserError(f"seconds must be a positive number, got {seconds}")
     spec = check_network(network)
     sizes = {} if spec.source else {name: getattr(PRESETS["quick"], name) for name in OWN_SIZES}
     arguments = {"in_channels": channels_in, "classes": classes, **sizes}

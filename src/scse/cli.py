@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from scse.errors import UserError
+
 app = typer.Typer(
     help="Squeeze & excitation for segmentation: train, compare, predict.",
     no_args_is_help=True,
@@ -20,6 +22,8 @@ app.add_typer(data_app, name="data")
 
 FILE_WIDTH = 160
 """Characters of a line where the output goes to a file or another program, which wraps lines itself or not at all."""
+
+BUG = "This is a bug of scse. Please report it with this traceback, the command and the output of `scse doctor`."
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 SAME = "call the same command again"
@@ -52,7 +56,11 @@ Folds = Annotated[int | None, typer.Option(help="Cross-validation folds [the dat
 
 
 def main() -> None:
-    """Run the command line; wrong input ends in one clear message and exit code 1, `--debug` shows the traceback."""
+    """Run the command line.
+
+    A mistake of the user's or a fault of the machine (a full disk) ends in one message and exit code 1; `--debug` shows
+    its traceback. Any other exception is a bug: its traceback is shown, with the request to report it.
+    """
     import sys
 
     from scse.allocator import keep_large_blocks
@@ -65,11 +73,14 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(arguments, prog_name="scse")
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         if len(arguments) < len(sys.argv) - 1:
             raise
         _complain("error", error)
         code = 1
+    except Exception as error:
+        error.add_note(BUG)
+        raise
     sys.exit(code)
 
 
@@ -465,7 +476,7 @@ def _words(text: str | None) -> list[str]:
 def _numbers(option: str, text: str | None) -> list[int]:
     words = _words(text)
     if not all(word.isdecimal() for word in words):
-        raise ValueError(f"{option} takes whole numbers, one or several with commas, as 3,6,12, got {text!r}")
+        raise UserError(f"{option} takes whole numbers, one or several with commas, as 3,6,12, got {text!r}")
     return [int(word) for word in words]
 
 
@@ -474,9 +485,9 @@ def _settings(pairs: list[str] | None, **named: Any) -> dict[str, Any]:
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, such as --set width=16, got {pair!r}")
+            raise UserError(f"--set takes NAME=VALUE, such as --set width=16, got {pair!r}")
         if name in named:
-            raise ValueError(f"--set {pair}: {name} has an option of its own, --{name.replace('_', '-')} {value}")
+            raise UserError(f"--set {pair}: {name} has an option of its own, --{name.replace('_', '-')} {value}")
         settings[name] = None if value == "none" and name == "slices_per_epoch" else value
     return settings
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scse.checks import check_choice
-from scse.errors import in_short
+from scse.errors import UserError, in_short
 
 Run = Callable[[Tensor], Tensor]
 
@@ -70,14 +70,14 @@ def make_engine(name: str, network: nn.Module, example: Tensor, *, volumes: int 
             return Engine("torch", f"another pays from {FEW} volumes on", network)
         return _fastest(network, example)
     if device.type != "cpu":
-        raise ValueError(f"engine={name!r} runs on the CPU, but the network is on {device}; use engine='torch'")
+        raise UserError(f"engine={name!r} runs on the CPU, but the network is on {device}; use engine='torch'")
     if missing := _missing(name):
-        raise ValueError(f"engine={name!r}: {missing}")
+        raise UserError(f"engine={name!r}: {missing}")
     try:
         return Engine(name, "as asked", ENGINES[name](_export(network, example)))
     # exporters and engines raise almost anything for what they do not support
     except Exception as error:
-        raise ValueError(f"engine={name!r} cannot run this network ({in_short(error)}); use engine='torch'") from error
+        raise UserError(f"engine={name!r} cannot run this network ({in_short(error)}); use engine='torch'") from error
 
 
 def _fastest(network: nn.Module, example: Tensor) -> Engine:

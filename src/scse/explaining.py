@@ -17,6 +17,7 @@ from torch import Tensor
 from scse.atomic import write_atomic
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, resize
+from scse.errors import UserError
 from scse.figure_files import save_figure
 from scse.gate_figures import Sheet, channel_figure, overlay, spatial_figure
 from scse.gates import SHUT, BlockGates, find_blocks, gates_of
@@ -88,17 +89,17 @@ def explain(
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; name a folder for the gates")
+        raise UserError(f"{out}: is a file; name a folder for the gates")
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, network=network)
     if not find_blocks(segmenter.network):
         whose = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
-        raise ValueError(f"{whose} is plain, without gates; give a segmenter that was trained with cse, sse or scse")
+        raise UserError(f"{whose} is plain, without gates; give a segmenter that was trained with cse, sse or scse")
     paths = _one_image(image, channels=segmenter.recipe.channels)
     source = read_image(paths)
     try:
         prepared, grid = segmenter.recipe.image_slices(source)
     except ValueError as error:
-        raise ValueError(f"{paths[0]}: {error}") from error
+        raise UserError(f"{paths[0]}: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     shown = _shown(prepared)
     sheet = _sheet(segmenter, source, prepared[shown], grid, shown)
@@ -153,7 +154,7 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
     wrong = [index for index in slices if not 0 <= index < len(prepared)]
     if wrong or not len(slices):
         found = ", ".join(map(str, wrong)) or "none"
-        raise ValueError(f"slices must be some of 0 to {len(prepared) - 1}, the slices of the image, got {found}")
+        raise UserError(f"slices must be some of 0 to {len(prepared) - 1}, the slices of the image, got {found}")
     axis, backwards = _stored_axis(grid)
     chosen = [len(prepared) - 1 - index for index in slices][::-1] if backwards else list(slices)
     # the stored volume, as if it had these slices alone
@@ -227,7 +228,7 @@ def _whole_map(segmenter: Segmenter, gates: BlockGates, windows: Tensor) -> Tens
     """A spatial gate at the size of the windows that it was computed for: (N, 1, height, width)."""
     spatial = torch.as_tensor(gates.spatial, device=windows.device)
     if spatial.ndim != 3 or len(spatial) != len(windows):
-        raise ValueError(
+        raise UserError(
             f"the block at {gates.where!r} recalibrates {len(spatial)} maps of size {tuple(spatial.shape[1:])} for "
             f"{len(windows)} slices, so its gate cannot be laid over them; scse.gates_of gives it as it is"
         )
@@ -297,7 +298,7 @@ def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> li
     paths = [Path(image)] if isinstance(image, str | Path) else [Path(path) for path in image]
     images = find_images(paths, channels=channels)
     if len(images) != 1:
-        raise ValueError(f"one image is explained at a time, got {len(images)}: {', '.join(images)}; name one of them")
+        raise UserError(f"one image is explained at a time, got {len(images)}: {', '.join(images)}; name one of them")
     (files,) = images.values()
     return files
 

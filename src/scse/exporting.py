@@ -12,6 +12,7 @@ from scse.atomic import write_atomic
 from scse.backends import settle_backend
 from scse.checks import check_choice
 from scse.data.recipe import Recipe
+from scse.errors import UserError
 from scse.saved import DESCRIPTION, Saved, read_saved, readable
 
 KERAS, SAVED_MODEL = "keras", "saved_model"
@@ -83,11 +84,11 @@ def export(folder: Path | str, to: str, out: Path | str) -> Exported:
 def _check_out(out: Path, to: str) -> Path:
     if (to == KERAS) != (out.suffix == ENDING):
         allowed = f"a file that ends in {ENDING}" if to == KERAS else f"a folder, not a file that ends in {ENDING}"
-        raise ValueError(f"{out}: to={to!r} writes {allowed}; give another name")
+        raise UserError(f"{out}: to={to!r} writes {allowed}; give another name")
     if to == KERAS and out.is_dir():
-        raise ValueError(f"{out}: is a folder; give another name")
+        raise UserError(f"{out}: is a folder; give another name")
     if to == SAVED_MODEL and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out}: is already there; give a new folder")
+        raise UserError(f"{out}: is already there; give a new folder")
     return out
 
 
@@ -96,7 +97,7 @@ def _settle(to: str) -> None:
     if "keras" not in sys.modules:
         settle_backend(needed)
     elif needed is not None and (found := _imported_backend()) != needed:
-        raise ValueError(f"to={to!r} needs Keras on {needed}, here it is on {found}; export in a process of its own")
+        raise UserError(f"to={to!r} needs Keras on {needed}, here it is on {found}; export in a process of its own")
 
 
 def _imported_backend() -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scse import formulas
 from scse.checks import check_choice
+from scse.errors import UserError
 from scse.kernels import recalibrate
 
 
@@ -114,11 +115,11 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
 
 def _check_map(x: Tensor, weight: Tensor) -> None:
     if x.ndim < 3:
-        raise ValueError(
+        raise UserError(
             f"a feature map has shape (N, C, *spatial) with at least one spatial axis, got {tuple(x.shape)}"
         )
     if x.shape[1] != weight.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"the block was built for {weight.shape[1]} channels, but its input of shape {tuple(x.shape)} "
             f"has {x.shape[1]}; channels are axis 1"
         )
@@ -140,6 +141,6 @@ def _check_channel(
 def _check_layer(name: str, weight: Tensor, bias: Tensor | None, *, outputs: int, inputs: int) -> None:
     """Refuse what broadcasting would accept: a gate or a bias of another length than the formula's."""
     if weight.shape != (outputs, inputs):
-        raise ValueError(f"{name} must have shape {(outputs, inputs)}, got {tuple(weight.shape)}")
+        raise UserError(f"{name} must have shape {(outputs, inputs)}, got {tuple(weight.shape)}")
     if bias is not None and bias.shape != (outputs,):
-        raise ValueError(f"the bias that goes with {name} must have shape {(outputs,)}, got {tuple(bias.shape)}")
+        raise UserError(f"the bias that goes with {name} must have shape {(outputs,)}, got {tuple(bias.shape)}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scse.blocks import ChannelSE, ConcurrentSE
+from scse.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def fuse(model: nn.Module) -> Fused:
         ValueError: `model` itself is a known module, so that there is nothing to swap it in.
     """
     if found := _recognised(model):
-        raise ValueError(
+        raise UserError(
             f"the model is a {found} itself and cannot be swapped in place; put it in a module, "
             f"for instance nn.Sequential(module), and fuse that"
         )

@@ -14,6 +14,7 @@ from scse import formulas
 from scse.attachment.examples import Example, call, evaluating
 from scse.attachment.hosts import block_of
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+from scse.errors import UserError
 from scse.fusing import ResidualChannelSE
 
 Block = ChannelSE | SpatialSE | ConcurrentSE
@@ -66,7 +67,7 @@ def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
     """
     blocks = find_blocks(model)
     if not blocks:
-        raise ValueError(f"{type(model).__name__} has no scse block, so there are no gates; scse.attach puts blocks in")
+        raise UserError(f"{type(model).__name__} has no scse block, so there are no gates; scse.attach puts blocks in")
     hosts = {block_of(module): name for name, module in model.named_modules()}
     found: list[BlockGates] = []
     handles = []
@@ -81,7 +82,7 @@ def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
         for handle in handles:
             handle.remove()
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} has {len(blocks)} blocks, but none of them ran as a module; if the model is "
             "compiled or traced, give the one that it was made from"
         )

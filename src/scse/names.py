@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from scse.errors import UserError
+
 
 def matches(name: str, pattern: str, *, separator: str = ".") -> bool:
     """Whether a name of several parts matches one pattern.
@@ -36,7 +38,7 @@ def named(patterns: str, names: Sequence[str], *, what: str, separator: str = ".
             close = get_close_matches(pattern, names, n=3, cutoff=0.4)
             tops = dict.fromkeys(name.split(separator)[0] for name in names)
             nearest = f"the nearest names are {', '.join(close)}" if close else f"its parts are {', '.join(tops)}"
-            raise ValueError(f"pattern {pattern!r} matches no {what}; {nearest}")
+            raise UserError(f"pattern {pattern!r} matches no {what}; {nearest}")
         chosen |= matched
     return chosen
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scse.checks import check_choice, check_positive
+from scse.errors import UserError
 
 REDUCTION = 2
 """The paper's r."""
@@ -42,14 +43,14 @@ def check_channel_options(reduction: int, hidden: int | None, activation: str, g
     if hidden is not None:
         check_positive("hidden", hidden)
         if reduction != REDUCTION:
-            raise ValueError(
+            raise UserError(
                 f"reduction and hidden both say how wide the hidden layer is, got reduction={reduction} and "
                 f"hidden={hidden}; give one of them"
             )
     check_choice("activation", activation, ACTIVATIONS)
     check_choice("gate", gate, GATES)
     if identity and gate not in IDENTITY_GATES:
-        raise ValueError(
+        raise UserError(
             f"gate {gate!r} cannot start as the identity; "
             f"use identity=False, or one of {', '.join(map(repr, IDENTITY_GATES))}"
         )
@@ -63,7 +64,7 @@ def check_aggregation(aggregation: str, *, identity: bool) -> None:
     """
     check_choice("aggregation", aggregation, AGGREGATIONS)
     if identity and aggregation not in IDENTITY_SCALE:
-        raise ValueError(
+        raise UserError(
             f"aggregation {aggregation!r} cannot start as the identity; "
             f"use identity=False, or one of {', '.join(map(repr, IDENTITY_SCALE))}"
         )
@@ -86,7 +87,7 @@ def attach_options(
     defaults = {"reduction": REDUCTION, "aggregation": "add", "identity": True}
     for name, value in given.items():
         if name not in taken and value != defaults[name]:
-            raise ValueError(f"{name}={value!r} has no effect on {told}; leave it out")
+            raise UserError(f"{name}={value!r} has no effect on {told}; leave it out")
     return {name: given[name] for name in taken}
 
 
@@ -104,30 +105,30 @@ TIRAMISU: dict[int, tuple[int, tuple[int, ...], int]] = {
 
 
 def check_tiramisu(size: int) -> int:
-    """Return `size` if it is one of FC-DenseNet's, raise ValueError otherwise."""
+    """Return `size` if it is one of FC-DenseNet's, raise UserError otherwise."""
     if size not in TIRAMISU:
-        raise ValueError(f"size must be one of {', '.join(map(str, TIRAMISU))}, got {size!r}")
+        raise UserError(f"size must be one of {', '.join(map(str, TIRAMISU))}, got {size!r}")
     return size
 
 
 def check_spatial_dims(spatial_dims: int) -> int:
-    """Return `spatial_dims` if it is 2 or 3, raise ValueError otherwise."""
+    """Return `spatial_dims` if it is 2 or 3, raise UserError otherwise."""
     if spatial_dims not in {2, 3}:
-        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
+        raise UserError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
     return spatial_dims
 
 
 def check_kernel_size(kernel_size: int) -> int:
-    """Return `kernel_size` if it is odd, so that padding keeps sizes; raise ValueError otherwise."""
+    """Return `kernel_size` if it is odd, so that padding keeps sizes; raise UserError otherwise."""
     if check_positive("kernel_size", kernel_size) % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        raise UserError(f"kernel_size must be odd, got {kernel_size}")
     return kernel_size
 
 
 def check_layers(layers: Sequence[int]) -> Sequence[int]:
-    """Return the layers of FC-DenseNet's encoder blocks if there are any, raise ValueError otherwise."""
+    """Return the layers of FC-DenseNet's encoder blocks if there are any, raise UserError otherwise."""
     if not layers:
-        raise ValueError("layers must name at least one encoder block, got none")
+        raise UserError("layers must name at least one encoder block, got none")
     return layers
 
 
@@ -143,7 +144,7 @@ def check_size(network: str, depth: int, size: Sequence[int | None]) -> None:
         ValueError: an axis is shorter than 2 ** depth.
     """
     if min(axis for axis in (*size, 2**depth) if axis is not None) < 2**depth:
-        raise ValueError(
+        raise UserError(
             f"{network} of depth {depth} needs every spatial axis to be at least {2**depth}, got {tuple(size)}; "
             "pad the input or build the network with a smaller depth"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scse.errors import DataError, in_short
+from scse.errors import DataError, UserError, in_short
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
@@ -69,7 +69,7 @@ def read_saved(folder: Path | str) -> Saved:
     with readable(folder):
         description = json.loads((folder / DESCRIPTION).read_text())
         if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']}, this version reads {FORMAT}")
+            raise UserError(f"its format is {description['format']}, this version reads {FORMAT}")
         saved = Saved(
             folder=folder,
             network=description["network"],
@@ -82,7 +82,7 @@ def read_saved(folder: Path | str) -> Saved:
         )
         if len(saved.structures) + 1 != saved.arguments["classes"]:
             found = f"{len(saved.structures)} structures and {saved.arguments['classes']} classes"
-            raise ValueError(f"it lists {found}, where the background is one class more than the structures")
+            raise UserError(f"it lists {found}, where the background is one class more than the structures")
     return saved
 
 

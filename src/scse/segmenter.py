@@ -26,7 +26,7 @@ from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe
 from scse.engines import Engine, make_engine
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
 from scse.saved import DESCRIPTION, FORMAT, WEIGHTS, read_saved, readable
 
@@ -176,7 +176,7 @@ class Segmenter:
         if isinstance(source, np.ndarray):
             return self.predict_image(_from_array(source, spacing, self.recipe), batch_size=batch_size)
         if spacing is not None:
-            raise ValueError("spacing goes with arrays only; files and nibabel images have their own")
+            raise UserError("spacing goes with arrays only; files and nibabel images have their own")
         if isinstance(source, nib.spatialimages.SpatialImage):
             return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
@@ -396,7 +396,7 @@ def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], sourc
     volume = image.affine is not None
     path = folder / f"{name}{'.nii.gz' if volume else '.png'}"
     if path.resolve() == source.resolve():
-        raise ValueError("its label map would replace the image itself; choose another folder")
+        raise UserError("its label map would replace the image itself; choose another folder")
     write_label(path, labels, like=source if volume else None)
     return path
 
@@ -405,14 +405,14 @@ def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Re
     axes = 2 if recipe.view == "picture" else 3
     channels = array[None] if array.ndim == axes else array
     if channels.ndim != axes + 1:
-        raise ValueError(f"the model takes arrays of {axes} spatial axes, channels first, got shape {array.shape}")
+        raise UserError(f"the model takes arrays of {axes} spatial axes, channels first, got shape {array.shape}")
     if axes == 2:
         if spacing is not None:
-            raise ValueError(f"the model takes pictures, which have no spacing, got {tuple(spacing)}; leave it out")
+            raise UserError(f"the model takes pictures, which have no spacing, got {tuple(spacing)}; leave it out")
         return Image(channels.astype(np.float32), None)
     spacing = (1.0,) * axes if spacing is None else tuple(spacing)
     if len(spacing) != axes or not all(mm > 0 for mm in spacing):
-        raise ValueError(f"spacing must be {axes} positive numbers of mm, got {spacing}")
+        raise UserError(f"spacing must be {axes} positive numbers of mm, got {spacing}")
     return Image(channels.astype(np.float32), np.diag([*spacing, 1.0]))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from scse import __version__
 from scse.atomic import write_atomic
+from scse.errors import UserError
 from scse.reports.provenance import git_commit
 from scse.training.loop import Event
 from scse.training.record import RECORD
@@ -61,7 +62,7 @@ def tracked(track: str, folder: Path | str, on_event: OnEvent) -> AbstractContex
         return nullcontext(on_event)
     if kind != "mlflow" or track == "mlflow:":
         allowed = "tensorboard, mlflow, or mlflow:URI such as mlflow:http://localhost:5000"
-        raise ValueError(f"track must be {allowed}; got {track!r}")
+        raise UserError(f"track must be {allowed}; got {track!r}")
     return MlflowTracker(folder, on_event, uri=uri or os.environ.get("MLFLOW_TRACKING_URI"))
 
 
@@ -94,7 +95,7 @@ class MlflowTracker:
     def __enter__(self) -> OnEvent:
         """Find or make the experiment, named as the folder."""
         if find_spec("mlflow") is None:
-            raise ValueError("--track mlflow needs MLflow, which is not installed: pip install 'scse[mlflow]'")
+            raise UserError("--track mlflow needs MLflow, which is not installed: pip install 'scse[mlflow]'")
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if self.own_file:
@@ -105,7 +106,7 @@ class MlflowTracker:
             self.client: Any = MlflowClient(tracking_uri=self.uri)
             self.experiment = self._find_experiment()
         except Exception as error:
-            raise ValueError(
+            raise UserError(
                 f"cannot log to MLflow at {self.uri}: {_first_line(error)}; start the server or correct the address, "
                 "or leave out --track"
             ) from error
@@ -229,7 +230,7 @@ class MlflowTracker:
         name = self.folder.name
         if found := self.client.get_experiment_by_name(name):
             if found.lifecycle_stage != "active":
-                raise ValueError(f"its experiment {name!r} is deleted: restore it, or choose another folder with -o")
+                raise UserError(f"its experiment {name!r} is deleted: restore it, or choose another folder with -o")
             return str(found.experiment_id)
         place = (self.folder / "mlartifacts").as_uri() if self.own_file else None
         return str(self.client.create_experiment(name, artifact_location=place))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from scse.checks import check_choice, check_positive
+from scse.errors import UserError
 from scse.options import AGGREGATIONS, ATTACH_OPTIONS, REDUCTION
 
 PLACEMENTS: Mapping[str, tuple[str, ...]] = {
@@ -75,15 +76,15 @@ class Variant:
         """
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise ValueError(f"{name} must have the form KIND or KIND[OPTION=VALUE,...], got {text!r}")
+            raise UserError(f"{name} must have the form KIND or KIND[OPTION=VALUE,...], got {text!r}")
         kind = check_choice(name, match["kind"].strip(), OPTIONS)
         options: dict[str, Any] = {}
         for pair in (match["options"] or "").split(",") if match["options"] else []:
             option, equals, value = (part.strip() for part in pair.partition("="))
             if not (equals and value):
-                raise ValueError(f"{text}: what stands in brackets must be OPTION=VALUE,..., got {pair!r}")
+                raise UserError(f"{text}: what stands in brackets must be OPTION=VALUE,..., got {pair!r}")
             if option in options:
-                raise ValueError(f"{text}: the option {option} is there twice; give it once")
+                raise UserError(f"{text}: the option {option} is there twice; give it once")
             check_choice(f"an option of {name} {text!r}", option, DEFAULTS)
             _check_taken(kind, option)
             options[option] = int(value) if option == "reduction" and value.isdecimal() else SHORT.get(value, value)
@@ -116,4 +117,4 @@ def canonical(text: str) -> str:
 def _check_taken(kind: str, option: str) -> None:
     if option not in OPTIONS[kind]:
         told = f"it has {', '.join(OPTIONS[kind])}" if OPTIONS[kind] else "it has no blocks"
-        raise ValueError(f"{option} has no effect on variant {kind!r} ({told}); leave it out")
+        raise UserError(f"{option} has no effect on variant {kind!r} ({told}); leave it out")

@@ -15,6 +15,7 @@ from scse.attachment.placements import FACTS, Facts, Placements, placements
 from scse.attachment.stages import Stage, find_stages, known_places, list_stages, suggest
 from scse.blocks import BLOCKS
 from scse.checks import check_choice
+from scse.errors import UserError
 from scse.options import attach_options
 
 
@@ -67,7 +68,7 @@ def attach(
     hosts = _auto_hosts(model, given) if isinstance(to, str) and to == "auto" else choose(model, to)
     for name, host in hosts.items():
         if block_of(host) is not None:
-            raise ValueError(f"{_told(name, host)} has a block already; detach it first, or leave it out of to=")
+            raise UserError(f"{_told(name, host)} has a block already; detach it first, or leave it out of to=")
     # without the default, a wrong guess would be told as a wrong example
     outputs, model_multiply_adds = counted(lambda: run(model, example, hosts.values()))
     axes = spatial_axes(model, given) if layout is None else None
@@ -104,7 +105,7 @@ def detach(model: nn.Module) -> nn.Module:
     """
     placed = placements(model)
     if not placed:
-        raise ValueError(f"{type(model).__name__} has no block that could be taken out; was it attached to another?")
+        raise UserError(f"{type(model).__name__} has no block that could be taken out; was it attached to another?")
     for place in placed:
         take_off(place.host)
     return model
@@ -115,8 +116,8 @@ def _auto_hosts(model: nn.Module, example: Example) -> dict[str, nn.Module]:
     if names is None:
         stages = find_stages(model, example)
         if not stages:
-            raise ValueError(f"to='auto' does not know {type(model).__name__}, and it has no stages; give to=")
-        raise ValueError(
+            raise UserError(f"to='auto' does not know {type(model).__name__}, and it has no stages; give to=")
+        raise UserError(
             f"to='auto' does not know {type(model).__name__}; choose where, such as "
             f"to={suggest(model, stages)!r}. Its stages and their outputs:\n{list_stages(stages)}"
         )
@@ -135,21 +136,21 @@ def _feature_map(  # noqa: PLR0917
         ValueError: it returned something else, or not exactly once; the message says what to attach to instead.
     """
     if not outputs:
-        raise ValueError(
+        raise UserError(
             f"{_told(name, host)} did not run in the example, or is not run as a module{_instead(model, name, example)}"
         )
     if len(outputs) > 1:
-        raise ValueError(
+        raise UserError(
             f"{_told(name, host)} ran {len(outputs)} times in the example, but a block recalibrates one map"
             f"{_instead(model, name, example)}"
         )
     (output,) = outputs
     if output.shape is None:
-        raise ValueError(f"{_told(name, host)} returns {output.what}, no feature map{_instead(model, name, example)}")
+        raise UserError(f"{_told(name, host)} returns {output.what}, no feature map{_instead(model, name, example)}")
     wanted = 3 if axes is None else axes + 2
     if len(output.shape) < 3 or (axes is not None and len(output.shape) != wanted):
         hint = "; if it is (N, tokens, C), give layout='channels-last'" if len(output.shape) == 3 else ""
-        raise ValueError(
+        raise UserError(
             f"{_told(name, host)} returns {output.what}, where a feature map (N, C, *spatial) of an example with "
             f"{wanted - 2} spatial axes has {wanted} axes{hint}{_instead(model, name, example)}"
         )
@@ -163,7 +164,7 @@ def _check_channels_first(name: str, host: nn.Module, shape: tuple[int, ...], ax
     if axes is None or shape[1] == shape[-1] or not norms:
         return
     if tuple(norms[-1].normalized_shape) == shape[-1:]:
-        raise ValueError(
+        raise UserError(
             f"{_told(name, host)} returns a tensor of shape {shape}, whose channels seem to be on the last axis; give "
             "layout='channels-last' if they are, layout='channels-first' if not"
         )
@@ -188,7 +189,7 @@ def _try_out(name: str, block: nn.Module, shape: tuple[int, ...]) -> int:
     with torch.no_grad():
         returned, multiply_adds = counted(lambda: Output.of(on_meta(x)))
     if returned.shape != shape:
-        raise ValueError(
+        raise UserError(
             f"the block at {name!r} turns a tensor of shape {shape} into {returned.what}; what follows would not fit"
         )
     return multiply_adds
@@ -201,7 +202,7 @@ def _check_run(model: nn.Module, example: Example | None, hosts: Mapping[str, nn
     for name, block in blocks.items():
         times = len(outputs.get(block, []))
         if times != 1:
-            raise ValueError(f"the block at {name!r} ran {times} times in the example, not once; place it elsewhere")
+            raise UserError(f"the block at {name!r} ran {times} times in the example, not once; place it elsewhere")
 
 
 def _told(name: str, host: nn.Module) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from scse.errors import in_short
+from scse.errors import UserError, in_short
 
 T = TypeVar("T")
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -54,7 +54,7 @@ def guess_example(model: nn.Module) -> Tensor:
     """
     first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
     if first is None:
-        raise ValueError(f"{type(model).__name__} has no convolution that would tell its input; give example=")
+        raise UserError(f"{type(model).__name__} has no convolution that would tell its input; give example=")
     size = (GUESSED_SIZE,) * len(first.kernel_size)
     return torch.zeros(1, first.in_channels, *size, device=first.weight.device, dtype=first.weight.dtype)
 
@@ -87,7 +87,7 @@ def run(model: nn.Module, example: Example | None, watched: Iterable[nn.Module])
     # a model may raise anything at an input that it was not made for
     except Exception as error:
         origin = "guessed" if example is None else "given"
-        raise ValueError(
+        raise UserError(
             f"the {origin} example ({describe_example(given)}) does not run through {type(model).__name__} "
             f"({in_short(error)}); give an example= that does"
         ) from error

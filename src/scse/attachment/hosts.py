@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from scse.blocks import BLOCKS
+from scse.errors import UserError
 from scse.variants import Variant
 
 NAME = "recalibration"
@@ -28,10 +29,10 @@ def hang(host: nn.Module, block: nn.Module, *, layout: str = "channels-first") -
         ValueError: the host has a block already, or runs its submodules in a loop of its own.
     """
     if hasattr(host, NAME):
-        raise ValueError(f"{type(host).__name__} has a {NAME} block already; take it out first")
+        raise UserError(f"{type(host).__name__} has a {NAME} block already; take it out first")
     sequential = isinstance(host, nn.Sequential)
     if sequential and type(host).forward is not nn.Sequential.forward:
-        raise ValueError(
+        raise UserError(
             f"{type(host).__name__} is an nn.Sequential with a forward of its own, which might run the block among "
             "its layers; use the last of them instead"
         )

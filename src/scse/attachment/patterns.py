@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from scse.attachment.hosts import block_of
+from scse.errors import UserError
 from scse.names import matches, named
 
 Where = str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
@@ -40,7 +41,7 @@ def choose(model: nn.Module, to: Where) -> dict[str, nn.Module]:
     else:
         found = {name: module for name, module in modules.items() if to(name, module)}
     if not found:
-        raise ValueError(f"no module of {type(model).__name__} is what to={to!r} asks for; see model.named_modules()")
+        raise UserError(f"no module of {type(model).__name__} is what to={to!r} asks for; see model.named_modules()")
     return found
 
 

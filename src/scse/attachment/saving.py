@@ -14,7 +14,7 @@ from scse.atomic import write_atomic
 from scse.attachment.hosts import hang, layout_of, take_off
 from scse.attachment.placements import Placements, placements
 from scse.blocks import BLOCKS
-from scse.errors import DataError, in_short
+from scse.errors import DataError, UserError, in_short
 
 FORMAT = 1
 KEY = "scse"
@@ -35,7 +35,7 @@ def save_attached(model: nn.Module, path: Path | str) -> Path:
         for place in placements(model)
     ]
     if not recipe:
-        raise ValueError(f"{type(model).__name__} has no block; save its state_dict, or attach first")
+        raise UserError(f"{type(model).__name__} has no block; save its state_dict, or attach first")
     metadata = {KEY: json.dumps({"format": FORMAT, "blocks": recipe})}
     write_atomic(Path(path), save(own_copies(model.state_dict()), metadata=metadata))
     return Path(path)
@@ -57,7 +57,7 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
     """
     path = Path(path)
     if len(placements(model)):
-        raise ValueError(f"{type(model).__name__} has blocks already; load into a fresh model, or detach first")
+        raise UserError(f"{type(model).__name__} has blocks already; load into a fresh model, or detach first")
     recipe, weights = _read(path)
     hung = []
     try:
@@ -86,7 +86,7 @@ def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _description(where: str, block: nn.Module) -> dict[str, Any]:
     name = next((name for name, kind in BLOCKS.items() if type(block) is kind), None)
     if name is None:
-        raise ValueError(
+        raise UserError(
             f"the block at {where!r} is a {type(block).__name__}, none of scse's, and no file can make it again; "
             "save the model's state_dict and attach in the same way before loading it"
         )
@@ -112,5 +112,5 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     found = {key: tuple(value.shape) for key, value in weights.items()}
     for key in {**wanted, **found}:
         if wanted.get(key) != found.get(key):
-            raise ValueError(f"{key} has shape {found.get(key)} in the file and {wanted.get(key)} in the model")
+            raise UserError(f"{key} has shape {found.get(key)} in the file and {wanted.get(key)} in the model")
     model.load_state_dict(weights)

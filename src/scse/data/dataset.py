@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from scse.data.files import ENDINGS, NIFTI, ending, stem
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
 Color = tuple[int, int, int]
@@ -102,7 +102,7 @@ class Dataset:
         wanted = set(names)
         unknown = sorted(wanted - {case.name for case in (*self.cases, *self.test_cases)})
         if unknown:
-            raise ValueError(f"{self.path}: no case is named {', '.join(unknown[:5])}; see scse inspect for the names")
+            raise UserError(f"{self.path}: no case is named {', '.join(unknown[:5])}; see scse inspect for the names")
         return self._keep(wanted.__contains__)
 
     def without(self, names: Iterable[str]) -> Self:

@@ -14,7 +14,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -93,7 +93,7 @@ def read_image(paths: Sequence[Path]) -> Image:
         DataError: a file cannot be read, or the files differ in shape or affine.
     """
     if not paths:
-        raise ValueError("read_image needs at least one path, got none")
+        raise UserError("read_image needs at least one path, got none")
     images = [_read_channels(path) for path in paths]
     for path, image in zip(paths[1:], images[1:], strict=True):
         for error in geometry_errors(path, image, paths[0], images[0]):
@@ -155,16 +155,16 @@ def write_label(
         DataError: `like` cannot be read.
     """
     if array.dtype.kind not in "biu":
-        raise ValueError(f"a label map holds integers, got {array.dtype}; round it first")
+        raise UserError(f"a label map holds integers, got {array.dtype}; round it first")
     if like is not None and affine is not None:
-        raise ValueError("give write_label either like= or affine=, not both")
+        raise UserError("give write_label either like= or affine=, not both")
     compact = _compact(array)
     kind = ending(path.name)
     if kind in NIFTI:
         content = _nifti_bytes(compact, like, affine)
         write_atomic(path, gzip.compress(content, 6, mtime=0) if kind == ".nii.gz" else content)
     elif affine is not None:
-        raise ValueError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
+        raise UserError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
     else:
         write_atomic(path, _picture_bytes(path, compact))
 
@@ -263,7 +263,7 @@ def _load_nifti(path: Path) -> Any:
     for form in forms:
         if form.header_class.may_contain_header(content[:540]):
             return form.from_bytes(content)
-    raise ValueError("no NIfTI header")
+    raise UserError("no NIfTI header")
 
 
 def _read_picture(path: Path, keep: Keep) -> NDArray[Any]:
@@ -337,7 +337,7 @@ def _compact(array: NDArray[Any]) -> NDArray[Any]:
     for dtype in (np.uint8, np.uint16, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return array.astype(dtype, copy=False)
-    raise ValueError(f"label values go from {low} to {high}; they must fit into 32 bits")
+    raise UserError(f"label values go from {low} to {high}; they must fit into 32 bits")
 
 
 def _nifti_bytes(
@@ -351,7 +351,7 @@ def _nifti_bytes(
         except Exception as error:
             raise _unreadable(like, error) from error
         if pattern.shape[: array.ndim] != array.shape:
-            raise ValueError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
+            raise UserError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
         image = type(pattern)(array, pattern.affine, pattern.header)
         image.set_data_dtype(array.dtype)
         image.header["cal_min"] = image.header["cal_max"] = 0  # the image's display window would hide the labels
@@ -364,12 +364,12 @@ def _picture_bytes(path: Path, array: NDArray[Any]) -> bytes:
     formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
     kind = formats.get(ending(path.name) or "")
     if kind is None:
-        raise ValueError(f"{path.name}: label maps are written as {', '.join((*NIFTI, *formats))}; JPEG alters values")
+        raise UserError(f"{path.name}: label maps are written as {', '.join((*NIFTI, *formats))}; JPEG alters values")
     if array.ndim != 2:
-        raise ValueError(f"{path.name}: a picture holds 2 axes, the label map has shape {array.shape}; write .nii.gz")
+        raise UserError(f"{path.name}: a picture holds 2 axes, the label map has shape {array.shape}; write .nii.gz")
     if array.dtype != np.uint8 and (array.dtype != np.uint16 or kind == "BMP"):
         values = f"{int(array.min())} to {int(array.max())}"
-        raise ValueError(f"{path.name}: {kind} cannot hold label values {values}; write .nii.gz")
+        raise UserError(f"{path.name}: {kind} cannot hold label values {values}; write .nii.gz")
     buffer = io.BytesIO()
     PIL.Image.fromarray(array).save(buffer, format=kind)
     return buffer.getvalue()

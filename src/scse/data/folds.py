@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scse.data.dataset import Case, Dataset
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 
 DEFAULT_FOLDS = 5
 """Folds of a data set that has neither labelled test cases nor splits of its own."""
@@ -52,7 +52,7 @@ def make_folds(dataset: Dataset, folds: int | None) -> list[Fold]:
 
 def _shuffled(dataset: Dataset, folds: int) -> list[Fold]:
     if folds < 2:
-        raise ValueError(f"folds must be at least 2, got {folds}")
+        raise UserError(f"folds must be at least 2, got {folds}")
     if len(dataset.cases) < folds:
         raise DataError(f"{dataset.path}: has {len(dataset.cases)} labelled cases, too few for {folds} folds")
     order = np.random.default_rng(0).permutation(len(dataset.cases))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
 from scse.data.recipe import Recipe
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 
 MOST_STRUCTURES = 255  # classes are stored in 8 bits
 
@@ -82,7 +82,7 @@ def prepare(
         ValueError: more than 255 structures, which the arrays cannot hold.
     """
     if len(structures) > MOST_STRUCTURES:
-        raise ValueError(f"{len(structures)} structures are listed; at most {MOST_STRUCTURES} can be learned at once")
+        raise UserError(f"{len(structures)} structures are listed; at most {MOST_STRUCTURES} can be learned at once")
     result = []
     for done, case in enumerate(cases, start=1):
         folder = cache / _key(digests[case.name], recipe, structures)
@@ -112,7 +112,7 @@ def _write(
     colors: Mapping[int, tuple[int, int, int]] | None,
 ) -> None:
     if case.label is None:
-        raise ValueError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
+        raise UserError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
     images, grid = recipe.image_slices(read_image(case.images))
     label = read_label(case.label, colors=colors)
     labels = recipe.label_slices(replace(label, array=_classes(case.label, label.array, structures)), grid)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from scse.checks import check_choice
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
+from scse.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,9 +100,9 @@ class Recipe(BaseModel):
             ValueError: no facts, a view that does not fit the images, or a spacing that is not positive.
         """
         if not facts:
-            raise ValueError("a recipe cannot be derived from no cases; the data set has none that can be read")
+            raise UserError("a recipe cannot be derived from no cases; the data set has none that can be read")
         if spacing is not None and not spacing > 0:
-            raise ValueError(f"spacing must be a positive number of mm, got {spacing}")
+            raise UserError(f"spacing must be a positive number of mm, got {spacing}")
         if view is not None:
             check_choice("view", view, get_args(View))
         view = _choose_view(facts, view)
@@ -132,9 +133,9 @@ class Recipe(BaseModel):
             ValueError: the image has another number of channels, does not fit the view, or is not finite.
         """
         if image.array.shape[0] != self.channels:
-            raise ValueError(f"the image has {image.array.shape[0]} channels, the model takes {self.channels}")
+            raise UserError(f"the image has {image.array.shape[0]} channels, the model takes {self.channels}")
         if not np.isfinite(image.array).all():
-            raise ValueError("the image has voxels that are NaN or infinite; replace them, such as by 0")
+            raise UserError("the image has voxels that are NaN or infinite; replace them, such as by 0")
         turned, to_view = self._turn(image)
         axis = SLICE_AXIS.get(self.view, 0)
         slices = np.moveaxis(turned, axis + 1, 0)
@@ -175,10 +176,10 @@ class Recipe(BaseModel):
     def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
         if self.view == "picture":
             if image.array.ndim != 3:
-                raise ValueError(f"the model takes 2D pictures, got an image of shape {image.array.shape[1:]}")
+                raise UserError(f"the model takes 2D pictures, got an image of shape {image.array.shape[1:]}")
             return image.array[:, None], None
         if image.array.ndim != 4:
-            raise ValueError(f"the model takes {self.view} slices of volumes, got shape {image.array.shape[1:]}")
+            raise UserError(f"the model takes {self.view} slices of volumes, got shape {image.array.shape[1:]}")
         affine = np.eye(4) if image.affine is None else image.affine
         to_view = nib.io_orientation(affine)
         turned = np.stack([nib.orientations.apply_orientation(channel, to_view) for channel in image.array])
@@ -205,13 +206,13 @@ class Recipe(BaseModel):
 def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:
     axes = {len(case.shape) for case in facts}
     if len(axes) > 1:
-        raise ValueError("the data set mixes 2D pictures and volumes; give each its own data set")
+        raise UserError("the data set mixes 2D pictures and volumes; give each its own data set")
     if axes == {2}:
         if view not in {None, "picture"}:
-            raise ValueError(f"view={view!r} needs volumes, but the images are 2D; leave view out")
+            raise UserError(f"view={view!r} needs volumes, but the images are 2D; leave view out")
         return "picture"
     if view == "picture":
-        raise ValueError(f"view='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
+        raise UserError(f"view='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
     if view is not None:
         return view
     spacings = np.median([_canonical(case, case.spacing) for case in facts], axis=0)

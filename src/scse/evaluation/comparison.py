@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
+from scse.errors import UserError
 from scse.evaluation.noise import noise_floor
 from scse.evaluation.pairing import (
     HIGHER_IS_BETTER,
@@ -166,7 +167,7 @@ def chosen_margin(metric: str, margin: float | None = None) -> float | None:
     if margin is None:
         return MARGIN if metric.lower() in HIGHER_IS_BETTER else None
     if not margin > 0:
-        raise ValueError(f"margin must be positive, in units of {metric}, got {margin}")
+        raise UserError(f"margin must be positive, in units of {metric}, got {margin}")
     return margin
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scse.errors import UserError
+
 COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
 KEYS = list(COLUMNS[:-1])
 LOWER_IS_BETTER = frozenset({"hd95", "msd", "hd", "assd", "asd", "masd", "mae", "mse", "rmse"})
@@ -25,7 +27,7 @@ def lower_better(metric: str, said: bool | None = None) -> bool:
         ValueError: nothing was said, and the metric is not known.
     """
     if said is None and metric.lower() not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
-        raise ValueError(
+        raise UserError(
             f"metric {metric!r}: it is not known whether lower or higher values are better; "
             "say it with --lower-is-better or --higher-is-better (in Python lower_is_better=True or False)"
         )
@@ -41,9 +43,9 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
     """
     absent = [column for column in COLUMNS if column not in scores.columns]
     if absent:
-        raise ValueError(f"{name}: no column {', '.join(absent)}; needed are {', '.join(COLUMNS)}")
+        raise UserError(f"{name}: no column {', '.join(absent)}; needed are {', '.join(COLUMNS)}")
     if not pd.api.types.is_numeric_dtype(scores["value"]):
-        raise ValueError(f"{name}: the column value must hold numbers, it holds {scores['value'].dtype}")
+        raise UserError(f"{name}: the column value must hold numbers, it holds {scores['value'].dtype}")
     of_metric = scores["metric"] == metric
     for what, value, found in (
         ("metric", metric, scores["metric"].unique()),
@@ -51,16 +53,16 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
     ):
         if value is not None and value not in found:
             where = "" if what == "metric" else f" among the scores of {metric}"
-            raise ValueError(f"{name}: {what} {value!r} does not occur{where}; choose {', '.join(map(str, found))}")
+            raise UserError(f"{name}: {what} {value!r} does not occur{where}; choose {', '.join(map(str, found))}")
     if np.isinf(scores["value"]).any():
         row = scores.index[np.isinf(scores["value"])][0]
-        raise ValueError(f"{name}, row {row}: the value is infinite; leave a score empty (NaN) that is not defined")
+        raise UserError(f"{name}, row {row}: the value is infinite; leave a score empty (NaN) that is not defined")
     twice = scores.duplicated(KEYS)
     if twice.any():
         again = scores[twice].iloc[0]
         same = scores.index[(scores[KEYS].fillna("") == again[KEYS].fillna("")).all(axis=1)]
         told = ", ".join(f"{key} {again[key]}" for key in KEYS)
-        raise ValueError(
+        raise UserError(
             f"{name}: {twice.sum()} scores are there twice, the first in the rows {same[0]} and {same[1]} ({told}); "
             "keep one of each"
         )

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scse.atomic import write_atomic
 from scse.data.dataset import Dataset
 from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 
 METRICS = ("dice", "hd95", "msd")
 
@@ -57,19 +57,19 @@ def score(
 
 def _check(prediction: Labels, reference: Labels, spacing: Sequence[float]) -> None:
     if prediction.shape != reference.shape:
-        raise ValueError(
+        raise UserError(
             f"prediction has shape {prediction.shape}, reference {reference.shape}; they must be equal: "
             "bring both to one grid first"
         )
     for name, array in (("prediction", prediction), ("reference", reference)):
         if not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"{name} has dtype {array.dtype}; a label map of integers is needed")
+            raise UserError(f"{name} has dtype {array.dtype}; a label map of integers is needed")
     if reference.ndim not in (2, 3):
-        raise ValueError(f"label maps have {reference.ndim} axes; 2 or 3 are allowed: score one map a call")
+        raise UserError(f"label maps have {reference.ndim} axes; 2 or 3 are allowed: score one map a call")
     if len(spacing) != reference.ndim:
-        raise ValueError(f"spacing {tuple(spacing)} needs one value for each of the {reference.ndim} axes")
+        raise UserError(f"spacing {tuple(spacing)} needs one value for each of the {reference.ndim} axes")
     if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise ValueError(f"spacing {tuple(spacing)} must be positive millimetres")
+        raise UserError(f"spacing {tuple(spacing)} must be positive millimetres")
 
 
 def _indices(labels: Labels, values: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from scse.errors import UserError
 from scse.keras.layers import BLOCKS, DATA_FORMATS, SUFFIX, Block, Tensor
 from scse.names import named
 from scse.options import attach_options
@@ -102,7 +103,7 @@ def detach(model: keras.Model) -> keras.Model:
     _check_model(model)
     blocks = {id(layer) for _, layer in _walk(model) if _is_block(layer)}
     if not blocks:
-        raise ValueError(f"{_told_model(model)} has no block that could be taken out; was it attached to another?")
+        raise UserError(f"{_told_model(model)} has no block that could be taken out; was it attached to another?")
     return _Copy(dropped=blocks).of(model)
 
 
@@ -231,7 +232,7 @@ class _Copy:
     def _check_place(self, source: keras.Operation, given: Tensor) -> None:
         """Refuse a second block after a layer, and one block for several calls of a layer."""
         if isinstance(source, Block) and id(given) in self.recalibrated:
-            raise ValueError(
+            raise UserError(
                 f"{self.recalibrated[id(given)]} has a block already, {source.name!r}; detach it first, or leave the "
                 "layer out of to="
             )
@@ -241,7 +242,7 @@ class _Copy:
         for layer in (source, *inside):
             if id(layer) in self.hosts:
                 within = "" if layer is source else f"in {source.name!r}, which is "
-                raise ValueError(
+                raise UserError(
                     f"{_told(self.hosts[id(layer)], layer)} is {within}called more than once, but a block recalibrates "
                     "one map; leave it out of to=, and attach to layers that are called once"
                 )
@@ -266,10 +267,10 @@ def _check_model(model: keras.Model) -> None:
     if _is_graph(model):
         return
     if isinstance(model, keras.Sequential):
-        raise ValueError(
+        raise UserError(
             f"{_told_model(model)} does not know its input shape; start it with keras.Input(shape), or call its build()"
         )
-    raise ValueError(
+    raise UserError(
         f"{type(model).__name__} is neither a functional model nor a keras.Sequential, so that it is not known how its "
         "layers are connected; make it of keras.Input and keras.Model(inputs, outputs)"
     )
@@ -304,7 +305,7 @@ def _choose(model: keras.Model, to: Where) -> dict[str, keras.Operation]:
     else:
         found = {path: layer for path, layer in layers.items() if to(layer)}
     if not found:
-        raise ValueError(f"no layer of {_told_model(model)} is what to={to!r} asks for; see its summary()")
+        raise UserError(f"no layer of {_told_model(model)} is what to={to!r} asks for; see its summary()")
     return found
 
 
@@ -321,20 +322,20 @@ def _form(source: keras.Operation, before: _Form) -> _Form:
 def _channels(told: str, output: Any, form: _Form) -> int:
     """The number of channels of the map that a layer returned."""
     if not isinstance(output, keras.KerasTensor):
-        raise ValueError(
+        raise UserError(
             f"{told} returns a {type(output).__name__} of {len(output)}, no feature map; leave it out of to=, and "
             "attach to a layer that returns one"
         )
     data_format = form.data_format or keras.config.image_data_format()
     written, axis = ("(N, *spatial, C)", -1) if data_format == "channels_last" else ("(N, C, *spatial)", 1)
     if len(output.shape) < 3:
-        raise ValueError(
+        raise UserError(
             f"{told} returns a tensor of shape {output.shape}, where a feature map {written} has three axes or more; "
             "leave it out of to=, and attach to a layer before it"
         )
     channels: int | None = output.shape[axis]
     if channels is None:
-        raise ValueError(
+        raise UserError(
             f"{told} returns maps {written} of shape {output.shape}, so that it is not known how many channels they "
             "have; give the keras.Input a shape with that number"
         )
@@ -344,14 +345,14 @@ def _channels(told: str, output: Any, form: _Form) -> int:
 def _made_by_function(make: Callable[[int], Block], name: str, channels: int, form: _Form) -> Block:
     block = make(channels)
     if not isinstance(block, Block):
-        raise ValueError(
+        raise UserError(
             f"the function for {name!r} must return a ChannelSE, SpatialSE or ConcurrentSE of scse.keras, got "
             f"{type(block).__name__}"
         )
     if block.built:
-        raise ValueError(f"the function for {name!r} returned a block that is in use already; make a new one each time")
+        raise UserError(f"the function for {name!r} returned a block that is in use already; make a new one each time")
     if form.data_format not in {None, block.data_format}:
-        raise ValueError(
+        raise UserError(
             f"the function for {name!r} returned a block for {block.data_format}, but its map is {form.data_format}; "
             f"make the block with data_format={form.data_format!r}"
         )
@@ -362,7 +363,7 @@ def _made_by_function(make: Callable[[int], Block], name: str, channels: int, fo
 def _check_kept(block: Block, given: Tensor, returned: Tensor) -> None:
     """Refuse a block after which the rest of the model would not fit."""
     if (given.shape, given.dtype) != (returned.shape, returned.dtype):
-        raise ValueError(
+        raise UserError(
             f"{type(block).__name__} layer {block.name!r} turns {given.dtype} of shape {given.shape} into "
             f"{returned.dtype} of shape {returned.shape}; what follows would not fit"
         )
@@ -372,7 +373,7 @@ def _take_over(source: keras.Layer, copy: keras.Layer, *, frozen: bool) -> None:
     """Give the copy of a layer the state of its source: weights, random seeds, and what is frozen."""
     parts, copied_parts = source._flatten_layers(), copy._flatten_layers()
     if [v.shape for v in source.variables] != [v.shape for v in copy.variables] or len(parts) != len(copied_parts):
-        raise ValueError(
+        raise UserError(
             f"{_told(source.name, source)} cannot be copied: made again from its get_config(), it has not the same "
             "weights; see that get_config() has every argument of its constructor"
         )

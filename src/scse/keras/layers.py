@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from scse.checks import check_choice
+from scse.errors import UserError
 from scse.options import IDENTITY_SCALE, REDUCTION, check_aggregation, check_channel_options, hidden_width
 
 PACKAGE = "scse"
@@ -79,10 +80,10 @@ class Block(keras.Layer):
     def _channels(self, shape: tuple[int | None, ...]) -> int:
         written = "(N, *spatial, C)" if self.data_format == "channels_last" else "(N, C, *spatial)"
         if len(shape) < 3:
-            raise ValueError(f"takes maps {written} of one spatial axis or more, got the shape {shape}")
+            raise UserError(f"takes maps {written} of one spatial axis or more, got the shape {shape}")
         channels = shape[self.channel_axis]
         if channels is None:
-            raise ValueError(
+            raise UserError(
                 f"needs to know how many channels its maps {written} have, got the shape {shape}; give the input a "
                 "shape with that number, or another data_format"
             )
@@ -105,7 +106,7 @@ class Block(keras.Layer):
         try:
             yield
         except ValueError as error:
-            raise ValueError(f"{type(self).__name__} layer {self.name!r}: {error}") from error
+            raise UserError(f"{type(self).__name__} layer {self.name!r}: {error}") from error
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from scse.checks import check_choice, check_positive
+from scse.errors import UserError
 from scse.keras.layers import BLOCKS, DATA_FORMATS, PACKAGE, SUFFIX, Tensor
 from scse.keras.resizing import Cropping, NearestUpsampling, PositionPooling, PositionUnpooling, SizeCheck
 from scse.options import TIRAMISU, check_kernel_size, check_layers, check_spatial_dims, check_tiramisu
@@ -88,7 +89,7 @@ class Parts:
         check_positive("depth", depth)
         size = (None,) * self.spatial_dims if input_size is None else tuple(input_size)
         if len(size) != self.spatial_dims:
-            raise ValueError(f"input_size must have {self.spatial_dims} spatial sizes, got {size}")
+            raise UserError(f"input_size must have {self.spatial_dims} spatial sizes, got {size}")
         channels = (check_positive("in_channels", in_channels),)
         shape = (*size, *channels) if self.channel_axis == -1 else (*channels, *size)
         image = keras.Input(shape, dtype=self.dtype.variable_dtype, name="image")
@@ -158,7 +159,7 @@ class Parts:
             return x
         y = block(x)
         if y.shape != x.shape:
-            raise ValueError(
+            raise UserError(
                 f"the block at {place!r} turns a tensor of shape {x.shape} into {y.shape}; what follows would not fit"
             )
         return y
@@ -178,7 +179,7 @@ class Parts:
         if given is None:
             return None
         if not isinstance(given, keras.Layer):
-            raise ValueError(f"recalibration must give Keras layers, got {type(given).__name__} for {place!r}")
+            raise UserError(f"recalibration must give Keras layers, got {type(given).__name__} for {place!r}")
         config = given.get_config()
         block: keras.Layer = type(given).from_config({**config, **{name: own[name] for name in own if name in config}})
         return block

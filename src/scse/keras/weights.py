@@ -14,6 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from scse.errors import UserError
 from scse.keras.layers import SUFFIX, Block, ChannelSE, ConcurrentSE, SpatialSE
 from scse.keras.networks import NETWORKS, EncoderDecoder, FCDenseNet, SDNet, Tiramisu, UNet
 from scse.saved import read_saved, readable
@@ -73,7 +74,7 @@ def from_torch(
     if kind not in _BLOCKS and kind not in _NETWORKS:
         of = f"a segmenter with {kind}" if network is not source else kind
         known = ", ".join(name.rpartition(".")[2] for name in [*_BLOCKS, *_NETWORKS])
-        raise ValueError(
+        raise UserError(
             f"from_torch takes what scse itself has on the torch side ({known}), a Segmenter with such a network, or "
             f"the path of one, got {of}; export other networks with their own library's tools"
         )
@@ -113,9 +114,9 @@ def to_torch(source: keras.Layer) -> "nn.Module":
     names = {made: name for name, made in (_BLOCKS | _NETWORKS).items()}
     if type(source) not in names:
         known = ", ".join(made.__name__ for made in names)
-        raise ValueError(f"to_torch takes what scse.keras has ({known}), got {type(source).__name__}")
+        raise UserError(f"to_torch takes what scse.keras has ({known}), got {type(source).__name__}")
     if not source.built:
-        raise ValueError(f"{type(source).__name__} layer {source.name!r} has no weights yet; call it on a map first")
+        raise UserError(f"{type(source).__name__} layer {source.name!r} has no weights yet; call it on a map first")
     options = {name: value for name, value in source.get_config().items() if name not in _KERAS_ALONE}
     if isinstance(source, Block):
         options["channels"] = source.input_spec.axes[source.channel_axis]
@@ -139,7 +140,7 @@ def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> ker
     saved = read_saved(folder)
     if saved.network not in NETWORKS:
         known = ", ".join(map(repr, NETWORKS))
-        raise ValueError(
+        raise UserError(
             f"{saved.description}: the network is {saved.network!r}, and Keras has scse's own only ({known}); "
             "export other networks with their own library's tools"
         )
@@ -163,7 +164,7 @@ def _blocks(network: Any) -> dict[str, Block]:
             continue
         if _kind(module) not in _BLOCKS:
             known = ", ".join(made.__name__ for made in _BLOCKS.values())
-            raise ValueError(f"the block at {host!r} must be one of scse's ({known}), got {_kind(module)}")
+            raise UserError(f"the block at {host!r} must be one of scse's ({known}), got {_kind(module)}")
         blocks[host.replace(".", "_")] = _BLOCKS[_kind(module)](**module.options)
     return blocks
 
@@ -188,7 +189,7 @@ def _match(target: keras.Layer, keys: Iterable[str]) -> dict[str, Any]:
     missing = [key for key, variable in found.items() if variable is None]
     left = [variable.path for variable in target.weights if id(variable) not in matched]
     if missing or left:
-        raise ValueError(
+        raise UserError(
             f"the weights of {type(target).__name__} do not fit: not in Keras {missing or 'none'}, "
             f"not in torch {left or 'none'}"
         )
@@ -212,7 +213,7 @@ def _variable(target: keras.Layer, key: str) -> Any:
 
 def _check_shape(key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if found != expected:
-        raise ValueError(f"{key} has the shape {found} where {expected} is expected")
+        raise UserError(f"{key} has the shape {found} where {expected} is expected")
 
 
 def _keras_layout(value: Array) -> Array:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scse.attachment.hosts import Recalibration, recalibrate
 from scse.checks import check_positive
+from scse.errors import UserError
 from scse.options import check_kernel_size, check_size, check_spatial_dims
 from scse.variants import PLACEMENTS, Variant
 
@@ -61,7 +62,7 @@ class EncoderDecoder(nn.Module):
         """
         size = tuple(x.shape[2:])
         if len(size) != self.spatial_dims:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} takes (N, channels, {self.spatial_dims} spatial axes), "
                 f"got shape {tuple(x.shape)}"
             )

@@ -24,7 +24,7 @@ from scse.attachment.patterns import candidates, generalize
 from scse.attachment.placements import placements
 from scse.attachment.stages import find_stages, known_places, list_stages, suggest
 from scse.checks import check_choice
-from scse.errors import in_short
+from scse.errors import UserError, in_short
 from scse.networks import NETWORKS
 from scse.networks.specs import Spec
 from scse.options import IDENTITY_SCALE
@@ -126,7 +126,7 @@ class Sized(nn.Module):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if found != wanted:
             mode = "training" if self.training else "evaluation"
-            raise ValueError(
+            raise UserError(
                 f"{self.name} must give one tensor of logits (N, classes, *spatial) at the size of its input, "
                 f"{wanted} for an image {tuple(x.shape)}; in {mode} it gives {found}: leave out what adds outputs, "
                 "or wrap it in a factory of your own that returns the logits alone"
@@ -143,15 +143,15 @@ def check_network(text: str) -> Spec:
     """
     spec = Spec.parse(text)
     if reserved := [name for name in FROM_DATA if name in spec.options]:
-        raise ValueError(f"{text}: {', '.join(reserved)} come from the data; leave them out")
+        raise UserError(f"{text}: {', '.join(reserved)} come from the data; leave them out")
     if not spec.source and spec.name not in NETWORKS:
         others = f"{', '.join(f'{library}:CLASS' for library in LIBRARIES)} or FILE.py:FUNCTION"
-        raise ValueError(f"network must be one of {', '.join(map(repr, NETWORKS))}, {others}, got {text!r}")
+        raise UserError(f"network must be one of {', '.join(map(repr, NETWORKS))}, {others}, got {text!r}")
     if spec.source in LIBRARIES:
         check_choice(f"the network of {spec.source}", spec.name, LIBRARIES[spec.source].networks)
     elif spec.source and not spec.is_file:
         libraries = ", ".join(map(repr, LIBRARIES))
-        raise ValueError(
+        raise UserError(
             f"network {text!r}: {spec.source!r} is neither a library ({libraries}) nor a file that ends in .py"
         )
     return spec
@@ -172,19 +172,19 @@ def named_again(folder: Path, saved: str, network: str | None, *, fetching: bool
     spec = check_network(saved)
     if network is None:
         if spec.is_file:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: its network is a factory in a file, {saved!r}, and what a folder names is not run; if you "
                 "trust that file, name it yourself: network='FILE.py:FUNCTION' (--network on the command line)"
             )
         if fetching and fetches(spec):
-            raise ValueError(
+            raise UserError(
                 f"{folder}: its network {saved!r} would fetch weights; name it again to allow it (--network)"
             )
         return saved
     given = check_network(network)
     moved = spec.is_file and given.is_file and (given.name, given.options) == (spec.name, spec.options)
     if network != saved and not moved:
-        raise ValueError(f"{folder}: its network is {saved!r}, got network={network!r}; name the same one")
+        raise UserError(f"{folder}: its network is {saved!r}, got network={network!r}; name the same one")
     return network
 
 
@@ -228,7 +228,7 @@ def find_maker(spec: Spec, *, pretrained: bool = True) -> Callable[..., object]:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             make = getattr(importlib.import_module(library.module), spec.name)
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"{spec.text} needs {library.module}, which cannot be imported ({error}): {library.install}"
         ) from error
     _check_options(spec, make, library)
@@ -278,7 +278,7 @@ def check_placement(network: str, variant: str) -> None:
     """
     chosen = Variant.parse(variant)
     if check_network(network).source and chosen.placement != "both":
-        raise ValueError(
+        raise UserError(
             f"variant {variant}: placement has no effect on {network}, which has no encoder and decoder that scse "
             "knows; leave it out, and say where its blocks go with attach_to (--attach-to)"
         )
@@ -301,9 +301,9 @@ def build_plain(spec: Spec, arguments: Mapping[str, int], *, pretrained: bool = 
     # other people's code may raise anything
     except Exception as error:
         told = ", ".join(f"{name}={value!r}" for name, value in {**arguments, **spec.options}.items())
-        raise ValueError(f"{spec.text} cannot be built with {told} ({in_short(error)}); correct its options") from error
+        raise UserError(f"{spec.text} cannot be built with {told} ({in_short(error)}); correct its options") from error
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{spec.text} must return a torch.nn.Module, got {type(network).__name__}")
+        raise UserError(f"{spec.text} must return a torch.nn.Module, got {type(network).__name__}")
     return network
 
 
@@ -348,7 +348,7 @@ def _build_other(
             attach(network, chosen.kind, to=attach_to, example=example, identity=identity, **chosen.block_options)
         except ValueError as error:
             look = f"`scse attach --explain {shlex.quote(spec.text)}` lists its modules"
-            raise ValueError(f"{spec.text}: no blocks with attach_to={attach_to!r} ({look}): {error}") from error
+            raise UserError(f"{spec.text}: no blocks with attach_to={attach_to!r} ({look}): {error}") from error
     return sized
 
 
@@ -362,7 +362,7 @@ def _check_forward(sized: Sized, spec: Spec, shape: tuple[int, ...]) -> None:
     # other people's code may raise anything
     except Exception as error:
         filled = tuple(size + -size % MULTIPLE for size in shape[2:])
-        raise ValueError(
+        raise UserError(
             f"{spec.text} does not take an image of {shape[1]} channels and {filled} pixels ({in_short(error)}); "
             "choose another network, or options that fit"
         ) from error
@@ -373,7 +373,7 @@ def _make_listed(spec: Spec, library: Library, make: Callable[..., object], **ar
     dims = arguments["spatial_dims"]
     if dims not in library.spatial_dims:
         allowed = " or ".join(map(str, library.spatial_dims))
-        raise ValueError(f"{spec.source} has networks of {allowed} spatial axes only, got spatial_dims={dims}")
+        raise UserError(f"{spec.source} has networks of {allowed} spatial axes only, got spatial_dims={dims}")
     return make(**{theirs: arguments[ours] for ours, theirs in library.arguments.items()})
 
 
@@ -385,14 +385,14 @@ def _check_options(spec: Spec, make: Callable[..., object], library: Library) ->
         check_choice(f"an option of {spec.source}:{spec.name}", name, taken)
         if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):
             allowed = "a name of letters, digits and ._+-"
-            raise ValueError(f"{spec.text}: {name} must be {allowed}, no file or address, got {value!r}")
+            raise UserError(f"{spec.text}: {name} must be {allowed}, no file or address, got {value!r}")
 
 
 def _load_function(spec: Spec) -> Callable[..., object]:
     path = _file(spec)
     module_spec = importlib.util.spec_from_file_location(f"scse_network_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise ValueError(f"{path}: is no Python file")
+        raise UserError(f"{path}: is no Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickle look it up there
     try:
@@ -400,19 +400,19 @@ def _load_function(spec: Spec) -> Callable[..., object]:
             module_spec.loader.exec_module(module)
     # other people's code may raise anything
     except Exception as error:
-        raise ValueError(f"{path}: cannot be run ({in_short(error)}); correct it") from error
+        raise UserError(f"{path}: cannot be run ({in_short(error)}); correct it") from error
     function: object = getattr(module, spec.name, None)
     if not callable(function):
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         found = f"it has {', '.join(own)}" if own else "it has none"
-        raise ValueError(f"{path}: has no function or class {spec.name}; {found}")
+        raise UserError(f"{path}: has no function or class {spec.name}; {found}")
     return function
 
 
 def _file(spec: Spec) -> Path:
     path = Path(spec.source).expanduser()
     if not path.is_file():
-        raise ValueError(f"{spec.text}: there is no file {path}; give the path of a Python file, then :FUNCTION")
+        raise UserError(f"{spec.text}: there is no file {path}; give the path of a Python file, then :FUNCTION")
     return path
 
 

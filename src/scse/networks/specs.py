@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from scse.errors import UserError
+
 _NAMED = re.compile(r"(?P<source>.+?):(?P<name>[^\W\d]\w*)(?:\[(?P<options>.*)\])?", re.DOTALL)
 _FOLDER = re.compile(r"^[^\[]*[/\\](?=[^/\\\[]*\.py:)")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -41,7 +43,7 @@ class Spec:
         match = _NAMED.fullmatch(text)
         if match is None:
             form = "NAME, LIBRARY:CLASS or FILE.py:FUNCTION, the last two with or without [OPTION=VALUE,...]"
-            raise ValueError(f"network must have the form {form}, got {text!r}")
+            raise UserError(f"network must have the form {form}, got {text!r}")
         return cls(text, match["source"], match["name"], _options(text, match["options"] or ""))
 
     @property
@@ -77,9 +79,9 @@ def _options(spec: str, text: str) -> Mapping[str, Any]:
     for pair in _split(text, spec, in_brackets=True) if text.strip() else []:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not (equals and name.isidentifier() and value):
-            raise ValueError(f"{spec}: what stands in brackets must be OPTION=VALUE,..., got {pair!r}")
+            raise UserError(f"{spec}: what stands in brackets must be OPTION=VALUE,..., got {pair!r}")
         if name in options:
-            raise ValueError(f"{spec}: the option {name} is there twice; give it once")
+            raise UserError(f"{spec}: the option {name} is there twice; give it once")
         options[name] = _value(value)
     return options
 
@@ -106,10 +108,10 @@ def _split(text: str, spec: str, *, in_brackets: bool) -> list[str]:
         elif (waiting or in_brackets) and character in "'\"":
             waiting.append(character)
         elif character in _CLOSING.values():
-            raise ValueError(f"{spec}: {character!r} closes what was not opened")
+            raise UserError(f"{spec}: {character!r} closes what was not opened")
         elif character == "," and not waiting:
             parts.append(text[start:place].strip())
             start = place + 1
     if waiting:
-        raise ValueError(f"{spec}: {waiting[-1]!r} is missing")
+        raise UserError(f"{spec}: {waiting[-1]!r} is missing")
     return [*parts, text[start:].strip()]

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from scse.errors import UserError
 from scse.networks.titles import network_name, variant_name
 
 # Okabe and Ito's palette, made for colour-blind readers; the plain network is grey
@@ -67,7 +68,7 @@ def dice_per_case(scores: pd.DataFrame, network: str) -> pd.DataFrame:
     rows = scores[(scores["network"] == network) & (scores["metric"] == "dice")]
     if rows.empty:
         found = ", ".join(map(str, scores["network"].unique()))
-        raise ValueError(f"no Dice scores of network {network!r}; the scores hold the networks {found}")
+        raise UserError(f"no Dice scores of network {network!r}; the scores hold the networks {found}")
     keys = ["variant", "fold", "case", "structure"]
     return rows.groupby(keys, sort=False, dropna=False)["value"].mean().dropna().reset_index()
 

@@ -23,6 +23,7 @@ from scse.data.dataset import Case, Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
 from scse.data.recipe import SLICE_AXIS, Recipe
+from scse.errors import UserError
 from scse.explaining import slice_gates
 from scse.networks.titles import network_name, variant_name
 from scse.segmenter import Segmenter
@@ -343,7 +344,7 @@ def _windowed(channel: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _label_path(case: Case) -> Path:
     if case.label is None:
-        raise ValueError(f"case {case.name} has no label map to be shown beside its prediction")
+        raise UserError(f"case {case.name} has no label map to be shown beside its prediction")
     return case.label
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scse.atomic import write_atomic
 from scse.data.files import read_image, read_label
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 from scse.evaluation.scores import score
 from scse.networks.titles import network_name
 from scse.segmenter import write_prediction
@@ -115,7 +115,7 @@ def parse_budget(text: str) -> int:
     hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = 3600 * hours + 60 * minutes + seconds
     if not total:
-        raise ValueError(f"budget must be a time such as 2h, 90m, 1h30m or 45s, got {text!r}")
+        raise UserError(f"budget must be a time such as 2h, 90m, 1h30m or 45s, got {text!r}")
     return total
 
 
@@ -133,7 +133,7 @@ def fit_epochs(budget: str, fixed: float, each: float, *, runs: int) -> int:
     """
     epochs = int((parse_budget(budget) - fixed) // each)
     if epochs < 1:
-        raise ValueError(
+        raise UserError(
             f"budget {budget}: {runs} runs of 1 epoch take about {in_words(fixed + each)}; ask for fewer runs "
             "(variants, seeds, folds), a coarser spacing, a smaller width, fewer slices_per_epoch, or give more time"
         )
@@ -248,7 +248,7 @@ def _scoring_seconds(plan: Plan) -> float:
     """Seconds of reading, scoring and writing a test case, as if it were predicted without an error."""
     case = plan.folds[0].test[0]
     if case.label is None:
-        raise ValueError(f"case {case.name} has no label map to be scored against")
+        raise UserError(f"case {case.name} has no label map to be scored against")
     label = case.label
 
     def score_reference() -> None:

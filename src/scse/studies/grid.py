@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from scse.checks import check_positive
+from scse.errors import UserError
 from scse.evaluation.noise import FEWEST_TO_SPLIT
 from scse.networks.library import check_network
 from scse.networks.specs import slug, title
@@ -73,7 +74,7 @@ def expand_variants(
     chosen = [Variant.parse(text) for text in variants]
     for option, values in given.items():
         if values and not any(option in OPTIONS[variant.kind] for variant in chosen):
-            raise ValueError(f"{option}s have no effect on {', '.join(variants)}; leave them out")
+            raise UserError(f"{option}s have no effect on {', '.join(variants)}; leave them out")
     for option, values in given.items():
         chosen = [
             replace(variant, **{option: value})
@@ -113,11 +114,11 @@ def grid(
     for network in networks:
         check_network(network)
     if len({title(network) for network in networks}) < len(networks):
-        raise ValueError(f"networks must differ in more than their folder, got {', '.join(networks)}; rename a file")
+        raise UserError(f"networks must differ in more than their folder, got {', '.join(networks)}; rename a file")
     variants = [str(Variant.parse(variant, name="variants")) for variant in variants]
     _check_once("variants", variants, example="none")
     if "none" not in variants:
-        raise ValueError(f"variants must include 'none', which the others are compared with, got {', '.join(variants)}")
+        raise UserError(f"variants must include 'none', which the others are compared with, got {', '.join(variants)}")
     for name, values in (("epochs", epochs), ("train_cases", train_cases)):
         for value in values:
             check_positive(name, value)
@@ -137,6 +138,6 @@ def grid(
 
 def _check_once(name: str, chosen: Sequence[object], *, example: str) -> None:
     if not chosen:
-        raise ValueError(f"{name} must name at least one, such as {example}")
+        raise UserError(f"{name} must name at least one, such as {example}")
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{name} must be named once each, got {', '.join(map(str, chosen))}")
+        raise UserError(f"{name} must be named once each, got {', '.join(map(str, chosen))}")

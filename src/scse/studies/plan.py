@@ -10,6 +10,7 @@ from scse.data.dataset import Case, Dataset
 from scse.data.folds import Fold
 from scse.data.inspection import Inspection
 from scse.data.recipe import Recipe
+from scse.errors import UserError
 from scse.networks.library import build_network, check_network, describe_places
 from scse.networks.titles import network_name
 from scse.studies.grid import Run
@@ -94,7 +95,7 @@ def choose_cases(cases: Sequence[Case], count: int, *, fold: int) -> list[Case]:
         ValueError: there are fewer.
     """
     if count > len(cases):
-        raise ValueError(f"train_cases: fold {fold} has {len(cases)} training cases, asked for are {count}; take fewer")
+        raise UserError(f"train_cases: fold {fold} has {len(cases)} training cases, asked for are {count}; take fewer")
     order = np.random.default_rng([CASES_SEED, fold]).permutation(len(cases))
     return [cases[place] for place in sorted(order[:count].tolist())]
 

@@ -20,6 +20,7 @@ from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
+from scse.errors import UserError
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
 from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.quality import RUN
@@ -157,7 +158,7 @@ def study(
     out = Path(out)
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
         options = "networks, variants, attach_to and seeds"
-        raise ValueError(f"settings must not name {', '.join(swept)}: {options} choose them")
+        raise UserError(f"settings must not name {', '.join(swept)}: {options} choose them")
     variants = expand_variants(variants, reductions=reductions, aggregations=aggregations, placements=placements)
     given = {**(settings or {}), "attach_to": attach_to, **_one_number(epochs, settings or {}, budget)}
     if dataset is None and preset == "quick":
@@ -249,7 +250,7 @@ def _one_number(epochs: Sequence[int], settings: Mapping[str, Any], budget: str 
         name for name, value in (("epochs", epochs), ("settings", "epochs" in settings), ("budget", budget)) if value
     ]
     if len(given) > 1:
-        raise ValueError(f"{', '.join(given)} each say how many epochs; give one of them")
+        raise UserError(f"{', '.join(given)} each say how many epochs; give one of them")
     if budget is not None:
         parse_budget(budget)
     return {"epochs": epochs[0]} if len(epochs) == 1 else {}
@@ -298,7 +299,7 @@ def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
 
 def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> pd.DataFrame:
     if case.label is None:
-        raise ValueError(f"case {case.name} has no label map to be scored against")
+        raise UserError(f"case {case.name} has no label map to be scored against")
     image = read_image(case.images)
     predicted = segmenter.predict_image(image)
     write_prediction(folder, case.name, predicted, case.images[0], image)

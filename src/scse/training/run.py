@@ -17,6 +17,7 @@ from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
+from scse.errors import UserError
 from scse.networks.library import build_network, check_network, find_maker, named_again
 from scse.segmenter import Segmenter
 from scse.training.batches import Batches
@@ -149,7 +150,7 @@ def train_on(
     inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     if not 0 <= fold < len(splits):
-        raise ValueError(f"fold must be from 0 to {len(splits) - 1}, got {fold}")
+        raise UserError(f"fold must be from 0 to {len(splits) - 1}, got {fold}")
     task = make_task(
         inspection,
         training=splits[fold].training,

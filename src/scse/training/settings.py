@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from scse.checks import check_choice
+from scse.errors import UserError
 from scse.networks.library import check_network, check_placement
 from scse.variants import canonical
 
@@ -102,7 +103,7 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Set
     except ValidationError as error:
         problems = "; ".join(_problem(entry) for entry in error.errors())
         allowed = ", ".join(Settings.model_fields)
-        raise ValueError(f"wrong training settings: {problems} (settings are {allowed})") from error
+        raise UserError(f"wrong training settings: {problems} (settings are {allowed})") from error
 
 
 def check_sense(networks: Sequence[str], variants: Sequence[str], given: Mapping[str, Any]) -> None:
@@ -122,13 +123,13 @@ def check_sense(networks: Sequence[str], variants: Sequence[str], given: Mapping
     own = [name for name in networks if not check_network(name).source]
     if given.get("attach_to", "auto") != "auto":
         if len(own) == len(networks):
-            raise ValueError(
+            raise UserError(
                 f"attach_to has no effect on {', '.join(own)}: they place their blocks themselves; leave it out"
             )
         if set(variants) == {"none"}:
-            raise ValueError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
+            raise UserError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
     if not own and (sizes := [name for name in OWN_SIZES if name in given]):
-        raise ValueError(
+        raise UserError(
             f"{', '.join(sizes)} have no effect on {', '.join(networks)}; give options of a network in brackets after "
             "its name, such as monai:BasicUNet[features=(16,16,32,64,128,16)]"
         )
