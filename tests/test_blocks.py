@@ -16,7 +16,7 @@ from torch import nn
 import reference
 from scse import ChannelSE, ConcurrentSE, SpatialSE
 from scse.blocks import BLOCKS, VARIANTS
-from scse.formulas import ACTIVATIONS, GATES
+from scse.options import ACTIVATIONS, GATES
 
 CASES = {
     "cse": ChannelSE,

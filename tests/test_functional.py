@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scse import ChannelSE, ConcurrentSE, SpatialSE, functional
-from scse.formulas import AGGREGATIONS
+from scse.options import AGGREGATIONS
 
 C, HIDDEN = 4, 2
 

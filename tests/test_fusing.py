@@ -6,9 +6,11 @@ import sys
 from functools import partial
 from importlib import import_module
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import get_default_qconfig_mapping, quantize_dynamic, quantize_fx
 from torch.nn.utils import parametrizations
 
 from scse import ChannelSE, ConcurrentSE
@@ -413,6 +415,63 @@ def test_fused_model_trains_saves_and_compiles():
     before.square().sum().backward()
     optimiser.step()
     assert not torch.equal(model(x), before)
+
+
+def dynamically_quantised(model, _x, _path):
+    return quantize_dynamic(model, {nn.Linear})
+
+
+def exported(model, x, path):
+    torch.onnx.export(model, (x,), path, dynamo=False, input_names=["x"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda given: torch.from_numpy(session.run(None, {"x": given.numpy()})[0])
+
+
+def statically_quantised(model, x, _path):
+    prepared = quantize_fx.prepare_fx(model, get_default_qconfig_mapping("x86"), (x,))
+    prepared(x)
+    return quantize_fx.convert_fx(prepared)
+
+
+CONVERTERS = {
+    "dynamic quantisation": (dynamically_quantised, 0.05),
+    "static quantisation": (statically_quantised, 0.2),
+    "scripting": (lambda model, _x, _path: torch.jit.script(model), 1e-5),
+    "tracing": (lambda model, x, _path: torch.jit.trace(model, x), 1e-5),
+    "symbolic tracing": (lambda model, _x, _path: torch.fx.symbolic_trace(model), 1e-5),
+    "ONNX by TorchScript": (exported, 1e-5),
+}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*is deprecated",
+    "ignore:You are using the legacy TorchScript",
+    "ignore:.*quantized tensor creation",
+    "ignore:.*torch.ao.quantization is deprecated",
+    "ignore:.*reduce_range",
+    "ignore::DeprecationWarning",
+)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (SCSE, (C,)),
+        (SENET, (C, 2)),
+        (MONAI, (2, C)),
+        (RESIDUAL, (2, C)),
+        (TIMM, (C,)),
+        (EFFICIENT, (C,)),
+        (VISION, (C, 4)),
+    ],
+)
+@pytest.mark.parametrize(("convert", "tolerance"), CONVERTERS.values(), ids=CONVERTERS)
+def test_what_works_on_a_librarys_module_works_on_the_block(name, arguments, convert, tolerance, tmp_path):
+    torch.manual_seed(0)
+    model = alive(nn.Sequential(nn.Conv2d(3, C, 1), make(name, *arguments))).eval()
+    x = torch.randn(2, 3, 8, 8)
+    wanted = model(x).detach()
+    fuse(model)
+    error = (convert(model, x, tmp_path / "model.onnx")(x) - wanted).abs().mean() / wanted.abs().mean()
+    assert error < tolerance
 
 
 def test_module_at_two_places_stays_one_module():

@@ -187,3 +187,16 @@ def test_blocks_that_do_not_run_are_an_error() -> None:
     model[0].unused = SpatialSE(1)
     with pytest.raises(ValueError, match="has 1 blocks, but none of them ran"):
         gates_of(model, torch.zeros(1, 1, 4, 4))
+
+
+def test_gates_are_those_of_wrapped_and_quantised_layers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 5, 7)
+    block = ConcurrentSE(6)
+    (before,) = gates_of(nn.Sequential(block), x)
+    block.channel.excite = nn.Sequential(block.channel.excite, nn.Hardtanh(max_val=-1e9, min_val=-2e9))
+    block.spatial.project.register_forward_hook(lambda _module, _inputs, output: output + 3)
+    (after,) = gates_of(nn.Sequential(block), x)
+    np.testing.assert_array_equal(after.channel, 0)
+    expected = 1 / (1 + np.exp(-3) * (1 / before.spatial - 1))
+    np.testing.assert_allclose(after.spatial, expected, rtol=1e-5)

@@ -8,8 +8,8 @@ from torch import nn
 
 from scse import ChannelSE, ConcurrentSE, SpatialSE, functional
 from scse.blocks import BLOCKS
-from scse.formulas import AGGREGATIONS
 from scse.networks import NETWORKS
+from scse.options import AGGREGATIONS
 
 
 def alive(block):

@@ -2,14 +2,20 @@
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
 Networks", MICCAI 2018 (arXiv 1803.02579). One class serves 1D, 2D and 3D, because the weights are matrices.
+
+The fused kernels take the weights of the inner layers as long as these are as they were made: plain `nn.Linear`
+without hooks. A layer that was wrapped, hooked, parametrised or quantised, or is being traced, is called as a module.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.nn.modules.module import _has_any_global_hook
 
-from scse import functional
+from scse import formulas, functional
 from scse.checks import check_positive
 from scse.options import IDENTITY_SCALE, REDUCTION, check_aggregation, check_channel_options, hidden_width
 
@@ -56,6 +62,7 @@ class ChannelSE(nn.Module):
         self.activation = activation
         self.gate = gate
         self.identity = identity
+        self.with_bias = bias
         width = hidden_width(channels, reduction, hidden)
         self.squeeze = nn.Linear(channels, width, bias=bias)
         self.excite = nn.Linear(width, channels, bias=bias)
@@ -65,17 +72,32 @@ class ChannelSE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the channels of `x`."""
-        squeeze, excite = self.squeeze, self.excite
-        return functional.cse(
-            x,
-            squeeze.weight,
-            squeeze.bias,
-            excite.weight,
-            excite.bias,
-            activation=self.activation,
-            gate=self.gate,
-            scale=self.scale,
-        )
+        return self.recalibrated(x)
+
+    def recalibrated(self, x: Tensor) -> Tensor:
+        """U * c."""
+        if not is_scripting():
+            squeeze, excite = self.squeeze, self.excite
+            if _are_plain(x, squeeze, excite):
+                return functional.cse(
+                    x,
+                    squeeze.weight,
+                    squeeze.bias,
+                    excite.weight,
+                    excite.bias,
+                    activation=self.activation,
+                    gate=self.gate,
+                    scale=self.scale,
+                )
+            _check(x, self.channels)
+        return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Gates before any scale, by calling the layers: (N, C, *spatial) -> (N, C, 1)."""
+        hidden = formulas.activated(self.squeeze(formulas.mean_over_space(x)), self.activation)
+        return formulas.gated(self.excite(hidden), self.gate).unsqueeze(2)
+
+    __jit_unused_properties__ = ("options",)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -85,7 +107,7 @@ class ChannelSE(nn.Module):
             "hidden": self.hidden,
             "activation": self.activation,
             "gate": self.gate,
-            "bias": self.squeeze.bias is not None,
+            "bias": self.with_bias,
             "identity": self.identity,
         }
 
@@ -115,6 +137,7 @@ class SpatialSE(nn.Module):
         super().__init__()
         self.channels = check_positive("channels", channels)
         self.identity = identity
+        self.with_bias = bias
         self.project = nn.Linear(channels, 1, bias=bias)
         self.scale = 2.0 if identity else 1.0
         if identity:
@@ -122,12 +145,22 @@ class SpatialSE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the positions of `x`."""
-        return functional.sse(x, self.project.weight, self.project.bias, scale=self.scale)
+        if not is_scripting():
+            if _are_plain(x, self.project):
+                return functional.sse(x, self.project.weight, self.project.bias, scale=self.scale)
+            _check(x, self.channels)
+        return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Gates before any scale, by calling the layer: (N, C, *spatial) -> (N, 1, positions)."""
+        return torch.sigmoid(self.project(x.flatten(2).transpose(1, 2))).transpose(1, 2)
+
+    __jit_unused_properties__ = ("options",)
 
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments that make this block again."""
-        return {"bias": self.project.bias is not None, "identity": self.identity}
+        return {"bias": self.with_bias, "identity": self.identity}
 
     def extra_repr(self) -> str:
         """The arguments, as they would be written."""
@@ -170,25 +203,42 @@ class ConcurrentSE(nn.Module):
         self.aggregation = aggregation
         self.channels = channels
         self.identity = identity
+        self.with_bias = bias
         self.channel = ChannelSE(channels, reduction=reduction, bias=bias, identity=identity)
         self.spatial = SpatialSE(channels, bias=bias, identity=identity)
         self.scale = IDENTITY_SCALE[aggregation] if identity else 1.0
+        # from the maps of the two blocks, which scale their gates themselves, to those that are joined
+        self.factor = self.scale / self.channel.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the channels and the positions of `x`."""
-        channel = self.channel
-        squeeze, excite, project = channel.squeeze, channel.excite, self.spatial.project
-        return functional.scse(
-            x,
-            squeeze.weight,
-            squeeze.bias,
-            excite.weight,
-            excite.bias,
-            project.weight,
-            project.bias,
-            aggregation=self.aggregation,
-            scale=self.scale,
-        )
+        if not is_scripting():
+            channel, spatial = self.channel, self.spatial
+            if not (_is_unchanged(channel, ChannelSE) and _is_unchanged(spatial, SpatialSE)):
+                by_channel = formulas.scaled(channel(x), self.factor)
+                return formulas.join_maps(by_channel, formulas.scaled(spatial(x), self.factor), self.aggregation)
+            squeeze, excite, project = channel.squeeze, channel.excite, spatial.project
+            if _are_plain(x, squeeze, excite, project):
+                return functional.scse(
+                    x,
+                    squeeze.weight,
+                    squeeze.bias,
+                    excite.weight,
+                    excite.bias,
+                    project.weight,
+                    project.bias,
+                    aggregation=self.aggregation,
+                    scale=self.scale,
+                )
+            _check(x, self.channels)
+        flat = x.flatten(2)
+        by_channel = formulas.scaled(self.channel.gates(x), self.scale)
+        by_position = formulas.scaled(self.spatial.gates(x), self.scale)
+        joined: Tensor = formulas.join(flat, by_channel, by_position, self.aggregation)
+        # "concat" has twice the channels, so that no view of the input's shape would do
+        return torch.unflatten(joined, 2, x.shape[2:])
+
+    __jit_unused_properties__ = ("options",)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -196,7 +246,7 @@ class ConcurrentSE(nn.Module):
         return {
             "reduction": self.channel.reduction,
             "aggregation": self.aggregation,
-            "bias": self.spatial.project.bias is not None,
+            "bias": self.with_bias,
             "identity": self.identity,
         }
 
@@ -220,3 +270,29 @@ def _zero(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _are_plain(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether the weights of the layers can be taken instead of calling these on `x`, without any difference."""
+    # a proxy of torch.fx is no tensor
+    return isinstance(x, Tensor) and all(_is_unchanged(layer, nn.Linear) for layer in layers)
+
+
+def _is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module is nothing but the forward of this class."""
+    return (
+        type(module) is kind
+        and "forward" not in module.__dict__
+        and not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or _has_any_global_hook()
+        )
+    )
+
+
+def _check(x: Tensor, channels: int) -> None:
+    if isinstance(x, Tensor):
+        functional.check_map(x, channels)

@@ -5,21 +5,57 @@ Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of sh
 spatial axis or more. Memory formats are kept: for a channels-last map, `flatten(2)` is a view.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "silu": F.silu, "leaky-relu": F.leaky_relu}
-"""What cSE has between its two layers: the paper's ReLU, and what other libraries have there."""
+# what the modules share with this file is written for TorchScript too: chains of if, no tables of functions
 
-GATES: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "hard-sigmoid": F.hardsigmoid,
-    "relu": F.relu,
-}
-"""What cSE makes its gates with: the paper's sigmoid, and what other libraries have there."""
+
+def mean_over_space(x: Tensor) -> Tensor:
+    """The squeeze of cSE, z: (N, C, *spatial) -> (N, C)."""
+    return x.flatten(2).mean(2)
+
+
+def activated(hidden: Tensor, activation: str) -> Tensor:
+    """What cSE has between its two layers, see `options.ACTIVATIONS`."""
+    if activation == "silu":
+        return F.silu(hidden)
+    if activation == "leaky-relu":
+        return F.leaky_relu(hidden)
+    return F.relu(hidden)
+
+
+def gated(excitation: Tensor, gate: str) -> Tensor:
+    """What cSE makes its gates with, see `options.GATES`."""
+    if gate == "hard-sigmoid":
+        return F.hardsigmoid(excitation)
+    if gate == "relu":
+        return F.relu(excitation)
+    return torch.sigmoid(excitation)
+
+
+def join(x: Tensor, channel: Tensor, spatial: Tensor, aggregation: str) -> Tensor:
+    """How scSE joins its two recalibrated maps, see `options.AGGREGATIONS`; the gates broadcast over `x`."""
+    # U*c + U*s, one product less
+    return x * (channel + spatial) if aggregation == "add" else join_maps(x * channel, x * spatial, aggregation)
+
+
+def join_maps(by_channel: Tensor, by_position: Tensor, aggregation: str) -> Tensor:
+    """`join` of the recalibrated maps U*c and U*s themselves."""
+    if aggregation == "max":
+        # of the products: where U is negative, the smaller gate wins
+        return torch.maximum(by_channel, by_position)
+    if aggregation == "multiply":
+        return by_channel * by_position
+    if aggregation == "concat":
+        return torch.cat([by_channel, by_position], dim=1)
+    return by_channel + by_position
+
+
+def scaled(gates: Tensor, scale: float) -> Tensor:
+    """Gates times the factor that makes an identity start one."""
+    return gates if scale == 1.0 else gates * scale
 
 
 def channel_gate(
@@ -36,15 +72,16 @@ def channel_gate(
 
     (N, C, *spatial) -> (N, C).
     """
-    squeezed = x.flatten(2).mean(2)
-    hidden = ACTIVATIONS[activation](F.linear(squeezed, squeeze_weight, squeeze_bias))
-    return GATES[gate](F.linear(hidden, excite_weight, excite_bias))
+    hidden = activated(F.linear(mean_over_space(x), squeeze_weight, squeeze_bias), activation)
+    return gated(F.linear(hidden, excite_weight, excite_bias), gate)
 
 
 def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """sigmoid(w . x), a 1x1 convolution of C channels to one: (N, C, *spatial) -> (N, 1, *spatial)."""
-    if torch.compiler.is_exporting() and x.ndim in _CONVOLUTIONS:
-        # engines that run exported programs would turn the whole map for the product and back
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if exporting and x.ndim in _CONVOLUTIONS:
+        # engines that run exported programs would turn the whole map for the product and back, and the TorchScript
+        # exporter to ONNX writes the turn with a negative axis, which they refuse
         return torch.sigmoid(_CONVOLUTIONS[x.ndim](x, over_space(weight, x), bias))
     return torch.sigmoid(F.linear(x.movedim(1, -1), weight, bias)).movedim(-1, 1)
 
@@ -55,30 +92,6 @@ _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 def over_space(gate: Tensor, x: Tensor) -> Tensor:
     """A channel gate (N, C) with the axes that broadcast it over those of `x`: (N, C, 1, ..., 1)."""
     return gate.reshape(*gate.shape, *(1,) * (x.ndim - 2))
-
-
-def add(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    """U*c + U*s, written U*(c + s): the paper's scSE, one product less."""
-    return x * (channel + spatial)
-
-
-def maximum(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    """max(U*c, U*s), of the products: where U is negative, the smaller gate wins."""
-    return torch.maximum(x * channel, x * spatial)
-
-
-def multiply(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    """(U*c) * (U*s), element by element."""
-    return (x * channel) * (x * spatial)
-
-
-def concat(x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-    """U*c and U*s one after the other on the channel axis: (N, 2C, *spatial)."""
-    return torch.cat([x * channel, x * spatial], dim=1)
-
-
-AGGREGATIONS = {"add": add, "max": maximum, "multiply": multiply, "concat": concat}
-"""How scSE joins its two recalibrated maps; the paper adds, its journal version compares all four."""
 
 
 def recalibrate(  # noqa: PLR0917 (the weights in the order of the formula)
@@ -105,14 +118,10 @@ def recalibrate(  # noqa: PLR0917 (the weights in the order of the formula)
         channel = channel_gate(
             x, squeeze_weight, squeeze_bias, excite_weight, excite_bias, activation=activation, gate=gate
         )
-        channel = over_space(_scaled(channel, scale), x)
+        channel = over_space(scaled(channel, scale), x)
     if project_weight is not None:
-        spatial = _scaled(spatial_gate(x, project_weight, project_bias), scale)
+        spatial = scaled(spatial_gate(x, project_weight, project_bias), scale)
     if channel is not None and spatial is not None:
-        return AGGREGATIONS[kind](x, channel, spatial)
+        return join(x, channel, spatial, kind)
     gates = channel if spatial is None else spatial
     return x if gates is None else x * gates
-
-
-def _scaled(gate: Tensor, scale: float) -> Tensor:
-    return gate if scale == 1.0 else gate * scale

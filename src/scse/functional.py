@@ -8,12 +8,13 @@ Source: Roy, Navab, Wachinger, MICCAI 2018 (arXiv 1803.02579), section 2; the ag
 those of the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127).
 """
 
+import torch
 from torch import Tensor
 
-from scse import formulas
 from scse.checks import check_choice
 from scse.errors import UserError
 from scse.kernels import recalibrate
+from scse.options import ACTIVATIONS, AGGREGATIONS, GATES
 
 
 def cse(
@@ -46,8 +47,8 @@ def cse(
         ValueError: an unknown activation or gate, `x` has no spatial axis, or its channels or the shapes of the
             weights do not fit.
     """
-    check_choice("activation", activation, formulas.ACTIVATIONS)
-    check_choice("gate", gate, formulas.GATES)
+    check_choice("activation", activation, ACTIVATIONS)
+    check_choice("gate", gate, GATES)
     _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, None, None)
     return recalibrate(x, *weights, kind="cse", activation=activation, gate=gate, scale=scale)
@@ -69,7 +70,7 @@ def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -
         ValueError: `x` has no spatial axis, its channels are not those of the weight, or the weight has another
             shape.
     """
-    _check_map(x, weight)
+    check_map(x, weight.shape[1])
     _check_layer("weight", weight, bias, outputs=1, inputs=x.shape[1])
     return recalibrate(x, None, None, None, None, weight, bias, kind="sse", scale=scale)
 
@@ -106,21 +107,28 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
     Raises:
         ValueError: an unknown aggregation, no spatial axis, or channels or shapes of the weights that do not fit.
     """
-    check_choice("aggregation", aggregation, formulas.AGGREGATIONS)
+    check_choice("aggregation", aggregation, AGGREGATIONS)
     _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
     _check_layer("project_weight", project_weight, project_bias, outputs=1, inputs=x.shape[1])
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
     return recalibrate(x, *weights, kind=aggregation, scale=scale)
 
 
-def _check_map(x: Tensor, weight: Tensor) -> None:
+def check_map(x: Tensor, channels: int) -> None:
+    """Check a feature map.
+
+    Raises:
+        ValueError: it has no spatial axis, or other than `channels` channels.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return  # sizes are tensors there, and comparing them would be told as a fault
     if x.ndim < 3:
         raise UserError(
             f"a feature map has shape (N, C, *spatial) with at least one spatial axis, got {tuple(x.shape)}"
         )
-    if x.shape[1] != weight.shape[1]:
+    if x.shape[1] != channels:
         raise UserError(
-            f"the block was built for {weight.shape[1]} channels, but its input of shape {tuple(x.shape)} "
+            f"the block was built for {channels} channels, but its input of shape {tuple(x.shape)} "
             f"has {x.shape[1]}; channels are axis 1"
         )
 
@@ -132,7 +140,7 @@ def _check_channel(
     excite_weight: Tensor,
     excite_bias: Tensor | None,
 ) -> None:
-    _check_map(x, squeeze_weight)
+    check_map(x, squeeze_weight.shape[1])
     hidden, channels = squeeze_weight.shape
     _check_layer("squeeze_weight", squeeze_weight, squeeze_bias, outputs=hidden, inputs=channels)
     _check_layer("excite_weight", excite_weight, excite_bias, outputs=channels, inputs=hidden)
@@ -140,6 +148,8 @@ def _check_channel(
 
 def _check_layer(name: str, weight: Tensor, bias: Tensor | None, *, outputs: int, inputs: int) -> None:
     """Refuse what broadcasting would accept: a gate or a bias of another length than the formula's."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return
     if weight.shape != (outputs, inputs):
         raise UserError(f"{name} must have shape {(outputs, inputs)}, got {tuple(weight.shape)}")
     if bias is not None and bias.shape != (outputs,):

@@ -59,7 +59,7 @@ class ResidualChannelSE(ChannelSE):
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the channels of `x`, and add `x`."""
-        return super().forward(x) + x
+        return self.recalibrated(x) + x
 
 
 def fuse(model: nn.Module) -> Fused:
@@ -160,6 +160,7 @@ def _channel(
             hidden=hidden,
             activation=_option(module, activation, _ACTIVATIONS) if activation else "relu",
             gate=_option(module, gate, _GATES) if gate else "sigmoid",
+            bias=first.bias is not None or second.bias is not None,
         )
     _copy(first, block.squeeze)
     _copy(second, block.excite)
@@ -175,7 +176,11 @@ def _concurrent(module: nn.Module) -> ConcurrentSE:
         raise _CannotSwapError(f"its spatial excitation has {len(project.weight)} gates a position instead of one")
     with torch.device("meta"):
         # C // (C // h) is a reduction that gives the hidden width h again, if any does
-        block = ConcurrentSE(channel.channels, reduction=channel.channels // channel.squeeze.out_features)
+        block = ConcurrentSE(
+            channel.channels,
+            reduction=channel.channels // channel.squeeze.out_features,
+            bias=channel.with_bias or project.bias is not None,
+        )
     block.channel.squeeze, block.channel.excite = channel.squeeze, channel.excite
     _copy(project, block.spatial.project)
     return block

@@ -1,5 +1,6 @@
 """The gates that the blocks of a model compute for an input."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import nan
@@ -10,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scse import formulas
 from scse.attachment.examples import Example, call, evaluating
 from scse.attachment.hosts import block_of
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
@@ -51,8 +51,8 @@ def find_blocks(model: nn.Module) -> dict[str, Block]:
 def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
     """Compute the gates of every scse block of a model for an input.
 
-    The model runs once, in evaluation mode and without gradients, and stays as it was. The gates are computed by the
-    plain formulas, in float32, from what goes into the blocks.
+    The model runs once, in evaluation mode and without gradients, and stays as it was. The gates are computed from what
+    goes into the blocks, in float32, by calling their layers as they are.
 
     Args:
         model: with blocks: one of `scse.networks`, any network after `scse.attach` or `scse.fuse`, or one that uses
@@ -72,7 +72,7 @@ def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
     found: list[BlockGates] = []
     handles = []
     try:
-        for name, block in blocks.items():
+        for name, block in _outermost(blocks).items():
             watch = _watch(hosts.get(block, name), found)
             # after the block, which tells what is wrong with its input
             handles.append(block.register_forward_hook(watch, with_kwargs=True))
@@ -89,6 +89,12 @@ def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
     return found
 
 
+def _outermost(blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """The blocks without the two within an scSE block, which makes their gates itself."""
+    within = {id(part) for block in blocks.values() if isinstance(block, ConcurrentSE) for part in block.children()}
+    return {name: block for name, block in blocks.items() if id(block) not in within}
+
+
 def _watch(where: str, found: list[BlockGates]) -> Callable[..., None]:
     """A hook that computes a block's gates from its input."""
 
@@ -100,8 +106,8 @@ def _watch(where: str, found: list[BlockGates]) -> Callable[..., None]:
                 BlockGates(
                     where=where,
                     block=type(block).__name__,
-                    channel=None if channel is None else _channel_gate(x.float(), channel),
-                    spatial=None if spatial is None else _spatial_gate(x.float(), spatial),
+                    channel=_gates(x.float(), channel),
+                    spatial=_gates(x.float(), spatial),
                     identity=_identity(block),
                 )
             )
@@ -109,27 +115,22 @@ def _watch(where: str, found: list[BlockGates]) -> Callable[..., None]:
     return watch
 
 
-def _parts(block: Block) -> tuple[ChannelSE | None, SpatialSE | None]:
+def _parts(block: Block) -> tuple[nn.Module | None, nn.Module | None]:
     if isinstance(block, ConcurrentSE):
         return block.channel, block.spatial
     return (block, None) if isinstance(block, ChannelSE) else (None, block)
 
 
-def _channel_gate(x: Tensor, block: ChannelSE) -> NDArray[np.float32]:
-    weights = (*_floats(block.squeeze), *_floats(block.excite))
-    return _array(formulas.channel_gate(x, *weights, activation=block.activation, gate=block.gate))
-
-
-def _spatial_gate(x: Tensor, block: SpatialSE) -> NDArray[np.float32]:
-    return _array(formulas.spatial_gate(x, *_floats(block.project)).squeeze(1))
-
-
-def _floats(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    return layer.weight.float(), None if layer.bias is None else layer.bias.float()
-
-
-def _array(gate: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = gate.cpu().numpy()
+def _gates(x: Tensor, part: nn.Module | None) -> NDArray[np.float32] | None:
+    """The gates of cSE (N, C) or of sSE (N, *spatial), with the layers as they are: wrapped, hooked or quantised."""
+    if part is None:
+        return None
+    if not isinstance(part, ChannelSE | SpatialSE):
+        raise UserError(f"a {type(part).__name__} stands in for a part of scSE, so that its gates are not known")
+    exact = all(p.dtype == torch.float32 for p in part.parameters())
+    gates = (part if exact else copy.deepcopy(part).float()).gates(x)
+    shape = x.shape[:2] if isinstance(part, ChannelSE) else (len(x), *x.shape[2:])
+    array: NDArray[np.float32] = gates.reshape(shape).cpu().numpy()
     return array
 
 
