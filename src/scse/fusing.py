@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scse.attachment.compiled import forget_compiled, uncompiled
 from scse.blocks import ChannelSE, ConcurrentSE
 from scse.errors import UserError
 
@@ -84,6 +85,7 @@ def fuse(model: nn.Module) -> Fused:
     Raises:
         ValueError: `model` itself is a known module, so that there is nothing to swap it in.
     """
+    model = uncompiled(model)
     if found := _recognised(model):
         raise UserError(
             f"the model is a {found} itself and cannot be swapped in place; put it in a module, "
@@ -101,6 +103,7 @@ def fuse(model: nn.Module) -> Fused:
     for where, module in places.items():
         if module in blocks:
             model.set_submodule(where, blocks[module])
+    forget_compiled()
     return Fused(
         tuple(
             Swapped(where, _name(type(module)), type(blocks[module]).__name__)

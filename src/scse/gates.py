@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scse.attachment.compiled import uncompiled
 from scse.attachment.examples import Example, call, evaluating
 from scse.attachment.hosts import block_of
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
@@ -65,6 +66,7 @@ def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
     Raises:
         ValueError: the model has no block, or none of them ran as a module.
     """
+    model = uncompiled(model)
     blocks = find_blocks(model)
     if not blocks:
         raise UserError(f"{type(model).__name__} has no scse block, so there are no gates; scse.attach puts blocks in")

@@ -290,6 +290,42 @@ def test_dtype_and_mode_are_those_of_the_model():
 
 
 @pytest.mark.slow
+class Mixed(nn.Module):
+    """An encoder in half precision, a decoder in single precision, and activations without weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.between = nn.Conv2d(3, 4, 1).to(torch.bfloat16), nn.ReLU()
+        self.decoder, self.act = nn.Conv2d(4, 4, 1), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.decoder(self.between(self.encoder(x.to(torch.bfloat16))).float()))
+
+
+def test_dtype_of_a_block_is_that_of_its_host(tmp_path):
+    model, x = Mixed(), torch.randn(1, 3, 8, 8)
+    before = model(x)
+    placed = scse.attach(model, "scse", to="encoder|between|decoder|act", example=x)
+    dtypes = [next(place.block.parameters()).dtype for place in placed]
+    assert dtypes == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    assert torch.equal(model(x), before)
+    scse.save_attached(model, tmp_path / "mixed.safetensors")
+    again = Mixed()
+    scse.load_attached(again, tmp_path / "mixed.safetensors")
+    assert torch.equal(again(x), before)
+    assert {key: value.dtype for key, value in again.state_dict().items()} == {
+        key: value.dtype for key, value in model.state_dict().items()
+    }
+
+
+def test_autocast_around_the_example_leaves_blocks_in_the_models_dtype():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), torch.randn(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        placed = scse.attach(model, "scse", to="1", example=x)
+        assert model(x).dtype == torch.bfloat16
+    assert next(placed.parameters()).dtype == torch.float32
+
+
 def test_resnet50_with_cse_after_bn3_is_se_resnet_50():
     import timm
     import torchvision

@@ -86,6 +86,15 @@ def test_blocks_of_others_are_not_saved(tmp_path):
         scse.save_attached(model, tmp_path / "model.safetensors")
 
 
+def test_block_with_layers_that_are_not_its_own_is_not_saved(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 1))
+    scse.attach(model, "cse", to="0")
+    block = model[0].recalibration
+    block.squeeze = nn.Sequential(block.squeeze)
+    with pytest.raises(ValueError, match=r"block at '0' was wrapped, parametrised or quantised \(squeeze\.weight"):
+        scse.save_attached(model, tmp_path / "model.safetensors")
+
+
 def test_model_with_blocks_is_not_loaded_into(tmp_path):
     model = make()
     scse.attach(model, to="0", example=X)

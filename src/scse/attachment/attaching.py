@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from scse.attachment.compiled import forget_compiled, uncompiled
 from scse.attachment.examples import Example, Output, counted, guess_example, run, spatial_axes
-from scse.attachment.hosts import LAYOUTS, block_of, hang, take_off
+from scse.attachment.hosts import LAYOUTS, NAME, block_of, hang, take_off
+from scse.attachment.losing import forget, lost_blocks, remember
 from scse.attachment.patterns import Where, choose
 from scse.attachment.placements import FACTS, Facts, Placements, placements
 from scse.attachment.stages import Stage, find_stages, known_places, list_stages, suggest
@@ -36,6 +38,10 @@ def attach(
     are new (`<where>.recalibration.*`). With `identity` its outputs stay as they were too, bit for bit, until the
     blocks are trained. The example runs twice, in evaluation mode and without gradients: once to read channels and
     resolutions, once to see that every block runs. If anything is wrong, the model is left as it was.
+
+    A compiled model gets its blocks too: what torch compiled in this process before is compiled anew at its next call.
+    What later replaces a module and takes over its submodules keeps the block (`convert_sync_batchnorm`); what drops
+    them is noticed at the next forward, with a `LostBlockWarning`.
 
     Args:
         model: changed in place.
@@ -64,6 +70,7 @@ def attach(
     make = partial(BLOCKS[recalibration] if isinstance(recalibration, str) else recalibration, **options)
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
+    model = uncompiled(model)
     given = guess_example(model) if example is None else example
     hosts = _auto_hosts(model, given) if isinstance(to, str) and to == "auto" else choose(model, to)
     for name, host in hosts.items():
@@ -74,13 +81,12 @@ def attach(
     axes = spatial_axes(model, given) if layout is None else None
     maps = {name: _feature_map(model, name, host, outputs.get(host, []), axes, given) for name, host in hosts.items()}
     last = layout == "channels-last"
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     hung: list[nn.Module] = []
     try:
         for name, host in hosts.items():
             shape, device = maps[name].shape or (), maps[name].device
             channels, resolution = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
-            block = make(channels).to(device=device, dtype=like.dtype)
+            block = make(channels).to(device=device, dtype=_dtype(model, host, maps[name]))
             multiply_adds = _try_out(name, block, (shape[0], channels, *resolution))
             facts = Facts(channels, resolution, multiply_adds, model_multiply_adds)
             setattr(block, FACTS, facts)
@@ -91,6 +97,8 @@ def attach(
         for host in hung:
             take_off(host)
         raise
+    remember(model, {name: host.get_submodule(NAME) for name, host in hosts.items()})
+    forget_compiled()
     return placements(model)
 
 
@@ -103,12 +111,25 @@ def detach(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: there is no block in it.
     """
-    placed = placements(model)
-    if not placed:
-        raise UserError(f"{type(model).__name__} has no block that could be taken out; was it attached to another?")
+    inner = uncompiled(model)
+    lost_blocks(inner)
+    placed = placements(inner)
+    if not forget(inner) and not placed:
+        raise UserError(f"{type(inner).__name__} has no block that could be taken out; was it attached to another?")
     for place in placed:
         take_off(place.host)
+    forget_compiled()
     return model
+
+
+def _dtype(model: nn.Module, host: nn.Module, returned: Output) -> torch.dtype:
+    """Of the block after a host: that of the host's weights, else of its map if the model has weights of that kind."""
+    dtypes = [[p.dtype for p in module.parameters() if p.is_floating_point()] for module in (host, model)]
+    if dtypes[0]:
+        return dtypes[0][-1]
+    of_map = returned.dtype
+    # under autocast a map has another dtype than all weights
+    return of_map if of_map is not None and (of_map in dtypes[1] or not dtypes[1]) else dtypes[1][0]
 
 
 def _auto_hosts(model: nn.Module, example: Example) -> dict[str, nn.Module]:

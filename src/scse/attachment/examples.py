@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from scse.attachment.compiled import eagerly
 from scse.errors import UserError, in_short
 
 T = TypeVar("T")
@@ -28,22 +29,24 @@ class Output:
         shape: of a tensor; None if it is none.
         what: a description, such as "a list of 5".
         device: of a tensor; None if it is none.
+        dtype: of a tensor; None if it is none.
     """
 
     shape: tuple[int, ...] | None
     what: str
-    device: torch.device | None
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
 
     @classmethod
     def of(cls, value: object) -> "Output":
         """Describe what a module returned."""
         if isinstance(value, Tensor):
-            return cls(tuple(value.shape), f"a tensor of shape {tuple(value.shape)}", value.device)
+            return cls(tuple(value.shape), f"a tensor of shape {tuple(value.shape)}", value.device, value.dtype)
         if isinstance(value, Mapping):
-            return cls(None, f"a {type(value).__name__} with the keys {', '.join(map(str, value))}", None)
+            return cls(None, f"a {type(value).__name__} with the keys {', '.join(map(str, value))}")
         if isinstance(value, tuple | list):
-            return cls(None, f"a {type(value).__name__} of {len(value)}", None)
-        return cls(None, f"a {type(value).__name__}", None)
+            return cls(None, f"a {type(value).__name__} of {len(value)}")
+        return cls(None, f"a {type(value).__name__}")
 
 
 def guess_example(model: nn.Module) -> Tensor:
@@ -134,11 +137,11 @@ def describe_example(example: Example) -> str:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """Evaluation mode without gradients; afterwards every module has the mode that it had."""
+    """Evaluation mode, without gradients and as if never compiled; afterwards every module has the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eagerly():
             yield
     finally:
         for module, training in modes:

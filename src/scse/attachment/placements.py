@@ -6,7 +6,9 @@ from typing import overload
 
 from torch import nn
 
+from scse.attachment.compiled import uncompiled
 from scse.attachment.hosts import block_of
+from scse.attachment.losing import lost_blocks
 
 FACTS = "_placed"
 """Under which a block keeps what the example told of its place."""
@@ -113,7 +115,13 @@ class Placements(Sequence[Placement]):
 
 
 def placements(model: nn.Module) -> Placements:
-    """What is attached to a model, by `attach` or by the construction of one of `scse.networks`."""
+    """What is attached to a model, by `attach` or by the construction of one of `scse.networks`.
+
+    Warns:
+        LostBlockWarning: blocks that were attached do not run any more.
+    """
+    model = uncompiled(model)
+    lost_blocks(model)
     places, own, known = [], 0, None
     for name, host in model.named_modules():
         block = block_of(host)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from scse.atomic import write_atomic
-from scse.attachment.hosts import hang, layout_of, take_off
+from scse.attachment.compiled import forget_compiled, uncompiled
+from scse.attachment.hosts import NAME, hang, layout_of, take_off
+from scse.attachment.losing import lost_blocks, remember
 from scse.attachment.placements import Placements, placements
 from scse.blocks import BLOCKS
 from scse.errors import DataError, UserError, in_short
@@ -28,8 +31,15 @@ def save_attached(model: nn.Module, path: Path | str) -> Path:
         The path.
 
     Raises:
-        ValueError: the model has no block, or one that is none of scse's.
+        ValueError: the model has no block, one that is none of scse's or holds something else than when it was made,
+            or one that does not run any more.
     """
+    model = uncompiled(model)
+    if lost := lost_blocks(model):
+        raise UserError(
+            f"{len(lost)} blocks that were attached do not run any more ({', '.join(lost[:5])}), so that the file would"
+            " not hold the model that was trained; detach, attach again and train, or save the state_dict"
+        )
     recipe = [
         {"where": place.where, "layout": layout_of(place.block), **_description(place.where, place.block)}
         for place in placements(model)
@@ -55,18 +65,20 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
         DataError: the file is none of `save_attached`, or does not fit the model, which is left without blocks.
         ValueError: the model has blocks already.
     """
-    path = Path(path)
+    path, model = Path(path), uncompiled(model)
     if len(placements(model)):
         raise UserError(f"{type(model).__name__} has blocks already; load into a fresh model, or detach first")
     recipe, weights = _read(path)
-    hung = []
+    hung, blocks = [], {}
     try:
         for entry in recipe:
             host = model.get_submodule(entry["where"])
-            like = next(model.parameters())
-            block = BLOCKS[entry["block"]](entry["channels"], **entry["options"]).to(like.device, like.dtype)
+            like = next(chain(host.parameters(), model.parameters()))
+            block = BLOCKS[entry["block"]](entry["channels"], **entry["options"])
+            block = block.to(like.device, _dtype(host, entry["where"], weights))
             hang(host, block.train(host.training), layout=entry["layout"])
             hung.append(host)
+            blocks[entry["where"]] = block
         _load(model, weights)
     # what a foreign file or another model leads to can be almost any error
     except Exception as error:
@@ -75,6 +87,8 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
         raise DataError(
             f"{path}: does not fit {type(model).__name__} ({in_short(error)}); build the model as it was when saved"
         ) from error
+    remember(model, blocks)
+    forget_compiled()
     return placements(model)
 
 
@@ -90,7 +104,23 @@ def _description(where: str, block: nn.Module) -> dict[str, Any]:
             f"the block at {where!r} is a {type(block).__name__}, none of scse's, and no file can make it again; "
             "save the model's state_dict and attach in the same way before loading it"
         )
-    return {"block": name, "channels": block.channels, "options": block.options}
+    described: dict[str, Any] = {"block": name, "channels": block.channels, "options": block.options}
+    with torch.device("meta"):
+        fresh = BLOCKS[name](described["channels"], **described["options"])
+    for key in {**fresh.state_dict(), **block.state_dict()}:
+        if key not in fresh.state_dict() or key not in block.state_dict():
+            raise UserError(
+                f"the block at {where!r} was wrapped, parametrised or quantised ({key} is not as it was made), and no "
+                "file can make it again; undo or merge that first, or save the model's state_dict"
+            )
+    return described
+
+
+def _dtype(host: nn.Module, where: str, weights: Mapping[str, Tensor]) -> torch.dtype:
+    """Of the block of a host: that of the host's weights, else that in the file."""
+    own = [parameter.dtype for parameter in host.parameters() if parameter.is_floating_point()]
+    prefix = f"{where}.{NAME}." if where else f"{NAME}."
+    return own[-1] if own else next(value.dtype for key, value in weights.items() if key.startswith(prefix))
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], Mapping[str, Tensor]]:
