@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from scse.attachment.compiled import forget_compiled, uncompiled
+from scse.attachment.compiled import forget_compiled, uncompiled, unwrapped
 from scse.attachment.examples import Example, Output, counted, guess_example, run, spatial_axes
 from scse.attachment.hosts import LAYOUTS, NAME, block_of, hang, take_off
 from scse.attachment.losing import forget, lost_blocks, remember
@@ -73,6 +73,7 @@ def attach(
     model = uncompiled(model)
     given = guess_example(model) if example is None else example
     hosts = _auto_hosts(model, given) if isinstance(to, str) and to == "auto" else choose(model, to)
+    hosts = dict(unwrapped(name, host) for name, host in hosts.items())
     for name, host in hosts.items():
         if block_of(host) is not None:
             raise UserError(f"{_told(name, host)} has a block already; detach it first, or leave it out of to=")

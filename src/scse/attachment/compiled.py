@@ -26,6 +26,13 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return model
 
 
+def unwrapped(name: str, module: nn.Module) -> tuple[str, nn.Module]:
+    """A module by its name, or the one that `torch.compile` wrapped in it by its own."""
+    if _compiler_is_loaded() and isinstance(module, torch._dynamo.OptimizedModule):
+        return f"{name}._orig_mod", module._orig_mod
+    return name, module
+
+
 def forget_compiled() -> None:
     """Let torch compile anew, at its next call, whatever it compiled in this process.
 
