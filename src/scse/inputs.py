@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from scse.data.file_errors import absence, check_is_file
 from scse.data.files import ending, stem
 from scse.errors import DataError
 
@@ -61,8 +62,11 @@ def _check(name: str, files: list[Path], channels: int) -> None:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        check_is_file(path)
     if not path.is_dir():
-        raise DataError(f"{path}: there is no such file or folder; name images or folders of images")
+        found = f"{absence(path)}" if path.is_symlink() else "there is no such file or folder"
+        raise DataError(f"{path}: {found}; name images or folders of images")
     files = sorted(file for file in path.iterdir() if ending(file.name) and not file.name.startswith("."))
     if not files:
         raise DataError(f"{path}: holds no images; NIfTI, PNG, TIFF, JPEG and BMP files are read")

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import nibabel as nib
@@ -92,6 +93,59 @@ def test_anisotropic_volumes_are_sliced_across_their_coarsest_axis(
 ) -> None:
     chosen = Recipe.derive([facts((16, 24, 32), spacing, orientation)])
     assert (chosen.view, chosen.patch) == (view, patch)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "orientation", "view"),
+    [
+        ((40, 44, 1), (1, 1, 1), "RAS", "axial"),
+        ((40, 44, 2), (1, 1, 1), "RAS", "axial"),
+        ((40, 1, 44), (1, 1, 1), "RAS", "coronal"),
+        ((1, 40, 44), (1, 1, 1), "RAS", "sagittal"),
+        ((1, 40, 2), (1, 1, 1), "RAS", "sagittal"),  # one voxel is thinner than two, whatever the rest
+        ((40, 44, 1), (1, 1, 1), "PIR", "sagittal"),  # the third axis points right
+        ((40, 44, 1), (1, 3, 1), "RAS", "axial"),  # across one voxel, not across the coarse rows
+        ((256, 256, 12), (1, 1, 6), "LPS", "axial"),
+        ((256, 256, 30), (1, 1, 1), "RAS", "axial"),  # a stack whose header says nothing of its slices
+        ((64, 256, 256), (1, 1, 3), "RAS", "axial"),  # thick slices, each of them narrow
+        ((64, 256, 256), (1, 1, 1), "RAS", "sagittal"),
+        ((2000, 2000, 50), (0.5, 0.5, 0.1), "RAS", "axial"),  # the finest axis is the short one
+        ((160, 220, 180), (1, 1, 1), "LAS", "coronal"),
+        ((35, 50, 35), (1, 1, 1), "RAS", "coronal"),
+    ],
+)
+def test_thin_stacks_are_sliced_in_the_plane_of_their_long_axes(
+    shape: tuple[int, ...], spacing: tuple[float, ...], orientation: str, view: str
+) -> None:
+    assert Recipe.derive([facts(shape, spacing, orientation)]).view == view
+
+
+def test_the_view_is_that_of_most_volumes_however_they_are_stored() -> None:
+    cases = [facts((40, 44, 1)), facts((1, 44, 40), orientation="SAR"), facts((44, 1, 40), orientation="ASL")]
+    assert Recipe.derive([*cases, facts((60, 60, 60))]).view == "axial"
+
+
+def test_volumes_that_are_one_voxel_wide_in_the_plane_of_the_others_are_refused_unless_a_view_is_asked_for() -> None:
+    cases = [facts((40, 44, 1)), facts((40, 44, 1)), replace(facts((40, 1, 44)), name="odd")]
+    with pytest.raises(ValueError, match=r"sliced in axial planes, in which 1 of 3 volumes \(odd\) are one voxel wide"):
+        Recipe.derive(cases)
+    assert Recipe.derive(cases, view="axial").view == "axial"
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_spacings_are_compared_with_their_own_size(unit: float) -> None:
+    same = [facts((20, 20, 20), (s * unit, unit, unit)) for s in (1.0, 1.0002)]
+    assert Recipe.derive(same).spacing is None
+    other = [facts((20, 20, 20), (s * unit, unit, unit)) for s in (1.0, 1.2)]
+    assert Recipe.derive(other).spacing == pytest.approx((1.1 * unit, unit))
+
+
+def test_one_slice_goes_through_the_network_as_one_slice_and_comes_back() -> None:
+    label = random_label((40, 44, 1), np.eye(4))
+    chosen = Recipe.derive([facts((40, 44, 1))])
+    slices, _ = chosen.image_slices(Image(label.array[None].astype(np.float32), label.affine))
+    assert slices.shape == (1, 1, 40, 48)
+    np.testing.assert_array_equal(there_and_back(chosen, label), label.array)
 
 
 def test_a_view_that_is_asked_for_is_taken() -> None:

@@ -1,11 +1,11 @@
-"""Reading and writing of single image and label files: NIfTI through nibabel, pictures through Pillow."""
+"""Reading and writing of single image and label files: NIfTI volumes, and pictures."""
 
 import gzip
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,24 +14,18 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
-from scse.errors import DataError, UserError
+from scse.data.file_errors import FileError
+from scse.data.nifti import Rounding, open_nifti, read_floats, read_whole_numbers
+from scse.data.pictures import read_picture
+from scse.errors import UserError
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 ENDINGS = NIFTI + PICTURES
-Keep = Literal["values", "indices", "colors"]  # of a picture: what it shows, palette indices, or RGB in any case
 MAP_STEPS = 2**15  # between 0 and 1 in files of maps: a power of 2, whose inverse float32 headers hold exactly
-AFFINE_TOLERANCE = 1e-3  # mm, per entry of the affine
-
-
-class FileError(DataError):
-    """A file that cannot be used: which one, and of what kind the damage is (see `inspection.Problem`)."""
-
-    def __init__(self, file: Path, kind: str, message: str) -> None:
-        super().__init__(f"{file}: {message}")
-        self.file = file
-        self.kind = kind
+AFFINE_TOLERANCE = 1e-3  # of the smallest side of a voxel, per entry of the affine
+PART = 1 << 16  # values that are rounded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +52,8 @@ class Image:
         """Millimetres per voxel along each spatial axis, from the affine; 1.0 each where there is none."""
         if self.affine is None:
             return (1.0,) * len(self.shape)
-        # header floats are 32 bits wide: without rounding 0.8 mm would print as 0.800000011920929
-        return tuple(round(float(size), 6) for size in voxel_sizes(self.affine)[: len(self.shape)])
+        # header floats are 32 bits wide, some 7 digits: without rounding 0.8 mm would print as 0.800000011920929
+        return tuple(float(f"{size:.7g}") for size in voxel_sizes(self.affine)[: len(self.shape)])
 
     @property
     def orientation(self) -> str | None:
@@ -86,21 +80,22 @@ def read_image(paths: Sequence[Path]) -> Image:
         paths: one file (4D NIfTI, an RGB picture: several channels), or several, their channels one after the other.
 
     Returns:
-        The image (C, *spatial) as float32, in the axis order and orientation in which it is stored;
-        pictures are (C, H, W). Alpha is left out. Pillow reads colour of 16 bits at 8.
+        The image (C, *spatial) as float32: a volume in the axis order and orientation in which it is stored, a
+        picture (C, H, W) the way up it is displayed (EXIF, TIFF). Alpha is left out.
 
     Raises:
         DataError: a file cannot be read, or the files differ in shape or affine.
     """
     if not paths:
         raise UserError("read_image needs at least one path, got none")
-    images = [_read_channels(path) for path in paths]
-    for path, image in zip(paths[1:], images[1:], strict=True):
-        for error in geometry_errors(path, image, paths[0], images[0]):
-            raise error
-    if len(images) == 1:
-        return images[0]
-    return Image(np.concatenate([image.array for image in images]), images[0].affine)
+    if all(ending(path.name) in NIFTI for path in paths):
+        volumes = [open_nifti(path) for path in paths]
+        # the headers say whether they fit together, before any voxel is read
+        _check_geometry(paths, [outline(volume.channel_shape, volume.affine) for volume in volumes])
+        return Image(read_floats(volumes), volumes[0].affine)
+    images = [read_image([path]) if ending(path.name) in NIFTI else _read_pixels(path) for path in paths]
+    _check_geometry(paths, images)
+    return images[0] if len(images) == 1 else Image(np.concatenate([image.array for image in images]), None)
 
 
 def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None = None) -> Image:
@@ -111,23 +106,26 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
         colors: label value -> (red, green, blue) of a colour mask; None for an index mask.
 
     Returns:
-        The label map (*spatial) as integers, in stored orientation; pictures are (H, W).
+        The label map (*spatial) as integers: of a volume in stored orientation, of a picture (H, W) the way up
+        it is displayed. Values stored as floats or scaled may differ from whole numbers by 0.001.
 
     Raises:
         DataError: the file cannot be read, holds values that are no whole numbers, or colours not in `colors`.
     """
     if ending(path.name) in NIFTI:
-        array, affine = _read_nifti(path)
-        if array.ndim > 3 and array.shape[3:] == (1,) * (array.ndim - 3):
-            array = array.reshape(array.shape[:3])
-        if array.ndim > 3 or colors is not None:
+        volume = open_nifti(path)
+        shape = volume.shape[:3] if volume.shape[3:] == (1,) * (len(volume.shape) - 3) else volume.shape
+        if len(shape) not in (2, 3) or colors is not None:
             wanted = "an RGB picture, since labels.csv lists colours" if colors else "one map of 2 or 3 axes"
-            raise FileError(path, "unreadable", f"the label has shape {array.shape}; it must be {wanted}")
-        return Image(_whole_numbers(path, array), affine, is_label=True)
+            raise FileError(path, "unreadable", f"the label has shape {shape}; it must be {wanted}")
+        return Image(read_whole_numbers(volume).reshape(shape, order="F"), volume.affine, is_label=True)
+    _check_ending(path)
     if colors is not None:
-        return Image(_index_colors(path, _read_picture(path, "colors"), colors), None, is_label=True)
-    array = _read_picture(path, "indices")
+        return Image(_index_colors(path, read_picture(path, "colors"), colors), None, is_label=True)
+    array = read_picture(path, "indices")
     if array.ndim == 3:
+        if array.shape[-1] != 3:
+            raise FileError(path, "unreadable", f"has {array.shape[-1]} channels; a label map has 1: export it so")
         if (array != array[..., :1]).any():
             remedy = "list its colours in labels.csv (name,r,g,b), or save it as an index mask"
             raise FileError(path, "colors", f"is a colour mask, but no labels.csv says what colours mean; {remedy}")
@@ -194,7 +192,9 @@ def geometry_errors(path: Path, image: Image, reference_path: Path, reference: I
     if image.affine is None or reference.affine is None:
         return []
     difference = np.abs(image.affine - reference.affine)
-    if difference.max() <= AFFINE_TOLERANCE:
+    # a header's floats of 32 bits are the more inexact the larger they are
+    inexact = np.finfo(np.float32).eps * np.abs(reference.affine)
+    if (difference <= AFFINE_TOLERANCE * voxel_sizes(reference.affine).min() + inexact).all():
         return []
     row, column = np.unravel_index(difference.argmax(), difference.shape)
     message = (
@@ -205,95 +205,29 @@ def geometry_errors(path: Path, image: Image, reference_path: Path, reference: I
     return [FileError(path, "affine", message)]
 
 
-def _read_channels(path: Path) -> Image:
-    if ending(path.name) in NIFTI:
-        array, affine = _read_nifti(path)
-        if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth axis, after time
-            array = array[:, :, :, 0]
-        if array.ndim not in (2, 3, 4):
-            message = f"has shape {array.shape}; an image has 2 or 3 axes, or 4 with the channels last"
-            raise FileError(path, "unreadable", f"{message}; save it so")
-        array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-        return Image(_float32(array), affine)
-    array = _read_picture(path, "values")
-    return Image(_float32(np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]), None)
+def outline(shape: Sequence[int], affine: NDArray[np.float64] | None) -> Image:
+    """An image of zeros (C, *spatial) that takes no memory, for its geometry."""
+    return Image(np.broadcast_to(np.float32(0), shape), affine)
 
 
-def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
+def _check_geometry(paths: Sequence[Path], images: Sequence[Image]) -> None:
+    for path, image in zip(paths[1:], images[1:], strict=True):
+        for error in geometry_errors(path, image, paths[0], images[0]):
+            raise error
+
+
+def _check_ending(path: Path) -> None:
+    if ending(path.name) is None:
+        raise FileError(path, "unreadable", f"is of no known type; allowed: {', '.join(ENDINGS)}")
+
+
+def _read_pixels(path: Path) -> Image:
+    _check_ending(path)
+    array = read_picture(path, "values")
     # float64 beyond float32 becomes inf, which `inspect` reports; a warning here would name no file
     with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(np.float32, copy=False)
-
-
-def _unreadable(path: Path, error: Exception) -> FileError:
-    if isinstance(error, FileNotFoundError):
-        return FileError(path, "unreadable", "does not exist; put the file there, or remove its case")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return FileError(
-        path,
-        "unreadable",
-        f"cannot be read ({reason[:200]}); it is truncated, damaged or no such file: copy or export it again",
-    )
-
-
-def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The voxels as stored, scaled by the header's slope, and the affine."""
-    try:
-        image = _load_nifti(path)
-        array = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    # decoders of damaged files raise almost anything: OSError, EOFError, zlib.error, HeaderDataError, OverflowError...
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    if array.dtype.kind not in "biuf" or array.size == 0:
-        found = f"voxels of type {array.dtype}, shape {array.shape}"
-        raise FileError(path, "unreadable", f"holds {found}; save it as real numbers of at least one voxel")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        entries = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
-        raise FileError(path, "affine", f"its affine {entries} cannot be inverted; write a valid s-form or q-form")
-    return array, affine
-
-
-def _load_nifti(path: Path) -> Any:
-    # nib.load stops reading at the last voxel and so never sees the checksum at the end of a .nii.gz
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.decompress(content)
-    forms: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
-    for form in forms:
-        if form.header_class.may_contain_header(content[:540]):
-            return form.from_bytes(content)
-    raise UserError("no NIfTI header")
-
-
-def _read_picture(path: Path, keep: Keep) -> NDArray[Any]:
-    """(H, W) or (H, W, 3)."""
-    if ending(path.name) not in PICTURES:
-        raise FileError(path, "unreadable", f"is of no known type; allowed: {', '.join(ENDINGS)}")
-    try:
-        with PIL.Image.open(path) as picture:
-            frames = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
-            array = np.array(_plain(picture, keep))
-    # as above: Pillow raises OSError, SyntaxError, struct.error, DecompressionBombError...
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    if frames > 1:
-        raise FileError(path, "unreadable", f"is a TIFF of {frames} pages, 1 is allowed; save the stack as NIfTI")
-    return array
-
-
-def _plain(picture: PIL.Image.Image, keep: Keep) -> PIL.Image.Image:
-    """The picture without alpha, and without palette unless its indices are to be kept."""
-    if keep != "colors":
-        if picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16"):
-            return picture
-        if picture.mode == "LA":
-            return picture.getchannel("L")
-        if picture.mode == "P" and keep == "indices":
-            return picture
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")  # straight to RGB, Pillow would warn of lost transparency
-    return picture.convert("RGB")
+        channels = (np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]).astype(np.float32)
+    return Image(channels, None)
 
 
 def _whole_numbers(path: Path, array: NDArray[Any]) -> NDArray[Any]:
@@ -301,14 +235,11 @@ def _whole_numbers(path: Path, array: NDArray[Any]) -> NDArray[Any]:
         return array
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
-    with np.errstate(invalid="ignore"):
-        wrong = ~((np.rint(array) == array) & (np.abs(array) < 2**31))
-    if wrong.any():
-        examples = ", ".join(f"{value:.6g}" for value in np.unique(array[wrong])[:5])
-        message = f"{wrong.sum()} voxels hold no whole number (such as {examples}); labels are whole numbers"
-        remedy = "resample labels with nearest neighbour only, or round them"
-        raise FileError(path, "fractional_label", f"{message}: {remedy}")
-    return array.astype(np.int32)
+    rounding = Rounding()
+    flat = array.ravel()
+    whole = np.concatenate([rounding(flat[start : start + PART]) for start in range(0, flat.size, PART)])
+    rounding.check(path, str(array.dtype))
+    return whole.reshape(array.shape)
 
 
 def _index_colors(path: Path, rgb: NDArray[Any], colors: Mapping[int, tuple[int, int, int]]) -> NDArray[Any]:
@@ -346,13 +277,10 @@ def _nifti_bytes(
     form: Any = nib.Nifti1Image
     image = form(array, np.eye(4) if affine is None else affine)
     if like is not None:
-        try:
-            pattern: Any = nib.load(like)  # the header alone, no voxel
-        except Exception as error:
-            raise _unreadable(like, error) from error
+        pattern = open_nifti(like)
         if pattern.shape[: array.ndim] != array.shape:
             raise UserError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
-        image = type(pattern)(array, pattern.affine, pattern.header)
+        image = pattern.form(array, pattern.header.get_best_affine(), pattern.header)
         image.set_data_dtype(array.dtype)
         image.header["cal_min"] = image.header["cal_max"] = 0  # the image's display window would hide the labels
     image.header.set_slope_inter(slope, 0)

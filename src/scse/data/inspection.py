@@ -1,6 +1,7 @@
 """One pass over all files of a data set: what is in them, and everything that is wrong with them."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scse.data.dataset import Case, Dataset
-from scse.data.files import LOSSY, FileError, Image, ending, geometry_errors, read_image, read_label
+from scse.data.file_errors import FileError, absence
+from scse.data.files import LOSSY, Image, ending, geometry_errors, outline, read_image, read_label
 from scse.errors import DataError
 
 SHOWN = 10
@@ -26,6 +28,9 @@ FEW = 1024
 
 PART = 1 << 16
 """Voxels that are counted at once."""
+
+ROWS = 16
+"""Rows of voxels that are copied at once."""
 
 CHANNEL_NAMES = {1: ("intensity",), 3: ("red", "green", "blue")}
 
@@ -187,7 +192,8 @@ def inspect(dataset: Dataset, *, progress: Callable[[int, int], None] | None = N
 
 def _examine(dataset: Dataset, case: Case) -> _Findings:
     problems = _missing(case)
-    images, label = _read(dataset, case, problems)
+    images, ranges, of_image = _read_images(case, problems)
+    label = _read_label(dataset, case, problems)
     voxels = _count(label)
     if label is not None and case.label is not None:
         problems += _label_problems(dataset, case, case.label, voxels)
@@ -195,18 +201,19 @@ def _examine(dataset: Dataset, case: Case) -> _Findings:
         return _Findings(None, problems, "")
     problems += _geometry_problems(case, images, label)
     problems += _channel_problems(dataset, case, images)
-    ranges = np.array([_intensity(case, path, image, problems) for path, image in images.items()])
     reference = next(iter(images.values()))
-    of_image = _digest(images.values())
+    of_case = of_image.copy()
+    if label is not None:
+        _add(of_case, label)
     facts = CaseFacts(
         name=case.name,
         shape=reference.shape,
         spacing=reference.spacing,
         orientation=reference.orientation,
         channels=sum(len(image.array) for image in images.values()),
-        intensity=(float(np.fmin.reduce(ranges[:, 0])), float(np.fmax.reduce(ranges[:, 1]))),
+        intensity=_joined(ranges),
         voxels=voxels,
-        digest=_digest([] if label is None else [label], after=of_image).hexdigest(),
+        digest=of_case.hexdigest(),
     )
     return _Findings(facts, problems, of_image.hexdigest())
 
@@ -217,35 +224,51 @@ def _missing(case: Case) -> list[Problem]:
     absent = [path for path in case.images if not path.exists()]
     if len(absent) == len(case.images):
         place = case.label or absent[0]
-        wanted = f"the image {absent[0]} does not exist" if absent else "has no image"
+        wanted = f"the image {absent[0]} {absence(absent[0])}" if absent else "has no image"
         remedy = f"add the image of case {case.name}, or remove the case"
         problems.append(_problem(case, place, "missing_image", f"{wanted}; {remedy}"))
     else:
         for path in absent:
-            wanted = f"this channel does not exist, while {len(case.images) - len(absent)} of {len(case.images)} do"
+            wanted = f"this channel {absence(path)}, while {len(case.images) - len(absent)} of {len(case.images)} do"
             problems.append(_problem(case, path, "missing_channel", f"{wanted}; add the file, or remove the case"))
     if case.label is not None and not case.label.exists():
         owner = case.images[0] if case.images else case.name
-        message = f"this label map does not exist, but its image {owner} does; add it, or remove the case"
+        message = f"this label map {absence(case.label)}, but its image {owner} does; add it, or remove the case"
         problems.append(_problem(case, case.label, "missing_label", message))
     return problems
 
 
-def _read(dataset: Dataset, case: Case, problems: list[Problem]) -> tuple[dict[Path, Image], Image | None]:
-    """The files that can be read; the others are added to the problems."""
-    images, label = {}, None
+def _read_images(
+    case: Case, problems: list[Problem]
+) -> tuple[dict[Path, Image], list[tuple[float, float]], "hashlib._Hash"]:
+    """Outlines of the images that can be read, their ranges and the digest of all; problems of the others are added.
+
+    One file at a time is in memory.
+    """
+    outlines: dict[Path, Image] = {}
+    ranges = []
+    digest = hashlib.sha256()
     for path in case.images:
         if path.exists():
             try:
-                images[path] = read_image([path])
+                image = read_image([path])
             except FileError as error:
                 problems.append(_as_problem(case, error))
+                continue
+            ranges.append(_intensity(case, path, image, problems))
+            _add(digest, image)
+            outlines[path] = outline(image.array.shape, image.affine)
+    return outlines, ranges, digest
+
+
+def _read_label(dataset: Dataset, case: Case, problems: list[Problem]) -> Image | None:
+    """The label map, if it can be read; else the problem is added."""
     if case.label is not None and case.label.exists():
         try:
-            label = read_label(case.label, colors=dataset.colors)
+            return read_label(case.label, colors=dataset.colors)
         except FileError as error:
             problems.append(_as_problem(case, error))
-    return images, label
+    return None
 
 
 def _geometry_problems(case: Case, images: dict[Path, Image], label: Image | None) -> list[Problem]:
@@ -269,16 +292,28 @@ def _channel_problems(dataset: Dataset, case: Case, images: dict[Path, Image]) -
 
 
 def _intensity(case: Case, path: Path, image: Image, problems: list[Problem]) -> tuple[float, float]:
-    finite = np.isfinite(image.array)
-    if finite.all():
-        return float(image.array.min()), float(image.array.max())
-    count = int(image.array.size - finite.sum())
-    message = (
-        f"{count} of {image.array.size} voxels are NaN or infinite; all must be finite: replace them, such as by 0"
-    )
-    problems.append(_problem(case, path, "not_finite", message))
-    values = image.array[finite]
-    return (float(values.min()), float(values.max())) if values.size else (float("nan"), float("nan"))
+    """Least and greatest finite value, found in parts: a mask of the whole would take a quarter of its memory."""
+    flat = image.array.ravel(order="K")
+    ranges, wrong = [], 0
+    for start in range(0, flat.size, PART):
+        part = flat[start : start + PART]
+        finite = np.isfinite(part)
+        if not finite.all():
+            wrong += int(part.size - finite.sum())
+            part = part[finite]
+        if part.size:
+            ranges.append((float(part.min()), float(part.max())))
+    if wrong:
+        found = f"{wrong} of {flat.size} voxels are NaN or infinite"
+        message = f"{found}; all must be finite: replace them, such as by 0"
+        problems.append(_problem(case, path, "not_finite", message))
+    return _joined(ranges)
+
+
+def _joined(ranges: list[tuple[float, float]]) -> tuple[float, float]:
+    """The range that spans these, NaN if there is none."""
+    low, high = zip(*ranges, strict=True) if ranges else ((math.nan,), (math.nan,))
+    return float(np.fmin.reduce(low)), float(np.fmax.reduce(high))
 
 
 def _count(label: Image | None) -> dict[int, int]:
@@ -381,16 +416,21 @@ def _complete(dataset: Dataset, facts: tuple[CaseFacts, ...], problems: list[Pro
     return replace(dataset, channels=channels, structures=structures)
 
 
-def _digest(images: Iterable[Image], *, after: Any = None) -> Any:
-    """SHA-256 of images, or of those of the digest `after` and these."""
-    sha = hashlib.sha256() if after is None else after.copy()
-    for image in images:
-        affine = None if image.affine is None else image.affine.round(6).tolist()
-        sha.update(f"{image.array.shape} {image.array.dtype} {affine}".encode())
-        # the axes of NIfTI files lie the other way round in memory: turned, they need no copy
-        array = image.array.T if image.array.flags.f_contiguous else image.array
-        sha.update(np.ascontiguousarray(array).data)
-    return sha
+def _add(digest: "hashlib._Hash", image: Image) -> None:
+    """Add an image to a digest."""
+    affine = None
+    if image.affine is not None:
+        # to a millionth of a millimetre, or of a tenth of the voxel where that is less
+        places = max(6, 6 - math.ceil(math.log10(min(image.spacing))))
+        affine = image.affine.round(places).tolist()
+    digest.update(f"{image.array.shape} {image.array.dtype} {affine}".encode())
+    # the axes of NIfTI files lie the other way round in memory: turned, they need no copy
+    array = image.array.T if image.array.flags.f_contiguous else image.array
+    for part in [array] if image.is_label else array:
+        # as few rows as use what a processor reads at once, where they must be copied
+        rows = len(part) if part.flags.c_contiguous else ROWS
+        for start in range(0, len(part), rows):
+            digest.update(np.ascontiguousarray(part[start : start + rows]).data)
 
 
 def _problem(case: Case, file: Path, kind: str, message: str) -> Problem:

@@ -30,10 +30,17 @@ SLICE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 ANISOTROPIC = 1.5
 """A volume whose coarsest spacing exceeds its finest by this factor is sliced across the coarsest axis."""
 
+THIN = 4
+"""A volume is thin along an axis that has at most a quarter of the voxels of each other axis."""
+
+SMALLEST_PLANE = 16
+"""Voxels; along a thin axis of fewer, slices would be too narrow for a network, however fine their pixels are."""
+
 LARGEST_PATCH = 256
 """Pixels; longer sides are trained on crops and predicted in overlapping windows of the crop's size."""
 
 PATCH_MULTIPLE = 8
+SAME_SPACING = 1e-3  # spacings that differ by less than this part of their median are not resampled
 CLIP_PERCENTILES = (0.5, 99.5)
 
 
@@ -92,8 +99,10 @@ class Recipe(BaseModel):
 
         Args:
             facts: of the cases, as `inspect` found them.
-            view: the plane; by default across the coarsest axis if the volumes are anisotropic (their median
-                coarsest spacing is 1.5 times the finest or more), coronal otherwise, as in the paper.
+            view: the plane; by default, from the cases' medians: across the axis of fewest voxels if the volumes are
+                thin along it (one voxel, or a quarter of the other axes' or fewer), unless they have 16 voxels or
+                more there and pixels of the slices would be anisotropic; else across the coarsest axis if they are
+                anisotropic (the coarsest spacing is 1.5 times the finest or more); else coronal, as in the paper.
             spacing: mm per pixel in the plane; by default the images' own, or their median where they differ.
 
         Raises:
@@ -215,11 +224,30 @@ def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:
         raise UserError(f"view='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
     if view is not None:
         return view
+    views: list[View] = ["sagittal", "coronal", "axial"]
+    chosen = views[_slice_axis(facts)]
+    astray = [case.name for case in facts if 1 in _plane(case, chosen)[0] and max(_plane(case, chosen)[0]) > 1]
+    if astray:
+        some = ", ".join(astray[:5]) + (f" and {len(astray) - 5} more" if len(astray) > 5 else "")
+        raise UserError(
+            f"most volumes are sliced in {chosen} planes, in which {len(astray)} of {len(facts)} volumes ({some}) are "
+            "one voxel wide; give the volumes of each plane a data set of their own, or choose a view"
+        )
+    return chosen
+
+
+def _slice_axis(facts: Sequence[CaseFacts]) -> int:
+    """Across which axis (right, anterior, superior) the cases are sliced, from their medians."""
+    voxels = np.median([_canonical(case, case.shape) for case in facts], axis=0)
     spacings = np.median([_canonical(case, case.spacing) for case in facts], axis=0)
-    if spacings.max() >= ANISOTROPIC * spacings.min():
-        views: list[View] = ["sagittal", "coronal", "axial"]
-        return views[int(spacings.argmax())]
-    return "coronal"
+    short = int(voxels.argmin())
+    fewest, second = np.sort(voxels)[:2]
+    in_plane = np.delete(spacings, short)
+    square = in_plane.max() < ANISOTROPIC * in_plane.min()
+    if fewest == 1 < second or (fewest * THIN <= second and (square or fewest < SMALLEST_PLANE)):
+        return short
+    anisotropic = spacings.max() >= ANISOTROPIC * spacings.min()
+    return int(spacings.argmax()) if anisotropic else SLICE_AXIS["coronal"]
 
 
 def _canonical(case: CaseFacts, values: Sequence[T]) -> list[T]:
@@ -241,9 +269,9 @@ def _plane(case: CaseFacts, view: View) -> tuple[tuple[int, int], tuple[float, f
 def _choose_spacing(spacings: NDArray[np.float64], wanted: float | None) -> tuple[float, float] | None:
     if wanted is not None:
         return (wanted, wanted)
-    if np.ptp(spacings, axis=0).max() < 1e-3:
-        return None
     rows, columns = np.median(spacings, axis=0)
+    if (np.ptp(spacings, axis=0) < SAME_SPACING * np.array([rows, columns])).all():
+        return None
     return (float(rows), float(columns))
 
 

@@ -1,0 +1,277 @@
+"""Reading NIfTI files: nibabel reads the header; the voxels go from the file straight into their array.
+
+nibabel's own reading of the voxels would hold a compressed volume several times, would trust the sizes that a damaged
+header claims, and would never see the checksum at the end of a .nii.gz.
+"""
+
+import gzip
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+
+from scse.data.file_errors import FileError, allocate, check_is_file, check_size, unreadable
+from scse.errors import UserError
+
+CHUNK = 1 << 20
+"""Bytes that are read at once."""
+
+MOST_HEADER = 1 << 26
+"""Bytes of a header with its extensions."""
+
+MOST_AFTER = 1 << 20
+"""Bytes that may follow the voxels, such as padding."""
+
+DEFLATE_RATIO = 1032
+"""A deflated byte holds at most so many."""
+
+SINGULAR = 1e-6
+"""Volume that the directions of an affine's axes must span; 1 if they are at right angles."""
+
+MILLIMETRES = {1: 1e3, 3: 1e-3}
+"""Of a unit in the header's xyzt_units: metres and micrometres; any other number is taken for millimetres."""
+
+WHOLE_TOLERANCE = 1e-3
+"""Labels stored as floating-point or scaled numbers may differ from whole numbers by this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nifti:
+    """What the header of a NIfTI file says, checked.
+
+    Attributes:
+        path: the file.
+        form: nibabel's class of such images.
+        header: nibabel's header, with extensions.
+        shape: of the voxels, as stored.
+        dtype: of the voxels, as stored.
+        scale: slope and intercept of the stored values; None where they are the values themselves.
+        affine: (4, 4), voxel index -> mm.
+    """
+
+    path: Path
+    form: Any
+    header: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: tuple[float, float] | None
+    affine: NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """The shape as that of an image, (C, *spatial).
+
+        Raises:
+            FileError: it is none of an image.
+        """
+        shape = self.shape
+        if len(shape) == 5 and shape[3] == 1:  # NIfTI keeps vectors in the fifth axis, after time
+            shape = (*shape[:3], shape[4])
+        if len(shape) not in (2, 3, 4):
+            message = f"has shape {shape}; an image has 2 or 3 axes, or 4 with the channels last"
+            raise FileError(self.path, "unreadable", f"{message}; save it so")
+        return (shape[3], *shape[:3]) if len(shape) == 4 else (1, *shape)
+
+    @property
+    def stored(self) -> str:
+        """How the voxels are stored, in words."""
+        slope = "" if self.scale is None else f" with slope {self.scale[0]:g} and intercept {self.scale[1]:g}"
+        return f"{self.dtype.name}{slope}"
+
+
+def open_nifti(path: Path) -> Nifti:
+    """Read and check the header of a NIfTI file, and nothing else.
+
+    Raises:
+        DataError: the file is no NIfTI file, or its header is damaged or describes no real voxels.
+    """
+    check_is_file(path)
+    # decoders of damaged files raise almost anything: OSError, EOFError, zlib.error, HeaderDataError, OverflowError...
+    try:
+        form, header = _read_header(path)
+        shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
+        slope, intercept = header.get_slope_inter()
+        affine = np.asarray(header.get_best_affine(), np.float64)
+    except Exception as error:
+        raise unreadable(path, error) from error
+    if dtype.kind not in "biuf" or not shape or min(shape) < 1:
+        found = f"voxels of type {dtype}, shape {shape}"
+        raise FileError(path, "unreadable", f"holds {found}; save it as real numbers of at least one voxel")
+    _check_affine(path, affine)
+    affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    scale = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
+    return Nifti(path, form, header, shape, dtype, scale, affine)
+
+
+def read_floats(files: Sequence[Nifti]) -> NDArray[np.float32]:
+    """The values of one or more files of equal spatial axes: (C, *spatial), the channels one after the other."""
+    for file in files:
+        _check_length(file)
+    spatial, channels = files[0].channel_shape[1:], sum(file.channel_shape[0] for file in files)
+    # nothing but this array is as large as the volume; its order is that of the file, channel by channel
+    array = allocate(files[0].path, (*spatial, channels), np.float32, order="F")
+    flat, start = array.reshape(-1, order="F"), 0
+    for file in files:
+        _read_into(flat[start : start + file.size], file, _scaled)
+        start += file.size
+    return np.moveaxis(array, -1, 0)
+
+
+def read_whole_numbers(file: Nifti) -> NDArray[Any]:
+    """The values of a label map, as stored or, if they are stored as floats or scaled, rounded to int32.
+
+    Raises:
+        FileError: a value is no whole number.
+    """
+    _check_length(file)
+    if file.dtype.kind in "iu" and file.scale is None:
+        array = allocate(file.path, file.shape, file.dtype.newbyteorder("="), order="F")
+        _read_into(array.reshape(-1, order="F"), file, lambda stored, _: stored)
+        return array
+    rounding = Rounding()
+    array = allocate(file.path, file.shape, np.int32, order="F")
+    _read_into(array.reshape(-1, order="F"), file, lambda stored, scale: rounding(_scaled(stored, scale)))
+    rounding.check(file.path, file.stored)
+    return array
+
+
+class Rounding:
+    """Rounds labels in parts, and counts those that are no whole numbers."""
+
+    def __init__(self) -> None:
+        self.wrong = 0
+        self.examples: list[float] = []
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.int32]:
+        """The values rounded; what is no whole number of 32 bits becomes 0 and is counted."""
+        nearest = np.rint(values)
+        with np.errstate(invalid="ignore"):
+            right = (np.abs(nearest - values) <= WHOLE_TOLERANCE) & (np.abs(nearest) < 2**31)
+        if not right.all():
+            self.wrong += int(right.size - right.sum())
+            found = np.unique(values[~right]).tolist()
+            self.examples = sorted({*self.examples, *found})[:5]
+            nearest = np.where(right, nearest, 0)
+        whole: NDArray[np.int32] = nearest.astype(np.int32)
+        return whole
+
+    def check(self, path: Path, stored: str) -> None:
+        """Refuse the file if values were found that are no whole numbers."""
+        if self.wrong:
+            examples = ", ".join(f"{value:.6g}" for value in self.examples)
+            found = f"{self.wrong} voxels hold no whole number (such as {examples}; stored as {stored})"
+            allowed = f"labels are whole numbers below 2^31, or differ from one by at most {WHOLE_TOLERANCE:g}"
+            remedy = "resample labels with nearest neighbour only, or round them"
+            raise FileError(path, "fractional_label", f"{found}; {allowed}: {remedy}")
+
+
+def _read_header(path: Path) -> tuple[Any, Any]:
+    with _opened(path) as stream:
+        start = stream.read(nib.Nifti2Image.header_class.sizeof_hdr)
+        forms: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
+        form = next((form for form in forms if form.header_class.may_contain_header(start)), None)
+        if form is None:
+            raise UserError("no NIfTI header")
+        kind = form.header_class
+        place = float(kind(start[: kind.sizeof_hdr], check=False)["vox_offset"])
+        if not 0 <= place <= MOST_HEADER:
+            raise UserError(f"its voxels would start at byte {place:,.0f}; 0 to {MOST_HEADER:,} is allowed")
+        # nibabel is given these bytes alone: an extension may claim any size
+        return form, kind.from_fileobj(io.BytesIO(start + stream.read(max(0, int(place) - len(start)))))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The file's content, decompressed."""
+    with path.open("rb") as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield stream
+        else:
+            yield file
+
+
+def _check_affine(path: Path, affine: NDArray[np.float64]) -> None:
+    sizes = voxel_sizes(affine)
+    if np.isfinite(affine).all() and sizes.all() and abs(np.linalg.det(affine[:3, :3] / sizes)) >= SINGULAR:
+        return
+    entries = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
+    raise FileError(path, "affine", f"its affine {entries} cannot be inverted; write a valid s-form or q-form")
+
+
+def _check_length(file: Nifti) -> None:
+    """Compare what the header describes with what the file can hold, before memory is taken for it."""
+    claimed, length = file.size * file.dtype.itemsize, file.path.stat().st_size
+    voxels = f"{' x '.join(map(str, file.shape))} voxels of {file.dtype.name}"
+    if file.path.name.lower().endswith(".gz"):
+        check_size(file.path, claimed, length * DEFLATE_RATIO, voxels)
+    else:
+        check_size(file.path, claimed, length - file.header.get_data_offset(), voxels)
+
+
+def _read_into(
+    flat: NDArray[Any],
+    file: Nifti,
+    convert: Callable[[NDArray[Any], tuple[float, float] | None], NDArray[Any]],
+) -> None:
+    """Fill `flat` with a file's voxels, in the order of the file, and read the file to its end."""
+    try:
+        with _opened(file.path) as stream:
+            _skip(stream, file.header.get_data_offset())
+            if flat.dtype == file.dtype and file.scale is None:
+                _fill(stream, flat)
+            else:
+                part = np.empty(CHUNK // file.dtype.itemsize, file.dtype)
+                # float64 beyond float32 becomes inf, which `inspect` reports; a warning here would name no file
+                with np.errstate(over="ignore", invalid="ignore"):
+                    for start in range(0, flat.size, part.size):
+                        stored = part[: flat.size - start]
+                        _fill(stream, stored)
+                        flat[start : start + stored.size] = convert(stored, file.scale)
+            _check_end(stream)
+    except Exception as error:  # as in open_nifti
+        raise unreadable(file.path, error) from error
+
+
+def _scaled(stored: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[Any]:
+    """The values, computed in 64 bits where they are scaled, as nibabel does it, else as stored."""
+    if scale is None:
+        return stored
+    return np.asarray(stored, np.float64) * scale[0] + scale[1]
+
+
+def _skip(stream: io.BufferedIOBase, size: int) -> None:
+    while size > 0:
+        size -= len(stream.read(min(size, CHUNK))) or size
+
+
+def _fill(stream: io.BufferedIOBase, flat: NDArray[Any]) -> None:
+    """Fill an array's memory with the next bytes."""
+    content, done = flat.view(np.uint8), 0
+    while done < content.size:
+        count = stream.readinto(content[done : done + CHUNK].data)
+        if not count:
+            raise EOFError("the file ends before its last voxel")
+        done += count
+
+
+def _check_end(stream: io.BufferedIOBase) -> None:
+    """Read on to the end, where the checksum of a .nii.gz is, unless there is much more than voxels."""
+    after = 0
+    while chunk := stream.read(CHUNK):
+        after += len(chunk)
+        if after > MOST_AFTER:
+            raise UserError(f"more than {MOST_AFTER:,} bytes follow the voxels that its header describes")

@@ -1,0 +1,255 @@
+"""Reading pictures the way up they are displayed: PNG, JPEG and BMP through Pillow, TIFF through tifffile.
+
+Pillow knows TIFF as well, but leaves out samples that it has no mode for and reads colour of 16 bits at 8.
+"""
+
+import math
+import zlib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from PIL.ImageFile import ImageFile
+
+from scse.data.file_errors import FileError, check_is_file, check_size, unreadable
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
+
+Keep = Literal["values", "indices", "colors"]  # of a picture: what it shows, palette indices, or RGB in any case
+
+ORIENTATION = 274  # the number of this tag in EXIF and TIFF
+ALPHA = (1, 2)  # of TIFF's tag ExtraSamples; 0 is a channel
+SMALL = 1 << 26
+"""Bytes of pixels that any file may claim."""
+
+COMPRESSION_RATIO = 4096
+"""A byte of a compressed picture holds at most so many bytes of pixels: fewer of Deflate, LZW, PackBits and JPEG."""
+
+DEFLATE, LZW = (8, 32946), 5
+DEFLATE_RATIO = 1032
+OWN_CODECS = (1, *DEFLATE, 32773)
+"""Compressions of TIFF that tifffile reads without the package imagecodecs: none, Deflate, PackBits."""
+
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, MASK = 0, 1, 2, 3, 4
+PHOTOMETRIC = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, MASK: 1}
+"""TIFF's ways to show pixels that are read as they are stored -> samples that they take; the others go to Pillow."""
+
+PILLOW_PHOTOMETRIC = {5: 4, 6: 3, 8: 3}  # CMYK, YCbCr, CIELab
+
+
+def read_picture(path: Path, keep: Keep) -> NDArray[Any]:
+    """The pixels (H, W) or (H, W, C), upright, without alpha; (H, W, 3) of 8 bits for keep="colors".
+
+    Raises:
+        FileError: the file cannot be read, or only in part.
+    """
+    check_is_file(path)
+    # decoders of damaged files raise almost anything: OSError, SyntaxError, struct.error, DecompressionBombError...
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:2] in (b"II", b"MM") and start[2:] in (b"*\0", b"\0*", b"+\0", b"\0+"):
+            array = _read_tiff(path, keep)
+        else:
+            array = _read_pillow(path, keep, ("PNG", "JPEG", "BMP"))
+    except FileError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from error
+    return _colors(path, array) if keep == "colors" else array
+
+
+def _read_pillow(path: Path, keep: Keep, formats: tuple[str, ...]) -> NDArray[Any]:
+    with PIL.Image.open(path, formats=formats) as picture:
+        frames = getattr(picture, "n_frames", 1) if picture.format == "PNG" else 1
+        if frames > 1:
+            raise FileError(path, "unreadable", f"is an animation of {frames} frames, 1 is allowed; save them singly")
+        width, height = picture.size
+        _check_pixels(path, (height, width, len(picture.getbands())), 8, COMPRESSION_RATIO * path.stat().st_size)
+        raw = picture.tile[0].args if picture.format == "PNG" and isinstance(picture, ImageFile) else None
+        deep = raw in ("RGB;16B", "RGBA;16B", "LA;16B")
+        array = _deep_colors(path, str(raw)) if deep else np.array(_plain(picture, keep))
+        # after loading: Pillow has turned a TIFF then already, and says so
+        return _upright(array, picture.getexif().get(ORIENTATION, 1))
+
+
+def _deep_colors(path: Path, raw: str) -> NDArray[np.uint16]:
+    """Colour, or grey with alpha, of a PNG of 16 bits, of which Pillow's own modes keep the upper 8."""
+    if raw == "LA;16B":  # 4 bytes a pixel, taken as they are
+        grey = _unpacked(path, "RGBA")
+        return _joined(grey[..., 0], grey[..., 1])
+    return _joined(_unpacked(path, raw), _unpacked(path, raw.replace(";16B", ";16L")))[..., :3]
+
+
+def _joined(high: NDArray[np.uint8], low: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    joined: NDArray[np.uint16] = high.astype(np.uint16) << np.uint16(8) | low
+    return joined
+
+
+def _unpacked(path: Path, raw: str) -> NDArray[np.uint8]:
+    """A PNG whose bytes Pillow unpacks in the way `raw`; "RGB;16L" takes of each two bytes the second."""
+    with PIL.Image.open(path, formats=("PNG",)) as picture:
+        if isinstance(picture, ImageFile):
+            picture.tile = [tile._replace(args=raw) for tile in picture.tile]
+        return np.array(picture)
+
+
+def _plain(picture: PIL.Image.Image, keep: Keep) -> PIL.Image.Image:
+    """The picture without alpha, and without palette unless its indices are to be kept."""
+    if keep != "colors":
+        if picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16"):
+            return picture
+        if picture.mode == "LA":
+            return picture.getchannel("L")
+        if picture.mode == "P" and keep == "indices":
+            return picture
+    elif picture.mode.startswith(("I", "F")):
+        return picture  # grey of more than 8 bits, which Pillow would clip
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA")  # straight to RGB, Pillow would warn of lost transparency
+    return picture.convert("RGB")
+
+
+def _read_tiff(path: Path, keep: Keep) -> NDArray[Any]:
+    from tifffile import TiffFile  # noqa: PLC0415 (a third of a second, which only TIFF should cost)
+
+    with TiffFile(path) as tiff:
+        page = _only_page(path, tiff)
+        color = _check_samples(path, page)
+        # TIFF allows to leave out what the further samples are; then they are channels
+        extra = [*page.extrasamples, *([0] * page.samplesperpixel)]
+        samples = [i for i in range(page.samplesperpixel) if i < color or extra[i - color] not in ALPHA]
+        if page.photometric not in PHOTOMETRIC or page.compression not in OWN_CODECS:
+            if _pillow_reads(page, len(samples), color):
+                return _read_pillow(path, keep, ("TIFF",))
+            _check_codec(path, page)
+        _check_segments(path, page)
+        array = page.asarray(squeeze=False, maxworkers=1)  # (planes, 1, H, W, samples of a plane)
+        array = np.moveaxis(array[:, 0], 0, -2).reshape(page.imagelength, page.imagewidth, -1)[..., samples]
+        return _upright(_shown(path, page, array, keep), page.tags.valueof(ORIENTATION, 1))
+
+
+def _only_page(path: Path, tiff: "TiffFile") -> Any:
+    """The page of the picture; smaller copies of it and masks of what is transparent do not count."""
+    every: list[Any] = list(tiff.pages)
+    pages = [page for page in every if not (page.is_reduced or page.is_mask)]
+    # ImageJ and tifffile may write a stack as one page that is followed by the others' pixels
+    images = max(len(pages), int((tiff.imagej_metadata or {}).get("images", 1)))
+    truncated = [shaped for shaped in tiff.shaped_metadata or () if shaped.get("truncated")]
+    if images != 1 or truncated:
+        found = f"a stack of shape {truncated[0]['shape']}" if truncated else f"a TIFF of {images} pages"
+        remedy = "save channels as the samples of one page, or each as a file of its own, and a stack as NIfTI"
+        raise FileError(path, "unreadable", f"is {found}, 1 page is allowed; {remedy}")
+    return pages[0]
+
+
+def _check_samples(path: Path, page: Any) -> int:
+    """Refuse pixels that are no numbers, or that the file cannot hold; returns how many samples are the colour."""
+    color = {**PHOTOMETRIC, **PILLOW_PHOTOMETRIC}.get(page.photometric)
+    if color is None or page.samplesperpixel < color or page.imagedepth != 1 or min(page.shaped) < 1:
+        name = getattr(page.photometric, "name", page.photometric)
+        found = f"holds {page.samplesperpixel} samples of the kind {name}, shape {page.shape}"
+        allowed = "grey, palette, RGB and further channels are read"
+        raise FileError(path, "unreadable", f"{found}; {allowed}: export it as one of these")
+    if page.dtype is None or page.dtype.kind not in "biuf":
+        found = f"{page.bitspersample} bits, sample format {page.sampleformat}"
+        raise FileError(path, "unreadable", f"holds samples of {found}; save them as integers or real numbers")
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    most = sum(page.databytecounts) * (1 if page.compression == 1 else COMPRESSION_RATIO)
+    _check_pixels(path, (page.imagelength, page.imagewidth, page.samplesperpixel), bits, most)
+    return color
+
+
+def _pillow_reads(page: Any, channels: int, color: int) -> bool:
+    """Whether Pillow has a mode for the samples, so that it reads all of them in all their bits."""
+    if channels != color:
+        return False
+    kind = (page.bitspersample, page.sampleformat)
+    if page.samplesperpixel == 1 and page.photometric == MIN_IS_BLACK and kind in [(16, 1), (16, 2), (32, 2), (32, 3)]:
+        return True
+    return kind == (8, 1) or (kind == (1, 1) and page.samplesperpixel == 1)
+
+
+def _check_codec(path: Path, page: Any) -> None:
+    name = getattr(page.compression, "name", page.compression)
+    kind = f"{page.samplesperpixel} samples of {page.dtype}, {getattr(page.photometric, 'name', page.photometric)}"
+    remedy = "save the file uncompressed or with Deflate"
+    if page.compression == LZW and page.photometric in PHOTOMETRIC:
+        if find_spec("imagecodecs") is None:
+            message = (
+                f"holds {kind}, compressed by {name}, which needs the package imagecodecs; install it, or {remedy}"
+            )
+            raise FileError(path, "unreadable", message)
+    elif page.compression not in OWN_CODECS or page.photometric not in PHOTOMETRIC:
+        message = f"holds {kind}, compressed by {name}, which is not read; {remedy}, as grey, RGB or further channels"
+        raise FileError(path, "unreadable", message)
+
+
+def _check_segments(path: Path, page: Any) -> None:
+    """Refuse strips or tiles that are missing, lie outside of the file, or would unfold to more than the picture."""
+    size, wanted = path.stat().st_size, math.prod(page.chunked)
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    sound = sum(count > 0 and offset + count <= size for offset, count in places[:wanted])
+    if sound < wanted:
+        raise unreadable(path, f"{wanted - sound} of its {wanted} strips or tiles are empty or beyond its end")
+    if page.compression not in DEFLATE:
+        return
+    with path.open("rb") as file:
+        for offset, count in places:
+            # what could become much larger than the picture is unfolded once up to that size
+            if count * DEFLATE_RATIO > SMALL + page.nbytes:
+                file.seek(offset)
+                if len(zlib.decompressobj().decompress(file.read(count), page.nbytes + 1)) > page.nbytes:
+                    raise unreadable(path, "a strip or tile unfolds to more than the whole picture")
+
+
+def _shown(path: Path, page: Any, array: NDArray[Any], keep: Keep) -> NDArray[Any]:
+    """The samples (H, W, C) of a page as what they show: (H, W) or (H, W, C)."""
+    if page.photometric == PALETTE and keep != "indices":
+        if array.shape[-1] > 1 or page.colormap is None:
+            found = f"a palette {'without colours' if page.colormap is None else 'and further channels'}"
+            raise FileError(path, "unreadable", f"holds {found}; save it as RGB")
+        colors = (np.moveaxis(page.colormap, 0, -1) >> 8).astype(np.uint8)
+        shown: NDArray[np.uint8] = colors[array[..., 0]]
+        return shown
+    if page.photometric == MIN_IS_WHITE:
+        if array.dtype.kind not in "bu":
+            found = f"holds {array.dtype} with the smallest value as white"
+            raise FileError(path, "unreadable", f"{found}, which only unsigned integers can be; save it min-is-black")
+        white = array.dtype.type(2 ** int(page.bitspersample) - 1) if array.dtype.kind == "u" else np.True_
+        array[..., 0] = white ^ array[..., 0]
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def _check_pixels(path: Path, shape: tuple[int, int, int], bits: int, most: int) -> None:
+    """Refuse a picture whose header claims more than the file can hold; `most` is in bytes."""
+    height, width, samples = shape
+    found = f"{width} x {height} pixels of {samples} x {bits} bits"
+    check_size(path, height * -(-width * samples * bits // 8), max(most, SMALL), found)
+
+
+def _upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels (H, W, ...) as they are displayed: EXIF and TIFF number the eight ways that rows and columns may run."""
+    turned = array.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else array
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else None)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else None)
+    upright: NDArray[Any] = turned[rows, columns]
+    return upright
+
+
+def _colors(path: Path, array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels as RGB of 8 bits, with which a table of colours is compared."""
+    if array.dtype == bool:
+        array = array * np.uint8(255)
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.ndim == 2:
+        array = np.stack([array] * 3, axis=-1)
+    if array.dtype != np.uint8 or array.shape[-1] != 3:
+        found = f"holds {array.shape[-1]} samples of {array.dtype} a pixel"
+        raise FileError(path, "colors", f"{found}; a colour mask is RGB of 8 or 16 bits: export it so")
+    return array
