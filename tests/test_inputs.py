@@ -1,5 +1,6 @@
 """Which files are one image: channels together, everything else on its own, no two results of one name."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,19 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     touch(tmp_path / "empty", "notes.txt")
     with pytest.raises(DataError, match="empty: holds no images; NIfTI, PNG"):
         find_images([tmp_path / "empty"], channels=1)
+
+
+def test_paths_that_are_neither_files_nor_folders(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    with pytest.raises(DataError, match=r"pipe\.nii\.gz: is a named pipe \(FIFO\), not a file"):
+        find_images([tmp_path / "pipe.nii.gz"], channels=1)
+    (tmp_path / "link.nii.gz").symlink_to("gone.nii.gz")
+    with pytest.raises(
+        DataError, match=r"link\.nii\.gz: is a link to gone\.nii\.gz, which does not exist; name images"
+    ):
+        find_images([tmp_path / "link.nii.gz"], channels=1)
+
+
+def test_endings_are_known_in_upper_case(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0001.NII.GZ", "a_0000.NII.GZ", "b.PNG", "c.Tif")
+    assert found(tmp_path, channels=2) == {"a": ["a_0000.NII.GZ", "a_0001.NII.GZ"], "b": ["b.PNG"], "c": ["c.Tif"]}

@@ -438,6 +438,17 @@ def test_resampled_volumes_come_back_to_their_own_grid() -> None:
     assert (below, between) == (pytest.approx(8, abs=1), pytest.approx(7, abs=1))
 
 
+def test_micrometres_are_the_same_in_a_file_and_in_a_nibabel_image(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.linspace(-1, 1, 23, dtype=np.float32), (3, 17, 23)).copy()
+    image = nib.Nifti1Image(ramp, np.diag([4, 1, 2, 1]))
+    image.header.set_xyzt_units("micron")
+    nib.save(image, tmp_path / "a.nii.gz")
+    segmenter = reader(view="sagittal", spacing=(0.0015, 0.0007))
+    expected = segmenter.predict(ramp, spacing=(0.004, 0.001, 0.002))
+    for source in (image, tmp_path / "a.nii.gz"):
+        np.testing.assert_array_equal(np.asarray(segmenter.predict(source).dataobj), expected)
+
+
 def test_several_channels(tmp_path: Path) -> None:
     segmenter = reader(view="axial", channels=2)
     volume = np.random.default_rng(0).normal(size=(2, 18, 14, 3)).astype(np.float32)

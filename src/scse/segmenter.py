@@ -23,6 +23,7 @@ from scse.attachment.placements import placements
 from scse.attachment.saving import own_copies
 from scse.checks import check_positive
 from scse.data.files import NIFTI, Image, ending, read_image, write_label
+from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe
 from scse.engines import Engine, make_engine
@@ -419,7 +420,7 @@ def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Re
 def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:
     array = np.asarray(image.dataobj, dtype=np.float32)
     channels = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
-    return Image(channels, np.asarray(image.affine, np.float64))
+    return Image(channels, in_millimetres(image.affine, image.header))
 
 
 def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) -> nib.spatialimages.SpatialImage:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -243,6 +244,36 @@ def test_the_digest_is_of_the_contents_not_of_the_compression(nnunet: Path) -> N
     shift(nnunet / "imagesTr/c_0000.nii.gz")
     after = [fact.digest for fact in inspected(nnunet).facts]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, False, True]
+
+
+def test_the_digest_tells_affines_apart_however_small_the_voxels_are(folders: Path) -> None:
+    digests = set()
+    for size in (1e-6, 1.0001e-6, 1.0, 1.0001, 1e6):
+        image = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+        for folder in ("images", "masks"):
+            shutil.rmtree(folders / folder)
+            save(folders / folder / "a.nii.gz", image, np.diag([size, size, size, 1]))
+        digests.add(inspected(folders).facts[0].digest)
+    assert len(digests) == 5
+
+
+def test_a_link_to_nothing_and_a_pipe_are_named_and_not_waited_for(nnunet: Path) -> None:
+    for name, change in (("imagesTr/a_0000", "link"), ("labelsTr/b", "link"), ("imagesTr/c_0001", "pipe")):
+        path = nnunet / f"{name}.nii.gz"
+        path.unlink()
+        if change == "link":
+            path.symlink_to("gone.nii.gz")
+        else:
+            os.mkfifo(path)
+    found = {problem.file.name: (problem.kind, problem.message) for problem in inspected(nnunet).problems}
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "a_0000.nii.gz": "missing_channel",
+        "b.nii.gz": "missing_label",
+        "c_0001.nii.gz": "unreadable",
+    }
+    assert "this channel is a link to gone.nii.gz, which does not exist" in found["a_0000.nii.gz"][1]
+    assert "this label map is a link to gone.nii.gz, which does not exist" in found["b.nii.gz"][1]
+    assert "is a named pipe (FIFO), not a file" in found["c_0001.nii.gz"][1]
 
 
 def test_a_label_without_an_image(nnunet: Path) -> None:

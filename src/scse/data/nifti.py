@@ -104,16 +104,23 @@ def open_nifti(path: Path) -> Nifti:
         form, header = _read_header(path)
         shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
         slope, intercept = header.get_slope_inter()
-        affine = np.asarray(header.get_best_affine(), np.float64)
+        affine = header.get_best_affine()
     except Exception as error:
         raise unreadable(path, error) from error
     if dtype.kind not in "biuf" or not shape or min(shape) < 1:
         found = f"voxels of type {dtype}, shape {shape}"
         raise FileError(path, "unreadable", f"holds {found}; save it as real numbers of at least one voxel")
     _check_affine(path, affine)
-    affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     scale = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
-    return Nifti(path, form, header, shape, dtype, scale, affine)
+    return Nifti(path, form, header, shape, dtype, scale, in_millimetres(affine, header))
+
+
+def in_millimetres(affine: NDArray[Any], header: Any) -> NDArray[np.float64]:
+    """The affine of a nibabel image in mm; the header of a NIfTI file may say that it is in metres or micrometres."""
+    result = np.array(affine, np.float64)
+    if isinstance(header, nib.Nifti1Header):
+        result[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    return result
 
 
 def read_floats(files: Sequence[Nifti]) -> NDArray[np.float32]:
