@@ -378,6 +378,16 @@ def test_a_strip_that_unfolds_to_more_than_the_picture_is_refused(tmp_path: Path
         read_image([tmp_path / "a.tif"])
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_a_picture_larger_than_the_free_memory_is_refused(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.fromarray(random((16, 24))).save(tmp_path / f"a{suffix}")
+    monkeypatch.setattr("psutil.virtual_memory", type("Memory", (), {"available": 100}))
+    with pytest.raises(DataError, match=r"takes 0\.0 GB of memory, but 0\.0 GB are free; crop or resample it"):
+        read_image([tmp_path / f"a{suffix}"])
+
+
 def test_a_large_empty_picture_is_no_bomb(tmp_path: Path) -> None:
     array = np.zeros((6000, 6000), np.uint8)
     PIL.Image.fromarray(array).save(tmp_path / "a.png")

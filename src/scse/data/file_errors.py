@@ -82,14 +82,19 @@ def check_size(path: Path, claimed: int, most: int, what: str) -> None:
         )
 
 
+def check_memory(path: Path, needed: int) -> None:
+    """Refuse a file whose content does not fit into the memory that is free."""
+    free = psutil.virtual_memory().available
+    if needed > free:
+        found = f"takes {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free"
+        raise FileError(path, "unreadable", f"{found}; crop or resample it, or use a machine with more memory")
+
+
 def allocate(path: Path, shape: Sequence[int], dtype: DTypeLike, *, order: Literal["C", "F"] = "C") -> NDArray[Any]:
     """An empty array for what a file holds, if that fits into the memory that is free.
 
     Raises:
         FileError: it does not fit.
     """
-    needed, free = math.prod(shape) * np.dtype(dtype).itemsize, psutil.virtual_memory().available
-    if needed > free:
-        found = f"takes {needed / 1e9:.1f} GB of memory as {np.dtype(dtype)}, but {free / 1e9:.1f} GB are free"
-        raise FileError(path, "unreadable", f"{found}; crop or resample it, or use a machine with more memory")
+    check_memory(path, math.prod(shape) * np.dtype(dtype).itemsize)
     return np.empty(shape, dtype, order=order)

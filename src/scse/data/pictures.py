@@ -14,7 +14,7 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
 
-from scse.data.file_errors import FileError, check_is_file, check_size, unreadable
+from scse.data.file_errors import FileError, check_is_file, check_memory, check_size, unreadable
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
@@ -58,6 +58,9 @@ def read_picture(path: Path, keep: Keep) -> NDArray[Any]:
             array = _read_pillow(path, keep, ("PNG", "JPEG", "BMP"))
     except FileError:
         raise
+    except PIL.Image.DecompressionBombError as error:
+        remedy = "save so large a picture as TIFF, uncompressed or with Deflate"
+        raise FileError(path, "unreadable", f"has more pixels than Pillow allows ({error}); {remedy}") from error
     except Exception as error:
         raise unreadable(path, error) from error
     return _colors(path, array) if keep == "colors" else array
@@ -230,6 +233,7 @@ def _check_pixels(path: Path, shape: tuple[int, int, int], bits: int, most: int)
     height, width, samples = shape
     found = f"{width} x {height} pixels of {samples} x {bits} bits"
     check_size(path, height * -(-width * samples * bits // 8), max(most, SMALL), found)
+    check_memory(path, height * width * samples * (bits // 8 + 4))  # as stored, and as float32
 
 
 def _upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
