@@ -201,6 +201,16 @@ def test_a_small_file_that_claims_a_huge_volume_is_refused_before_memory_is_take
             read(path)
 
 
+@pytest.mark.parametrize("axes", [(2**40, 2**40, 2**40), (2**62, 4, 4), (2**20, 2**20, 2**20, 2**20), (-1, 5, 6)])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_axes_of_64_bits_are_not_believed(tmp_path: Path, axes: tuple[int, ...], suffix: str) -> None:
+    nib.save(nib.Nifti2Image(random(), np.eye(4)), tmp_path / f"a{suffix}")
+    path = patched(tmp_path / f"a{suffix}", 16, f"<{len(axes) + 1}q", len(axes), *axes)
+    for read in (*READERS, lambda path: read_image([path, path])):
+        with at_most(10), pytest.raises(DataError, match=r"^.*/a\.nii(\.gz)?: "):
+            read(path)
+
+
 @pytest.mark.parametrize("read", READERS)
 def test_what_follows_the_voxels_is_never_kept(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     whole = (save(tmp_path / "a.nii", random())).read_bytes()

@@ -15,7 +15,7 @@ import PIL.ImageOps
 import pytest
 import tifffile
 
-from scse.data.files import read_image, read_label, write_label
+from scse.data.files import geometry_errors, read_image, read_label, write_label
 from scse.errors import DataError
 
 
@@ -106,6 +106,17 @@ def test_colour_masks_palettes_and_deep_pictures_are_turned_as_well(tmp_path: Pa
     body = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     (tmp_path / "deep.png").write_bytes(content[:33] + body + content[33:])
     assert_read(tmp_path / "deep.png", np.rot90(deep, -1))
+
+
+def test_a_mask_that_is_not_turned_as_its_image_is_refused_with_the_reason(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    PIL.Image.fromarray(random((16, 24))).save(tmp_path / "a.jpg", exif=exif)
+    PIL.Image.fromarray(random((16, 24))).save(tmp_path / "mask.png")
+    image, mask = read_image([tmp_path / "a.jpg"]), read_label(tmp_path / "mask.png")
+    [error] = geometry_errors(tmp_path / "mask.png", mask, tmp_path / "a.jpg", image)
+    assert "has shape (16, 24), but" in str(error)
+    assert "rows and columns are exchanged: both are taken as displayed, that is, turned as their EXIF" in str(error)
 
 
 def test_a_label_map_is_written_as_its_picture_is_displayed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Scoring what a user names: files or folders, with a data set's structures or with the values found."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,19 @@ def test_files_are_scored_by_the_values_found_in_the_reference(tmp_path: Path) -
     table = evaluate(prediction, reference)
     assert list(table.columns) == ["case", "structure", "metric", "value"]
     assert dice(table) == {("brain", "structure_7"): pytest.approx(2 / 3)}
+
+
+def test_a_pipe_or_a_link_to_nothing_is_no_label_file(tmp_path: Path) -> None:
+    reference = label(tmp_path / "brain.nii.gz", half(7))
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to("gone.nii.gz")
+    for name, message in (
+        ("pipe", r"is a named pipe \(FIFO\), not a file"),
+        ("link", "is a link to gone.nii.gz, which"),
+    ):
+        for pair in ((tmp_path / f"{name}.nii.gz", reference), (reference, tmp_path / f"{name}.nii.gz")):
+            with pytest.raises(DataError, match=message):
+                evaluate(*pair)
 
 
 def test_folders_are_scored_by_all_values_found_in_any_reference(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
 from scse.data.file_errors import FileError
-from scse.data.nifti import Rounding, open_nifti, read_floats, read_whole_numbers
+from scse.data.nifti import Rounding, check_length, open_nifti, read_floats, read_whole_numbers
 from scse.data.pictures import read_picture
 from scse.errors import UserError
 
@@ -90,6 +90,8 @@ def read_image(paths: Sequence[Path]) -> Image:
         raise UserError("read_image needs at least one path, got none")
     if all(ending(path.name) in NIFTI for path in paths):
         volumes = [open_nifti(path) for path in paths]
+        for volume in volumes:
+            check_length(volume)
         # the headers say whether they fit together, before any voxel is read
         _check_geometry(paths, [outline(volume.channel_shape, volume.affine) for volume in volumes])
         return Image(read_floats(volumes), volumes[0].affine)
@@ -187,6 +189,9 @@ def geometry_errors(path: Path, image: Image, reference_path: Path, reference: I
     """Say how shape and affine of a file differ from those of a reference; [] if they agree."""
     if image.shape != reference.shape:
         remedy = "resample one of them to the other's grid, or pair it with the file it belongs to"
+        if image.affine is None and reference.affine is None and image.shape == reference.shape[::-1]:
+            remedy = "rows and columns are exchanged: both are taken as displayed, that is, turned as their EXIF "
+            remedy += "orientation says; save both as displayed or both with the same EXIF orientation"
         message = f"has shape {image.shape}, but {reference_path} has {reference.shape}; {remedy}"
         return [FileError(path, "shape", message)]
     if image.affine is None or reference.affine is None:

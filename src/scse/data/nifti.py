@@ -123,10 +123,25 @@ def in_millimetres(affine: NDArray[Any], header: Any) -> NDArray[np.float64]:
     return result
 
 
+def check_length(file: Nifti) -> None:
+    """Compare what the header describes with what the file can hold, before memory is taken for it.
+
+    Raises:
+        FileError: the file cannot hold so much.
+    """
+    claimed, length = file.size * file.dtype.itemsize, file.path.stat().st_size
+    voxels = f"{' x '.join(map(str, file.shape))} voxels of {file.dtype.name}"
+    if file.path.name.lower().endswith(".gz"):
+        check_size(file.path, claimed, length * DEFLATE_RATIO, voxels)
+    else:
+        check_size(file.path, claimed, length - file.header.get_data_offset(), voxels)
+
+
 def read_floats(files: Sequence[Nifti]) -> NDArray[np.float32]:
-    """The values of one or more files of equal spatial axes: (C, *spatial), the channels one after the other."""
-    for file in files:
-        _check_length(file)
+    """The values of one or more files of equal spatial axes: (C, *spatial), the channels one after the other.
+
+    Their lengths are checked before.
+    """
     spatial, channels = files[0].channel_shape[1:], sum(file.channel_shape[0] for file in files)
     # nothing but this array is as large as the volume; its order is that of the file, channel by channel
     array = allocate(files[0].path, (*spatial, channels), np.float32, order="F")
@@ -143,7 +158,7 @@ def read_whole_numbers(file: Nifti) -> NDArray[Any]:
     Raises:
         FileError: a value is no whole number.
     """
-    _check_length(file)
+    check_length(file)
     if file.dtype.kind in "iu" and file.scale is None:
         array = allocate(file.path, file.shape, file.dtype.newbyteorder("="), order="F")
         _read_into(array.reshape(-1, order="F"), file, lambda stored, _: stored)
@@ -217,16 +232,6 @@ def _check_affine(path: Path, affine: NDArray[np.float64]) -> None:
         return
     entries = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
     raise FileError(path, "affine", f"its affine {entries} cannot be inverted; write a valid s-form or q-form")
-
-
-def _check_length(file: Nifti) -> None:
-    """Compare what the header describes with what the file can hold, before memory is taken for it."""
-    claimed, length = file.size * file.dtype.itemsize, file.path.stat().st_size
-    voxels = f"{' x '.join(map(str, file.shape))} voxels of {file.dtype.name}"
-    if file.path.name.lower().endswith(".gz"):
-        check_size(file.path, claimed, length * DEFLATE_RATIO, voxels)
-    else:
-        check_size(file.path, claimed, length - file.header.get_data_offset(), voxels)
 
 
 def _read_into(

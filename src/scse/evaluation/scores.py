@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from scse.atomic import write_atomic
 from scse.data.dataset import Dataset
+from scse.data.file_errors import check_is_file
 from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
 from scse.errors import DataError, UserError
 
@@ -219,8 +220,10 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
         DataError: a path does not exist, a file cannot be read, files have no partner, or there is no structure.
     """
     for path in (predictions, references):
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             raise DataError(f"{path}: there is no such file or folder")
+        if not path.is_dir():
+            check_is_file(path)
     known = None if dataset is None else Dataset.open(dataset)
     structures = known.structures if known and known.structures else _values_found(references)
     colors = None if known is None else known.colors
