@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scse import functional, networks
     from scse.attachment.attaching import attach, detach
+    from scse.attachment.losing import LostBlockWarning
     from scse.attachment.placements import placements
     from scse.attachment.saving import load_attached, save_attached
     from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
@@ -27,6 +28,7 @@ _HOMES = {
     "ChannelSE": "scse.blocks",
     "ConcurrentSE": "scse.blocks",
     "Dataset": "scse.data.dataset",
+    "LostBlockWarning": "scse.attachment.losing",
     "Segmenter": "scse.segmenter",
     "SpatialSE": "scse.blocks",
     "attach": "scse.attachment.attaching",
@@ -51,6 +53,7 @@ __all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)
     "placements",
     "save_attached",
     "load_attached",
+    "LostBlockWarning",
     "fuse",
     "gates_of",
     "functional",
