@@ -24,7 +24,7 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: is no regular file, where a JSON file is wanted; put the file itself there")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, object_pairs_hook=_object)
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_int=_integer, object_pairs_hook=_object)
     except RecursionError:
         raise DataError(f"{path}: is nested too deeply to be read as JSON; correct it there") from None
     except (OSError, ValueError) as error:

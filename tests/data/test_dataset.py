@@ -146,6 +146,7 @@ BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 128, 0)
         ("name,r,g,b\ncup,255,0,0\ndisc,0,128,0\n", {"cup": 1, "disc": 2}, {0: BLACK, 1: RED, 2: GREEN}),
         ("name,color\nbackground,#008000\ncup,#ff0000\n", {"cup": 1}, {0: GREEN, 1: RED}),
         ("name,value,color\ncup,7,FF0000\n", {"cup": 7}, {0: BLACK, 7: RED}),
+        ("name,color\nsky,#ff0000\nroad,#000000\n", {"sky": 1, "road": 2}, {1: RED, 2: BLACK}),
     ],
 )
 def test_labels_csv_names_the_structures(
@@ -154,6 +155,21 @@ def test_labels_csv_names_the_structures(
     dataset = Dataset.open(folders(tmp_path, table))
     assert dataset.structures == structures
     assert dataset.colors == colors
+    assert dataset.ignored is None
+
+
+@pytest.mark.parametrize("name", ["ignore", "Void", "unlabelled", "Unlabeled"])
+def test_labels_csv_names_the_voxels_to_be_ignored(tmp_path: Path, name: str) -> None:
+    dataset = Dataset.open(folders(tmp_path / "values", f"name,value\ncup,1\n{name},255\n"))
+    assert (dataset.structures, dataset.ignored, dataset.colors) == ({"cup": 1}, 255, None)
+    # CamVid paints them black and has no background
+    dataset = Dataset.open(folders(tmp_path / "colors", f"name,r,g,b\ncup,255,0,0\n{name},0,0,0\n"))
+    assert (dataset.structures, dataset.ignored, dataset.colors) == ({"cup": 1}, 2, {1: RED, 2: BLACK})
+
+
+def test_the_name_of_the_value_0_is_kept(tmp_path: Path) -> None:
+    dataset = Dataset.open(folders(tmp_path, "name,value\nsky,0\nroad,1\n"))
+    assert (dataset.background, dataset.structures) == ("sky", {"road": 1})
 
 
 @pytest.mark.parametrize(
@@ -168,6 +184,20 @@ def test_labels_csv_names_the_structures(
         ("name,value\ncup,1\ndisc,1\n", "value 1 is listed twice"),
         ("name,value\nbackground,0\n", "no structure besides the background"),
         ("name,value\n", "list at least one structure"),
+        ("name,value\n,1\n", "the label '1' has the name ''"),
+        (f"name,value\ncup,{2**31}\n", "'cup' has the label value '2147483648'"),
+        (f"name,value\ncup,{'9' * 5000}\n", "'cup' has the label value '9{40}'..."),
+        ("name,value\ncup,1.0\n", "'cup' has the label value '1.0'"),
+        ("name,value\ncup,nan\n", "'cup' has the label value 'nan'"),
+        ("name,value\ncup,True\n", "'cup' has the label value 'True'"),
+        ("name,value\ncup,\u0661\n", "'cup' has the label value"),
+        ("name,value\nBackground,3\ncup,1\n", "'Background' has the label value 3, but background is always 0"),
+        ("name,value\nvoid,3\nignore,2\ncup,1\n", "'void' and 'ignore' both name voxels to be ignored"),
+        ("name,value\ncup, left,1\n", "has more cells than there are columns"),
+        ('name,value\n"cup,1\n', "cannot be read"),
+        ("name,value,value\ncup,1,2\n", "the column 'value' is there twice"),
+        ("name;value\ncup;1\n", "found the columns name;value; allowed"),
+        ("name,r,g,b\ncup,1_0,0,0\n", "found 'cup,1_0,0,0'"),
         ("name,color\ncup,red\n", "found 'cup,red'; a colour is #rrggbb"),
         ("name,r,g,b\ncup,256,0,0\n", "found 'cup,256,0,0'"),
         ("name,r,g,b\ncup,1,1,1\ndisc,1,1,1\n", r"colour \(1, 1, 1\) is listed twice"),
@@ -189,14 +219,29 @@ def test_a_labels_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"labels": {"background": 0, "whole": [1, 2]}}, r"'whole' is a region of labels \[1, 2\]"),
-        ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignore label"),
+        ({"labels": {"background": 0, "ignore": 1, "liver": 2}}, "ignore label has the value 1, and a structure 2"),
         ({"labels": {"background": 0}}, "no structure"),
-        ({"labels": None}, "found the labels None"),
+        ({"labels": {"background": 0, "ignore": 1}}, "no structure"),
+        ({"labels": None}, r"labels: .*got None; .*\{\"background\": 0, \"liver\": 1\}"),
         ({"labels": {"liver": 1.5}}, "label value 1.5"),
         ({"labels": {"liver": True}}, "label value True"),
+        ({"labels": {"liver": float("nan")}}, "label value nan"),
+        ({"labels": {"liver": -1}}, "label value -1"),
+        ({"labels": {"liver": None}}, "label value None"),
+        ({"labels": {"liver": {"a": 1}}}, "label value"),
+        ({"labels": {"liver": 2**31}}, "label value 2147483648; allowed: whole numbers from 0 to 2147483647"),
+        ({"labels": {"liver": 2**70}}, "beyond 64 bits"),
+        ({"labels": {" ": 1}}, "the label 1 has the name ' '"),
+        ({"labels": {"a\n": 1}}, "the label 1 has the name"),
+        ({"labels": {"background": 1, "liver": 2}}, "'background' has the label value 1, but background is always 0"),
+        ({"labels": {"0": "background", "1": 7}}, "the label '1' has the name 7"),
+        ({"channel_names": {"0": 7}}, r"channel_names\.0: .*got 7"),
+        ({"channel_names": {"0": ""}}, r"channel_names\.0: .*got ''"),
+        ({"channel_names": ["T1"]}, r"channel_names: .*got \['T1'\]"),
+        ({"file_ending": [".nii.gz"]}, "file_ending: .*got"),
         ({"labels": {"liver": 1, "spleen": 1}}, "value 1 is listed twice"),
         ({"file_ending": ".mha"}, r"file_ending is '\.mha'; allowed: \.nii\.gz"),
-        ({"file_ending": None}, r"file_ending is 'None'; allowed"),
+        ({"file_ending": None}, "file_ending: .*got None"),
         ({"channel_names": {"1": "T1"}}, "number the channels from 0"),
         ({"channel_names": {}}, "number the channels from 0"),
         ({"dataset": {"a": {}}}, "lists its files under dataset"),
@@ -210,12 +255,12 @@ def test_a_wrong_nnunet_description_is_refused(tmp_path: Path, changes: dict[str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": ["liver"]}, r"labels is \['liver'\]; it must be like"),
-        ({"labels": {"0": "liver", "1": "liver"}}, "the same name"),
+        ({"labels": ["liver"]}, r"labels: .*got \['liver'\]; .* must be like"),
+        ({"labels": {"0": "liver", "1": "liver"}}, "'liver' is listed twice"),
         ({"labels": {"zero": "background", "1": "liver"}}, "label value 'zero'"),
-        ({"modality": "MRI"}, "modality is 'MRI'; it must number"),
-        ({"training": [{"label": "a.nii.gz"}]}, "a case is written like"),
-        ({"training": 7}, "found the case 7"),
+        ({"modality": "MRI"}, "modality: .*got 'MRI'"),
+        ({"training": [{"label": "a.nii.gz"}]}, r"training\.0\.image: Field required; .*imagesTr/a"),
+        ({"training": 7}, "training: .*valid list, got 7"),
         ({"training": []}, "no training case"),
     ],
 )
@@ -264,6 +309,12 @@ def test_splits_of_the_folder_are_honoured_and_checked(tmp_path: Path) -> None:
     for content, message in [
         ([{"train": ["a"], "val": ["z"]}], r"names 1 cases that are not there \(z\)"),
         ([{"train": ["a", "b"], "val": ["a"]}], "a is in train and in val"),
+        ([{"train": ["a", "a"], "val": ["b"]}], "a is listed twice"),
+        ([], "must be a list like"),
+        ({"train": ["a"], "val": ["b"]}, "must be a list like"),
+        ([{"train": "a", "val": ["b"]}], r"0\.train: .*must be a list like"),
+        ([{"train": [1], "val": ["b"]}], r"0\.train\.0: .*got 1; must be a list like"),
+        ([{"train": [["a"]], "val": ["b"]}], "must be a list like"),
         ([["a"]], "must be a list like"),
         ([{"train": ["a"]}], "must be a list like"),
     ]:
@@ -278,6 +329,164 @@ def test_selecting_cases(tmp_path: Path) -> None:
     assert dataset.without(["b", "t"]) == dataset.select(["a"])
     with pytest.raises(ValueError, match="no case is named z"):
         dataset.select(["a", "z"])
+
+
+def test_nnunet_v1_folders_have_a_file_for_each_channel_of_a_listed_image(tmp_path: Path) -> None:
+    folder = msd(tmp_path)
+    for case in "ab":
+        touch(folder / f"imagesTr/{case}_0000.nii.gz", folder / f"imagesTr/{case}_0001.NII.gz")
+    touch(folder / "imagesTr/ab_0000.nii.gz", folder / "imagesTs/t_0000.nii.gz", folder / "labelsTr/a.nii.gz")
+    dataset = Dataset.open(folder)
+    images = folder / "imagesTr/a_0000.nii.gz", folder / "imagesTr/a_0001.NII.gz"
+    assert dataset.cases[0] == Case("a", images, folder / "labelsTr/a.nii.gz")
+    # what is missing is named as it should be called
+    missing = folder / "imagesTs/t_0000.nii.gz", folder / "imagesTs/t_0001.nii.gz"
+    assert dataset.test_cases == (Case("t", missing, None),)
+    assert dataset.unused == (folder / "imagesTr/ab_0000.nii.gz",)
+    touch(folder / "imagesTr/a.nii.gz")
+    assert Dataset.open(folder).cases[0].images == (folder / "imagesTr/a.nii.gz",)
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "7": "liver"}, {"background": 0, "liver": 7}])
+@pytest.mark.parametrize("layout", [nnunet, msd])
+def test_labels_are_read_whichever_of_name_and_value_comes_first(
+    tmp_path: Path, layout: Callable[..., Path], labels: dict[str, Any]
+) -> None:
+    assert Dataset.open(layout(tmp_path, labels=labels)).structures == {"liver": 7}
+
+
+def test_numbers_as_names_are_read_as_the_layout_has_them(tmp_path: Path) -> None:
+    labels = {"background": "0", "1": "2"}
+    assert Dataset.open(nnunet(tmp_path / "nnunet", labels=labels)).structures == {"1": 2}
+    labels = {"0": "0", "1": "2"}
+    assert Dataset.open(msd(tmp_path / "msd", labels=labels)).structures == {"2": 1}
+
+
+@pytest.mark.parametrize("written", [".nii.gz", ".NII.GZ"])
+def test_nnunet_endings_may_be_in_upper_case(tmp_path: Path, written: str) -> None:
+    folder = nnunet(tmp_path, channel_names={"0": "T1"}, file_ending=written)
+    for name in ("imagesTr/a_0001", "imagesTr/b_0001", "imagesTs/t_0001"):
+        (folder / f"{name}.nii.gz").unlink()
+    for name in ("imagesTr/a_0000", "labelsTr/b", "imagesTs/t_0000"):
+        (folder / f"{name}.nii.gz").rename(folder / f"{name}.Nii.GZ")
+    dataset = Dataset.open(folder)
+    assert dataset.cases == (
+        Case("a", (folder / "imagesTr/a_0000.Nii.GZ",), folder / "labelsTr/a.nii.gz"),
+        Case("b", (folder / "imagesTr/b_0000.nii.gz",), folder / "labelsTr/b.Nii.GZ"),
+    )
+    assert dataset.test_cases == (Case("t", (folder / "imagesTs/t_0000.Nii.GZ",), None),)
+    assert dataset.unused == ()
+    touch(folder / "labelsTs/t.NII.gz")
+    assert Dataset.open(folder).test_cases[0].label == folder / "labelsTs/t.NII.gz"
+
+
+def test_of_two_files_that_differ_in_the_case_of_their_ending_one_is_used_and_one_named(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path, channel_names={"0": "T1"})
+    (folder / "imagesTr/a_0001.nii.gz").unlink()
+    touch(folder / "imagesTr/b_0000.NII.GZ", folder / "labelsTr/b.NII.GZ")
+    dataset = Dataset.open(folder)
+    assert dataset.cases[1].images[0] == folder / "imagesTr/b_0000.nii.gz"
+    assert {folder / "imagesTr/b_0000.NII.GZ", folder / "labelsTr/b.NII.GZ"} <= set(dataset.unused)
+
+
+def test_decathlon_endings_may_be_in_upper_case(tmp_path: Path) -> None:
+    folder = msd(tmp_path)
+    touch(folder / "imagesTr/a.NII.GZ", folder / "labelsTr/a.nii.GZ", folder / "imagesTs/t.NII.gz")
+    touch(folder / "labelsTs/t.nii.GZ")
+    dataset = Dataset.open(folder)
+    assert dataset.cases[0] == Case("a", (folder / "imagesTr/a.NII.GZ",), folder / "labelsTr/a.nii.GZ")
+    assert dataset.test_cases == (Case("t", (folder / "imagesTs/t.NII.gz",), folder / "labelsTs/t.nii.GZ"),)
+    assert dataset.unused == ()
+
+
+def test_plain_endings_may_be_in_upper_case(tmp_path: Path) -> None:
+    folder = tmp_path
+    touch(folder / "images/a.JPG", folder / "masks/a.Png", folder / "test/images/x.TIFF", folder / "test/masks/x.BMP")
+    dataset = Dataset.open(folder)
+    assert dataset.cases == (Case("a", (folder / "images/a.JPG",), folder / "masks/a.Png"),)
+    assert dataset.test_cases == (Case("x", (folder / "test/images/x.TIFF",), folder / "test/masks/x.BMP"),)
+    assert dataset.unused == ()
+
+
+def test_what_looks_like_an_image_but_belongs_to_no_case_is_named(tmp_path: Path) -> None:
+    folder = nnunet(tmp_path / "nnunet")
+    stray = ["imagesTr/d_000.nii.gz", "imagesTr/e_0000.MHA", "imagesTr/more", "labelsTr/a.png", "labelsTs/t.nii"]
+    touch(*(folder / name for name in stray if name != "imagesTr/more"), folder / "imagesTr/more/f.dcm")
+    touch(folder / "imagesTr/notes.txt", folder / "labelsTr/.hidden.nii.gz")
+    assert Dataset.open(folder).unused == tuple(folder / name for name in stray)
+
+    folder = msd(tmp_path / "msd")
+    stray = ["imagesTr/z.nii.gz", "imagesTs/y.nii", "labelsTr/z.nii.gz"]
+    touch(*(folder / name for name in (*stray, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTs/t.nii.gz")))
+    assert Dataset.open(folder).unused == tuple(folder / name for name in stray)
+
+    folder = folders(tmp_path / "plain")
+    stray = ["images/c.gif", "images/more", "masks/c.webp", "test/masks/t.png"]
+    touch(*(folder / name for name in stray if name != "images/more"), folder / "images/more/d.png")
+    assert Dataset.open(folder).unused == tuple(folder / name for name in stray)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "../a.nii.gz",
+        "imagesTr/../../a.nii.gz",
+        "/etc/a.nii.gz",
+        "imagesTr\\a.nii.gz",
+        "imagesTr/...nii.gz",
+        "imagesTr/.nii.gz",
+        "",
+        "a\0.nii.gz",
+    ],
+)
+@pytest.mark.parametrize("field", ["image", "label", "test"])
+def test_listed_files_stay_in_the_folder(tmp_path: Path, image: str, field: str) -> None:
+    listed = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", field: image}
+    changes = {"test": [image]} if field == "test" else {"training": [listed]}
+    refused(msd(tmp_path, **changes), r"dataset\.json: lists the file .*; a case is a file below the data set's folder")
+
+
+def test_the_name_of_a_data_set_is_text(tmp_path: Path) -> None:
+    refused(nnunet(tmp_path / "nnunet", name=7), r"dataset\.json: name: .*got 7")
+    refused(msd(tmp_path / "msd", name=["x"]), r"dataset\.json: name: .*got \['x'\]")
+    assert Dataset.open(nnunet(tmp_path / "other", name=None)).name == "other"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_descriptions_may_be_written_on_any_system(tmp_path: Path, encoding: str, newline: str) -> None:
+    folder = nnunet(tmp_path / "nnunet", labels={"Hüfte": 1})
+    for path in (folder / "dataset.json", folders(tmp_path / "plain", "name,value\nHüfte,1\n") / "labels.csv"):
+        text = path.read_text(encoding="utf-8").replace("\n", newline)
+        path.write_bytes(text.encode(encoding))
+        assert Dataset.open(path.parent).structures == {"Hüfte": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
+    folder = folders(tmp_path / "plain", "name,value\n")
+    (folder / "labels.csv").write_bytes("name,value\nHüfte,1\n".encode(encoding))
+    refused(folder, r"labels\.csv: ")
+    folder = nnunet(tmp_path / "nnunet")
+    (folder / "dataset.json").write_bytes('{"labels": {"Hüfte": 1}}'.encode(encoding))
+    refused(folder, r"dataset\.json: cannot be read as JSON")
+
+
+@pytest.mark.parametrize(
+    ("layout", "labels", "ignored"),
+    [
+        (nnunet, {"background": 0, "liver": 1, "ignore": 2}, 2),
+        (nnunet, {"background": 0, "liver": 1, "void": 2}, None),
+        (msd, {"0": "background", "1": "liver", "255": "Ignore"}, 255),
+        (msd, {"0": "Void", "1": "liver"}, 0),
+    ],
+)
+def test_the_ignored_label_is_no_structure(
+    tmp_path: Path, layout: Callable[..., Path], labels: dict[str, Any], ignored: int | None
+) -> None:
+    dataset = Dataset.open(layout(tmp_path, labels=labels))
+    assert dataset.ignored == ignored
+    assert dataset.structures == {"liver": 1} if ignored is not None else {"liver": 1, "void": 2}
 
 
 def dangling(folder: Path, names: list[str]) -> None:

@@ -1,24 +1,45 @@
 """What a folder on disk holds: cases, label names, splits. Nothing here reads a pixel."""
 
-import csv
-import json
 import os
-from collections.abc import Callable, Container, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from scse.data.descriptions import (
+    BACKGROUND,
+    IGNORED,
+    NNUNET_IGNORED,
+    Color,
+    Labels,
+    ListedCase,
+    Split,
+    channels_of,
+    labels_of,
+    listed_path,
+    read_msd,
+    read_nnunet,
+    read_splits,
+    read_table,
+)
 from scse.data.files import ENDINGS, NIFTI, ending, stem
 from scse.errors import DataError, UserError
-
-Split = tuple[tuple[str, ...], tuple[str, ...]]
-Color = tuple[int, int, int]
+from scse.json_files import read_json
 
 LAYOUTS = (
     "an nnU-Net v2 folder (dataset.json with channel_names, labels, file_ending; imagesTr/NAME_0000.EXT, "
-    "labelsTr/NAME.EXT), a Medical Segmentation Decathlon folder (dataset.json with modality, labels, training), "
-    "or images/ and masks/ (or labels/) with files of equal names"
+    "labelsTr/NAME.EXT), a Medical Segmentation Decathlon or nnU-Net v1 folder (dataset.json with modality, labels, "
+    "training), or images/ and masks/ (or labels/) with files of equal names"
 )
+FOREIGN_ENDINGS = (
+    *(".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".dcm", ".b2nd"),
+    *(".gif", ".webp", ".jp2", ".ppm", ".pgm", ".tga", ".npy", ".npz"),
+)
+"""Of images that scse does not read."""
+
+CHANNEL = re.compile(r"(.+)_([0-9]{4})")
+"""The name of a channel's file without its ending, as nnU-Net has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +69,10 @@ class Dataset:
         cases: training cases, sorted by name.
         test_cases: the data set's own test cases, sorted by name.
         splits: per fold, the names of training and of validation cases, from splits_final.json; () without.
-        colors: label value -> (red, green, blue) where label maps are colour masks, else None.
+        colors: label value -> (red, green, blue) where label maps are colour masks, else None; the ignored value too.
+        ignored: label value of voxels that are neither learned nor scored; None if there is none.
+        background: name of the label value 0.
+        unused: files and folders beside the images and label maps that look like some, but belong to no case.
     """
 
     path: Path
@@ -60,16 +84,24 @@ class Dataset:
     test_cases: tuple[Case, ...] = ()
     splits: tuple[Split, ...] = ()
     colors: dict[int, Color] | None = None
+    ignored: int | None = None
+    background: str = BACKGROUND
+    unused: tuple[Path, ...] = ()
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
         """Recognise a folder and list its cases.
 
-        Layouts: nnU-Net v2; Medical Segmentation Decathlon; and plain folders `images/` with `masks/` or
-        `labels/` (for test cases `test/images` and `test/masks` or `test/labels`), files paired by their names
-        without ending. Beside plain folders, `labels.csv` names the structures, in the columns `name,value`
-        for index masks, or `name,r,g,b` or `name,color` (#rrggbb) for colour masks, where `value` is optional
-        and otherwise counts the rows from 1; a row named background is 0 (black, unless it says otherwise).
+        Layouts: nnU-Net v2; Medical Segmentation Decathlon, also with the channels in files of their own, as nnU-Net v1
+        has them; and plain folders `images/` with `masks/` or `labels/` (for test cases `test/images` and `test/masks`
+        or `test/labels`), files paired by their names without ending. Endings may be in upper case. Beside plain
+        folders, `labels.csv` names the structures, in the columns `name,value` for index masks, or `name,r,g,b` or
+        `name,color` (#rrggbb) for colour masks, where `value` is optional and otherwise counts the rows from 1; a row
+        named background is 0 (black, unless a row says otherwise).
+
+        Voxels of one label may be left out of training and scores: the one named ignore in nnU-Net's dataset.json
+        (its greatest value, as nnU-Net demands), and ignore, void, unlabelled or unlabeled in the other layouts, in
+        upper or lower case.
 
         Raises:
             DataError: the folder has none of these layouts, or its description is wrong.
@@ -81,17 +113,17 @@ class Dataset:
         description = path / "dataset.json"
         if not description.is_file():
             return cls(**_open_folders(path))
-        content = _read_json(description)
+        content = read_json(description)
         if not isinstance(content, dict):
             raise DataError(f"{description}: holds a {type(content).__name__}, not an object; see {LAYOUTS}")
         reader = next((_READERS[key] for key in _READERS if key in content), None)
         if reader is None:
             keys = ", ".join(content) or "no keys"
             raise DataError(f"{description}: found {keys}, but neither channel_names nor modality; allowed: {LAYOUTS}")
-        dataset = cls(path=path, name=str(content.get("name") or path.resolve().name), **reader(path, content))
+        dataset = cls(path=path, **reader(path, content))
         if not dataset.cases:
             raise DataError(f"{path}: dataset.json is there, but no training case; found {_found(path)}; see {LAYOUTS}")
-        return replace(dataset, splits=_read_splits(path / "splits_final.json", dataset.cases))
+        return replace(dataset, splits=_splits(path, dataset.cases))
 
     def select(self, names: Iterable[str]) -> Self:
         """The data set with these cases only, training and test; splits follow.
@@ -120,102 +152,167 @@ class Dataset:
 
 
 def _open_nnunet(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    description = path / "dataset.json"
-    if "dataset" in content:
-        raise DataError(
-            f"{description}: lists its files under dataset; remove that key and put them in imagesTr, labelsTr"
-        )
-    suffix = str(content.get("file_ending"))
-    if ending(suffix) != suffix:
-        raise DataError(f"{description}: file_ending is {suffix!r}; allowed: {', '.join(ENDINGS)}")
-    channels = _channels(description, "channel_names", content["channel_names"])
+    source = path / "dataset.json"
+    described = read_nnunet(source, content)
+    suffix = described.file_ending.lower()
+    if suffix not in ENDINGS:
+        raise DataError(f"{source}: file_ending is {described.file_ending!r}; allowed: {', '.join(ENDINGS)}")
+    channels = channels_of(source, "channel_names", described.channel_names)
+    labels = labels_of(source, described.labels, values_first=False, ignored=NNUNET_IGNORED)
+    if labels.ignored is not None and labels.ignored < (greatest := max(labels.structures.values())):
+        found = f"the ignore label has the value {labels.ignored}, and a structure {greatest}"
+        raise DataError(f"{source}: {found}; nnU-Net demands that ignore has the greatest value: relabel")
+    cases, unused = _nnunet_cases(path, "Tr", suffix, len(channels))
+    test_cases, unused_tests = _nnunet_cases(path, "Ts", suffix, len(channels))
     return {
+        "name": described.name or path.resolve().name,
         "format": "nnunet",
         "channels": channels,
-        "structures": _structures(description, content.get("labels")),
-        "cases": _nnunet_cases(path, "Tr", suffix, len(channels)),
-        "test_cases": _nnunet_cases(path, "Ts", suffix, len(channels)),
+        "cases": cases,
+        "test_cases": test_cases,
+        "unused": (*unused, *unused_tests),
+        **_meaning(labels),
     }
 
 
-def _nnunet_cases(path: Path, part: str, suffix: str, channels: int) -> tuple[Case, ...]:
-    """The cases of imagesTr and labelsTr (part "Tr") or imagesTs and labelsTs ("Ts")."""
+def _nnunet_cases(path: Path, part: str, suffix: str, channels: int) -> tuple[tuple[Case, ...], tuple[Path, ...]]:
+    """The cases of imagesTr and labelsTr (part "Tr") or imagesTs and labelsTs ("Ts"), and the files of none."""
     images, labels = path / f"images{part}", path / f"labels{part}"
-    indices: dict[str, set[int]] = {}
-    for name in _names(images, (suffix,)):
-        case, _, index = name.removesuffix(suffix).rpartition("_")
-        if case and len(index) == 4 and index.isdecimal():
-            indices.setdefault(case, set()).add(int(index))
-    labelled = {name.removesuffix(suffix) for name in _names(labels, (suffix,))}
-    if part == "Tr" and not indices:
+    files = _channel_files(_names(images, (suffix,)), suffix)
+    if part == "Tr" and not files:
         raise DataError(f"{images}: found {_examples(images)}, but no NAME_0000{suffix}; rename the images so")
+    labelled = {stem(name): name for name in _preferred(_names(labels, (suffix,)), suffix)}
     expects_labels = part == "Tr" or bool(labelled)
     cases = []
-    for case in sorted(labelled | indices.keys()):
-        found = indices.get(case, set())
-        # one RGB picture may hold all channels; of volumes, each channel is a file
-        expected = found if suffix not in NIFTI or not found else found | set(range(channels))
-        files = tuple(images / f"{case}_{index:04d}{suffix}" for index in sorted(expected))
-        cases.append(Case(case, files, labels / f"{case}{suffix}" if expects_labels else None))
-    return tuple(cases)
+    for case in sorted(labelled.keys() | files.keys()):
+        found = _with_missing(case, files.get(case, {}), suffix, channels)
+        label = labels / labelled.get(case, f"{case}{suffix}")
+        cases.append(Case(case, tuple(images / name for name in found), label if expects_labels else None))
+    used = {name for found in files.values() for name in found.values()}
+    return tuple(cases), (*_unused(images, used), *_unused(labels, set(labelled.values())))
+
+
+def _channel_files(names: Iterable[str], suffix: str) -> dict[str, dict[int, str]]:
+    """The files NAME_0000, NAME_0001, ... of each case, by the index of the channel."""
+    files: dict[str, dict[int, str]] = {}
+    for name in _preferred(names, suffix):
+        if found := CHANNEL.fullmatch(stem(name)):
+            files.setdefault(found[1], {})[int(found[2])] = name
+    return files
+
+
+def _with_missing(case: str, found: Mapping[int, str], suffix: str, channels: int) -> list[str]:
+    """The files of a case's channels in order, with those that are expected and not there."""
+    # one RGB picture may hold all channels; of volumes, each channel is a file
+    expected = found.keys() if suffix not in NIFTI or not found else found.keys() | set(range(channels))
+    return [found.get(index, f"{case}_{index:04d}{suffix}") for index in sorted(expected)]
+
+
+def _preferred(names: Iterable[str], suffix: str) -> list[str]:
+    """Names in an order in which the last of those that differ in the case of their ending has `suffix` itself."""
+    return sorted(names, key=lambda name: name.endswith(suffix))
 
 
 def _open_msd(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    description = path / "dataset.json"
-    names = content.get("labels")
-    if not isinstance(names, dict):
-        raise DataError(f'{description}: labels is {names!r}; it must be like {{"0": "background", "1": "liver"}}')
-    labels = {str(name): value for value, name in names.items()}
-    if len(labels) < len(names):
-        raise DataError(f"{description}: two labels have the same name in {names}; give each its own")
+    source = path / "dataset.json"
+    described = read_msd(source, content)
+    channels = channels_of(source, "modality", described.modality)
+    files = _ListedFiles(path, len(channels))
+    cases = [_msd_case(files, listed, path / "labelsTr") for listed in described.training]
+    # labels of test cases may be in their folder, where no list names them
+    tests = path / "labelsTs" if _names(path / "labelsTs", ENDINGS) else None
+    test_cases = [_msd_case(files, listed, tests) for listed in described.test]
     return {
+        "name": described.name or path.resolve().name,
         "format": "msd",
-        "channels": _channels(description, "modality", content.get("modality", {"0": "image"})),
-        "structures": _structures(description, labels),
-        "cases": _msd_cases(path, content.get("training", []), None),
-        "test_cases": _msd_cases(path, content.get("test", []), path / "labelsTs"),
+        "channels": channels,
+        "cases": tuple(sorted(cases, key=lambda case: case.name)),
+        "test_cases": tuple(sorted(test_cases, key=lambda case: case.name)),
+        "unused": files.unused(),
+        **_meaning(labels_of(source, described.labels, values_first=True, ignored=IGNORED)),
     }
 
 
-def _msd_cases(path: Path, entries: Any, labels: Path | None) -> tuple[Case, ...]:
-    """Cases of a list of {"image", "label"}, or of image paths whose labels may be in the folder `labels`."""
-    description = path / "dataset.json"
-    labelled = _names(labels, ENDINGS) if labels else []
-    cases = []
-    for entry in entries if isinstance(entries, list) else [entries]:
-        files = entry if isinstance(entry, dict) else {"image": entry}
-        image, label = files.get("image"), files.get("label")
-        if not isinstance(image, str) or not isinstance(label, str | None):
-            example = '{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}'
-            raise DataError(f"{description}: found the case {entry!r}; a case is written like {example}")
-        name = Path(image).name
-        if label is not None:
-            place: Path | None = path / label
-        elif labels is None or labelled:
-            place = (labels or path / "labelsTr") / name
-        else:
-            place = None
-        cases.append(Case(stem(name), (path / image,), place))
-    return tuple(sorted(cases, key=lambda case: case.name))
+def _msd_case(files: "_ListedFiles", listed: ListedCase, labels: Path | None) -> Case:
+    """A case of the list, whose label is in the folder `labels` where the list does not say."""
+    image = listed_path(files.path / "dataset.json", listed.image)
+    label = None if labels is None else labels / image.name
+    if listed.label is not None:
+        label = files.path / listed_path(files.path / "dataset.json", listed.label)
+    images = files.find_channels(files.path / image)
+    return Case(stem(image.name), images, None if label is None else files.find(label))
+
+
+class _ListedFiles:
+    """Finds the files that dataset.json lists, and keeps which are used; each folder is listed once.
+
+    Args:
+        path: of the data set.
+        channels: of its images.
+    """
+
+    def __init__(self, path: Path, channels: int) -> None:
+        self.path, self.channels = path, channels
+        self.by_stem: dict[Path, dict[str, list[str]]] = {}
+        self.by_channel: dict[tuple[Path, str], dict[str, dict[int, str]]] = {}
+        self.used: dict[Path, set[str]] = {
+            path / f"{what}{part}": set() for what in ("images", "labels") for part in ("Tr", "Ts")
+        }
+
+    def find(self, listed: Path) -> Path:
+        """The file as listed, or one that differs in the case of its ending only."""
+        folder = listed.parent
+        if folder not in self.by_stem:
+            self.by_stem[folder] = _by_stem(folder)
+        alike = [n for n in self.by_stem[folder].get(stem(listed.name), []) if ending(n) == ending(listed.name)]
+        found = listed if listed.name in alike or not alike else folder / alike[0]
+        self.used.setdefault(folder, set()).add(found.name)
+        return found
+
+    def find_channels(self, listed: Path) -> tuple[Path, ...]:
+        """The file of an image as listed, or, where only nnU-Net v1's NAME_0000, NAME_0001, ... are there, those."""
+        found, folder, name = self.find(listed), listed.parent, stem(listed.name)
+        suffix = ending(listed.name) or ""
+        if found.name in self.by_stem[folder].get(name, []):
+            return (found,)
+        if (folder, suffix) not in self.by_channel:
+            self.by_channel[folder, suffix] = _channel_files(_names(folder, (suffix,)), suffix)
+        files = self.by_channel[folder, suffix].get(name)
+        if not files:
+            return (found,)
+        names = _with_missing(name, files, suffix, self.channels)
+        self.used[folder].update(names)
+        return tuple(folder / name for name in names)
+
+    def unused(self) -> tuple[Path, ...]:
+        """Files beside the used ones that belong to no case."""
+        folders = sorted(folder for folder in self.used if folder != self.path)
+        return tuple(path for folder in folders for path in _unused(folder, self.used[folder]))
 
 
 def _open_folders(path: Path) -> dict[str, Any]:
-    masks, test = _mask_folder(path), path / "test"
+    masks, tests = _mask_folder(path), path / "test"
     if masks is None or not (path / "images").is_dir():
         raise DataError(f"{path}: found {_found(path)}; allowed: {LAYOUTS}")
     table = path / "labels.csv"
-    structures, colors = _read_table(table) if table.is_file() else ({}, None)
     cases = _paired_cases(path / "images", masks)
+    test_images, test_masks = tests / "images", _mask_folder(tests)
+    folders = [path / "images", masks, test_images, *([test_masks] if test_masks else [])]
+    unread = test_masks if not test_images.is_dir() else None
     return {
         "path": path,
         "name": path.resolve().name,
         "format": "folders",
         "channels": (),
-        "structures": structures,
         "cases": cases,
-        "test_cases": _paired_cases(test / "images", _mask_folder(test)) if (test / "images").is_dir() else (),
-        "splits": _read_splits(path / "splits_final.json", cases),
-        "colors": colors,
+        "test_cases": _paired_cases(test_images, test_masks) if test_images.is_dir() else (),
+        "splits": _splits(path, cases),
+        "unused": tuple(
+            found
+            for folder in folders
+            for found in _unused(folder, () if folder == unread else _names(folder, ENDINGS))
+        ),
+        **_meaning(read_table(table) if table.exists() else Labels({})),
     }
 
 
@@ -253,121 +350,35 @@ def _by_stem(folder: Path) -> dict[str, list[str]]:
     return files
 
 
-def _read_table(table: Path) -> tuple[dict[str, int], dict[int, Color] | None]:
-    """Structures and, if labels.csv lists colours, the colour of every value."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [(column or "").strip().lower() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [{key: (row[key] or "").strip() for key in columns} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({error}); save it as CSV in UTF-8") from error
-    colored = "color" in columns or {"r", "g", "b"} <= set(columns)
-    if "name" not in columns or not (colored or "value" in columns):
-        found = ",".join(columns) or "nothing"
-        raise DataError(f"{table}: found the columns {found}; allowed: name,value or name,r,g,b or name,color")
-    names, values = [row["name"] for row in rows], _row_values(table, rows)
-    if len(set(names)) < len(names):
-        raise DataError(f"{table}: the name {_twice(names)!r} is listed twice; give each structure one row")
-    structures = _structures(table, dict(zip(names, values, strict=True)))
-    if not colored:
-        return structures, None
-    colors = {int(value): _row_color(table, row) for value, row in zip(values, rows, strict=True)}
-    colors.setdefault(0, (0, 0, 0))
-    if len(set(colors.values())) < len(colors):
-        raise DataError(
-            f"{table}: the colour {_twice(list(colors.values()))} is listed twice; each value needs its own"
-        )
-    return structures, colors
+def _meaning(labels: Labels) -> dict[str, Any]:
+    """The fields of a data set that say what its label values mean."""
+    return {name: getattr(labels, name) for name in ("structures", "ignored", "background", "colors")}
 
 
-def _row_values(table: Path, rows: list[dict[str, str]]) -> list[Any]:
-    if rows and "value" in rows[0]:
-        return [row["value"] for row in rows]
-    values, count = [], 0
-    for row in rows:
-        count += row["name"].lower() != "background"
-        values.append(0 if row["name"].lower() == "background" else count)
-    return values
+def _splits(path: Path, cases: Sequence[Case]) -> tuple[Split, ...]:
+    return read_splits(path / "splits_final.json", [case.name for case in cases])
 
 
-def _row_color(table: Path, row: dict[str, str]) -> Color:
-    text = row.get("color", "").removeprefix("#")
-    try:
-        red, green, blue = bytes.fromhex(text) if "color" in row else bytes(int(row[key]) for key in "rgb")
-    except ValueError:
-        found = ",".join(row.values())
-        raise DataError(f"{table}: found {found!r}; a colour is #rrggbb, or r,g,b from 0 to 255 each") from None
-    return red, green, blue
-
-
-def _structures(source: Path, labels: Any) -> dict[str, int]:
-    """Check name -> value as written by the user, and leave the background out."""
-    if not isinstance(labels, dict) or not labels:
-        raise DataError(f"{source}: found the labels {labels!r}; list at least one structure with its value")
-    if "ignore" in labels:
-        raise DataError(f"{source}: found an ignore label, which scse does not know; paint it as background or drop it")
-    structures = {str(name): _label_value(source, name, value) for name, value in labels.items()}
-    values = list(structures.values())
-    if len(set(values)) < len(values):
-        raise DataError(f"{source}: the label value {_twice(values)} is listed twice; each value needs its own name")
-    structures = {name: value for name, value in structures.items() if value != 0}
-    if not structures:
-        raise DataError(f"{source}: lists no structure besides the background; add one, such as 1")
-    return structures
-
-
-def _label_value(source: Path, name: Any, value: Any) -> int:
-    if isinstance(value, list):
-        raise DataError(
-            f"{source}: {name!r} is a region of labels {value}; scse learns one value per structure: relabel"
-        )
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal():
-        raise DataError(f"{source}: {name!r} has the label value {value!r}; allowed: whole numbers from 0")
-    return int(text)
-
-
-def _channels(source: Path, key: str, names: Any) -> tuple[str, ...]:
-    if not isinstance(names, dict) or sorted(names) != sorted(str(index) for index in range(len(names))) or not names:
-        raise DataError(f'{source}: {key} is {names!r}; it must number the channels from 0, like {{"0": "T1"}}')
-    return tuple(str(names[str(index)]) for index in range(len(names)))
-
-
-def _read_splits(path: Path, cases: tuple[Case, ...]) -> tuple[Split, ...]:
-    if not path.is_file():
-        return ()
-    content = _read_json(path)
-    try:
-        splits = tuple((tuple(map(str, fold["train"])), tuple(map(str, fold["val"]))) for fold in content)
-    except (TypeError, KeyError):
-        example = '[{"train": ["a", "b"], "val": ["c"]}, ...]'
-        raise DataError(f"{path}: must be a list like {example}; correct or remove the file") from None
-    unknown = {name for split in splits for part in split for name in part} - {case.name for case in cases}
-    if unknown:
-        some = ", ".join(sorted(unknown)[:5])
-        raise DataError(f"{path}: names {len(unknown)} cases that are not there ({some}); correct or remove the file")
-    for train, val in splits:
-        both = sorted(set(train) & set(val))
-        if both:
-            raise DataError(f"{path}: {both[0]} is in train and in val of one fold; leave it in one of them")
-    return splits
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); correct it there") from error
-
-
-def _names(folder: Path, endings: Container[str]) -> list[str]:
+def _names(folder: Path, endings: Collection[str]) -> list[str]:
     """Names of the files with these endings, sorted; [] if there is no such folder. Never touches a file."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if not e.name.startswith(".") and ending(e.name) in endings)
+
+
+def _unused(folder: Path, used: Collection[str]) -> list[Path]:
+    """What looks like an image, or may hold some, and is not among the used names; sorted."""
+    if not folder.is_dir():
+        return []
+    known = frozenset(used)
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.name not in known and not e.name.startswith(".") and _is_image_like(e)]
+    return [folder / name for name in sorted(names)]
+
+
+def _is_image_like(entry: os.DirEntry[str]) -> bool:
+    return ending(entry.name) is not None or entry.name.lower().endswith(FOREIGN_ENDINGS) or entry.is_dir()
 
 
 def _examples(folder: Path) -> str:
@@ -379,10 +390,6 @@ def _found(path: Path) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return (", ".join(names[:8]) or "an empty folder") + more
-
-
-def _twice(items: list[Any]) -> Any:
-    return next(item for item in items if items.count(item) > 1)
 
 
 _READERS = {"channel_names": _open_nnunet, "modality": _open_msd, "training": _open_msd}

@@ -19,7 +19,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from scse.atomic import write_atomic
-from scse.data.dataset import Case, Color
+from scse.data.dataset import Case
+from scse.data.descriptions import Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
 from scse.data.recipe import SLICE_AXIS, Recipe
@@ -259,7 +260,9 @@ class _Packer:
         }
 
     def _classes(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-        classes: NDArray[np.uint8] = self.classes[np.clip(labels, 0, len(self.classes) - 1)]
+        # values of no structure, such as that of ignored voxels, are shown as background
+        listed = np.where((labels >= 0) & (labels < len(self.classes)), labels, 0)
+        classes: NDArray[np.uint8] = self.classes[listed]
         return classes
 
     def _gate(self, run: FinishedRun, image: Image, plane: "_Plane", slices: list[int]) -> dict[str, Any] | None:

@@ -1,0 +1,326 @@
+"""What the files that describe a data set say: dataset.json, labels.csv, splits_final.json. No image is looked at."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from scse.data.files import stem
+from scse.errors import DataError
+from scse.json_files import read_json, validated
+
+Split = tuple[tuple[str, ...], tuple[str, ...]]
+Color = tuple[int, int, int]
+Name = Annotated[str, Field(min_length=1)]
+
+BACKGROUND = "background"
+NNUNET_IGNORED = ("ignore",)
+IGNORED = ("ignore", "void", "unlabelled", "unlabeled")
+"""Names, in any case, of the label that marks voxels to be ignored; nnU-Net knows the first only."""
+
+LARGEST_LABEL = 2**31 - 1
+NNUNET_REMEDY = (
+    'dataset.json must be like {"channel_names": {"0": "T1"}, "labels": {"background": 0, "liver": 1}, '
+    '"file_ending": ".nii.gz"}'
+)
+MSD_REMEDY = (
+    'dataset.json must be like {"modality": {"0": "T1"}, "labels": {"0": "background", "1": "liver"}, '
+    '"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}], "test": ["./imagesTs/b.nii.gz"]}'
+)
+SPLITS_REMEDY = (
+    'must be a list like [{"train": ["a", "b"], "val": ["c"]}, ...] of names of cases; correct or remove the file'
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What label values mean.
+
+    Attributes:
+        structures: name -> label value, without background and ignored voxels.
+        ignored: label value of voxels that are neither learned nor scored; None if there is none.
+        background: the name of the value 0.
+        colors: label value -> colour of colour masks, the ignored value included; None for index masks.
+    """
+
+    structures: dict[str, int]
+    ignored: int | None = None
+    background: str = BACKGROUND
+    colors: dict[int, Color] | None = None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class NnunetDescription(_Strict):
+    """The dataset.json of nnU-Net v2."""
+
+    name: str | None = None
+    channel_names: dict[str, Name]
+    labels: dict[str, Any]
+    file_ending: str
+
+
+class ListedCase(_Strict):
+    """A case of the lists training and test in the dataset.json of the Decathlon and of nnU-Net v1."""
+
+    image: str
+    label: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _image_alone(cls, content: Any) -> Any:
+        return {"image": content} if isinstance(content, str) else content
+
+
+class MsdDescription(_Strict):
+    """The dataset.json of the Medical Segmentation Decathlon and of nnU-Net v1."""
+
+    name: str | None = None
+    modality: dict[str, Name] = {"0": "image"}
+    labels: dict[str, Any]
+    training: list[ListedCase]
+    test: list[ListedCase] = []
+
+
+class _ListedSplit(_Strict):
+    train: list[str]
+    val: list[str]
+
+
+class _ListedSplits(RootModel[Annotated[list[_ListedSplit], Field(min_length=1)]]):
+    pass
+
+
+def read_nnunet(path: Path, content: dict[str, Any]) -> NnunetDescription:
+    """Check the content of nnU-Net's dataset.json.
+
+    Raises:
+        DataError: a field is missing or of another type, or the files are listed one by one.
+    """
+    if "dataset" in content:
+        raise DataError(f"{path}: lists its files under dataset; remove that key and put them in imagesTr, labelsTr")
+    return validated(NnunetDescription, content, path=path, remedy=NNUNET_REMEDY)
+
+
+def read_msd(path: Path, content: dict[str, Any]) -> MsdDescription:
+    """Check the content of the Decathlon's or nnU-Net v1's dataset.json.
+
+    Raises:
+        DataError: a field is missing or of another type.
+    """
+    return validated(MsdDescription, content, path=path, remedy=MSD_REMEDY)
+
+
+def listed_path(source: Path, text: str) -> PurePosixPath:
+    """The path of a file that dataset.json lists, which must lie in the data set's own folder.
+
+    Raises:
+        DataError: it is absolute, goes up, names a hidden file or none, or holds characters of no file name.
+    """
+    path = PurePosixPath(text)
+    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in text and text.isprintable()
+    if not inside or path.name.startswith(".") or not stem(path.name):
+        rule = "a case is a file below the data set's folder, like ./imagesTr/a.nii.gz, whose name starts with no dot"
+        raise DataError(f"{source}: lists the file {text!r}; {rule}")
+    return path
+
+
+def channels_of(source: Path, key: str, names: dict[str, str]) -> tuple[str, ...]:
+    """The names of the channels in their order.
+
+    Raises:
+        DataError: they are not numbered from 0.
+    """
+    if sorted(names) != sorted(str(index) for index in range(len(names))) or not names:
+        raise DataError(f'{source}: {key} is {names!r}; it must number the channels from 0, like {{"0": "T1"}}')
+    return tuple(names[str(index)] for index in range(len(names)))
+
+
+def labels_of(source: Path, found: dict[str, Any], *, values_first: bool, ignored: Sequence[str]) -> Labels:
+    """The labels of a dataset.json, written as name -> value or as value -> name.
+
+    Args:
+        source: the file, for messages.
+        found: what it holds under labels.
+        values_first: which of the two the layout has, for labels that can be read as both.
+        ignored: names of the ignored label.
+
+    Raises:
+        DataError: see `check_labels`.
+    """
+    pairs = list(found.items())
+    keys_are_numbers = all(map(_looks_like_a_number, found))
+    values_are_numbers = all(map(_looks_like_a_number, found.values()))
+    if keys_are_numbers and not values_are_numbers:
+        values_first = True
+    elif not keys_are_numbers and (values_are_numbers or not all(isinstance(v, str) for v in found.values())):
+        values_first = False
+    return check_labels(source, [(b, a) for a, b in pairs] if values_first else pairs, ignored=ignored)
+
+
+def check_labels(source: Path, pairs: Sequence[tuple[Any, Any]], *, ignored: Sequence[str]) -> Labels:
+    """Check names and values as written by the user, and tell background and ignored voxels from structures.
+
+    Args:
+        source: the file, for messages.
+        pairs: of name and value.
+        ignored: names of the ignored label.
+
+    Raises:
+        DataError: a name is no text, empty or listed twice; a value is no whole number from 0, beyond 32 bits, a
+            region, or listed twice; the background is not 0; two labels are to be ignored; or there is no structure.
+    """
+    if not pairs:
+        raise DataError(f"{source}: lists no label; list at least one structure with its value")
+    labels = [(_name(source, name, value), _value(source, name, value)) for name, value in pairs]
+    names, values = [name for name, _ in labels], [value for _, value in labels]
+    if len(set(names)) < len(names):
+        raise DataError(f"{source}: the name {_twice(names)!r} is listed twice; give each structure a name of its own")
+    if len(set(values)) < len(values):
+        raise DataError(f"{source}: the label value {_twice(values)} is listed twice; each value needs its own name")
+    for name, value in labels:
+        if name.lower() == BACKGROUND and value != 0:
+            remedy = "give it the value 0, or the structure another name"
+            raise DataError(f"{source}: {name!r} has the label value {value}, but background is always 0; {remedy}")
+    left_out = [(name, value) for name, value in labels if name.lower() in ignored]
+    if len(left_out) > 1:
+        both = " and ".join(repr(name) for name, _ in left_out[:2])
+        raise DataError(f"{source}: {both} both name voxels to be ignored; paint them in one value, and list that")
+    structures = {name: value for name, value in labels if value != 0 and (name, value) not in left_out}
+    if not structures:
+        raise DataError(f"{source}: lists no structure besides the background; add one, such as 1")
+    background = next((name for name, value in labels if value == 0 and (name, value) not in left_out), BACKGROUND)
+    return Labels(structures, left_out[0][1] if left_out else None, background)
+
+
+def read_table(table: Path) -> Labels:
+    """The labels of a labels.csv.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, or says something that `check_labels` refuses.
+    """
+    columns, rows = _rows(table)
+    colored = "color" in columns or {"r", "g", "b"} <= set(columns)
+    if "name" not in columns or not (colored or "value" in columns):
+        found = ",".join(columns) or "nothing"
+        raise DataError(f"{table}: found the columns {found}; allowed: name,value or name,r,g,b or name,color")
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{table}: the column {_twice(columns)!r} is there twice; remove one of them")
+    values = [row["value"] for row in rows] if "value" in columns else _counted(rows)
+    labels = check_labels(
+        table, [(row["name"], value) for row, value in zip(rows, values, strict=True)], ignored=IGNORED
+    )
+    if not colored:
+        return labels
+    colors = {_value(table, row["name"], value): _color(table, row) for value, row in zip(values, rows, strict=True)}
+    if len(set(colors.values())) < len(colors):
+        twice = _twice(list(colors.values()))
+        raise DataError(f"{table}: the colour {twice} is listed twice; each value needs its own")
+    if (0, 0, 0) not in colors.values():
+        colors.setdefault(0, (0, 0, 0))
+    return Labels(labels.structures, labels.ignored, labels.background, colors)
+
+
+def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
+    """The folds of splits_final.json; () if there is no such file.
+
+    Args:
+        path: of the file.
+        cases: names of the training cases.
+
+    Raises:
+        DataError: it is written otherwise, or names a case that is not there, or twice in one fold.
+    """
+    if not path.exists():
+        return ()
+    listed = validated(_ListedSplits, read_json(path), path=path, remedy=SPLITS_REMEDY).root
+    splits = tuple((tuple(split.train), tuple(split.val)) for split in listed)
+    unknown = {name for split in splits for part in split for name in part} - set(cases)
+    if unknown:
+        some = ", ".join(sorted(unknown)[:5])
+        raise DataError(f"{path}: names {len(unknown)} cases that are not there ({some}); correct or remove the file")
+    for train, val in splits:
+        both = sorted(set(train) & set(val))
+        if both:
+            raise DataError(f"{path}: {both[0]} is in train and in val of one fold; leave it in one of them")
+        for part in (train, val):
+            if len(set(part)) < len(part):
+                raise DataError(f"{path}: {_twice(part)} is listed twice in one part of a fold; list it once")
+    return splits
+
+
+def _rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns of a labels.csv and its rows."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(map(str.strip, line))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read ({error}); save it as CSV in UTF-8") from error
+    columns = [column.strip().lower() for column in lines[0]] if lines else []
+    rows = []
+    for line in lines[1:]:
+        cells = [cell.strip() for cell in line]
+        if any(cells[len(columns) :]):
+            remedy = "put a name that holds a comma in quotation marks"
+            raise DataError(f"{table}: {','.join(line)!r} has more cells than there are columns; {remedy}")
+        rows.append(dict(zip(columns, cells + [""] * len(columns), strict=False)))
+    return columns, rows
+
+
+def _counted(rows: Sequence[dict[str, str]]) -> list[int]:
+    """Values of labels that are listed without: 1, 2, ... in their order, 0 for the background."""
+    values, count = [], 0
+    for row in rows:
+        is_background = row["name"].lower() == BACKGROUND
+        count += not is_background
+        values.append(0 if is_background else count)
+    return values
+
+
+def _color(table: Path, row: dict[str, str]) -> Color:
+    text = row["color"].removeprefix("#") if "color" in row else ""
+    try:
+        red, green, blue = bytes.fromhex(text) if "color" in row else bytes(_digits(row[key]) for key in "rgb")
+    except ValueError:
+        found = ",".join(row.values())
+        raise DataError(f"{table}: found {found!r}; a colour is #rrggbb, or r,g,b from 0 to 255 each") from None
+    return red, green, blue
+
+
+def _digits(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,3}", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _name(source: Path, name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise DataError(f"{source}: the label {value!r} has the name {name!r}; a name is a line of text")
+    return name.strip()
+
+
+def _value(source: Path, name: str, value: Any) -> int:
+    if isinstance(value, list):
+        raise DataError(
+            f"{source}: {name!r} is a region of labels {value}; scse learns one value per structure: relabel"
+        )
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch("0{0,90}[0-9]{1,10}", text) or int(text) > LARGEST_LABEL:
+        shown = repr(value) if len(text) <= 40 else f"{text[:40]!r}..."
+        allowed = f"whole numbers from 0 to {LARGEST_LABEL}"
+        raise DataError(f"{source}: {name!r} has the label value {shown}; allowed: {allowed}")
+    return int(text)
+
+
+def _looks_like_a_number(item: Any) -> bool:
+    return re.fullmatch(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*", str(item)) is not None
+
+
+def _twice(items: Sequence[Any]) -> Any:
+    return next(item for item in items if items.count(item) > 1)
