@@ -1,6 +1,8 @@
 """Prepared arrays: made once for the same inputs and recipe, whole or not at all, classes for label values."""
 
 import errno
+import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
 from scse.data.dataset import Dataset
 from scse.data.files import read_image, read_label
 from scse.data.inspection import inspect
-from scse.data.prepared import Prepared, cache_folder, class_values, prepare
+from scse.data.prepared import IGNORED_CLASS, Prepared, cache_folder, class_values, prepare
 from scse.data.recipe import Recipe
 from scse.errors import DataError
 
@@ -91,8 +93,42 @@ def test_values_outside_the_list_are_refused(folder: Path, tmp_path: Path) -> No
 
 
 def test_more_structures_than_8_bits_hold_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="256 structures are listed; at most 255"):
-        prepare_all(folder, tmp_path / "cache", structures={str(n): n for n in range(1, 257)})
+    with pytest.raises(ValueError, match="255 structures are listed; at most 254"):
+        prepare_all(folder, tmp_path / "cache", structures={str(n): n for n in range(1, 256)})
+
+
+def test_as_many_structures_as_fit_beside_ignored_voxels(folder: Path, tmp_path: Path) -> None:
+    structures = {str(n): n for n in range(300, 46, -1)}
+    save_nifti(folder / "labelsTr/c0.nii.gz", np.resize([0, 3, 47, 300], SMALL).astype(np.int32))
+    save_nifti(folder / "labelsTr/c1.nii.gz", np.resize([0, 3, 47, 300], SMALL).astype(np.int32))
+    classes = prepare_all(folder, tmp_path / "cache", structures=structures, ignored=3)[0].labels()
+    assert set(np.unique(classes)) == {0, 1, 254, IGNORED_CLASS}
+
+
+def test_ignored_voxels_have_a_class_of_their_own_that_resampling_keeps(folder: Path, tmp_path: Path) -> None:
+    structures = {"left": 300}
+    recipe = Recipe.derive(inspect(Dataset.open(folder)).facts, spacing=3.1)
+    for made in (None, recipe):
+        learned = prepare_all(folder, tmp_path / "cache", recipe=made)[0].labels()
+        ignoring = prepare_all(folder, tmp_path / "cache", recipe=made, structures=structures, ignored=3)[0].labels()
+        assert np.array_equal(ignoring, np.where(learned == 2, IGNORED_CLASS, learned))
+        assert (ignoring == IGNORED_CLASS).any()
+
+
+def test_background_may_be_ignored(folder: Path, tmp_path: Path) -> None:
+    learned = prepare_all(folder, tmp_path / "cache")[0].labels()
+    ignoring = prepare_all(folder, tmp_path / "cache", ignored=0)[0].labels()
+    inside = (slice(None), slice(9), slice(10))  # around it, slices are filled up to the patch
+    assert np.array_equal(ignoring[inside], np.where(learned == 0, IGNORED_CLASS, learned)[inside])
+
+
+def test_arrays_without_ignored_voxels_keep_their_key(folder: Path, tmp_path: Path) -> None:
+    inspection = inspect(Dataset.open(folder))
+    recipe = Recipe.derive(inspection.facts)
+    known = json.dumps([1, inspection.facts[0].digest, recipe.model_dump_json(), list(VALUES)])
+    case = prepare_all(folder, tmp_path / "cache")[0]
+    assert case.folder.name == hashlib.sha256(known.encode()).hexdigest()[:24]
+    assert prepare_all(folder, tmp_path / "cache", ignored=7)[0].folder != case.folder
 
 
 def test_colour_masks(tmp_path: Path) -> None:

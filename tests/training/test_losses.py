@@ -1,12 +1,16 @@
 """The loss against torch's and MONAI's own, each switch, and class weights worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
-from scse.training.losses import SegmentationLoss, class_frequencies, median_frequency_weights
+from datasets import save_prepared
+from scse.data.prepared import IGNORED_CLASS
+from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.run import make_loss
 from scse.training.settings import Settings
 from scse.training.task import Task
@@ -91,3 +95,54 @@ def test_switches_of_the_settings(task: Task) -> None:
     assert make_loss(task, Settings(class_weights="none")).terms["ce"].weight is None
     assert set(make_loss(task, Settings(loss="dice")).terms) == {"dice"}
     assert set(make_loss(task, Settings(loss="ce")).terms) == {"ce"}
+
+
+@pytest.mark.parametrize("loss", ["ce+dice", "ce", "dice"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_ignored_voxels_are_as_if_they_were_not_there(loss: str, weights: Tensor | None) -> None:
+    logits, labels = batch(6, 5)
+    labels[:, 4:] = IGNORED_CLASS
+    logits.requires_grad_()
+    criterion = SegmentationLoss(loss, weights=weights)
+    value = criterion(logits, labels)
+    torch.testing.assert_close(value, criterion(logits[:, :, :4], labels[:, :4]))
+    value.backward()
+    assert logits.grad is not None
+    assert logits.grad[:, :, :4].abs().sum() > 0
+    assert not logits.grad[:, :, 4:].any()
+
+
+@pytest.mark.parametrize("loss", ["ce+dice", "ce", "dice"])
+def test_a_batch_of_ignored_voxels_alone_teaches_nothing(loss: str) -> None:
+    logits, labels = batch(4, 4)
+    logits.requires_grad_()
+    value = SegmentationLoss(loss, weights=WEIGHTS)(logits, labels.fill_(IGNORED_CLASS))
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_ignored_voxels_the_loss_has_the_bits_of_torch_and_monai(layout: torch.memory_format) -> None:
+    logits, labels = batch(32, 32)
+    logits = logits.contiguous(memory_format=layout)
+    entropy = nn.functional.cross_entropy(logits, labels, weight=WEIGHTS)
+    dice = DiceLoss(softmax=True, to_onehot_y=True, batch=True)(logits, labels[:, None])
+    for ignoring in (True, False):
+        criterion = SegmentationLoss("ce+dice", weights=WEIGHTS, ignoring=ignoring)
+        assert torch.equal(criterion(logits, labels), entropy + dice)
+
+
+def test_ignored_voxels_have_no_frequency(task: Task, tmp_path: Path) -> None:
+    assert not have_ignored(task.training)
+    labels = np.array(task.training[0].labels())
+    labels[0] = IGNORED_CLASS
+    case = save_prepared(tmp_path / "case", np.array(task.training[0].images()), labels)
+    expected = np.bincount(labels[1:].ravel(), minlength=3)
+    assert class_frequencies([case], 3).tolist() == expected.tolist()
+    assert have_ignored([*task.training, case])
+    ignoring = Task([case], [], task.recipe, task.structures)
+    assert make_loss(ignoring, Settings()).ignoring
+    assert make_loss(ignoring, Settings(loss="dice")).ignoring
+    assert not make_loss(task, Settings()).ignoring

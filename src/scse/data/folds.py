@@ -53,8 +53,14 @@ def make_folds(dataset: Dataset, folds: int | None) -> list[Fold]:
 def _shuffled(dataset: Dataset, folds: int) -> list[Fold]:
     if folds < 2:
         raise UserError(f"folds must be at least 2, got {folds}")
-    if len(dataset.cases) < folds:
-        raise DataError(f"{dataset.path}: has {len(dataset.cases)} labelled cases, too few for {folds} folds")
+    count = len(dataset.cases)
+    if count < 2:
+        tests = "test/images and test/masks" if dataset.format == "folders" else "imagesTs and labelsTs"
+        remedy = f"add training cases, or labelled test cases in {tests}"
+        raise DataError(f"{dataset.path}: has {count} labelled case, too few to train and to test; {remedy}")
+    if count < folds:
+        remedy = f"ask for fewer with --folds {count} (folds={count} in Python), or add cases"
+        raise DataError(f"{dataset.path}: has {count} labelled cases, too few for {folds} folds; {remedy}")
     order = np.random.default_rng(0).permutation(len(dataset.cases))
     parts = [sorted(part.tolist()) for part in np.array_split(order, folds)]
     everything = range(len(dataset.cases))

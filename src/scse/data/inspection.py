@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scse.data.dataset import Case, Dataset
+from scse.data.descriptions import BACKGROUND
 from scse.data.file_errors import FileError, absence
-from scse.data.files import LOSSY, Image, ending, geometry_errors, outline, read_image, read_label
+from scse.data.files import LOSSY, PICTURES, Image, ending, geometry_errors, outline, read_image, read_label
 from scse.errors import DataError
 
 SHOWN = 10
 """Problems that an error quotes; `scse inspect` shows all."""
+
+NAMED = 5
+"""Unused files that are named; of more, the number is given."""
+
+USUAL_IGNORED = 255
+"""What marks voxels to be ignored in index masks of VOC, Cityscapes and others."""
 
 THREADS = min(4, os.cpu_count() or 1)
 FEW = 1024
@@ -44,8 +51,8 @@ class Problem:
         file: the file to look at.
         kind: "missing_image", "missing_label", "missing_channel", "extra_channel", "unreadable", "shape",
             "affine", "axes" (2D among 3D), "values" (outside the label list), "mask_255" (foreground is 255),
-            "fractional_label", "colors" (not in labels.csv), "empty_label", "not_finite", "duplicate_image" or
-            "duplicate_name".
+            "undeclared_255" (255 beside other values, and no list says what it is), "fractional_label",
+            "colors" (not in labels.csv), "empty_label", "not_finite", "duplicate_image" or "duplicate_name".
         message: one line with the file, what was found, what is allowed, and the remedy.
     """
 
@@ -103,6 +110,26 @@ class Inspection:
         names = sorted({problem.case for problem in self.problems})
         return [("left out", ", ".join(names))] if names else []
 
+    def absent(self, cases: Iterable[Case]) -> list[str]:
+        """The structures that none of the cases has."""
+        names = {case.name for case in cases}
+        present = {value for fact in self.facts if fact.name in names for value in fact.voxels}
+        return [name for name, value in self.dataset.structures.items() if value not in present]
+
+    def notices(self) -> list[tuple[str, str]]:
+        """Rows (what, text) of what is no problem, but should be known: voxels and files that are not used."""
+        dataset, rows = self.dataset, []
+        if dataset.background.lower() != BACKGROUND:
+            rows.append(("background", f"voxels of {dataset.background} (0): not a structure, and not scored"))
+        if dataset.ignored is not None:
+            rows.append(("ignored", f"voxels of the value {dataset.ignored}: left out of training and scores"))
+        if dataset.unused:
+            some = ", ".join(str(path.relative_to(dataset.path)) for path in dataset.unused[:NAMED])
+            more = f" and {len(dataset.unused) - NAMED} more" if len(dataset.unused) > NAMED else ""
+            what = "looks like an image or a folder of images, but belongs to no case"
+            rows.append(("not used", f"{some}{more}: {what}"))
+        return rows
+
     def facts_of(self, dataset: Dataset) -> list[CaseFacts]:
         """The facts of the cases of `dataset`, which may have fewer cases than were inspected."""
         names = {case.name for case in (*dataset.cases, *dataset.test_cases)}
@@ -126,7 +153,7 @@ class Inspection:
                 ("orientation", _counts(fact.orientation for fact in facts)),
                 ("intensity", f"{_spread(low)} (least) to {_spread(high)} (greatest)"),
             ]
-        return [*rows, *self._structure_rows(), ("problems", self._problem_text())]
+        return [*rows, *self._structure_rows(), *self.notices(), ("problems", self._problem_text())]
 
     def _structure_rows(self) -> list[tuple[str, str]]:
         total: Counter[int] = Counter()
@@ -136,7 +163,8 @@ class Inspection:
             present.update(fact.voxels.keys())
         labelled = sum(bool(fact.voxels) for fact in self.facts)
         foreground = sum(total[value] for value in self.dataset.structures.values()) or 1
-        return [
+        absent = absent_row(self.absent(self.dataset.cases)) if self.facts else []
+        rows = [
             (
                 f"{name} ({value})",
                 f"{total[value]:,} voxels, {total[value] / foreground:.2%} of all structures, "
@@ -144,12 +172,30 @@ class Inspection:
             )
             for name, value in self.dataset.structures.items()
         ]
+        if (ignored := self.dataset.ignored) is not None:
+            everything = sum(total.values()) or 1
+            share = f"{total[ignored] / everything:.2%} of all voxels, in {present[ignored]} of {labelled} cases"
+            rows.append((f"ignored ({ignored})", f"{total[ignored]:,} voxels, {share}"))
+        return [*rows, *absent]
 
     def _problem_text(self) -> str:
         if not self.problems:
             return "none"
         cases = len({problem.case for problem in self.problems})
         return f"{len(self.problems)} in {cases} cases: {_counts(problem.kind for problem in self.problems)}"
+
+
+def absent_row(names: Sequence[str], *, where: str = "") -> list[tuple[str, str]]:
+    """A row (what, text) of the structures that no training case has; [] if there are none.
+
+    Args:
+        names: of the structures.
+        where: which training cases are meant, such as " of fold 0".
+    """
+    if not names:
+        return []
+    text = f"{', '.join(names)}: in no training case{where}, so that it cannot be learned, and its scores are NaN"
+    return [("warning", text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,22 +378,24 @@ def _count(label: Image | None) -> dict[int, int]:
 
 
 def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, int]) -> list[Problem]:
-    allowed = {0, *dataset.structures.values()}
-    foreground = voxels.keys() - {0}
+    without = {0} if dataset.ignored is None else {0, dataset.ignored}
+    allowed = without | set(dataset.structures.values())
+    foreground = voxels.keys() - without
     source = "labels.csv" if dataset.format == "folders" else "dataset.json"
     if not foreground:
-        message = "holds background (0) only; a label map has at least one structure: label it, or remove the case"
-        return [_problem(case, path, "empty_label", message)]
-    if foreground == {255} and 255 not in allowed:
+        ignored = "" if dataset.ignored is None else f" and ignored voxels ({dataset.ignored})"
+        message = f"holds background (0){ignored} only; a label map has at least one structure"
+        return [_problem(case, path, "empty_label", f"{message}: label it, or remove the case")]
+    ignoring = "" if dataset.ignored is not None or USUAL_IGNORED not in foreground else _how_to_ignore(dataset)
+    if foreground == {USUAL_IGNORED} and USUAL_IGNORED not in allowed:
         if dataset.structures:
             listed = ", ".join(map(str, sorted(allowed)))
             remedy = f"{source} lists {listed}: divide the mask by 255, or give its structure the value 255 there"
         else:
             remedy = f"no {source} says that 255 is a structure: write {dataset.path / source} with the lines "
             remedy += '"name,value" and "foreground,255"'
-        return [
-            _problem(case, path, "mask_255", f"is a mask of the values 0 and 255 ({voxels[255]} voxels), but {remedy}")
-        ]
+        message = f"is a mask of the values 0 and 255 ({voxels[USUAL_IGNORED]} voxels), but {remedy}{ignoring}"
+        return [_problem(case, path, "mask_255", message)]
     lossy = ending(path.name) in LOSSY
     if dataset.structures:
         outside = sorted(foreground - allowed)
@@ -355,12 +403,35 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
     else:
         outside = sorted(value for value in foreground if lossy or value < 0)
         rule = "label values are whole numbers from 0: relabel these voxels, or name the values in labels.csv"
+    if not outside and not dataset.structures and ending(path.name) in PICTURES and _may_be_ignored(voxels):
+        message = (
+            f"holds {USUAL_IGNORED} in {voxels[USUAL_IGNORED]} voxels beside other values, which often marks voxels"
+        )
+        remedy = f"name all values in {dataset.path / source}, also {USUAL_IGNORED} if it is a structure{ignoring}"
+        return [_problem(case, path, "undeclared_255", f"{message} to be ignored; {remedy}")]
     if not outside:
         return []
     some = ", ".join(f"{value} in {voxels[value]} voxels" for value in outside[:8])
     some += f" and {len(outside) - 8} more values" if len(outside) > 8 else ""
     hint = "; JPEG alters values, so export masks as PNG" if lossy else ""
-    return [_problem(case, path, "values", f"holds {some}, but {rule}{hint}")]
+    return [
+        _problem(case, path, "values", f"holds {some}, but {rule}{ignoring if USUAL_IGNORED in outside else ''}{hint}")
+    ]
+
+
+def _may_be_ignored(voxels: dict[int, int]) -> bool:
+    """Whether 255 stands apart from the other values, rather than being one of many."""
+    return max(voxels) == USUAL_IGNORED and USUAL_IGNORED - 1 not in voxels
+
+
+def _how_to_ignore(dataset: Dataset) -> str:
+    """How to declare that voxels of 255 are left out of training and scores."""
+    if dataset.format == "folders":
+        line = f'the line "ignore,{USUAL_IGNORED}" in labels.csv'
+    else:
+        example = f'"ignore": {USUAL_IGNORED}' if dataset.format == "nnunet" else f'"{USUAL_IGNORED}": "ignore"'
+        line = f"{example} among the labels in dataset.json"
+    return f"; or, if {USUAL_IGNORED} marks voxels to be ignored, declare it with {line}"
 
 
 def _duplicates(cases: Iterable[Case], findings: Iterable[_Findings]) -> list[Problem]:

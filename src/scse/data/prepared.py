@@ -7,17 +7,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scse.data.dataset import Case
-from scse.data.files import read_image, read_label
+from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
 from scse.errors import DataError, UserError
 
-MOST_STRUCTURES = 255  # classes are stored in 8 bits
+IGNORED_CLASS = 255
+"""Stands in label slices for voxels that are neither learned nor scored."""
+
+MOST_STRUCTURES = 254  # classes are stored in 8 bits, of which the background and ignored voxels take two
 
 FORMAT = 1
 """Raised when the arrays are made in another way, so that older ones are not taken for new."""
@@ -61,6 +65,7 @@ def prepare(
     digests: Mapping[str, str],
     cache: Path,
     colors: Mapping[int, tuple[int, int, int]] | None = None,
+    ignored: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prepared]:
     """Prepare labelled cases, or find them prepared.
@@ -72,6 +77,7 @@ def prepare(
         digests: case name -> hash of its files, as `inspect` found it.
         cache: the folder of all prepared arrays.
         colors: of colour masks, see `Dataset`.
+        ignored: label value of voxels that are neither learned nor scored; they become `IGNORED_CLASS`.
         progress: called with (done, of how many) after each case.
 
     Returns:
@@ -79,15 +85,16 @@ def prepare(
 
     Raises:
         DataError: a file cannot be read, or a label map holds other values than `structures`.
-        ValueError: more than 255 structures, which the arrays cannot hold.
+        ValueError: more than 254 structures, which the arrays cannot hold.
     """
     if len(structures) > MOST_STRUCTURES:
         raise UserError(f"{len(structures)} structures are listed; at most {MOST_STRUCTURES} can be learned at once")
+    read = partial(_read_classes, structures=structures, colors=colors, ignored=ignored)
     result = []
     for done, case in enumerate(cases, start=1):
-        folder = cache / _key(digests[case.name], recipe, structures)
+        folder = cache / _key(digests[case.name], recipe, structures, ignored)
         if not folder.is_dir():
-            _write(case, recipe, folder, structures, colors)
+            _write(case, recipe, folder, read)
         result.append(Prepared(case.name, folder))
         if progress is not None:
             progress(done, len(cases))
@@ -99,23 +106,19 @@ def class_values(structures: Mapping[str, int]) -> NDArray[np.int64]:
     return np.array([0, *structures.values()], dtype=np.int64)
 
 
-def _key(digest: str, recipe: Recipe, structures: Mapping[str, int]) -> str:
-    parts = json.dumps([FORMAT, digest, recipe.model_dump_json(), list(structures.values())])
-    return hashlib.sha256(parts.encode()).hexdigest()[:24]
+def _key(digest: str, recipe: Recipe, structures: Mapping[str, int], ignored: int | None) -> str:
+    parts = [FORMAT, digest, recipe.model_dump_json(), list(structures.values())]
+    if ignored is not None:
+        parts.append({"ignored": ignored})
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _write(
-    case: Case,
-    recipe: Recipe,
-    folder: Path,
-    structures: Mapping[str, int],
-    colors: Mapping[int, tuple[int, int, int]] | None,
-) -> None:
+def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Image]) -> None:
+    """Prepare a case; `read` reads its label map as classes."""
     if case.label is None:
         raise UserError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
     images, grid = recipe.image_slices(read_image(case.images))
-    label = read_label(case.label, colors=colors)
-    labels = recipe.label_slices(replace(label, array=_classes(case.label, label.array, structures)), grid)
+    labels = recipe.label_slices(read(case.label), grid)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
@@ -130,12 +133,29 @@ def _write(
             raise
 
 
-def _classes(path: Path, labels: NDArray[np.integer], structures: Mapping[str, int]) -> NDArray[np.uint8]:
+def _read_classes(
+    path: Path,
+    *,
+    structures: Mapping[str, int],
+    colors: Mapping[int, tuple[int, int, int]] | None,
+    ignored: int | None,
+) -> Image:
+    label = read_label(path, colors=colors)
+    return replace(label, array=_classes(path, label.array, structures, ignored))
+
+
+def _classes(
+    path: Path, labels: NDArray[np.integer], structures: Mapping[str, int], ignored: int | None
+) -> NDArray[np.uint8]:
     values = class_values(structures)
     order = values.argsort()
     places = np.searchsorted(values[order], labels).clip(max=len(values) - 1)
     classes: NDArray[np.uint8] = order[places].astype(np.uint8)
     wrong = values[classes] != labels
+    if ignored is not None:
+        left_out = labels == ignored
+        classes[left_out] = IGNORED_CLASS
+        wrong &= ~left_out
     if wrong.any():
         some = ", ".join(map(str, np.unique(labels[wrong])[:5]))
         raise DataError(f"{path}: holds label values that are not listed ({some}); list or relabel them")

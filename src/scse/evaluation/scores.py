@@ -15,12 +15,19 @@ from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
 from scse.errors import DataError, UserError
 
 METRICS = ("dice", "hd95", "msd")
+NAMED = 5
+"""Files without a partner that an error names."""
 
 Labels = NDArray[np.integer]
 
 
 def score(
-    prediction: Labels, reference: Labels, *, spacing: Sequence[float], structures: Mapping[str, int]
+    prediction: Labels,
+    reference: Labels,
+    *,
+    spacing: Sequence[float],
+    structures: Mapping[str, int],
+    ignored: int | None = None,
 ) -> pd.DataFrame:
     """Score one predicted label map against its reference.
 
@@ -29,6 +36,7 @@ def score(
         reference: integer label map of the same shape.
         spacing: mm per pixel or voxel along each spatial axis.
         structures: name -> label value; one group of rows for each.
+        ignored: label value of the reference; voxels that have it count as no structure in both maps.
 
     Returns:
         A table with the columns structure, metric and value. Metrics: ``dice`` (0 to 1), ``hd95`` (mm; the
@@ -45,6 +53,9 @@ def score(
     _check(prediction, reference, spacing)
     values = np.unique(np.array(list(structures.values()), dtype=np.int64))
     a, b = _indices(prediction, values), _indices(reference, values)
+    if ignored is not None:
+        left_out = reference == ignored
+        a[left_out] = b[left_out] = 0
     dice = _dice(a, b, len(values))
     boxes = zip(_boxes(a, len(values)), _boxes(b, len(values)), strict=True)
     distances = [_surface(a, b, i + 1, box, spacing) for i, box in enumerate(boxes)]
@@ -131,6 +142,7 @@ def score_files(
     *,
     structures: Mapping[str, int],
     colors: Mapping[int, tuple[int, int, int]] | None = None,
+    ignored: int | None = None,
 ) -> pd.DataFrame:
     """Score a predicted label file against its reference file; see `score`.
 
@@ -139,6 +151,7 @@ def score_files(
         reference: file on the same grid; its spacing is used.
         structures: name -> label value.
         colors: label value -> RGB, if the reference is a colour mask; predictions are index masks.
+        ignored: see `score`.
 
     Raises:
         DataError: a file cannot be read, or the two differ in shape or place (affine).
@@ -146,7 +159,7 @@ def score_files(
     ours, theirs = read_label(prediction), read_label(reference, colors=colors)
     for error in geometry_errors(prediction, ours, reference, theirs):
         raise error
-    return score(ours.array, theirs.array, spacing=theirs.spacing, structures=structures)
+    return score(ours.array, theirs.array, spacing=theirs.spacing, structures=structures, ignored=ignored)
 
 
 def score_folders(
@@ -155,6 +168,7 @@ def score_folders(
     *,
     structures: Mapping[str, int],
     colors: Mapping[int, tuple[int, int, int]] | None = None,
+    ignored: int | None = None,
 ) -> pd.DataFrame:
     """Score every label file of a folder against the file of the same name in another; see `score_files`.
 
@@ -164,17 +178,19 @@ def score_folders(
         A table with the columns case, structure, metric and value.
 
     Raises:
-        DataError: a folder holds no label file, or files are left without a partner; all of them are named.
+        DataError: a folder holds no label file, or files are left without a partner, which are counted, and the first
+            named.
     """
     ours, theirs = _label_files(predictions), _label_files(references)
     lonely = [f"{theirs[n]} has no prediction in {predictions}" for n in sorted(theirs.keys() - ours.keys())]
     lonely += [f"{ours[n]} has no reference in {references}" for n in sorted(ours.keys() - theirs.keys())]
     if lonely:
-        raise DataError(
-            f"{len(lonely)} files have no partner: {'; '.join(lonely)}. Add the missing files or move these away"
-        )
+        more = f"; and {len(lonely) - NAMED} more" if len(lonely) > NAMED else ""
+        some = "; ".join(lonely[:NAMED]) + more
+        remedy = "Add the missing files or move these away"
+        raise DataError(f"{len(lonely)} file{'s have' if len(lonely) > 1 else ' has'} no partner: {some}. {remedy}")
     tables = [
-        score_files(ours[name], theirs[name], structures=structures, colors=colors).assign(case=name)
+        score_files(ours[name], theirs[name], structures=structures, colors=colors, ignored=ignored).assign(case=name)
         for name in sorted(theirs)
     ]
     return pd.concat(tables, ignore_index=True)[["case", "structure", "metric", "value"]]
@@ -210,8 +226,8 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
     Args:
         predictions: label file or folder.
         references: file or folder, as `predictions`.
-        dataset: data set whose structures (and mask colours) are scored; without it, every label value found in
-            the references, as `structure_<value>`.
+        dataset: data set whose structures (and mask colours) are scored, without the voxels that it ignores; without
+            it, every label value found in the references, as `structure_<value>`.
 
     Returns:
         A table with the columns case, structure, metric and value; see `score`.
@@ -226,13 +242,13 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
             check_is_file(path)
     known = None if dataset is None else Dataset.open(dataset)
     structures = known.structures if known and known.structures else _values_found(references)
-    colors = None if known is None else known.colors
+    colors, ignored = (known.colors, known.ignored) if known else (None, None)
     if not structures:
         raise DataError(f"{references}: holds background (0) only, so that nothing can be scored; label a structure")
     if references.is_file():
-        table = score_files(predictions, references, structures=structures, colors=colors)
+        table = score_files(predictions, references, structures=structures, colors=colors, ignored=ignored)
         return table.assign(case=stem(references.name))[["case", "structure", "metric", "value"]]
-    return score_folders(predictions, references, structures=structures, colors=colors)
+    return score_folders(predictions, references, structures=structures, colors=colors, ignored=ignored)
 
 
 def mean_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:

@@ -253,7 +253,8 @@ def _scoring_seconds(plan: Plan) -> float:
 
     def score_reference() -> None:
         image, reference = read_image(case.images), read_label(label, colors=plan.dataset.colors).array
-        score(reference, reference, spacing=image.spacing, structures=plan.dataset.structures)
+        dataset = plan.dataset
+        score(reference, reference, spacing=image.spacing, structures=dataset.structures, ignored=dataset.ignored)
         with tempfile.TemporaryDirectory() as folder:
             write_prediction(Path(folder), case.name, reference, case.images[0], image)
 

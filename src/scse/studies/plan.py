@@ -8,7 +8,7 @@ import numpy as np
 
 from scse.data.dataset import Case, Dataset
 from scse.data.folds import Fold
-from scse.data.inspection import Inspection
+from scse.data.inspection import Inspection, absent_row
 from scse.data.recipe import Recipe
 from scse.errors import UserError
 from scse.networks.library import build_network, check_network, describe_places
@@ -73,6 +73,10 @@ class Plan:
         cases = self.folds[run.fold].training
         return cases if run.train_cases is None else choose_cases(cases, run.train_cases, fold=run.fold)
 
+    def absent(self, run: Run) -> list[str]:
+        """The structures that no training case of a run has."""
+        return self.inspection.absent(self.training(run))
+
     def task(self, run: Run, on_event: OnEvent, stop: Stop) -> Task:
         """The data of a run, prepared."""
         return make_task(
@@ -122,6 +126,17 @@ def find_places(plan: Plan) -> list[tuple[str, str]]:
     return rows
 
 
+def warnings_of(plan: Plan) -> list[tuple[str, str]]:
+    """Rows of the structures that some runs cannot learn, because their training cases have none of them."""
+    found: dict[tuple[int, int | None], list[tuple[str, str]]] = {}
+    for run in plan.runs:
+        fold = f" of fold {run.fold}" if len(plan.folds) > 1 else ""
+        few = "" if run.train_cases is None else f" with train_cases={run.train_cases}"
+        if (run.fold, run.train_cases) not in found:
+            found[run.fold, run.train_cases] = absent_row(plan.absent(run), where=fold + few)
+    return [row for rows in found.values() for row in rows]
+
+
 def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The study in rows (what, value), but for the time that it takes."""
     first = plan.folds[0]
@@ -130,6 +145,8 @@ def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, s
         ("data set", f"{plan.dataset.name} ({plan.dataset.path})"),
         ("cases", f"{len(first.training)} for training, {len(first.test)} for testing, {len(plan.folds)} fold(s)"),
         *plan.inspection.left_out(),
+        *plan.inspection.notices(),
+        *warnings_of(plan),
         ("structures", str(len(plan.dataset.structures))),
         *plan.recipe.describe(),
         *places,

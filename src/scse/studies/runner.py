@@ -36,7 +36,7 @@ from scse.segmenter import Segmenter, write_prediction
 from scse.studies.costs import measure_costs
 from scse.studies.estimate import parse_budget, plan_time
 from scse.studies.grid import Run, expand_variants, grid
-from scse.studies.plan import Plan, describe, find_places, shared_settings
+from scse.studies.plan import Plan, describe, find_places, shared_settings, warnings_of
 from scse.studies.prospect import keep_spread, prospect
 from scse.studies.sharing import claimed
 from scse.training.record import RunRecord, check_record
@@ -287,10 +287,12 @@ def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
         check_record(folder, RunRecord.of(task, settings))
         return True
     segmenter = train(task, settings, folder, on_event=on_event, stop=stop)
-    test, tables = plan.folds[run.fold].test, []
+    test, absent, tables = plan.folds[run.fold].test, plan.absent(run), []
     count = counting("score", on_event, stop)
     for done, case in enumerate(test, start=1):
         table = _score_case(segmenter, case, plan, folder / "predictions")
+        # what was never learned has no score: 0 would count as a failure of the network
+        table.loc[table["structure"].isin(absent), "value"] = float("nan")
         tables.append(table.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
         count(done, len(test))
     write_scores(pd.concat(tables, ignore_index=True)[list(COLUMNS)], folder)
@@ -303,8 +305,9 @@ def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> p
     image = read_image(case.images)
     predicted = segmenter.predict_image(image)
     write_prediction(folder, case.name, predicted, case.images[0], image)
-    reference = read_label(case.label, colors=plan.dataset.colors).array
-    table = score(predicted, reference, spacing=image.spacing, structures=plan.dataset.structures)
+    dataset = plan.dataset
+    reference = read_label(case.label, colors=dataset.colors).array
+    table = score(predicted, reference, spacing=image.spacing, structures=dataset.structures, ignored=dataset.ignored)
     return table.assign(case=case.name)
 
 
@@ -376,6 +379,8 @@ def _facts(
             *([SIMULATED_NOTE] if simulated else []),
             *([FEW_SEEDS_NOTE] if len({run.seed for run in plan.runs if run.variant != "none"}) in (1, 2) else []),
             *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
+            *(f"Structures without a training case. {text}." for _, text in warnings_of(plan)),
+            *(f"{what.capitalize()}: {text}." for what, text in plan.inspection.notices()),
             *notes,
         ],
         command=command,

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import nn
 
-from scse.data.prepared import Prepared
+from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.evaluation.scores import dice_scores
 from scse.training.batches import Batches, step_seed
 from scse.training.state import State
@@ -91,6 +91,8 @@ def held_out_dice(
 ) -> float:
     """Mean Dice over structures and cases, on the prepared slices; the network is left in evaluation mode.
 
+    Ignored voxels are not scored.
+
     Args:
         network: set up by `fabric`.
         cases: to score.
@@ -114,7 +116,9 @@ def held_out_dice(
             with torch.inference_mode():
                 logits = network(fabric.to_device(batch.contiguous(memory_format=torch.channels_last)))
             predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
-        scores.append(dice_scores(predicted, labels[chosen], range(1, classes)))
+        reference = labels[chosen]
+        scored = reference != IGNORED_CLASS
+        scores.append(dice_scores(predicted[scored], reference[scored], range(1, classes)))
     found = np.array(scores)
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 

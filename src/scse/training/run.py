@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from scse.atomic import write_atomic
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import absent_row, checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
 from scse.errors import UserError
@@ -22,7 +22,7 @@ from scse.networks.library import build_network, check_network, find_maker, name
 from scse.segmenter import Segmenter
 from scse.training.batches import Batches
 from scse.training.loop import Event, fit, held_out_dice
-from scse.training.losses import SegmentationLoss, class_frequencies, median_frequency_weights
+from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.record import RunRecord, check_record, prepared_task, read_record
 from scse.training.settings import OWN_SIZES, Precision, Settings, check_sense, make_settings
 from scse.training.state import Clock, State
@@ -159,7 +159,12 @@ def train_on(
         cache=cache or cache_folder(),
         progress=counting("prepare", on_event, stop),
     )
-    rows = [("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"), *inspection.left_out()]
+    rows = [
+        ("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"),
+        *inspection.left_out(),
+        *inspection.notices(),
+        *absent_row(inspection.absent(splits[fold].training), where=f" of fold {fold}" if len(splits) > 1 else ""),
+    ]
     on_event({"event": "plan", "rows": [*rows, *task.recipe.describe()], "runs": 1})
     return _train_alone(task, chosen, Path(out), on_event, stop)
 
@@ -306,10 +311,11 @@ def most_watched(batches: Batches) -> int:
 
 def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
     """The loss of a run, with class weights from its training cases."""
+    ignoring = have_ignored(task.training)
     if settings.class_weights == "none" or "ce" not in settings.loss:
-        return SegmentationLoss(settings.loss)
+        return SegmentationLoss(settings.loss, ignoring=ignoring)
     weights = median_frequency_weights(class_frequencies(task.training, task.classes))
-    return SegmentationLoss(settings.loss, weights=weights)
+    return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring)
 
 
 def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:

@@ -63,6 +63,7 @@ def make_task(
         digests={fact.name: fact.digest for fact in inspection.facts},
         cache=cache,
         colors=dataset.colors,
+        ignored=dataset.ignored,
         progress=progress,
     )
     return Task(prepared[: len(training)], prepared[len(training) :], recipe, dataset.structures)
