@@ -289,7 +289,7 @@ def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 def _blocks(table: Floats, folds: NDArray[np.intp] | None) -> tuple[Floats, float]:
     """The table (K, cases) as `estimate` takes it, and the overlap: of a cross-validation the means of each fold."""
-    if folds is None:
+    if folds is None or not folds.size:  # a structure without a score has no case
         return table, 0.0
     means = np.stack([table[:, folds == fold].mean(axis=1) for fold in np.unique(folds)], axis=1)
     return means, fold_overlap(means.shape[1])
