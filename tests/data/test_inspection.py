@@ -506,3 +506,81 @@ def test_the_real_sets_are_sound(real_data: Callable[[str], Path]) -> None:
     inspection = inspected(real_data("hippocampus"))
     assert inspection.problems == ()
     assert max(fact.intensity[1] for fact in inspection.facts) > 1e6
+
+
+@pytest.mark.parametrize("table", ["name,value\ncup,1\ndisc,2\n", None])
+def test_an_undeclared_255_is_named_with_how_to_declare_it(folders: Path, table: str | None) -> None:
+    edit(folders / "masks/b.png", put(255))
+    kind = "undeclared_255"
+    if table is not None:
+        (folders / "labels.csv").write_text(table)
+        kind = "values"
+    words = [
+        "255 in 1 voxels",
+        'if 255 marks voxels to be ignored, declare it with the line "ignore,255" in labels.csv',
+    ]
+    only_problem(folders, kind, "masks/b.png", *words)
+    (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\nignore,255\n")
+    inspection = inspected(folders)
+    assert inspection.problems == ()
+    assert inspection.dataset.structures == {"cup": 1, "disc": 2}
+    assert inspection.facts[1].voxels[255] == 1
+    rows = dict(inspection.summary())
+    assert rows["ignored (255)"] == "1 voxels, 0.46% of all voxels, in 1 of 3 cases"
+    assert rows["ignored"] == "voxels of the value 255: left out of training and scores"
+
+
+@pytest.mark.parametrize(("layout", "declared"), [("nnunet", '"ignore": 255'), ("msd", '"255": "ignore"')])
+def test_an_undeclared_255_in_other_layouts(layout: str, declared: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(layout)
+    edit(folder / "labelsTr/b.nii.gz", put(255))
+    only_problem(
+        folder, "values", "labelsTr/b.nii.gz", "255 in 1 voxels", f"declare it with {declared} among the labels"
+    )
+
+
+def test_255_as_one_of_many_values_needs_no_declaration(folders: Path) -> None:
+    edit(
+        folders / "masks/b.png", lambda array: np.where(array == 2, 255, np.where(array == 1, 254, 0)).astype(np.uint8)
+    )
+    assert inspected(folders).problems == ()
+
+
+def test_a_label_map_of_ignored_voxels_alone_has_no_structure(folders: Path) -> None:
+    (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\nignore,255\n")
+    edit(folders / "masks/b.png", lambda array: np.full_like(array, 255))
+    only_problem(folders, "empty_label", "masks/b.png", "background (0) and ignored voxels (255) only")
+
+
+def test_colours_may_be_ignored(folders: Path) -> None:
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], dtype=np.uint8)
+    for name in "abc":
+        edit(folders / f"masks/{name}.png", lambda array: palette[array])
+    (folders / "labels.csv").write_text("name,r,g,b\ncup,255,0,0\ndisc,0,255,0\nVoid,0,0,0\n")
+    inspection = inspected(folders)
+    assert inspection.problems == ()
+    assert (inspection.dataset.structures, inspection.dataset.ignored) == ({"cup": 1, "disc": 2}, 3)
+    assert all(fact.voxels.keys() == {1, 2, 3} for fact in inspection.facts)
+
+
+def test_structures_without_a_training_case_are_warned_of(nnunet: Path) -> None:
+    for name in "abc":
+        edit(nnunet / f"labelsTr/{name}.nii.gz", lambda array: np.where(array == 2, 0, array).astype(np.uint8))
+    inspection = inspected(nnunet)
+    assert inspection.absent(inspection.dataset.cases) == ["spleen"]
+    assert inspection.absent(inspection.dataset.test_cases) == []
+    warning = "spleen: in no training case, so that it cannot be learned, and its scores are NaN"
+    assert dict(inspection.summary())["warning"] == warning
+
+
+def test_unused_files_and_the_name_of_the_background_are_told(folders: Path) -> None:
+    assert inspected(folders).notices() == []
+    for index in range(7):
+        (folders / f"images/x{index}.gif").touch()
+    (folders / "labels.csv").write_text("name,value\nsky,0\ncup,1\ndisc,2\n")
+    rows = dict(inspected(folders).summary())
+    assert rows["background"] == "voxels of sky (0): not a structure, and not scored"
+    assert rows["not used"].startswith(
+        "images/x0.gif, images/x1.gif, images/x2.gif, images/x3.gif, images/x4.gif and 2"
+    )
+    assert rows["problems"] == "none"

@@ -133,3 +133,17 @@ def test_dice_of_values_in_one_pass() -> None:
     reference = np.array([[1, 0, 0], [5, 5, 9]])
     found = dice_scores(prediction, reference, [1, 4, 5, 9])
     np.testing.assert_allclose(found, [2 / 3, np.nan, 1, 0])
+
+
+def test_voxels_that_the_data_set_ignores_are_not_scored(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    reference = half(1)[:, :, 0]
+    reference[:, 4] = 255
+    label(data / "masks/a.png", reference)
+    label(data / "images/a.png", reference)
+    (data / "labels.csv").write_text("name,value\ncup,1\nvoid,255\n")
+    label(tmp_path / "predictions/a.png", half(1)[:, :, 0])
+    for prediction, truth in (("predictions", "masks"), ("predictions/a.png", "masks/a.png")):
+        table = evaluate(tmp_path / prediction, data / truth, dataset=data)
+        assert table["structure"].unique().tolist() == ["cup"]
+        assert table.set_index("metric")["value"].to_dict() == {"dice": 1, "hd95": 0, "msd": 0}

@@ -182,6 +182,30 @@ def test_all_files_without_partner_are_named(tmp_path: Path) -> None:
     assert all(name in str(caught.value) for name in ("only_here.png", "lost1.png", "lost2.png", "3 files"))
 
 
+def test_of_many_files_without_partner_the_first_are_named(tmp_path: Path) -> None:
+    write_label(tmp_path / "p/both.png", np.ones((3, 3), np.uint8))
+    for index in range(40):
+        write_label(tmp_path / f"r/lost{index:02d}.png", np.ones((3, 3), np.uint8))
+    write_label(tmp_path / "r/both.png", np.ones((3, 3), np.uint8))
+    with pytest.raises(DataError, match=r"40 files have no partner: .*lost04.png has .*; and 35 more") as caught:
+        score_folders(tmp_path / "p", tmp_path / "r", structures={"a": 1})
+    assert str(caught.value).count("lost") == 5
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(20, 24), (14, 12, 10)])
+def test_ignored_voxels_are_not_scored_whatever_is_predicted_there(shape: tuple[int, ...]) -> None:
+    reference, prediction = blobs(shape, 0).astype(np.int16), blobs(shape, 1).astype(np.int16)
+    reference[:5] = -3
+    expected = score(
+        np.where(reference == -3, 0, prediction), reference, spacing=[1] * len(shape), structures=STRUCTURES
+    )
+    assert expected["value"].notna().all()
+    for painted in (prediction, np.where(reference == -3, 7, prediction), np.where(reference == -3, -3, prediction)):
+        found = score(painted, reference, spacing=[1] * len(shape), structures=STRUCTURES, ignored=-3)
+        pd.testing.assert_frame_equal(found, expected)
+
+
 def test_folders_without_labels_or_with_one_name_twice_are_refused(tmp_path: Path) -> None:
     labels = np.ones((3, 3), dtype=np.uint8)
     (tmp_path / "empty").mkdir()

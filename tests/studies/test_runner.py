@@ -28,6 +28,7 @@ from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.quality import time_to_quality
 from scse.evaluation.scores import score_files
 from scse.networks import NETWORKS
+from scse.segmenter import Segmenter
 from scse.studies import costs, estimate, runner
 from scse.studies.plan import choose_cases
 from scse.studies.runner import FEW_SEEDS_NOTE, SCORES, SIMULATED_NOTE, StudyResult
@@ -566,3 +567,32 @@ def test_without_a_data_set_the_cohort_is_simulated_once_and_named_so(quick, coh
     assert ("spacing in the plane", "3 mm x 3 mm") in facts.recipe
     assert ("slices per epoch", "1000") in facts.settings
     assert ("epochs", "1") in facts.settings, "what is asked for goes first"
+
+
+def test_ignored_voxels_and_structures_without_a_training_case_have_no_score(quick: Quick, tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", cases=3, shape=(16, 16))
+    for name in ("p0", "p1", "p2"):
+        path = data / "masks" / f"{name}.png"
+        mask = np.array(PIL.Image.open(path))
+        mask[:, :3] = 255
+        if name == "p0":
+            mask[0, 8:] = 3
+        PIL.Image.fromarray(mask).save(path)
+    (data / "labels.csv").write_text("name,value\nleft,1\nright,2\nrare,3\nvoid,255\n")
+    result = quick(data, tmp_path / "out", variants=["none"], folds=3, settings={"epochs": 1})
+    rows = next(event["rows"] for event in quick.events if event["event"] == "plan")
+    assert ("ignored", "voxels of the value 255: left out of training and scores") in rows
+    [warning] = [text for what, text in rows if what == "warning"]
+    [without] = [fold for fold in range(3) if f"of fold {fold}," in warning]
+    assert warning.startswith("rare: in no training case of fold")
+    caveats = quick.reported["facts"].caveats
+    assert any(warning in caveat for caveat in caveats)
+    assert any("left out of training and scores" in caveat for caveat in caveats)
+    rare = result.scores.query("structure == 'rare' and metric == 'dice'").set_index("fold")["value"]
+    assert np.isnan(rare[without])
+    tested = next(iter(result.scores.query(f"fold == {without}")["case"]))
+    assert tested == "p0"
+    record = json.loads((tmp_path / f"out/runs/unet-none-seed0-fold{without}/run.json").read_text())
+    assert record["structures"] == {"left": 1, "right": 2, "rare": 3}
+    segmenter = Segmenter.load(tmp_path / f"out/runs/unet-none-seed0-fold{without}")
+    assert segmenter.arguments["classes"] == 4

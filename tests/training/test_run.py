@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datasets import save_prepared, write_nnunet, write_pictures
 from scse.data.files import read_image, read_label
 from scse.data.inspection import checked
-from scse.data.prepared import Prepared
+from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.recipe import Recipe
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 from scse.evaluation.scores import dice_scores
 from scse.segmenter import Segmenter
 from scse.training import run
@@ -200,6 +200,25 @@ def test_held_out_dice_is_the_mean_over_cases_and_present_structures(tmp_path: P
     empty = [save_prepared(tmp_path / "c", 0 * right[:, None], 0 * right)]
     assert math.isnan(held_out_dice(network, empty, 3, most=10, batch_size=2, fabric=fabric))
     assert math.isnan(held_out_dice(network, [], 3, most=10, batch_size=2, fabric=fabric))
+
+
+def test_held_out_dice_leaves_ignored_voxels_out(tmp_path: Path) -> None:
+    predicted, reference = np.zeros((3, 8, 8)), np.zeros((3, 8, 8))
+    predicted[:, 2:6] = reference[:, 2:4] = 1
+    reference[:, 4:6] = IGNORED_CLASS
+    cases = [save_prepared(tmp_path / "a", predicted[:, None], reference)]
+    assert held_out_dice(Copy(), cases, 3, most=10, batch_size=2, fabric=new_fabric(Settings(precision="32"))) == 1
+
+
+def test_a_network_of_one_value_per_channel_is_told_the_remedy(task: Task, tmp_path: Path) -> None:
+    few = Task([one_slice(task.training[0], tmp_path / "one")], [], task.recipe, task.structures)
+    settings = Settings(**TINY | {"depth": 4, "epochs": 1})
+    with pytest.raises(UserError, match=r"a batch of 1 slice of 16 x 16 pixels.*: take a batch_size of 2 or more"):
+        train(few, settings, tmp_path / "run")
+
+
+def one_slice(case: Prepared, folder: Path) -> Prepared:
+    return save_prepared(folder, np.array(case.images()[:1]), np.array(case.labels()[:1]))
 
 
 class Counting(Copy):

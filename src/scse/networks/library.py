@@ -357,7 +357,7 @@ def _check_forward(sized: Sized, spec: Spec, shape: tuple[int, ...]) -> None:
     try:
         with torch.no_grad():
             sized(torch.zeros(shape))
-    except ValueError:
+    except UserError:
         raise
     # other people's code may raise anything
     except Exception as error:

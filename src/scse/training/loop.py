@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
+from scse.errors import UserError
 from scse.evaluation.scores import dice_scores
 from scse.training.batches import Batches, step_seed
 from scse.training.state import State
@@ -78,12 +79,33 @@ def _seed(seed: int, device: torch.device) -> None:
 def train_step(state: State, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric) -> float:
     """One step of the optimiser and the schedule; returns the loss."""
     images = fabric.to_device(images.contiguous(memory_format=torch.channels_last))
-    value = loss(state.network(images), fabric.to_device(labels))
+    value = loss(_logits(state.network, images), fabric.to_device(labels))
     fabric.backward(value)
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.schedule.step()
     return float(value.item())
+
+
+def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What the network gives in training.
+
+    Raises:
+        ValueError: it normalises maps of one value per channel.
+    """
+    try:
+        logits: torch.Tensor = network(images)
+    except ValueError as error:
+        # torch's batch and instance normalisation, which have no error of their own
+        if not str(error).startswith("Expected more than 1"):
+            raise
+        count, _, *size = images.shape
+        found = f"a batch of {count} slice{'s' * (count > 1)} of {' x '.join(map(str, size))} pixels"
+        remedy = "take a batch_size of 2 or more and as many training slices, or larger images (a finer spacing)"
+        raise UserError(
+            f"the network has one value per channel left to normalise in {found}, and cannot learn from it: {remedy}"
+        ) from error
+    return logits
 
 
 def held_out_dice(
