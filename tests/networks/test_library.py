@@ -309,6 +309,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         ("smp:Unet[encoder_name=tu-hf-hub:a/b]", "encoder_name must be a name of .*, no file or address, got 'tu-hf"),
         ("monai:UNet[channels=(4,)]", "monai:UNet.* cannot be built with .*channels=.4,. .*length of `channels`"),
         ("smp:PAN", r"smp:PAN does not take an image of 1 channels and \(32, 32\) pixels .*choose another network"),
+        (
+            "monai:UNet[channels=(4,4,4,4,4,4),strides=(2,2,2,2,2)]",
+            r"does not take an image of 1 channels and \(32, 32\) pixels \(ValueError: Expected more than 1 spatial",
+        ),
         ("monai:DynUNet[deep_supervision=True]", "in training it gives|cannot be built|must give"),
     ],
 )

@@ -58,6 +58,16 @@ def test_predictions_and_reference_unpack_to_the_label_maps_on_disk(study, packe
             np.testing.assert_array_equal(predicted, wanted)
 
 
+def test_values_of_no_structure_are_shown_as_background(study, tmp_path):
+    structures = dict(list(study.dataset.structures.items())[:1])
+    [value] = structures.values()
+    cache = tmp_path / "viewer.json"
+    text = viewer_data(study.runs, study.scores, recipe=study.recipe, structures=structures, cache=cache)
+    for case in json.loads(text)["cases"]:
+        wanted = on_screen(study.references[case["name"]], case["slices"])
+        np.testing.assert_array_equal(unpacked(case, case["reference"]), wanted == value)
+
+
 def test_pictures_show_the_image_as_the_labels_lie(study, packed):
     case = packed["cases"][0]
     with PIL.Image.open(io.BytesIO(base64.b64decode(case["images"][0]))) as opened:
