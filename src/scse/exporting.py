@@ -11,9 +11,9 @@ from typing import Any
 from scse.atomic import write_atomic
 from scse.backends import settle_backend
 from scse.checks import check_choice
-from scse.data.recipe import Recipe
+from scse.data.recipe import Recipe, read_recipe
 from scse.errors import UserError
-from scse.saved import DESCRIPTION, Saved, read_saved, readable
+from scse.saved import DESCRIPTION, Saved, read_saved
 
 KERAS, SAVED_MODEL = "keras", "saved_model"
 FORMATS: Mapping[str, str | None] = {KERAS: None, SAVED_MODEL: "tensorflow"}
@@ -71,8 +71,7 @@ def export(folder: Path | str, to: str, out: Path | str) -> Exported:
     check_choice("to", to, FORMATS)
     out = _check_out(Path(out), to)
     saved = read_saved(folder)
-    with readable(saved.folder):
-        recipe = Recipe.model_validate(saved.recipe)
+    recipe = read_recipe(saved)
     _settle(to)
     from scse.keras.weights import from_torch  # noqa: PLC0415 (only now that its backend is settled)
 

@@ -14,8 +14,15 @@ LARGEST_INTEGER = 2**63 - 1
 """What other programs, NumPy among them, hold in an integer."""
 
 
-def read_json(path: Path) -> Any:
+REMEDY = "correct it there"
+
+
+def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: of the file.
+        remedy: what to do, for the message.
 
     Raises:
         DataError: it is no regular file, cannot be read, is no JSON in UTF-8, is nested too deeply, or holds a key
@@ -24,14 +31,29 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: is no regular file, where a JSON file is wanted; put the file itself there")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_int=_integer, object_pairs_hook=_object)
-    except RecursionError:
-        raise DataError(f"{path}: is nested too deeply to be read as JSON; correct it there") from None
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); correct it there") from error
+        raise DataError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
+    return parse_json(text, path=path, remedy=remedy)
 
 
-def validated(model: type[Model], content: object, *, path: Path, remedy: str) -> Model:
+def parse_json(text: str, *, path: Path, remedy: str = REMEDY) -> Any:
+    """Parse JSON that stands in a file, as a line or in its header; see `read_json`.
+
+    Raises:
+        DataError: as `read_json`.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, object_pairs_hook=_object)
+    except RecursionError:
+        raise DataError(f"{path}: is nested too deeply to be read as JSON; {remedy}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
+
+
+def validated(
+    model: type[Model], content: object, *, path: Path, remedy: str, within: str = "", strict: bool = False
+) -> Model:
     """Check what a file holds against a model of its fields.
 
     Args:
@@ -39,16 +61,20 @@ def validated(model: type[Model], content: object, *, path: Path, remedy: str) -
         content: as `read_json` returned it.
         path: of the file, for the message.
         remedy: what to do, for the message.
+        within: the field of the file that `content` is, for the message; "" if it is the whole.
+        strict: take values of a field's own type alone: no text or truth value for a number. For files that scse
+            itself writes.
 
     Raises:
         DataError: a field is missing, of another type, or out of bounds; the message names the file, the field and its
             value.
     """
     try:
-        return model.model_validate(content)
+        # only of JSON itself does a strict model take a list for a tuple
+        return model.model_validate_json(json.dumps(content), strict=True) if strict else model.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"])) or "the whole"
+        field = ".".join(map(str, [*([within] if within else []), *problem["loc"]])) or "the whole"
         found = "" if problem["type"] == "missing" else f", got {_shortened(problem['input'])}"
         raise DataError(f"{path}: {field}: {problem['msg']}{found}; {remedy}") from error
 

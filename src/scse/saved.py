@@ -3,17 +3,55 @@
 Nothing that a folder names is imported, run or fetched here.
 """
 
-import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from scse.errors import DataError, UserError, in_short
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from scse.errors import DataError, UserError
+from scse.json_files import read_json, validated
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
+REMEDY = "train or copy the segmenter again"
+
+MOST_STRUCTURES = 255
+"""Classes are stored in 8 bits."""
+
+Name = Annotated[str, Field(min_length=1)]
+Value = Annotated[int, Field(ge=1, le=2**32 - 1)]
+Structures = Annotated[dict[Name, Value], Field(min_length=1, max_length=MOST_STRUCTURES)]
+"""Name -> label value, of a segmenter or run on disk."""
+
+
+class _Arguments(BaseModel):
+    """What a network is built with; of others than scse's own, the first two."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    in_channels: int = Field(ge=1, le=1024)
+    classes: int = Field(ge=2, le=MOST_STRUCTURES + 1)
+    width: int = Field(default=1, ge=1, le=4096)
+    depth: int = Field(default=1, ge=1, le=8)
+    kernel_size: int = Field(default=1, ge=1, le=31)
+
+
+class _Description(BaseModel):
+    """The fields of `segmenter.json`; those of the recipe are checked by what reads them."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format: int
+    network: Name
+    arguments: _Arguments
+    variant: Name
+    recipe: dict[str, JsonValue]
+    structures: Structures
+    settings: dict[str, JsonValue]
+    attached: list[Name] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,32 +104,45 @@ def read_saved(folder: Path | str) -> Saved:
         if not (folder / name).is_file():
             remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
             raise DataError(f"{folder}: holds no segmenter, {name} is missing; {remedy}")
-    with readable(folder):
-        description = json.loads((folder / DESCRIPTION).read_text())
-        if description["format"] != FORMAT:
-            raise UserError(f"its format is {description['format']}, this version reads {FORMAT}")
-        saved = Saved(
-            folder=folder,
-            network=description["network"],
-            arguments=dict(description["arguments"]),
-            variant=description["variant"],
-            recipe=dict(description["recipe"]),
-            structures=dict(description["structures"]),
-            settings=dict(description["settings"]),
-            attached=description.get("attached"),
+    path = folder / DESCRIPTION
+    content = read_json(path, remedy=REMEDY)
+    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        found = f"its format is {content['format']!r}, this version reads {FORMAT}"
+        raise DataError(f"{path}: {found}; update scse, or train the segmenter again")
+    description = validated(_Description, content, path=path, remedy=REMEDY, strict=True)
+    for problem in _contradictions(description):
+        raise DataError(f"{path}: {problem}; {REMEDY}")
+    return Saved(
+        folder=folder,
+        network=description.network,
+        arguments=description.arguments.model_dump(exclude_unset=True),
+        variant=description.variant,
+        recipe=description.recipe,
+        structures=description.structures,
+        settings=description.settings,
+        attached=description.attached,
+    )
+
+
+def _contradictions(description: _Description) -> Generator[str]:
+    """What is wrong with fields that are sound alone."""
+    structures, classes = description.structures, description.arguments.classes
+    if len(structures) + 1 != classes:
+        yield (
+            f"it lists {len(structures)} structures and {classes} classes, where the background is one class more than "
+            "the structures"
         )
-        if len(saved.structures) + 1 != saved.arguments["classes"]:
-            found = f"{len(saved.structures)} structures and {saved.arguments['classes']} classes"
-            raise UserError(f"it lists {found}, where the background is one class more than the structures")
-    return saved
+    if len(set(structures.values())) < len(structures):
+        yield f"structures: a label value is listed twice, got {structures}"
+    channels = description.recipe.get("channels", description.arguments.in_channels)
+    if channels != description.arguments.in_channels:
+        yield f"recipe.channels is {channels!r} and arguments.in_channels {description.arguments.in_channels}"
 
 
 @contextmanager
-def readable(folder: Path) -> Generator[None]:
-    """Tell what a damaged file leads to, which can be almost any error, as one DataError."""
+def readable(path: Path) -> Generator[None]:
+    """Raise what contradicts scse in a file of a segmenter as one DataError with the file's name."""
     try:
         yield
-    except Exception as error:
-        raise DataError(
-            f"{folder}: holds no segmenter that can be read ({in_short(error)}); train or copy it again"
-        ) from error
+    except UserError as error:
+        raise DataError(f"{path}: holds no segmenter that can be read ({error}); {REMEDY}") from error

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,21 +15,22 @@ import psutil
 import torch
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from scse.atomic import write_atomic
 from scse.attachment.placements import placements
-from scse.attachment.saving import own_copies
+from scse.attachment.saving import check_fit, load_exactly, own_copies, read_tensors
 from scse.checks import check_positive
 from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
-from scse.data.recipe import Grid, Recipe
+from scse.data.recipe import Grid, Recipe, read_recipe
 from scse.engines import Engine, make_engine
 from scse.errors import DataError, UserError
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
-from scse.saved import DESCRIPTION, FORMAT, WEIGHTS, read_saved, readable
+from scse.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
+from scse.variants import canonical
 
 WINDOW_OVERLAP = 0.5
 
@@ -106,21 +107,32 @@ class Segmenter:
                 it is from is missing.
         """
         saved = read_saved(folder)
-        with readable(saved.folder):
+        with readable(saved.description):
             check_network(saved.network)
+            canonical(saved.variant)
+        recipe = read_recipe(saved)
         name = named_again(saved.folder, saved.network, network)
         find_maker(check_network(name), pretrained=False)  # what is missing on this machine is no fault of the folder
-        with readable(saved.folder):
-            recipe = Recipe.model_validate(saved.recipe)
-            built = build_network(
-                name,
-                saved.arguments,
-                variant=saved.variant,
-                size=recipe.patch,
-                attach_to="auto" if saved.attached is None else "|".join(saved.attached),
-                pretrained=False,
-            )
-            built.load_state_dict(load_file(saved.weights))
+        weights, _ = read_tensors(saved.weights, remedy=REMEDY)
+        make = partial(
+            build_network,
+            name,
+            saved.arguments,
+            variant=saved.variant,
+            size=recipe.patch,
+            attach_to="auto" if saved.attached is None else "|".join(saved.attached),
+            pretrained=False,
+        )
+        if not check_network(name).source:
+            # sizes that are not those of the weights must take no memory
+            with readable(saved.description), torch.device("meta"):
+                planned = make()
+            with readable(saved.weights):
+                check_fit(planned.state_dict(), weights)
+        with readable(saved.description):
+            built = make()
+        with readable(saved.weights):
+            load_exactly(built, weights)
         built.to(device).to(memory_format=torch.channels_last).eval()
         return cls(
             network=built,

@@ -1,5 +1,7 @@
 """A model with blocks through a file and back."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -108,7 +110,8 @@ def test_model_with_blocks_is_not_loaded_into(tmp_path):
     [
         (lambda: make(width=5), r"0\.weight has shape \(4, 3, 1, 1\) in the file and \(5, 3, 1, 1\) in the model"),
         (lambda: nn.Conv2d(3, 4, 1), "does not fit Conv2d"),
-        (lambda: nn.Sequential(*make(), nn.BatchNorm2d(4)), r"2\.weight has shape None in the file"),
+        (lambda: nn.Sequential(*make(), nn.BatchNorm2d(4)), r"2\.weight is missing in the file"),
+        (lambda: make().double(), r"0\.weight has dtype torch\.float32 in the file and torch\.float64 in the model"),
     ],
 )
 def test_another_model_is_refused_and_left_as_it_was(tmp_path, other, message):
@@ -140,3 +143,89 @@ def test_file_of_another_kind_is_refused_by_name(tmp_path, write, message):
     with pytest.raises(DataError, match=message) as refused:
         scse.load_attached(make(), path)
     assert str(path) in str(refused.value)
+
+
+RECIPE = {
+    "format": 1,
+    "blocks": [
+        {
+            "where": "0",
+            "layout": "channels-first",
+            "block": "sse",
+            "channels": 4,
+            "options": {"bias": True, "identity": True},
+        }
+    ],
+}
+
+
+def write_recipe(path, change, weights=None):
+    recipe = json.loads(json.dumps(RECIPE))
+    change(recipe)
+    save_file(weights or {"a": torch.zeros(1)}, path, metadata={"scse": json.dumps(recipe)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(blocks=None), "scse.blocks: "),
+        (lambda r: r.update(blocks=[]), "scse.blocks: "),
+        (lambda r: r.update(blocks=[7]), "scse.blocks.0: "),
+        (lambda r: r.update(shell="ls"), "scse.shell: "),
+        (lambda r: r["blocks"][0].pop("where"), "scse.blocks.0.where: Field required"),
+        (lambda r: r["blocks"][0].update(layout="up"), "scse.blocks.0.layout: "),
+        (lambda r: r["blocks"][0].update(block="print"), "scse.blocks.0.block: "),
+        (lambda r: r["blocks"][0].update(channels="4"), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=True), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=4.0), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=-1), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=2**50), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=float("nan")), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(options=None), "scse.blocks.0.options: "),
+        (lambda r: r["blocks"][0]["options"].update(bias="yes"), "scse.blocks.0.options.bias: "),
+        (lambda r: r["blocks"][0]["options"].update(identity=1), "scse.blocks.0.options.identity: "),
+        (lambda r: r["blocks"][0]["options"].update(shell=1), "scse.blocks.0.options.shell: "),
+        (lambda r: r["blocks"][0]["options"].update(reduction=2), "does not fit Sequential .*reduction"),
+        (lambda r: r["blocks"][0].update(where="nowhere"), "does not fit Sequential .*nowhere"),
+    ],
+)
+def test_wrong_field_of_the_recipe_is_named_and_the_model_left_as_it_was(tmp_path, change, message):
+    path = write_recipe(tmp_path / "model.safetensors", change)
+    model = make()
+    with pytest.raises(DataError, match=message) as refused:
+        scse.load_attached(model, path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert scse.placements(model).names == ()
+
+
+@pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, '{"format": 1' + "0" * 99 + "}"])
+def test_recipe_beyond_what_json_holds_is_refused(tmp_path, value):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"scse": value})
+    with pytest.raises(DataError, match=r"nested too deeply|beyond 64 bits"):
+        scse.load_attached(make(), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    model = make()
+    scse.attach(model, to="0", example=X)
+    with torch.no_grad():
+        model[0].weight[0, 0] = value
+    path = scse.save_attached(model, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=r"0\.weight holds values that are NaN or infinite"):
+        scse.load_attached(make(), path)
+
+
+def test_masks_of_infinities_are_loaded(tmp_path):
+    def build():
+        model = make()
+        model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        return model
+
+    model = build()
+    scse.attach(model, to="0", example=X)
+    fresh = build()
+    scse.load_attached(fresh, scse.save_attached(model, tmp_path / "model.safetensors"))
+    assert torch.equal(fresh.mask, model.mask)

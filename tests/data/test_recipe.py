@@ -180,6 +180,8 @@ def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
         ([], {}, "cannot be derived from no cases"),
         ([facts((4, 4, 4))], {"spacing": 0}, "spacing must be a positive number of mm, got 0"),
         ([facts((4, 4, 4))], {"spacing": float("nan")}, "spacing must be a positive"),
+        ([facts((4, 4, 4))], {"spacing": 1e9}, r"got 1e\+09; 1e-05 to 1000 are allowed"),
+        ([facts((4, 4, 4), (1, 1, 1)), facts((4, 4, 4), (9e5, 9e5, 9e5))], {}, "to 1000 are allowed"),
         ([facts((4, 4, 4))], {"view": "frontal"}, "view must be one of 'sagittal', 'coronal', .* got 'frontal'"),
         ([facts((4, 4, 4))], {"view": "picture"}, "needs 2D images, but these are volumes"),
         ([facts((4, 4), (1, 1), None)], {"view": "axial"}, "view='axial' needs volumes, but the images are 2D"),

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -18,10 +19,47 @@ from scse.attachment.losing import lost_blocks, remember
 from scse.attachment.placements import Placements, placements
 from scse.blocks import BLOCKS
 from scse.errors import DataError, UserError, in_short
+from scse.json_files import parse_json, validated
 
 FORMAT = 1
 KEY = "scse"
 """Of the recipe in the file's metadata."""
+REMEDY = "give a file that save_attached wrote"
+
+
+class _Options(BaseModel):
+    """Options of a block; which of them it has, and the words that it takes, are checked by the block."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reduction: int = Field(default=1, ge=1)
+    hidden: int | None = Field(default=None, ge=1, le=2**20)
+    activation: str = ""
+    gate: str = ""
+    aggregation: str = ""
+    bias: bool = True
+    identity: bool = True
+
+
+class _Place(BaseModel):
+    """A block of the recipe."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    where: str
+    layout: Literal["channels-first", "channels-last"]
+    block: Literal["cse", "sse", "scse"]
+    channels: int = Field(ge=1, le=2**20)
+    options: _Options
+
+
+class _Recipe(BaseModel):
+    """Which blocks are where."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    blocks: list[_Place] = Field(min_length=1)
 
 
 def save_attached(model: nn.Module, path: Path | str) -> Path:
@@ -71,17 +109,17 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
     recipe, weights = _read(path)
     hung, blocks = [], {}
     try:
-        for entry in recipe:
-            host = model.get_submodule(entry["where"])
+        for place in recipe.blocks:
+            host = model.get_submodule(place.where)
             like = next(chain(host.parameters(), model.parameters()))
-            block = BLOCKS[entry["block"]](entry["channels"], **entry["options"])
-            block = block.to(like.device, _dtype(host, entry["where"], weights))
-            hang(host, block.train(host.training), layout=entry["layout"])
+            block = BLOCKS[place.block](place.channels, **place.options.model_dump(exclude_unset=True))
+            block = block.to(like.device, _dtype(host, place.where, weights))
+            hang(host, block.train(host.training), layout=place.layout)
             hung.append(host)
-            blocks[entry["where"]] = block
-        _load(model, weights)
-    # what a foreign file or another model leads to can be almost any error
-    except Exception as error:
+            blocks[place.where] = block
+        load_exactly(model, weights)
+    # of get_submodule, of an option that the block does not have, and of what does not fit
+    except (AttributeError, StopIteration, TypeError, UserError) as error:
         for host in hung:
             take_off(host)
         raise DataError(
@@ -123,24 +161,66 @@ def _dtype(host: nn.Module, where: str, weights: Mapping[str, Tensor]) -> torch.
     return own[-1] if own else next(value.dtype for key, value in weights.items() if key.startswith(prefix))
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], Mapping[str, Tensor]]:
+def _read(path: Path) -> tuple[_Recipe, Mapping[str, Tensor]]:
     """The recipe and the weights of a file."""
+    weights, metadata = read_tensors(path, remedy=REMEDY)
+    if KEY not in metadata:
+        raise DataError(f"{path}: holds no blocks of format {FORMAT}; {REMEDY}")
+    described = parse_json(metadata[KEY], path=path, remedy=REMEDY)
+    if isinstance(described, dict) and described.get("format") != FORMAT:
+        raise DataError(f"{path}: holds no blocks of format {FORMAT}; {REMEDY}")
+    return validated(_Recipe, described, path=path, remedy=REMEDY, within=KEY, strict=True), weights
+
+
+def read_tensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        DataError: it cannot be read, as when it is truncated.
+    """
+    if not path.is_file():
+        found = "is no regular file" if path.exists() else "there is no such file"
+        raise DataError(f"{path}: cannot be read ({found}); {remedy}")
     try:
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {}).get(KEY, "null"))
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a file that save_attached wrote") from error
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise DataError(f"{path}: holds no blocks of format {FORMAT}; give a file that save_attached wrote")
-    return described["blocks"], weights
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read ({in_short(error)}); {remedy}") from error
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load all weights, or none of them if anything does not fit."""
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    for key in {**wanted, **found}:
-        if wanted.get(key) != found.get(key):
-            raise UserError(f"{key} has shape {found.get(key)} in the file and {wanted.get(key)} in the model")
+def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load all weights, or none of them if anything does not fit.
+
+    Raises:
+        UserError: a tensor is missing or not the model's, has another shape or type, or is NaN or infinite where the
+            model's own values never are.
+    """
+    own = model.state_dict()
+    check_fit(own, weights)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for key, value in weights.items():
+        # buffers may hold infinities on purpose, as the masks of attention do
+        if not value.isfinite().all() and (key in parameters or own[key].isfinite().all()):
+            raise UserError(f"{key} holds values that are NaN or infinite")
     model.load_state_dict(weights)
+
+
+def check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Check names, shapes and types of tensors.
+
+    Raises:
+        UserError: the first that differs.
+    """
+    for key in {**wanted, **found}:
+        if key not in found:
+            raise UserError(f"{key} is missing in the file")
+        if key not in wanted:
+            raise UserError(f"{key} is in the file, and the model has no such tensor")
+        for what in ("shape", "dtype"):
+            ours, theirs = (_told(getattr(tensors[key], what)) for tensors in (wanted, found))
+            if ours != theirs:
+                raise UserError(f"{key} has {what} {theirs} in the file and {ours} in the model")
+
+
+def _told(value: object) -> str:
+    return str(tuple(value)) if isinstance(value, torch.Size) else str(value)

@@ -5,17 +5,19 @@ Only what is resampled needs torch: the slices of images in their own spacing ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scse.checks import check_choice
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 from scse.errors import UserError
+from scse.json_files import validated
+from scse.saved import REMEDY, Saved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +44,13 @@ LARGEST_PATCH = 256
 PATCH_MULTIPLE = 8
 SAME_SPACING = 1e-3  # spacings that differ by less than this part of their median are not resampled
 CLIP_PERCENTILES = (0.5, 99.5)
+
+LEAST_SPACING, GREATEST_SPACING = 1e-5, 1e3
+"""Millimetres per pixel: finer than any light microscope, coarser than any scanner."""
+
+Millimetres = Annotated[float, Field(ge=LEAST_SPACING, le=GREATEST_SPACING)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +94,19 @@ class Recipe(BaseModel):
             mean and standard deviation (of the same voxels) are brought to 0 and 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     view: View
-    spacing: tuple[float, float] | None
-    patch: tuple[int, int]
-    channels: int
-    clip: tuple[float, float] = CLIP_PERCENTILES
+    spacing: tuple[Millimetres, Millimetres] | None
+    patch: tuple[Pixels, Pixels]
+    channels: int = Field(ge=1, le=1024)
+    clip: tuple[Percentile, Percentile] = CLIP_PERCENTILES
+
+    @model_validator(mode="after")
+    def _check_clip(self) -> Self:
+        if not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip must name the lower percentile first, got {self.clip}")
+        return self
 
     @classmethod
     def derive(cls, facts: Sequence[CaseFacts], *, view: View | None = None, spacing: float | None = None) -> Self:
@@ -110,14 +125,16 @@ class Recipe(BaseModel):
         """
         if not facts:
             raise UserError("a recipe cannot be derived from no cases; the data set has none that can be read")
-        if spacing is not None and not spacing > 0:
-            raise UserError(f"spacing must be a positive number of mm, got {spacing}")
         if view is not None:
             check_choice("view", view, get_args(View))
         view = _choose_view(facts, view)
         planes = [_plane(case, view) for case in facts]
         spacings = np.array([plane_spacing for _, plane_spacing in planes])
         target = _choose_spacing(spacings, spacing)
+        for mm in target or ():
+            if not LEAST_SPACING <= mm <= GREATEST_SPACING:
+                allowed = f"{LEAST_SPACING:g} to {GREATEST_SPACING:g} are allowed"
+                raise UserError(f"spacing must be a positive number of mm, got {mm:g}; {allowed}")
         sizes = np.array([_resampled(shape, own, target) for shape, own in planes])
         rounded = -(-sizes.max(0) // PATCH_MULTIPLE) * PATCH_MULTIPLE
         height, width = (int(min(size, LARGEST_PATCH)) for size in rounded)
@@ -210,6 +227,15 @@ class Recipe(BaseModel):
             return slices
         edges = [(0, 0)] * (slices.ndim - 2) + [(0, pixels) for pixels in missing]
         return np.pad(slices, edges, constant_values=fill)
+
+
+def read_recipe(saved: Saved) -> Recipe:
+    """The recipe of a segmenter on disk.
+
+    Raises:
+        DataError: a field is missing, of another type or out of bounds.
+    """
+    return validated(Recipe, saved.recipe, path=saved.description, remedy=REMEDY, within="recipe", strict=True)
 
 
 def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:

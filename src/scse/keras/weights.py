@@ -12,12 +12,12 @@ import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
-from scse.errors import UserError
+from scse.errors import DataError, UserError, in_short
 from scse.keras.layers import SUFFIX, Block, ChannelSE, ConcurrentSE, SpatialSE
 from scse.keras.networks import NETWORKS, EncoderDecoder, FCDenseNet, SDNet, Tiramisu, UNet
-from scse.saved import read_saved, readable
+from scse.saved import REMEDY, read_saved, readable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +40,9 @@ _KERAS_ALONE = {"name", "trainable", "dtype", "data_format", "input_size", "reca
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _LINEAR = {"weight": "kernel", "bias": "bias"}
+WEIGHTS_TYPE = "float32"
+"""In which segmenters are trained and kept."""
+
 _COUNTER = "num_batches_tracked"
 """Of torch's batch normalisation, which does not use it where its momentum is a number; Keras has none."""
 
@@ -144,15 +147,35 @@ def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> ker
             f"{saved.description}: the network is {saved.network!r}, and Keras has scse's own only ({known}); "
             "export other networks with their own library's tools"
         )
-    with readable(saved.folder):
-        weights = load_file(saved.weights)
+    weights = _read_weights(saved.weights)
+    with readable(saved.description):
         network = NETWORKS[saved.network](
-            **saved.arguments,
-            recalibration=saved.variant,
-            data_format=data_format,
-            dtype=dtype or next(value.dtype.name for value in weights.values() if value.dtype.kind == "f"),
+            **saved.arguments, recalibration=saved.variant, data_format=data_format, dtype=dtype or WEIGHTS_TYPE
         )
+    with readable(saved.weights):
         return _load(network, weights)
+
+
+def _read_weights(path: Path) -> dict[str, Array]:
+    """The weights of a segmenter on disk.
+
+    Raises:
+        DataError: the file cannot be read, or a weight is of another type than they are trained in, NaN or infinite.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                counted = key.endswith(_COUNTER)
+                found, wanted = file.get_slice(key).get_dtype(), "I64" if counted else "F32"
+                if found != wanted:
+                    raise DataError(f"{path}: {key} is of type {found}, where {wanted} is needed; {REMEDY}")
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read ({in_short(error)}); {REMEDY}") from error
+    for key, value in weights.items():
+        if not np.isfinite(value).all():
+            raise DataError(f"{path}: {key} holds values that are NaN or infinite; {REMEDY}")
+    return weights
 
 
 def _blocks(network: Any) -> dict[str, Block]:
