@@ -1,6 +1,8 @@
 """The record of a run: going on with anything else is refused, and a run goes on without its data set."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +74,71 @@ def test_train_refuses_a_folder_of_another_run(task: Task, tmp_path: Path) -> No
         train(task, SETTINGS.model_copy(update={"seed": 7}), tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {"epochs": "many"}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {"epochs": "many"}}', "[" * 5000 + "]" * 5000])
 def test_a_damaged_record_is_named(task: Task, tmp_path: Path, content: str) -> None:
     (tmp_path / RECORD).write_text(content)
     for read in (lambda: read_record(tmp_path), lambda: check_record(tmp_path, record(task))):
-        with pytest.raises(DataError, match=r"run\.json: is no record of a run"):
+        with pytest.raises(DataError, match=r"run\.json: .*; copy the run again, or train anew in another folder"):
             read()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("settings"), "settings: Field required"),
+        (lambda r: r.update(settings=None), "settings: "),
+        (lambda r: r["settings"].update(epochs=1.5), "settings.epochs: .*got 1.5"),
+        (lambda r: r["settings"].update(epochs="2"), "settings.epochs: .*got '2'"),
+        (lambda r: r["settings"].update(epochs=True), "settings.epochs: .*got True"),
+        (lambda r: r["settings"].update(epochs=-1), "settings.epochs: "),
+        (lambda r: r["settings"].update(epochs=2**60), "settings.epochs: "),
+        (lambda r: r["settings"].update(seed=10**30), "beyond 64 bits"),
+        (lambda r: r["settings"].update(learning_rate=float("nan")), "settings.learning_rate: "),
+        (lambda r: r["settings"].update(learning_rate=float("inf")), "settings.learning_rate: .*finite"),
+        (lambda r: r["settings"].update(augment=1), "settings.augment: "),
+        (lambda r: r["settings"].update(optimizer=["sgd"]), "settings.optimizer: "),
+        (lambda r: r["settings"].update(shell="ls"), "settings.shell: "),
+        (lambda r: r["recipe"].update(spacing=[0, 0]), "recipe.spacing.0: "),
+        (lambda r: r["recipe"].update(patch=[[]]), "recipe.patch"),
+        (lambda r: r.update(structures={}), "structures: "),
+        (lambda r: r["structures"].update(left=1.7), "structures.left: "),
+        (lambda r: r["structures"].update(left=-3), "structures.left: "),
+        (lambda r: r.update(training={}), "training: "),
+        (lambda r: r.update(training=["a"]), "training: "),
+        (lambda r: r["training"].update(a="../../etc"), "training.a: .*got '../../etc'"),
+        (lambda r: r["training"].update(a="/etc"), "training.a: "),
+        (lambda r: r["training"].update(a=".."), "training.a: "),
+        (lambda r: r["training"].update(a=""), "training.a: "),
+        (lambda r: r["training"].update(a="d\n"), "training.a: "),
+        (lambda r: r["held_out"].update(d="a/b"), "held_out.d: "),
+        (lambda r: r["held_out"].update(d="a\\b"), "held_out.d: "),
+        (lambda r: r["held_out"].update(d=None), "held_out.d: "),
+        (lambda r: r.update(code={"mine.py": 7}), "code.mine.py: "),
+        (lambda r: r.update(more=1), "more: "),
+    ],
+)
+def test_a_wrong_field_of_a_record_is_named(
+    task: Task, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    content = record(task).model_dump(mode="json")
+    change(content)
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message) as caught:
+        resume(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / RECORD}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_of_before_the_code_was_kept_is_read(task: Task, tmp_path: Path) -> None:
+    content = record(task).model_dump(mode="json")
+    del content["code"]
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    assert read_record(tmp_path) == record(task)
 
 
 def test_a_record_of_an_unknown_network_is_named(task: Task, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(record(task).model_dump_json().replace('"unet"', '"vnet"'))
-    with pytest.raises(DataError, match=r"run\.json: is no record of a run"):
+    with pytest.raises(DataError, match=r"run\.json: settings: .*network must be one of .*got 'vnet'"):
         read_record(tmp_path)
 
 

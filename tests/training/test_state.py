@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -127,14 +128,148 @@ def test_a_damaged_checkpoint_is_named(task: Task, tmp_path: Path, kind: str) ->
     with pytest.raises(StoppedError, match=r"stopped in epoch 1 of 3; its state is in .*checkpoint"):
         train(task, settings(), tmp_path, stop=stop_at(1))
     damage(kind, tmp_path / CHECKPOINT)
-    with pytest.raises(DataError, match=r"checkpoint\.safetensors: is no checkpoint of this run .*; delete it"):
+    with pytest.raises(DataError, match=r"checkpoint\.safetensors: .*; delete it to train this run from the start"):
         train(task, settings(), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stopped(task: Task, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The checkpoint of a run that was stopped after an epoch and a step."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(StoppedError):
+        train(task, settings(variant="scse"), folder, stop=stop_at(STEPS + 1))
+    return (folder / CHECKPOINT).read_bytes()
+
+
+def load(task: Task, path: Path) -> None:
+    new_state(task, settings(variant="scse"), steps=STEPS).load(path, steps=STEPS)
+
+
+def test_any_flipped_bit_is_refused(task: Task, stopped: bytes, tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    state = new_state(task, settings(variant="scse"), steps=STEPS)
+    start = 8 + int.from_bytes(stopped[:8], "little")
+    in_data = np.linspace(start, len(stopped) - 1, 20).astype(int).tolist()
+    for place in [*range(0, start, start // 60), *in_data]:
+        damaged = bytearray(stopped)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"checkpoint\.safetensors: .*; delete it to train this run from the start"):
+            state.load(path, steps=STEPS)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksum_and_is_loaded(
+    task: Task, stopped: bytes, tmp_path: Path
+) -> None:
+    edit(stopped, tmp_path / CHECKPOINT, lambda rest: None)
+    load(task, tmp_path / CHECKPOINT)
+
+
+def edit(
+    content: bytes,
+    path: Path,
+    change: Callable[[dict[str, Any]], Any],
+    tensors: Callable[[dict[str, Tensor]], Any] = lambda tensors: None,
+) -> None:
+    """Write a checkpoint with another state, and without a checksum."""
+    path.write_bytes(content)
+    with safe_open(path, framework="pt") as file:
+        rest = json.loads(file.metadata()["state"])
+        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    change(rest)
+    tensors(kept)
+    save_file(kept, path, metadata={"state": json.dumps(rest)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("clock"), "state.clock: Field required"),
+        (lambda r: r.update(clock=None), "state.clock: "),
+        (lambda r: r.update(shell=1), "state.shell: "),
+        (lambda r: r["clock"].update(epoch=-1), "state.clock.epoch: .*got -1"),
+        (lambda r: r["clock"].update(epoch=1.5), "state.clock.epoch: .*got 1.5"),
+        (lambda r: r["clock"].update(epoch=True), "state.clock.epoch: .*got True"),
+        (lambda r: r["clock"].update(epoch="1"), "state.clock.epoch: .*got '1'"),
+        (lambda r: r["clock"].update(epoch=2), "clock.history has 1 epochs, and clock.epoch is 2"),
+        (lambda r: r["clock"].update(step=-1), "state.clock.step: "),
+        (lambda r: r["clock"].update(step=STEPS + 1), "clock.step is 5, and an epoch has 4 steps"),
+        (lambda r: r["clock"].update(step=2), "schedule.last_epoch is 5, and 6 steps are done"),
+        (lambda r: r["clock"].update(step=2**62), "state.clock.step: "),
+        (lambda r: r["clock"].update(step=10**40), "beyond 64 bits"),
+        (lambda r: r["clock"].update(loss=float("nan")), "state.clock.loss: .*finite"),
+        (lambda r: r["clock"].update(seconds=float("inf")), "state.clock.seconds: .*finite"),
+        (lambda r: r["clock"].update(seconds=-1.0), "state.clock.seconds: "),
+        (lambda r: r["clock"].update(history={}), "state.clock.history: "),
+        (lambda r: r["clock"].update(history=[]), "clock.history has 0 epochs"),
+        (lambda r: r["clock"]["history"][0].update(loss="low"), "state.clock.history.0.loss: "),
+        (lambda r: r["clock"]["history"][0].pop("dice"), "state.clock.history.0.dice: Field required"),
+        (lambda r: r["clock"]["history"][0].update(epoch=7), "clock.history"),
+        (lambda r: r.update(groups=[]), "it has 0 groups of weights"),
+        (lambda r: r["groups"][0].update(lr=float("nan")), "state.groups.0.lr: .*finite"),
+        (lambda r: r["groups"][0].update(lr=-1), "state.groups.0.lr: "),
+        (lambda r: r["groups"][0].update(lr=0.5), "the learning rates of groups differ"),
+        (lambda r: r["schedule"].pop("last_epoch"), "state.schedule.last_epoch: Field required"),
+        (lambda r: r["schedule"].update(_last_lr=[None]), "state.schedule._last_lr.0: "),
+        (lambda r: r["schedule"].update(_step_count=99), "schedule.last_epoch"),
+    ],
+)
+def test_a_wrong_field_of_the_state_is_named(
+    task: Task, stopped: bytes, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    edit(stopped, tmp_path / CHECKPOINT, change)
+    with pytest.raises(DataError, match=message) as caught:
+        load(task, tmp_path / CHECKPOINT)
+    assert str(caught.value).startswith(f"{tmp_path / CHECKPOINT}: ")
+    assert str(caught.value).endswith("; delete it to train this run from the start")
+
+
+WEIGHT = "network.classifier.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (lambda t: t[WEIGHT].fill_(float("nan")), "classifier.weight holds values that are NaN or infinite"),
+        (lambda t: t.update({WEIGHT: t[WEIGHT].half()}), "classifier.weight has dtype torch.float16 in the file"),
+        (lambda t: t.pop(WEIGHT), "classifier.weight is missing"),
+        (lambda t: t.update(evil=torch.zeros(1)), "it has the tensor evil"),
+        (lambda t: t.pop("optimizer.0.exp_avg"), r"optimizer.0 has \['exp_avg_sq', 'step'\], where"),
+        (lambda t: t["optimizer.0.exp_avg"].fill_(float("inf")), "optimizer.0.exp_avg holds values that are NaN or"),
+        (lambda t: t.update({"optimizer.0.exp_avg": torch.zeros(9)}), r"optimizer.0.exp_avg has shape \(9,\)"),
+        (lambda t: t.update({"optimizer.9999.step": torch.zeros(())}), "optimizer.9999 has"),
+        (lambda t: t.update({"optimizer.x.step": torch.zeros(())}), "optimizer.x.step is of no weight"),
+        (lambda t: t.update({"optimizer.0": torch.zeros(())}), "optimizer.0 has"),
+    ],
+)
+def test_a_wrong_tensor_is_named(
+    task: Task, stopped: bytes, tmp_path: Path, tensors: Callable[[dict[str, Tensor]], Any], message: str
+) -> None:
+    edit(stopped, tmp_path / CHECKPOINT, lambda rest: None, tensors)
+    with pytest.raises(DataError, match=message):
+        load(task, tmp_path / CHECKPOINT)
+
+
+def test_nothing_but_numbers_that_a_run_changes_is_taken_from_a_checkpoint(
+    task: Task, stopped: bytes, tmp_path: Path
+) -> None:
+    def change(rest: dict[str, Any]) -> None:
+        rest["groups"][0].update(weight_decay=9.0, betas=["a"])
+        rest["schedule"].update(total_steps=1, step="x")
+
+    edit(stopped, tmp_path / CHECKPOINT, change)
+    state = new_state(task, settings(variant="scse"), steps=STEPS)
+    state.load(tmp_path / CHECKPOINT, steps=STEPS)
+    assert state.optimizer.param_groups[0]["weight_decay"] == settings().weight_decay
+    assert state.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert callable(state.schedule.step)
+    assert state.schedule.last_epoch == STEPS + 1
 
 
 def test_a_checkpoint_of_another_network_is_refused(task: Task, tmp_path: Path) -> None:
     new_state(task, settings(), steps=STEPS).save(tmp_path / CHECKPOINT)
     with pytest.raises(DataError, match="is no checkpoint of this run"):
-        new_state(task, settings(variant="cse"), steps=STEPS).load(tmp_path / CHECKPOINT)
+        new_state(task, settings(variant="cse"), steps=STEPS).load(tmp_path / CHECKPOINT, steps=STEPS)
 
 
 @pytest.mark.parametrize("network", ["unet", "sdnet", "densenet"])

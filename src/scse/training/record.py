@@ -1,19 +1,25 @@
 """What a run was asked to do, kept in its folder, so that going on with anything else is refused."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from scse.atomic import write_atomic
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.errors import DataError
+from scse.json_files import read_json, validated
 from scse.networks.library import code_digest
+from scse.saved import Name, Structures
 from scse.training.settings import Settings
 from scse.training.task import Task
 
 RECORD = "run.json"
+REMEDY = "copy the run again, or train anew in another folder"
+
+Key = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=100)]
+"""Of prepared arrays: the name of a folder in the cache, and no path that leads out of it."""
 
 
 class RunRecord(BaseModel):
@@ -27,14 +33,14 @@ class RunRecord(BaseModel):
         code: file that makes the network, if it is the user's own -> digest, so that no run mixes two versions.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: Settings
     recipe: Recipe
-    structures: dict[str, int]
-    training: dict[str, str]
-    held_out: dict[str, str]
-    code: dict[str, str] = {}
+    structures: Structures
+    training: Annotated[dict[Name, Key], Field(min_length=1)]
+    held_out: dict[Name, Key]
+    code: dict[Name, Name] = {}
 
     @classmethod
     def of(cls, task: Task, settings: Settings) -> Self:
@@ -80,10 +86,7 @@ def read_record(folder: Path) -> RunRecord:
     path = folder / RECORD
     if not path.is_file():
         raise DataError(f"{folder}: holds no run, {RECORD} is missing; give the folder that training wrote (-o)")
-    try:
-        return RunRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise DataError(f"{path}: is no record of a run ({error.error_count()} wrong fields); train anew") from error
+    return validated(RunRecord, read_json(path, remedy=REMEDY), path=path, remedy=REMEDY, strict=True)
 
 
 def prepared_task(record: RunRecord, cache: Path) -> Task:

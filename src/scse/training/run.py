@@ -75,7 +75,7 @@ def train(
     state = new_state(task, settings, steps=len(batches), pretrained=not checkpoint.exists())
     fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
     if checkpoint.exists():
-        state.load(checkpoint)
+        state.load(checkpoint, steps=len(batches))
     plain = state.network
     loss = fabric.to_device(make_loss(task, settings))
     state.network, state.optimizer = fabric.setup(state.network, state.optimizer)

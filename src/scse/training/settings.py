@@ -40,28 +40,28 @@ class Settings(BaseModel):
         seed: of initial weights, order and augmentation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     network: str = "unet"
     variant: Annotated[str, AfterValidator(canonical)] = "none"
     attach_to: str = "auto"
-    width: int = Field(default=32, ge=1)
-    depth: int = Field(default=3, ge=1)
-    kernel_size: int = Field(default=3, ge=1)
-    epochs: int = Field(default=8, ge=1)
-    slices_per_epoch: int | None = Field(default=3000, ge=1)
-    batch_size: int = Field(default=8, ge=1)
+    width: int = Field(default=32, ge=1, le=4096)
+    depth: int = Field(default=3, ge=1, le=8)
+    kernel_size: int = Field(default=3, ge=1, le=31)
+    epochs: int = Field(default=8, ge=1, le=1_000_000)
+    slices_per_epoch: int | None = Field(default=3000, ge=1, le=2**40)
+    batch_size: int = Field(default=8, ge=1, le=65536)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0, le=1e3)
     schedule: Literal["one-cycle", "steps"] = "one-cycle"
-    step_epochs: int = Field(default=10, ge=1)
+    step_epochs: int = Field(default=10, ge=1, le=1_000_000)
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1e3)
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
     class_weights: Literal["median-frequency", "none"] = "median-frequency"
     augment: bool = True
     precision: Precision = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
     def model_post_init(self, _context: object) -> None:
         """Check the names; nothing is imported or run."""
