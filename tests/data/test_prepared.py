@@ -3,6 +3,9 @@
 import errno
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
 from scse.data.dataset import Dataset
@@ -191,7 +195,7 @@ def test_a_slower_writer_takes_what_the_faster_one_made(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = prepare_all(folder, tmp_path / "cache")
-    before, there = times(made), Path.is_dir
+    before, there = times(made), Path.exists
     asked: list[Path] = []
 
     def not_yet(path: Path) -> bool:
@@ -200,7 +204,7 @@ def test_a_slower_writer_takes_what_the_faster_one_made(
         asked.append(path)
         return there(path) and not first
 
-    monkeypatch.setattr(Path, "is_dir", not_yet)
+    monkeypatch.setattr(Path, "exists", not_yet)
     assert prepare_all(folder, tmp_path / "cache") == made
     assert times(made) == before
     assert len(list((tmp_path / "cache").iterdir())) == 2
@@ -219,6 +223,90 @@ def test_nothing_is_left_of_an_interrupted_writing(
             prepare_all(folder, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(prepare_all(folder, tmp_path / "cache")) == 2
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def another_array(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a bit of the images": lambda folder: flip(folder / "images.npy", -1),
+    "a bit of the labels": lambda folder: flip(folder / "labels.npy", -500),
+    "a bit of the header": lambda folder: flip(folder / "images.npy", 20),
+    "truncated": lambda folder: os.truncate(folder / "images.npy", 300),
+    "empty": lambda folder: (folder / "labels.npy").write_bytes(b""),
+    "pickle": lambda folder: another_array(folder / "labels.npy", np.array([{}], dtype=object)),
+    "text": lambda folder: (folder / "images.npy").write_text("no array"),
+    "another type": lambda folder: another_array(folder / "images.npy", np.zeros((6, 1, 16, 16))),
+    "another shape": lambda folder: another_array(folder / "images.npy", np.zeros((3, 1, 16, 16), np.float32)),
+    "zeros": lambda folder: another_array(folder / "images.npy", np.zeros((6, 1, 16, 16), np.float32)),
+    "gone": lambda folder: (folder / "images.npy").unlink(),
+    "a folder": lambda folder: ((folder / "labels.npy").unlink(), (folder / "labels.npy").mkdir()),
+    "all gone": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
+    "a file": lambda folder: (shutil.rmtree(folder), folder.write_text("no folder")),
+    "no checksums": lambda folder: (folder / "checksums.json").unlink(),
+    "empty checksums": lambda folder: (folder / "checksums.json").write_text(""),
+    "no checksum": lambda folder: (folder / "checksums.json").write_text("{}"),
+    "wrong checksums": lambda folder: (folder / "checksums.json").write_text('{"images.npy": {"bytes": true}}'),
+    "nested checksums": lambda folder: (folder / "checksums.json").write_text("[" * 5000 + "]" * 5000),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_arrays_are_made_again_and_named(folder: Path, tmp_path: Path, kind: str) -> None:
+    first, second = prepare_all(folder, tmp_path / "cache")
+    images, labels = np.array(first.images()), np.array(first.labels())
+    before, notes = times([second]), []
+    DAMAGE[kind](first.folder)
+    assert prepare_all(folder, tmp_path / "cache", on_note=notes.append) == [first, second]
+    assert np.array_equal(first.images(), images)
+    assert np.array_equal(first.labels(), labels)
+    assert times([second]) == before
+    (note,) = notes
+    assert note.startswith("the prepared arrays of case c0 are damaged (")
+    assert str(first.folder) in note
+    assert "pickle" not in note
+    assert sorted(path.name for path in first.folder.iterdir()) == ["checksums.json", "images.npy", "labels.npy"]
+    assert sorted((tmp_path / "cache").iterdir()) == sorted([first.folder, second.folder])
+    prepare_all(folder, tmp_path / "cache", on_note=notes.append)
+    assert len(notes) == 1
+
+
+def test_content_is_read_once_in_a_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_all(folder, tmp_path / "cache")
+    prepare_all(folder, tmp_path / "cache")
+    monkeypatch.setattr("scse.data.prepared.zlib", None)  # so that no checksum can be computed
+    prepare_all(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((2, 8, 8), np.float64), "holds float64 of 3 axes, where uint8 of 3 axes is wanted"),
+        (np.zeros(4, np.uint8), "holds uint8 of 1 axes"),
+        (np.array([{}], dtype=object), "cannot be read"),
+        (b"", "cannot be read"),
+        (b"PK\x03\x04", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_named_where_they_are_read(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "labels.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        another_array(path, content)
+    with pytest.raises(DataError, match=message) as caught:
+        Prepared("a", tmp_path).labels()
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("the arrays are made again from the data set")
 
 
 def test_progress_and_unlabelled_cases(folder: Path, tmp_path: Path) -> None:

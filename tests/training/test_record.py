@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -168,4 +169,29 @@ def test_prepared_arrays_that_are_gone_are_named(task: Task, cache: Path, tmp_pa
     shutil.copytree(cache, tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache" / "d")
     with pytest.raises(DataError, match="cache/d: the prepared arrays of case d are gone; train on the data set again"):
+        resume(tmp_path / "run", cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "images.npy").write_bytes(b""),
+        lambda folder: (folder / "labels.npy").unlink(),
+        lambda folder: np.save(folder / "labels.npy", np.full((7, 20, 24), 3, np.uint8)),
+        lambda folder: np.save(folder / "images.npy", np.full((7, 1, 20, 24), np.nan, np.float32)),
+        lambda folder: np.save(folder / "images.npy", np.zeros((7, 2, 20, 24), np.float32)),
+        lambda folder: np.save(folder / "images.npy", np.zeros((6, 1, 20, 24), np.float32)),
+        lambda folder: (folder / "checksums.json").write_text("{}"),
+    ],
+    ids=["empty", "gone", "labels", "nan", "channels", "slices", "checksums"],
+)
+def test_damaged_arrays_are_named_before_a_run_goes_on(
+    task: Task, cache: Path, tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    check_record(tmp_path / "run", record(task))
+    shutil.copytree(cache, tmp_path / "cache")
+    damage(tmp_path / "cache" / "d")
+    with pytest.raises(
+        DataError, match=r"the prepared arrays of case d are damaged \(.*cache/d.*\); train on the data"
+    ):
         resume(tmp_path / "run", cache=tmp_path / "cache")

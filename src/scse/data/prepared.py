@@ -5,26 +5,48 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as cached
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from scse.data.dataset import Case
 from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
-from scse.errors import DataError, UserError
+from scse.errors import DataError, UserError, in_short
+from scse.json_files import read_json, validated
 
 IGNORED_CLASS = 255
 """Stands in label slices for voxels that are neither learned nor scored."""
 
 MOST_STRUCTURES = 254  # classes are stored in 8 bits, of which the background and ignored voxels take two
 
+IMAGES, LABELS = ARRAYS = ("images.npy", "labels.npy")
+SUMS = "checksums.json"
+REMEDY = "delete this folder: the arrays are made again from the data set"
+
 FORMAT = 1
 """Raised when the arrays are made in another way, so that older ones are not taken for new."""
+
+
+class _Sum(BaseModel):
+    """Of a file; against damage, not against intent, 32 bits are enough, and a CRC takes 0.25 s for 1 GB."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    crc32: int
+
+
+class _Sums(RootModel[dict[str, _Sum]]):
+    """The content of a case's `checksums.json`, by the names of its arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +55,8 @@ class Prepared:
 
     Attributes:
         name: of the case.
-        folder: holds images.npy (slices, C, height, width) float32 and labels.npy (slices, height, width) uint8.
+        folder: holds images.npy (slices, C, height, width) float32, labels.npy (slices, height, width) uint8, and
+            their checksums.
     """
 
     name: str
@@ -41,13 +64,43 @@ class Prepared:
 
     def images(self) -> NDArray[np.float32]:
         """The image slices, memory-mapped: (slices, C, height, width)."""
-        array: NDArray[np.float32] = np.load(self.folder / "images.npy", mmap_mode="r")
+        array: NDArray[np.float32] = _mapped(self.folder / IMAGES, np.float32, axes=4)
         return array
 
     def labels(self) -> NDArray[np.uint8]:
         """The label slices, memory-mapped: (slices, height, width)."""
-        array: NDArray[np.uint8] = np.load(self.folder / "labels.npy", mmap_mode="r")
+        array: NDArray[np.uint8] = _mapped(self.folder / LABELS, np.uint8, axes=3)
         return array
+
+    def check(self, recipe: Recipe, *, classes: int, unsummed: bool = False) -> str:
+        """What is wrong with the arrays, "" if nothing is.
+
+        Args:
+            recipe: they were made with.
+            classes: of the labels, the background included.
+            unsummed: take arrays without checksums, as earlier versions made them, if they look sound.
+        """
+        summed = (self.folder / SUMS).exists()
+        if not summed and not unsummed:
+            return f"{self.folder} has no {SUMS}"
+        try:
+            if summed and (damaged := self._damaged()):
+                return f"{damaged} does not match its checksum"
+            images, labels = self.images(), self.labels()
+        except (DataError, OSError) as error:
+            return str(error)
+        shape = (len(labels), recipe.channels, *labels.shape[1:])
+        if images.shape != shape or labels.size == 0 or any(np.less(shape[2:], recipe.patch)):
+            return f"{self.folder} has images of shape {images.shape} and labels of shape {labels.shape}"
+        if not summed and (labels.max() >= classes or not np.isfinite(images).all()):
+            return f"{self.folder} has labels of more than {classes} classes, or images that are not finite"
+        return ""
+
+    def _damaged(self) -> Path | None:
+        """The first array that is not as it was written."""
+        path = self.folder / SUMS
+        sums = validated(_Sums, read_json(path), path=path, remedy=REMEDY, strict=True).root
+        return next((self.folder / name for name in ARRAYS if sums.get(name) != _sum(self.folder / name)), None)
 
 
 def cache_folder() -> Path:
@@ -67,8 +120,9 @@ def prepare(
     colors: Mapping[int, tuple[int, int, int]] | None = None,
     ignored: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Prepared]:
-    """Prepare labelled cases, or find them prepared.
+    """Prepare labelled cases, or find them prepared; damaged arrays are made again.
 
     Args:
         cases: with images and label maps.
@@ -79,6 +133,7 @@ def prepare(
         colors: of colour masks, see `Dataset`.
         ignored: label value of voxels that are neither learned nor scored; they become `IGNORED_CLASS`.
         progress: called with (done, of how many) after each case.
+        on_note: called with a line for each case whose arrays are damaged.
 
     Returns:
         One `Prepared` a case, in the order of `cases`.
@@ -92,10 +147,13 @@ def prepare(
     read = partial(_read_classes, structures=structures, colors=colors, ignored=ignored)
     result = []
     for done, case in enumerate(cases, start=1):
-        folder = cache / _key(digests[case.name], recipe, structures, ignored)
-        if not folder.is_dir():
-            _write(case, recipe, folder, read)
-        result.append(Prepared(case.name, folder))
+        found = Prepared(case.name, cache / _key(digests[case.name], recipe, structures, ignored))
+        if not found.folder.exists():
+            _write(case, recipe, found.folder, read)
+        elif problem := found.check(recipe, classes=len(structures) + 1):
+            on_note(f"the prepared arrays of case {case.name} are damaged ({problem}): preparing them again")
+            _write(case, recipe, found.folder, read, damaged=True)
+        result.append(found)
         if progress is not None:
             progress(done, len(cases))
     return result
@@ -113,7 +171,7 @@ def _key(digest: str, recipe: Recipe, structures: Mapping[str, int], ignored: in
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Image]) -> None:
+def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Image], *, damaged: bool = False) -> None:
     """Prepare a case; `read` reads its label map as classes."""
     if case.label is None:
         raise UserError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
@@ -122,15 +180,62 @@ def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Imag
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
-        np.save(temporary / "images.npy", images)
-        np.save(temporary / "labels.npy", labels)
+        np.save(temporary / IMAGES, images)
+        np.save(temporary / LABELS, labels)
+        sums = _Sums({name: _sum(temporary / name) for name in ARRAYS})
+        (temporary / SUMS).write_text(sums.model_dump_json(indent=2))
         temporary.chmod(0o755)  # mkdtemp makes folders that only the owner can read
-        temporary.rename(folder)
+        if damaged:
+            _replace(folder, temporary)
+        else:
+            temporary.rename(folder)
     except BaseException as error:
         shutil.rmtree(temporary)
         # another process may have prepared the same case meanwhile
-        if not (isinstance(error, OSError) and folder.is_dir()):
+        if not (isinstance(error, OSError) and folder.is_dir() and not damaged):
             raise
+
+
+def _replace(folder: Path, made: Path) -> None:
+    """Put the files of one folder in the place of damaged ones.
+
+    One at a time and never a moment without: other processes may be at the folder, to read it or to do the same.
+    """
+    if not folder.is_dir():
+        folder.unlink()
+        folder.mkdir()
+    for name in (*ARRAYS, SUMS):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        (made / name).replace(folder / name)
+    made.rmdir()
+
+
+def _sum(path: Path) -> _Sum:
+    """The checksum of a file, computed once in a process unless the file changes."""
+    found = path.stat()
+    return _Sum(bytes=found.st_size, crc32=_crc32(path, found.st_size, found.st_mtime_ns))
+
+
+@cached
+def _crc32(path: Path, _size: int, _changed: int) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            value = zlib.crc32(part, value)
+    return value
+
+
+def _mapped(path: Path, dtype: type[np.generic], *, axes: int) -> NDArray[Any]:
+    try:
+        # unlike np.load, it knows nothing but arrays
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({in_short(error)}); {REMEDY}") from error
+    if (array.dtype, array.ndim) != (np.dtype(dtype), axes):
+        found = f"{array.dtype} of {array.ndim} axes"
+        raise DataError(f"{path}: holds {found}, where {np.dtype(dtype)} of {axes} axes is wanted; {REMEDY}")
+    return array
 
 
 def _read_classes(

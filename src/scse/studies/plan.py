@@ -86,6 +86,7 @@ class Plan:
             recipe=self.recipe,
             cache=self.cache,
             progress=counting("prepare", on_event, stop),
+            on_note=lambda note: on_event({"event": "stage", "what": note}),
         )
 
 

@@ -93,14 +93,17 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
     """The task of a recorded run, from its prepared arrays.
 
     Raises:
-        DataError: some of them are gone.
+        DataError: some of them are gone or damaged.
     """
+    remedy = "train on the data set again with the same -o: the run goes on from its checkpoint"
 
     def found(cases: dict[str, str]) -> list[Prepared]:
-        for name, key in cases.items():
-            if not (cache / key).is_dir():
-                remedy = "train on the data set again with the same -o: the run goes on from its checkpoint"
-                raise DataError(f"{cache / key}: the prepared arrays of case {name} are gone; {remedy}")
-        return [Prepared(name, cache / key) for name, key in cases.items()]
+        prepared = [Prepared(name, cache / key) for name, key in cases.items()]
+        for case in prepared:
+            if not case.folder.is_dir():
+                raise DataError(f"{case.folder}: the prepared arrays of case {case.name} are gone; {remedy}")
+            if problem := case.check(record.recipe, classes=len(record.structures) + 1, unsummed=True):
+                raise DataError(f"the prepared arrays of case {case.name} are damaged ({problem}); {remedy}")
+        return prepared
 
     return Task(found(record.training), found(record.held_out), record.recipe, record.structures)

@@ -158,6 +158,7 @@ def train_on(
         recipe=Recipe.derive(inspection.facts_of(cases), view=view, spacing=spacing),
         cache=cache or cache_folder(),
         progress=counting("prepare", on_event, stop),
+        on_note=lambda note: on_event({"event": "stage", "what": note}),
     )
     rows = [
         ("cases", f"{len(task.training)} for training, {len(task.held_out)} watched"),

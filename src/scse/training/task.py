@@ -43,6 +43,7 @@ def make_task(
     recipe: Recipe,
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Task:
     """Prepare cases for a run, or find them prepared.
 
@@ -53,6 +54,7 @@ def make_task(
         recipe: how to prepare them.
         cache: folder of the prepared arrays.
         progress: called with (done, of how many).
+        on_note: called with a line for each case whose prepared arrays are damaged.
     """
     dataset = inspection.dataset
     watched = held_out[:MONITORED]
@@ -65,5 +67,6 @@ def make_task(
         colors=dataset.colors,
         ignored=dataset.ignored,
         progress=progress,
+        on_note=on_note,
     )
     return Task(prepared[: len(training)], prepared[len(training) :], recipe, dataset.structures)
