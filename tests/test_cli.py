@@ -272,15 +272,30 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
             main()
 
 
-def test_a_bug_shows_its_traceback_and_asks_for_a_report(monkeypatch):
-    def broken():
-        raise ValueError("math domain error")
+@pytest.mark.parametrize("kind", [ValueError, KeyError, EOFError, StopIteration, MemoryError, RecursionError])
+def test_a_bug_shows_its_traceback_and_asks_for_a_report(kind, monkeypatch):
+    def broken(*_):
+        raise kind("math domain error")
 
     monkeypatch.setattr("scse.doctor.diagnose", broken)
-    monkeypatch.setattr(sys, "argv", ["scse", "doctor"])
-    with pytest.raises(ValueError, match="math domain error") as raised:
-        main()
-    assert raised.value.__notes__ == [BUG]
+    monkeypatch.setattr("scse.data.cohort.simulate", lambda *_, **__: broken())
+    for arguments in (["doctor"], ["data", "simulate", "out"]):  # a verb of the app's own, and one of a group
+        monkeypatch.setattr(sys, "argv", ["scse", *arguments])
+        with pytest.raises(kind, match="math domain error") as raised:
+            main()
+        assert raised.value.__notes__ == [BUG]
+        assert raised.traceback[-1].name == "broken"
+
+
+def test_ctrl_c_ends_in_one_line_and_exit_code_130(monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scse.doctor.diagnose", stop)
+    ended = call("doctor")
+    assert ended.code == INTERRUPTED == 130
+    assert ended.out == ""
+    assert ended.err.strip() == "interrupted: call the same command again"
 
 
 def test_inspect_shows_what_is_in_a_sound_data_set(data):

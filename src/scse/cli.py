@@ -7,10 +7,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from scse.errors import UserError
 
+
+class _EscapedError(Exception):
+    """Carries what typer would end with a bare "Aborted."."""
+
+
+class _Verbs(TyperGroup):
+    """Takes Ctrl-C and EOFError, which libraries raise on empty files too, past typer to `main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except (EOFError, KeyboardInterrupt) as error:
+            raise _EscapedError from error
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Squeeze & excitation for segmentation: train, compare, predict.",
     no_args_is_help=True,
     rich_markup_mode="markdown",  # in "rich" mode, what stands in brackets would vanish
@@ -59,7 +77,8 @@ def main() -> None:
     """Run the command line.
 
     A mistake of the user's or a fault of the machine (a full disk) ends in one message and exit code 1; `--debug` shows
-    its traceback. Any other exception is a bug: its traceback is shown, with the request to report it.
+    its traceback. Any other exception is a bug: its traceback is shown, with the request to report it. Ctrl-C ends in
+    one line and exit code 130.
     """
     import sys
 
@@ -79,8 +98,12 @@ def main() -> None:
         _complain("error", error)
         code = 1
     except Exception as error:
-        error.add_note(BUG)
-        raise
+        found = error.__cause__ if isinstance(error, _EscapedError) and error.__cause__ else error
+        if not isinstance(found, KeyboardInterrupt):
+            found.add_note(BUG)
+            raise found from found.__cause__
+        _complain("interrupted", SAME)
+        code = INTERRUPTED
     sys.exit(code)
 
 
