@@ -12,13 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from scse import __version__
 from scse.atomic import write_atomic
 from scse.errors import UserError
+from scse.json_files import read_json, validated
 from scse.reports.provenance import git_commit
 from scse.training.loop import Event
 from scse.training.record import RECORD
-from scse.training.run import LOG, OnEvent, StoppedError
+from scse.training.run import LOG, OnEvent, StoppedError, read_log
 
 IDENTITY = "mlflow.json"
 """File in the folder of a run or study; its id is a tag of the run in MLflow, by which that is found again."""
@@ -184,7 +187,7 @@ class MlflowTracker:
         folder = Path(event["folder"])
         if self.open is None:
             self._open()
-        self._log_epochs(json.loads(line) for line in (folder / LOG).read_text().splitlines())
+        self._log_epochs(read_log(folder))
         for name in (RECORD, LOG, "scores.csv"):
             if (folder / name).exists():
                 self.client.log_artifact(self.open, str(folder / name))
@@ -236,12 +239,19 @@ class MlflowTracker:
         return str(self.client.create_experiment(name, artifact_location=place))
 
 
+class _Identity(BaseModel):
+    """What the file holds."""
+
+    id: str = Field(pattern="^[0-9a-f]{32}$")
+
+
 def _identity(folder: Path) -> str:
     """The id of a run or study, made at the first time."""
     path = folder / IDENTITY
     if not path.exists():
         write_atomic(path, json.dumps({"id": uuid.uuid4().hex}).encode())
-    return str(json.loads(path.read_text())["id"])
+    remedy = "delete it, which makes new runs in MLflow"
+    return validated(_Identity, read_json(path, remedy=remedy), path=path, remedy=remedy, strict=True).id
 
 
 def _first_line(error: Exception) -> str:

@@ -111,7 +111,7 @@ def test_the_nearest_dataset_json_names_and_that_of_another_program_does_not(val
     assert structures(summary.parent, {"labels": {"back": 2, "front": 1}}) == ["front", "back"]
     assert structures(summary.parent, []) == ["label_1", "label_2"]
     (summary.parent / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset.json: cannot be read as JSON: JSONDecodeError"):
+    with pytest.raises(DataError, match=r"dataset.json: cannot be read as JSON .*write the file again"):
         read_score_file(summary, metric="dice")
 
 
@@ -176,7 +176,7 @@ def summary(metrics: object, **others: object) -> str:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{", "cannot be read as JSON: JSONDecodeError"),
+        ("a.json", "{", "cannot be read as JSON .*write the file again"),
         ("a.json", "\xff", "is no summary|cannot be read as JSON"),
         ("a.json", "[]", r"is no summary.json of nnU-Net v2: its content: .*allowed: a CSV or Parquet"),
         ("a.json", '{"mean": {}}', "is no summary.json of nnU-Net v2: metric_per_case: Field required"),

@@ -87,3 +87,13 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path, write) -> None:
     table = runs({"none": PLAIN, "scse": PLAIN + gains()})
     table.assign(value=table["value"].astype(str)).to_parquet(tmp_path / "text.parquet")
     assert read_scores(tmp_path / "text.parquet")["value"].tolist() == table["value"].tolist()
+
+
+@pytest.mark.parametrize("column", ["variant", "seed", "case", "value"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, b"x", pd.Timestamp("2020-01-01")], ids=str)
+def test_columns_that_hold_neither_text_nor_numbers_are_refused(tmp_path: Path, column: str, value: object) -> None:
+    path = tmp_path / "scores.parquet"
+    table = pd.DataFrame({"variant": ["none", "cse"], "seed": [0, 0], "case": ["a", "a"], "value": [0.5, 0.6]})
+    table.assign(**{column: [value, value]}).to_parquet(path)
+    with pytest.raises(DataError, match=f"the column {column} holds other things than text and numbers"):
+        read_scores(path)

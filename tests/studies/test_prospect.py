@@ -1,7 +1,10 @@
 """What a study says it can see before it trains."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,6 +92,28 @@ def test_a_damaged_record_counts_as_none_and_is_written_anew(plan: Plan) -> None
     assert "(assuming a spread between those of MALC and hippocampus)" in prospect(plan)[1]
     keep_spread(plan, compare(scores(3)))
     assert "(as 3 trainings of an earlier study of these data vary)" in prospect(plan)[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["spread"].update(rest=float("nan")),
+        lambda r: r["spread"].update(rest=-0.1),
+        lambda r: r["spread"].update(blocks="0.1"),
+        lambda r: r["spread"].pop("trainings"),
+        lambda r: r.update(trainings=0),
+        lambda r: r.update(trainings=3.5),
+        lambda r: r.update(spread=None),
+        lambda r: r.update(folds=10**40),
+    ],
+)
+def test_a_record_out_of_bounds_counts_as_none(plan: Plan, change: Callable[[dict[str, Any]], Any]) -> None:
+    keep_spread(plan, compare(scores(3)))
+    (path,) = (plan.cache / "spreads").iterdir()
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    assert "(assuming a spread between those of MALC and hippocampus)" in prospect(plan)[1]
 
 
 def test_a_study_too_small_for_a_verdict_keeps_nothing(plan: Plan) -> None:

@@ -32,7 +32,7 @@ from scse.segmenter import Segmenter
 from scse.studies import costs, estimate, runner
 from scse.studies.plan import choose_cases
 from scse.studies.runner import FEW_SEEDS_NOTE, SCORES, SIMULATED_NOTE, StudyResult
-from scse.training.run import CHECKPOINT, LOG, StoppedError
+from scse.training.run import CHECKPOINT, LOG, StoppedError, read_log
 
 SHAPE = (12, 10, 8)
 SETTINGS = {"width": 4, "depth": 2, "epochs": 2, "batch_size": 8, "precision": "32"}
@@ -227,6 +227,101 @@ def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
     assert quick.reported["facts"].training_cases == 3
     assert quick.reported["facts"].test_cases == 2
     assert len(quick.reported["curves"]) == len(RUNS) * SETTINGS["epochs"]
+
+
+DAMAGED_TABLES = {
+    "text": lambda path: path.write_text("no table"),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "column": lambda path: pd.read_parquet(path).drop(columns="value").to_parquet(path),
+    "type": lambda path: pd.read_parquet(path).assign(value="high").to_parquet(path),
+    "list": lambda path: pd.read_parquet(path).assign(seed=[[0]] * len(pd.read_parquet(path))).to_parquet(path),
+    "variant": lambda path: pd.read_parquet(path).assign(variant="cse").to_parquet(path),
+    "seed": lambda path: pd.read_parquet(path).assign(seed=7).to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_TABLES)
+def test_damaged_scores_of_a_finished_run_are_named(finished, quick, tmp_path, kind):
+    shutil.copytree(finished.out, tmp_path / "out")
+    path = tmp_path / "out" / "runs" / RUNS[0] / SCORES
+    DAMAGED_TABLES[kind](path)
+    with pytest.raises(DataError, match=r"scores\.parquet.*delete it, and call the same command again") as raised:
+        quick(finished.data, tmp_path / "out", networks=["unet"], variants=["none", "scse"])
+    assert str(raised.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no JSON\n", "cannot be read as JSON"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ('{"event": "epoch"}\n', "line 1.epoch: Field required"),
+        (
+            '{"event": "epoch", "epoch": true, "loss": 1, "dice": 1, "seconds": 1, "learning_rate": 1}\n',
+            "line 1.epoch: ",
+        ),
+        ('{"event": "epoch", "epoch": 1, "loss": NaN, "dice": 1, "seconds": 1, "learning_rate": 1}\n', "line 1.loss: "),
+        (
+            '{"event": "epoch", "epoch": 1, "loss": 1, "dice": 1, "seconds": -1, "learning_rate": 1}\n',
+            "line 1.seconds: ",
+        ),
+        ("\xff", "cannot be read"),
+    ],
+)
+def test_a_damaged_log_of_a_finished_run_is_named(tmp_path, content, message):
+    (tmp_path / LOG).write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=message) as raised:
+        read_log(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path / LOG}: ")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("network,variant,kept_mib\nunet,none,1\nunet,scse,1\n"),
+        lambda path: path.write_text(path.read_text().replace("scse,", "scse,x", 1)),
+        lambda path: path.write_text(path.read_text().replace("scse,", "scse,-", 1)),
+    ],
+    ids=["empty", "binary", "columns", "text", "negative"],
+)
+def test_damaged_costs_are_measured_again(finished, tmp_path, damage):
+    path = tmp_path / "costs.csv"
+    shutil.copy(finished.out / "costs.csv", path)
+    assert len(runner._known_costs(path)) == len(finished.result.costs)
+    damage(path)
+    assert runner._known_costs(path).empty
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "the whole: "),
+        ('{"budget": "1h", "seconds": 3600}', "epochs: Field required"),
+        ('{"budget": "1h", "seconds": 3600, "epochs": "3"}', "epochs: .*got '3'"),
+        ('{"budget": "1h", "seconds": 3600, "epochs": 1.5}', "epochs: "),
+        ('{"budget": "1h", "seconds": 3600, "epochs": 0}', "epochs: "),
+        ('{"budget": "1h", "seconds": 3600, "epochs": 100000000000}', "epochs: "),
+        ('{"budget": "1h", "seconds": null, "epochs": 3}', "seconds: "),
+        ('{"budget": 1, "seconds": 3600, "epochs": 3}', "budget: "),
+    ],
+)
+def test_a_damaged_budget_is_named(finished, tmp_path, content, message):
+    (tmp_path / estimate.BUDGET).write_text(content)
+    with pytest.raises(DataError, match=message) as raised:
+        scse.study(
+            finished.data,
+            out=tmp_path,
+            cache=finished.cache,
+            settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
+            variants=["none", "cse"],
+            seeds=1,
+            budget="1h",
+        )
+    assert str(raised.value).startswith(f"{tmp_path / estimate.BUDGET}: ")
 
 
 def test_a_run_that_another_process_is_at_comes_last_and_is_finished_if_that_one_dies(finished, quick, tmp_path):

@@ -1,6 +1,5 @@
 """Files of scores as other programs write them: one reader for each format, and the choice between them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,13 @@ from pydantic import BaseModel, ValidationError
 from scse.data.files import ENDINGS
 from scse.errors import DataError, in_short
 from scse.evaluation.reading import read_table
+from scse.json_files import read_json
 
 FORMATS = (
     "a CSV or Parquet file with the columns case and value (structure, metric, seed and fold may be there too), "
     "the summary.json of nnU-Net v2, a METRIC_raw.csv of MONAI, or the results.csv of MIST"
 )
+JSON_REMEDY = "write the file again"
 IMAGE_ENDINGS = (*ENDINGS, ".gipl.gz", ".nrrd", ".mha", ".mhd", ".gipl", ".b2nd")
 
 NNUNET_METRICS = {"Dice": "dice", "IoU": "iou"}
@@ -133,27 +134,20 @@ def read_nnunet(path: Path) -> pd.DataFrame:
 
 
 def _read_summary(path: Path) -> list[_Case]:
-    content = _read_json(path)
+    content = read_json(path, remedy=JSON_REMEDY)
     if isinstance(content, dict) and "metric_per_case" not in content and "results" in content:
         raise DataError(
             f"{path}: is a summary of nnU-Net v1, which is not read; evaluate the predictions with "
             "nnUNetv2_evaluate_simple, or give a table with the columns case, structure and value"
         )
     try:
-        return _Summary.model_validate(content).metric_per_case
+        return _Summary.model_validate(content, strict=True).metric_per_case
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its content"
         raise DataError(
             f"{path}: is no summary.json of nnU-Net v2: {where}: {first['msg']}; allowed: {FORMATS}"
         ) from None
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {in_short(error)}; write the file again") from None
 
 
 def _structure(path: Path, key: str, names: Mapping[Labels, str]) -> str:
@@ -172,12 +166,12 @@ def _label_names(path: Path) -> dict[Labels, str]:
     """
     folders = path.resolve().parents[:3]
     found = next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
-    content = _read_json(found) if found is not None else None
+    content = read_json(found, remedy=JSON_REMEDY) if found is not None else None
     labels = content.get("labels") if isinstance(content, dict) else None
     named: dict[Labels, str] = {}
     for name, label in labels.items() if isinstance(labels, dict) else ():
         values = label if isinstance(label, list) else [label]
-        if all(isinstance(value, int) for value in values):
+        if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
             named.setdefault(tuple(sorted(values)), str(name))
     return named
 

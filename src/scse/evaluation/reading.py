@@ -1,6 +1,7 @@
 """Tables of scores from anywhere: CSV or Parquet files, checked."""
 
 from collections.abc import Callable
+from numbers import Number
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,8 @@ def tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     Raises:
         DataError: a name is empty, or a value is no number.
     """
+    if absent := [column for column in COLUMNS if column not in table.columns]:
+        raise DataError(f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
     table = table[list(COLUMNS)]
     for column in COLUMNS[:-1]:
         empty = table[column].isna()
@@ -106,6 +109,7 @@ def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
             table.index = pd.RangeIndex(1, len(table) + 1)
+            _check_plain(table, path)
         else:
             table = pd.read_csv(
                 path, sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
@@ -127,6 +131,17 @@ def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path}: holds no scores; there must be a row for each score")
     return table
+
+
+def _check_plain(table: pd.DataFrame, path: Path) -> None:
+    """Refuse what only Parquet can hold: lists, structures, dates and bytes."""
+    for column in table.columns:
+        if table[column].dtype.kind in "mM" or not all(map(_is_plain, table[column])):
+            raise DataError(f"{path}: the column {column} holds other things than text and numbers; write these alone")
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or value is pd.NA or isinstance(value, str | Number | np.generic)
 
 
 def _format(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import ArrowException
 
 from scse.atomic import write_atomic
 from scse.data.files import read_image
@@ -40,7 +41,7 @@ def channel_gates(
     first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
     measured = [run for run in first if Variant.parse(run.variant).kind in {"cse", "scse"}]
     key = _key(measured)
-    if cache.is_file() and (kept := pd.read_parquet(cache)).attrs.get("key") == key:
+    if (kept := _kept(cache)).attrs.get("key") == key:
         return kept
     if measured:
         on_event({"event": "stage", "what": "measuring channel gates"})
@@ -49,6 +50,14 @@ def channel_gates(
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))
     return gates
+
+
+def _kept(cache: Path) -> pd.DataFrame:
+    """The table of an earlier call; an empty one where there is none that can be read."""
+    try:
+        return pd.read_parquet(cache)
+    except (OSError, ValueError, ArrowException):
+        return pd.DataFrame()
 
 
 def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:

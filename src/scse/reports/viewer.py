@@ -24,8 +24,9 @@ from scse.data.descriptions import Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
 from scse.data.recipe import SLICE_AXIS, Recipe
-from scse.errors import UserError
+from scse.errors import DataError, UserError
 from scse.explaining import slice_gates
+from scse.json_files import read_json
 from scse.networks.titles import network_name, variant_name
 from scse.segmenter import Segmenter
 from scse.variants import Variant
@@ -114,7 +115,7 @@ def viewer_data(
     # the plain network first, which the cases are ranked by
     shown = sorted((run for run in runs if run.seed == runs[0].seed), key=lambda run: run.variant != "none")
     key = _key(shown, budget)
-    if cache.is_file() and (kept := cache.read_text()).startswith(f'{{"key": "{key}"'):
+    if (kept := _kept(cache)).startswith(f'{{"key": "{key}"'):
         return kept
     on_event({"event": "stage", "what": "packing cases for the report's viewer"})
     packer = _Packer(shown, recipe, structures, colors)
@@ -147,6 +148,15 @@ def viewer_data(
     packed = json.dumps(content)
     write_atomic(cache, packed.encode())
     return packed
+
+
+def _kept(cache: Path) -> str:
+    """What an earlier call packed; "" where there is nothing that can be read."""
+    try:
+        read_json(cache)
+    except DataError:
+        return ""
+    return cache.read_text(encoding="utf-8")
 
 
 def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:

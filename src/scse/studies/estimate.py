@@ -1,6 +1,5 @@
 """How long a study takes, measured from a few steps, and how many epochs fit a budget of time."""
 
-import json
 import re
 import tempfile
 import time
@@ -10,10 +9,13 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from scse.atomic import write_atomic
 from scse.data.files import read_image, read_label
 from scse.errors import DataError, UserError
 from scse.evaluation.scores import score
+from scse.json_files import read_json, validated
 from scse.networks.titles import network_name
 from scse.segmenter import write_prediction
 from scse.studies.costs import PREDICT_ROUNDS, STEP_ROUNDS, Stepper
@@ -22,7 +24,7 @@ from scse.studies.plan import Plan
 from scse.timing import in_words
 from scse.training.loop import held_out_dice
 from scse.training.run import CHECKPOINT, LOG, OnEvent, Stop, StoppedError, as_segmenter, make_batches, most_watched
-from scse.training.settings import Settings
+from scse.training.settings import MOST_EPOCHS, Settings
 from scse.training.task import Task
 
 STEPS, STEP_SECONDS = 5, 2.0
@@ -34,6 +36,16 @@ WATCHED = 32
 BUDGET = "plan.json"
 
 _BUDGET = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+
+
+class _Budget(BaseModel):
+    """What `plan.json` keeps: the budget as the user wrote it and in seconds, and the epochs that it allowed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget: str
+    seconds: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=MOST_EPOCHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +157,19 @@ def _kept_epochs(plan: Plan) -> int | None:
     path = plan.out / BUDGET
     if not plan.budget or not path.exists():
         return None
-    kept = json.loads(path.read_text())
-    if kept["seconds"] != parse_budget(plan.budget):
+    remedy = "delete it to fit the epochs anew, and with it the runs of the study"
+    kept = validated(_Budget, read_json(path, remedy=remedy), path=path, remedy=remedy, strict=True)
+    if kept.seconds != parse_budget(plan.budget):
         raise DataError(
-            f"{path}: the study began with a budget of {kept['budget']} ({kept['epochs']} epochs), asked for is "
+            f"{path}: the study began with a budget of {kept.budget} ({kept.epochs} epochs), asked for is "
             f"{plan.budget}; ask for the same as before, or choose another folder with -o"
         )
-    return int(kept["epochs"])
+    return kept.epochs
 
 
 def _keep_epochs(plan: Plan, epochs: int) -> None:
-    kept = {"budget": plan.budget, "seconds": parse_budget(plan.budget), "epochs": epochs}
-    write_atomic(plan.out / BUDGET, json.dumps(kept, indent=2).encode())
+    kept = _Budget(budget=plan.budget, seconds=parse_budget(plan.budget), epochs=epochs)
+    write_atomic(plan.out / BUDGET, kept.model_dump_json(indent=2).encode())
 
 
 def _with_epochs(plan: Plan, epochs: int) -> Plan:
@@ -181,7 +194,7 @@ def _watchable(task: Task) -> int:
 def _epochs_left(plan: Plan, run: Run) -> int:
     """Epochs that a run still has to do; its log may be ahead of its checkpoint by the one under way at most."""
     folder = plan.folder(run)
-    done = len((folder / LOG).read_text().splitlines()) if (folder / CHECKPOINT).exists() else 0
+    done = len((folder / LOG).read_bytes().splitlines()) if (folder / CHECKPOINT).exists() else 0
     return max(0, plan.run_settings(run).epochs - done)
 
 

@@ -1,13 +1,16 @@
 """What a study will be able to see, reported before it trains: from earlier runs on the data, or a stated prior."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from scse.atomic import write_atomic
+from scse.errors import DataError
 from scse.evaluation.comparison import ALL, Comparison, chosen_margin
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.evaluation.statistics import FEWEST_TRAININGS, fold_overlap
+from scse.json_files import read_json, validated
 from scse.reports.provenance import data_digest
 from scse.studies.plan import Plan
 
@@ -16,13 +19,27 @@ PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
 
 METRIC = "dice"
 
+Deviation = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Spread(BaseModel):
+    """The fields of `Spread`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trainings: Deviation
+    blocks: Deviation
+    rest: Deviation
+
 
 class _Record(BaseModel):
     """What an earlier study of the same data left: its spread, and how many folds and trainings it comes from."""
 
-    spread: Spread
-    folds: int
-    trainings: int
+    model_config = ConfigDict(extra="forbid")
+
+    spread: _Spread
+    folds: int = Field(ge=1)
+    trainings: int = Field(ge=FEWEST_TRAININGS)
 
 
 def prospect(plan: Plan) -> tuple[str, str]:
@@ -55,7 +72,7 @@ def keep_spread(plan: Plan, comparison: Comparison) -> None:
         return
     columns = {"trainings": "sd_trainings", "blocks": "sd_blocks", "rest": "sd_rest"}
     # variances, not deviations, are averaged over variants and networks
-    spread = Spread(**{name: float((tests[column] ** 2).mean() ** 0.5) for name, column in columns.items()})
+    spread = _Spread(**{name: float((tests[column] ** 2).mean() ** 0.5) for name, column in columns.items()})
     record = _Record(spread=spread, folds=len(plan.folds), trainings=int(tests["trainings"].min()))
     known = _known(plan)
     if known is None or known.trainings <= record.trainings:
@@ -67,14 +84,15 @@ def _spread(plan: Plan) -> tuple[Spread, str]:
     known = _known(plan)
     if known is None:
         return PRIOR, "assuming a spread between those of MALC and hippocampus"
-    return known.spread, f"as {known.trainings} trainings of an earlier study of these data vary"
+    return Spread(**known.spread.model_dump()), f"as {known.trainings} trainings of an earlier study of these data vary"
 
 
 def _known(plan: Plan) -> _Record | None:
     """The record of these data, if it is readable and of as many folds; being a cache, it is written anew otherwise."""
+    path = _path(plan)
     try:
-        record = _Record.model_validate_json(_path(plan).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        record = validated(_Record, read_json(path), path=path, remedy="", strict=True)
+    except DataError:
         return None
     return record if record.folds == len(plan.folds) else None
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scse.atomic import write_atomic
@@ -20,10 +21,11 @@ from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.errors import UserError
+from scse.errors import DataError, UserError
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
 from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.quality import RUN
+from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
 from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.evaluation.verdict import verdict_text
@@ -40,7 +42,7 @@ from scse.studies.plan import Plan, describe, find_places, shared_settings, warn
 from scse.studies.prospect import keep_spread, prospect
 from scse.studies.sharing import claimed
 from scse.training.record import RunRecord, check_record
-from scse.training.run import LOG, OnEvent, Stop, counting, resolve_precision, train
+from scse.training.run import OnEvent, Stop, counting, read_log, resolve_precision, train
 from scse.training.settings import check_sense, make_settings
 from scse.variants import Variant
 
@@ -49,6 +51,8 @@ COHORT_SETTINGS = {"epochs": 4, "slices_per_epoch": 1000}
 """With 3 mm, what the preset quick becomes for the built-in cohort, so that 12 runs take less than 10 minutes."""
 SCORES = "scores.parquet"
 LOCKS = "locks"
+COST_NAMES = ["network", "variant"]
+COST_NUMBERS = ["parameters", "kept_mib", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio"]
 CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
 FEW_SEEDS_NOTE = (
     f"Fewer than {FEWEST_TRAININGS} seeds: there is no verdict, because two trainings of one network often differ by "
@@ -208,7 +212,7 @@ def _finish(
 ) -> StudyResult:
     """Gather what the runs left, measure costs, and write the report; its facts wait for the seconds of the study."""
     out = plan.out
-    scores = pd.concat([pd.read_parquet(plan.folder(run) / SCORES) for run in plan.runs], ignore_index=True)
+    scores = pd.concat([_read_scores(plan, run) for run in plan.runs], ignore_index=True)
     write_scores(scores, out)
     costs = _costs(plan, on_event, stop)
     curves = _curves(plan)
@@ -274,7 +278,7 @@ def _take(plan: Plan, number: int, run: Run, on_event: OnEvent, stop: Stop, *, w
         asked = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
         on_event({"event": "run", **told, "number": number, "runs": len(plan.runs), "settings": asked})
         skipped = _do_run(plan, run, on_event, stop)
-        means = pd.read_parquet(plan.folder(run) / SCORES).groupby("metric")["value"].mean()
+        means = _read_scores(plan, run).groupby("metric")["value"].mean()
         on_event({"event": "scored", **told, "scores": means.to_dict(), "skipped": skipped})
     return True
 
@@ -299,6 +303,21 @@ def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
     return False
 
 
+def _read_scores(plan: Plan, run: Run) -> pd.DataFrame:
+    """The scores of a finished run."""
+    path = plan.folder(run) / SCORES
+    remedy = "delete it, and call the same command again, which predicts and scores the run anew"
+    try:
+        table = tidy(read_table(path), path).reset_index(drop=True)
+    except DataError as error:
+        raise DataError(f"{error}; {remedy}") from error
+    own = {"network": run.label, "variant": run.variant, "seed": run.seed, "fold": run.fold}
+    for column, value in own.items():
+        if wrong := [found for found in table[column].unique() if found != value]:
+            raise DataError(f"{path}: {column} is {wrong[0]!r}, where the run has {value!r}; {remedy}")
+    return table
+
+
 def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> pd.DataFrame:
     if case.label is None:
         raise UserError(f"case {case.name} has no label map to be scored against")
@@ -318,10 +337,9 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     """
     path = plan.out / "costs.csv"
     if path.exists():
-        known = pd.read_csv(path, keep_default_na=False)
-        measured = set(zip(known["network"], known["variant"], strict=True))
-        if "kept_mib" in known and measured == {(run.label, run.variant) for run in plan.runs}:
-            return known
+        known = _known_costs(path)
+        if set(known.index) == {(run.label, run.variant) for run in plan.runs}:
+            return known.reset_index()
     on_event({"event": "stage", "what": "measuring the cost of each variant"})
     case = plan.folds[0].test[0]
     tables = []
@@ -338,6 +356,20 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     return costs
 
 
+def _known_costs(path: Path) -> pd.DataFrame:
+    """Costs that were measured, by network and variant; none if the file is damaged or of an earlier version."""
+    none = pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=COST_NAMES))
+    try:
+        known = pd.read_csv(path, keep_default_na=False)
+    except (OSError, ValueError):
+        return none
+    if not {*COST_NAMES, *COST_NUMBERS} <= set(known.columns):
+        return none
+    numbers = known[COST_NUMBERS].apply(pd.to_numeric, errors="coerce")
+    sound = np.isfinite(numbers).all(axis=None) and (numbers >= 0).all(axis=None)
+    return known.set_index(COST_NAMES) if sound and not known.duplicated(COST_NAMES).any() else none
+
+
 def _paper_order(variant: str) -> int:
     return VARIANTS.index(Variant.parse(variant).kind)
 
@@ -346,7 +378,7 @@ def _curves(plan: Plan) -> pd.DataFrame:
     """Every epoch of every run, written as `curves.csv` too."""
     tables = []
     for run in plan.runs:
-        rows = pd.read_json(plan.folder(run) / LOG, lines=True)
+        rows = pd.DataFrame(read_log(plan.folder(run)))
         tables.append(rows.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
     curves = pd.concat(tables, ignore_index=True)[[*RUN, *CURVE_COLUMNS]]
     write_atomic(plan.out / "curves.csv", curves.to_csv(index=False).encode())

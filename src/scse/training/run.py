@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,8 @@ from scse.data.folds import make_folds
 from scse.data.inspection import absent_row, checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.errors import UserError
+from scse.errors import DataError, UserError
+from scse.json_files import parse_json, validated
 from scse.networks.library import build_network, check_network, find_maker, named_again
 from scse.segmenter import Segmenter
 from scse.training.batches import Batches
@@ -25,7 +26,7 @@ from scse.training.loop import Event, fit, held_out_dice
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.record import RunRecord, check_record, prepared_task, read_record
 from scse.training.settings import OWN_SIZES, Precision, Settings, check_sense, make_settings
-from scse.training.state import Clock, State
+from scse.training.state import Clock, Row, State
 from scse.training.task import Task, make_task
 
 OnEvent = Callable[[Event], None]
@@ -348,6 +349,32 @@ def _write_log(path: Path, clock: Clock) -> None:
 
 def _log_line(row: Mapping[str, Any]) -> str:
     return json.dumps({"event": "epoch", **row}) + "\n"
+
+
+class _LogRow(Row):
+    """A line of the log."""
+
+    event: Literal["epoch"]
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The epochs of a run that is finished, as its log has them.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    path = folder / LOG
+    remedy = "delete it with the scores beside it, and call the same command again, which writes both anew"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        content = parse_json(line, path=path, remedy=remedy)
+        row = validated(_LogRow, content, path=path, remedy=remedy, within=f"line {number}", strict=True)
+        rows.append(row.model_dump(exclude={"event"}))
+    return rows
 
 
 def _logger(path: Path, board: SummaryWriter, on_event: OnEvent) -> OnEvent:

@@ -11,6 +11,8 @@ from scse.errors import UserError
 from scse.networks.library import check_network, check_placement
 from scse.variants import canonical
 
+MOST_EPOCHS = 1_000_000
+
 Precision = Literal["auto", "32", "bf16"]
 
 
@@ -48,13 +50,13 @@ class Settings(BaseModel):
     width: int = Field(default=32, ge=1, le=4096)
     depth: int = Field(default=3, ge=1, le=8)
     kernel_size: int = Field(default=3, ge=1, le=31)
-    epochs: int = Field(default=8, ge=1, le=1_000_000)
+    epochs: int = Field(default=8, ge=1, le=MOST_EPOCHS)
     slices_per_epoch: int | None = Field(default=3000, ge=1, le=2**40)
     batch_size: int = Field(default=8, ge=1, le=65536)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=3e-3, gt=0, le=1e3)
     schedule: Literal["one-cycle", "steps"] = "one-cycle"
-    step_epochs: int = Field(default=10, ge=1, le=1_000_000)
+    step_epochs: int = Field(default=10, ge=1, le=MOST_EPOCHS)
     momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1e3)
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"

@@ -33,7 +33,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
-class _Row(BaseModel):
+class Row(BaseModel):
     """A finished epoch; its Dice is NaN where nothing is held out."""
 
     model_config = ConfigDict(extra="forbid")
@@ -54,7 +54,7 @@ class _Clock(BaseModel):
     step: Count
     loss: Number
     seconds: Seconds
-    history: list[_Row]
+    history: list[Row]
 
 
 class _Group(BaseModel):
