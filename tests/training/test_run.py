@@ -274,6 +274,16 @@ def test_a_run_without_held_out_cases(task: Task, tmp_path: Path) -> None:
     assert segmenter.arguments["classes"] == 3
 
 
+def test_training_that_diverges_says_so_and_leaves_no_segmenter(tmp_path: Path) -> None:
+    images = np.full((4, 1, 16, 16), 3e38, np.float32)
+    case = save_prepared(tmp_path / "case", images, np.ones((4, 16, 16), np.uint8))
+    recipe = Recipe(view="axial", spacing=None, patch=(16, 16), channels=1)
+    task = Task([case], [], recipe, {"left": 1})
+    with pytest.raises(UserError, match="the loss became nan in epoch 1, step 1: training diverged; choose a smaller"):
+        train(task, Settings(**TINY, epochs=1, augment=False), tmp_path / "run")
+    assert not (tmp_path / "run" / "segmenter").exists()
+
+
 def test_bfloat16(task: Task, tmp_path: Path) -> None:
     chosen = Settings(**{**TINY, "precision": "bf16"}, epochs=2, batch_size=4)
     segmenter = train(task, chosen, tmp_path)

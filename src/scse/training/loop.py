@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,11 @@ def fit(
         for images, labels in batches.epoch(clock.epoch, start=clock.step):
             _seed(step_seed(batches.seed, clock.epoch, clock.step), fabric.device)
             value = train_step(state, loss, images, labels, fabric)
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss became {value} in epoch {clock.epoch + 1}, step {clock.step + 1}: training diverged; "
+                    "choose a smaller learning_rate"
+                )
             ended = time.perf_counter()
             clock.seconds += ended - began
             began = ended
