@@ -18,6 +18,9 @@ Where = str | type[keras.Layer] | tuple[type[keras.Layer], ...] | Callable[[kera
 _REARRANGING = (keras.layers.Permute, keras.layers.Reshape)
 """After these the channels may be on any axis."""
 
+_UNCONFIGURED = ("lora_alpha", "is_gptq_calibrated", "is_awq_calibrated")
+"""What Keras does not bring back from the configuration of a layer with adapters or of a quantised one."""
+
 
 def attach(
     model: keras.Model,
@@ -51,8 +54,9 @@ def attach(
         identity: start as the identity; not for a function.
 
     Returns:
-        The copy. Its blocks have the dtype policy and the data format of the layers that they follow; of a layer
-        without a `data_format`, that of the nearest one before it, or else `keras.config.image_data_format()`.
+        The copy. Its blocks have the dtype policy and the data format of the layers that they follow; of a quantised
+        layer, the policy that it was quantised from; of a layer without a `data_format`, that of the nearest one
+        before it, or else `keras.config.image_data_format()`.
 
     Raises:
         ValueError: for an option or pattern that is wrong, a model that is neither functional nor sequential or has
@@ -316,7 +320,11 @@ def _form(source: keras.Operation, before: _Form) -> _Form:
         data_format = None
     elif data_format not in DATA_FORMATS:
         data_format = before.data_format
-    return _Form(data_format, getattr(source, "dtype_policy", before.policy))
+    policy = getattr(source, "dtype_policy", before.policy)
+    if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
+        # quantised kernels start at zero and are not trained
+        policy = keras.dtype_policies.get(policy.get_config()["source_name"])
+    return _Form(data_format, policy)
 
 
 def _channels(told: str, output: Any, form: _Form) -> int:
@@ -383,6 +391,9 @@ def _take_over(source: keras.Layer, copy: keras.Layer, *, frozen: bool) -> None:
     # a layer comes before its parts, which it freezes with itself
     for part, copied_part in zip(parts, copied_parts, strict=True):
         copied_part.trainable = part.trainable and not frozen
+        for name in _UNCONFIGURED:
+            if hasattr(part, name):
+                setattr(copied_part, name, getattr(part, name))
         if isinstance(copied_part, keras.layers.Normalization):
             copied_part.finalize_state()
 

@@ -5,8 +5,9 @@ the same numbers. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel
 Convolutional Networks", MICCAI 2018 (arXiv 1803.02579).
 """
 
+import inspect
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,16 @@ from keras import ops
 
 from scse.checks import check_choice
 from scse.errors import UserError
-from scse.options import IDENTITY_SCALE, REDUCTION, check_aggregation, check_channel_options, hidden_width
+from scse.options import (
+    ACTIVATIONS,
+    AGGREGATIONS,
+    GATES,
+    IDENTITY_SCALE,
+    REDUCTION,
+    check_aggregation,
+    check_channel_options,
+    hidden_width,
+)
 
 PACKAGE = "scse"
 """Under which Keras registers what is saved."""
@@ -39,13 +49,40 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "hard-sigmoid": ops.hard_sigmoid,
     "relu": ops.relu,
 }
+_CHOICES = {"activation": ACTIVATIONS, "gate": GATES, "aggregation": AGGREGATIONS, "data_format": DATA_FORMATS}
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where hooks are kept on the torch backend, on which every layer is a torch module."""
 
 
 class Block(keras.Layer):
-    """What the three blocks share: where the channels are, and the checks of arguments and input."""
+    """What the three blocks share: where the channels are, their parts, and the checks of arguments and input.
 
-    def __init__(self, *, bias: bool, identity: bool, data_format: str | None, **kwargs: Any) -> None:
+    Args:
+        bias: whether the dense layers have biases.
+        identity: start as the identity.
+        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
+        parts: name and serialised form of the inner layers that are not as the block itself makes them, because they
+            were quantised, adapted, replaced, wrapped or frozen. `get_config` returns them.
+        **kwargs: `name`, `dtype` and `trainable` of any Keras layer.
+    """
+
+    part_names: tuple[str, ...]
+    """The attributes that hold the inner layers."""
+
+    def __init__(
+        self,
+        *,
+        bias: bool,
+        identity: bool,
+        data_format: str | None,
+        parts: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self._given = dict(parts or {})
+        self._made: dict[str, tuple[type, dict[str, Any]]] = {}
+        self._made_ids: list[int] = []
         self.bias = bias
         self.identity = identity
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
@@ -64,6 +101,7 @@ class Block(keras.Layer):
         # the weights are matrices: one block serves any number of spatial axes, as on the torch side
         self.input_spec = keras.layers.InputSpec(min_ndim=3, axes={self.channel_axis: channels})
         self._build(channels)
+        self._arrange()
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """The shape of the input."""
@@ -72,7 +110,32 @@ class Block(keras.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this block again."""
         own = {"bias": self.bias, "identity": self.identity, "data_format": self.data_format}
-        return {**super().get_config(), **own}
+        # a frozen block freezes its inner layers
+        changed = self.changed_parts(but=() if self.trainable else ("trainable",))
+        parts = {**self._given, **{name: _serialized(getattr(self, name)) for name in changed}}
+        return {**super().get_config(), **own, **({"parts": parts} if parts else {})}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Block":
+        """Make a block from what `get_config` returned."""
+        block: Block = super().from_config(with_names(config))
+        return block
+
+    def changed_parts(self, *, but: Collection[str] = ()) -> list[str]:
+        """The names of the inner layers that are not as the block makes them, but for some of their settings."""
+        changed = []
+        for name, (kind, made) in self._made.items():
+            part = getattr(self, name)
+            settings = (
+                {key: value for key, value in config.items() if key not in but} for config in (made, part.get_config())
+            )
+            if type(part) is not kind or next(settings) != next(settings):
+                changed.append(name)
+        return changed
+
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The same as `call`: a quantised dtype policy is a matter of the dense layers, which have it too."""
+        return self.call(*args, **kwargs)
 
     def _build(self, channels: int) -> None:
         raise NotImplementedError
@@ -89,7 +152,39 @@ class Block(keras.Layer):
             )
         return channels
 
-    def _dense(self, name: str, units: int, *, zero: bool = False) -> keras.layers.Dense:
+    def _projected(self, x: Tensor, dense: keras.Layer) -> Tensor:
+        """What a dense layer makes of the last axis; calling the layer takes longer than its work on small maps."""
+        if not is_linear(dense, self.compute_dtype):
+            return ops.cast(dense(x), self.compute_dtype)
+        # ops.matmul is of float32 in torch, ops.einsum has slow gradients in TensorFlow
+        y = ops.einsum("...c,cu->...u", x, dense.kernel) if _is_double(x) else ops.matmul(x, dense.kernel)
+        return y if dense.bias is None else y + dense.bias
+
+    def _part(self, name: str, make: Callable[[], keras.Layer]) -> None:
+        """Have an inner layer of a name: the one that was put there, or the given one, or else a new one."""
+        part = make()
+        self._made[name] = (type(part), part.get_config())
+        if name in self._given:
+            part = keras.saving.deserialize_keras_object(self._given.pop(name))
+        else:
+            self._made_ids.append(id(part))
+        if not hasattr(self, name):
+            setattr(self, name, part)
+
+    def _arrange(self) -> None:
+        """Bring the inner layers into the order in which weights are saved, and drop those that were replaced."""
+        parts = [getattr(self, name) for name in self.part_names]
+        known = {*map(id, parts), *self._made_ids}
+        self._layers[:] = [*parts, *(layer for layer in self._layers if id(layer) not in known)]
+
+    def _dense(self, name: str, given: int, units: int, *, zero: bool = False) -> None:
+        """Build the dense layer of a name, for so many values."""
+        self._part(name, lambda: self._new_dense(name, units, zero=zero))
+        part = getattr(self, name)
+        if not part.built:
+            part.build((None, given))
+
+    def _new_dense(self, name: str, units: int, *, zero: bool) -> keras.layers.Dense:
         # the uniform distribution from which torch draws, so that both sides train alike
         drawn = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
         return keras.layers.Dense(
@@ -148,6 +243,8 @@ class ChannelSE(Block):
     (4, 32, 32, 16)
     """
 
+    part_names = ("squeeze", "excite")
+
     def __init__(
         self,
         *,
@@ -171,8 +268,8 @@ class ChannelSE(Block):
     def gates(self, x: Tensor) -> Tensor:
         """A gate a channel: (N, 1, ..., C), or (N, C, 1, ...) for channels first; not scaled."""
         positions = tuple(axis for axis in range(1, x.ndim) if axis != self.channel_axis % x.ndim)
-        hidden = _ACTIVATIONS[self.activation](_projected(_mean(x, positions), self.squeeze))
-        return ops.expand_dims(_GATES[self.gate](_projected(hidden, self.excite)), positions)
+        hidden = _ACTIVATIONS[self.activation](self._projected(_mean(x, positions), self.squeeze))
+        return ops.expand_dims(_GATES[self.gate](self._projected(hidden, self.excite)), positions)
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the channels of a map."""
@@ -185,10 +282,8 @@ class ChannelSE(Block):
 
     def _build(self, channels: int) -> None:
         width = hidden_width(channels, self.reduction, self.hidden)
-        self.squeeze = self._dense("squeeze", width)
-        self.squeeze.build((None, channels))
-        self.excite = self._dense("excite", channels, zero=self.identity)
-        self.excite.build((None, width))
+        self._dense("squeeze", channels, width)
+        self._dense("excite", width, channels, zero=self.identity)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -225,6 +320,8 @@ class SpatialSE(Block):
     (4, 32, 32, 16)
     """
 
+    part_names = ("project",)
+
     def __init__(
         self, *, bias: bool = True, identity: bool = False, data_format: str | None = None, **kwargs: Any
     ) -> None:
@@ -233,16 +330,15 @@ class SpatialSE(Block):
     def gates(self, x: Tensor) -> Tensor:
         """A gate a position: (N, *spatial, 1), or (N, 1, *spatial) for channels first; not scaled."""
         if self.data_format == "channels_last":
-            return ops.sigmoid(_projected(x, self.project))
-        return ops.sigmoid(ops.moveaxis(_projected(ops.moveaxis(x, 1, -1), self.project), -1, 1))
+            return ops.sigmoid(self._projected(x, self.project))
+        return ops.sigmoid(ops.moveaxis(self._projected(ops.moveaxis(x, 1, -1), self.project), -1, 1))
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the positions of a map."""
         return inputs * _scaled(self.gates(inputs), 2.0 if self.identity else 1.0)
 
     def _build(self, channels: int) -> None:
-        self.project = self._dense("project", 1, zero=self.identity)
-        self.project.build((None, channels))
+        self._dense("project", channels, 1, zero=self.identity)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -284,6 +380,8 @@ class ConcurrentSE(Block):
     (4, 32, 32, 16)
     """
 
+    part_names = ("channel", "spatial")
+
     def __init__(
         self,
         *,
@@ -298,20 +396,28 @@ class ConcurrentSE(Block):
         with self._telling_name():
             check_aggregation(aggregation, identity=identity)
             check_channel_options(reduction, None, "relu", "sigmoid", identity=identity)
+        self.reduction = reduction
         self.aggregation = aggregation
         shared = {"bias": bias, "identity": identity, "data_format": self.data_format, "dtype": self.dtype_policy}
-        self.channel = ChannelSE(reduction=reduction, name="channel", **shared)
-        self.spatial = SpatialSE(name="spatial", **shared)
+        self._part("channel", lambda: ChannelSE(reduction=reduction, name="channel", **shared))
+        self._part("spatial", lambda: SpatialSE(name="spatial", **shared))
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the channels and the positions of a map."""
         scale = IDENTITY_SCALE[self.aggregation] if self.identity else 1.0
-        channel = _scaled(self.channel.gates(inputs), scale)
-        spatial = _scaled(self.spatial.gates(inputs), scale)
-        if self.aggregation == "add":
-            # U*c + U*s, one product of the whole map less
-            return inputs * (channel + spatial)
-        by_channel, by_position = inputs * channel, inputs * spatial
+        if _acts_as(self.channel, ChannelSE, self.compute_dtype) and _acts_as(
+            self.spatial, SpatialSE, self.compute_dtype
+        ):
+            channel = _scaled(self.channel.gates(inputs), scale)
+            spatial = _scaled(self.spatial.gates(inputs), scale)
+            if self.aggregation == "add":
+                # U*c + U*s, one product of the whole map less
+                return inputs * (channel + spatial)
+            by_channel, by_position = inputs * channel, inputs * spatial
+        else:
+            by_channel, by_position = (self._map_of(part, inputs, scale) for part in (self.channel, self.spatial))
+            if self.aggregation == "add":
+                return by_channel + by_position
         if self.aggregation == "max":
             # of the products: where U is negative, the smaller gate wins; equal ones, as at an identity start, share
             # the gradient, which not every backend's ops.maximum lets them
@@ -330,17 +436,49 @@ class ConcurrentSE(Block):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this block again."""
-        return {**super().get_config(), "reduction": self.channel.reduction, "aggregation": self.aggregation}
+        return {**super().get_config(), "reduction": self.reduction, "aggregation": self.aggregation}
 
     def _build(self, channels: int) -> None:
         shape: list[int | None] = [None] * self.input_spec.min_ndim
         shape[self.channel_axis] = channels
-        self.channel.build(shape)
-        self.spatial.build(shape)
+        for part in (self.channel, self.spatial):
+            if not part.built:
+                part.build(shape)
+
+    def _map_of(self, part: keras.Layer, inputs: Tensor, scale: float) -> Tensor:
+        """The map that a part returns, which has scaled its own gates by 2 for an identity start."""
+        own = 2.0 if getattr(part, "identity", self.identity) else 1.0
+        return _scaled(ops.cast(part(inputs), self.compute_dtype), scale / own)
 
 
 BLOCKS: dict[str, Callable[..., Block]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
 """The variants by name; "none" is the plain network and has no block."""
+
+
+def with_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that has names for functions.
+
+    Where a string is the name of a function, as "add" of `keras.layers.add` or one of the user's `custom_objects`, the
+    reader of `.h5` files puts the function in its place.
+    """
+    return {key: _name(key, value) if inspect.isfunction(value) else value for key, value in config.items()}
+
+
+def _name(key: str, function: Callable[..., Any]) -> str:
+    registered = keras.saving.get_registered_object
+    return next((name for name in _CHOICES.get(key, ()) if registered(name) is function), function.__name__)
+
+
+def _acts_as(layer: keras.Layer, kind: type[keras.Layer], dtype: str) -> bool:
+    """Whether calling a layer on a tensor of a type does what its kind does, and nothing more."""
+    own = vars(layer)
+    return (
+        type(layer) is kind
+        and layer.compute_dtype == dtype
+        and layer.activity_regularizer is None
+        and "call" not in own
+        and not any(own.get(hooks) for hooks in _HOOKS)
+    )
 
 
 def _scaled(gate: Tensor, scale: float) -> Tensor:
@@ -356,12 +494,20 @@ def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return ops.sum(x, axis=axes) / ops.cast(math.prod(shape[axis] for axis in axes), x.dtype)
 
 
-def _projected(x: Tensor, dense: keras.layers.Dense) -> Tensor:
-    """What a dense layer makes of the last axis; calling the layer takes longer than its work on small maps."""
-    # ops.matmul is of float32 in torch, ops.einsum has slow gradients in TensorFlow
-    y = ops.einsum("...c,cu->...u", x, dense.kernel) if _is_double(x) else ops.matmul(x, dense.kernel)
-    return y if dense.bias is None else y + dense.bias
-
-
 def _is_double(x: Tensor) -> bool:
     return bool(keras.backend.standardize_dtype(x.dtype) == "float64")
+
+
+def _serialized(part: keras.Layer) -> dict[str, Any]:
+    # the block builds it, so that its weights have the name of the block
+    return {k: v for k, v in keras.saving.serialize_keras_object(part).items() if k != "build_config"}
+
+
+def is_linear(layer: keras.Layer, dtype: str) -> bool:
+    """Whether a layer multiplies tensors of a type by its kernel and adds its bias, and does nothing more."""
+    return (
+        _acts_as(layer, keras.layers.Dense, dtype)
+        and layer.quantization_mode is None
+        and not layer.lora_enabled
+        and layer.activation is keras.activations.linear
+    )

@@ -35,7 +35,7 @@ _NETWORKS: dict[str, type[EncoderDecoder]] = {
     "scse.networks.densenet.FCDenseNet": FCDenseNet,
     "scse.networks.densenet.Tiramisu": Tiramisu,
 }
-_KERAS_ALONE = {"name", "trainable", "dtype", "data_format", "input_size", "recalibration"}
+_KERAS_ALONE = {"name", "trainable", "dtype", "data_format", "input_size", "recalibration", "parts"}
 """What a Keras config has and the options of the torch side have not."""
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -70,6 +70,11 @@ def from_torch(
             scse's, or weights that do not fit; the message names them.
         DataError: a folder holds no segmenter that can be read.
     """
+    if dtype is not None and (mode := keras.dtype_policies.get(dtype).quantization_mode):
+        raise UserError(
+            f"dtype {keras.dtype_policies.get(dtype).name!r} is quantised, where the weights are not; choose a "
+            f"floating-point dtype, and then call quantize({mode!r}) of the model"
+        )
     if isinstance(source, str | Path):
         return _from_folder(source, data_format, dtype)
     network = source.network if _kind(source) == "scse.segmenter.Segmenter" else source
@@ -107,7 +112,8 @@ def to_torch(source: keras.Layer) -> "nn.Module":
         A module on the CPU, of the type of the Keras weights, in training mode as every new module.
 
     Raises:
-        ValueError: something else, a block that has no weights yet, or a network with a block that is not scse's.
+        ValueError: something else, a block that has no weights yet, a network with a block that is not scse's, or
+            layers that were quantised, given LoRA, replaced or wrapped.
         ImportError: torch is not installed.
     """
     import torch  # noqa: PLC0415 (the one place where Keras' side needs it)
@@ -120,6 +126,7 @@ def to_torch(source: keras.Layer) -> "nn.Module":
         raise UserError(f"to_torch takes what scse.keras has ({known}), got {type(source).__name__}")
     if not source.built:
         raise UserError(f"{type(source).__name__} layer {source.name!r} has no weights yet; call it on a map first")
+    _check_plain(source)
     options = {name: value for name, value in source.get_config().items() if name not in _KERAS_ALONE}
     if isinstance(source, Block):
         options["channels"] = source.input_spec.axes[source.channel_axis]
@@ -137,6 +144,21 @@ def to_torch(source: keras.Layer) -> "nn.Module":
         state[key] = torch.from_numpy(value)
     made.load_state_dict(state)
     return made
+
+
+def _check_plain(source: keras.Layer) -> None:
+    """Refuse layers that do what torch's do not, so that the same weights would not give the same numbers."""
+    for layer in source._flatten_layers():
+        # the inner layers are checked on their own
+        changed = layer.changed_parts(but=("trainable", "parts")) if isinstance(layer, Block) else []
+        if layer.quantization_mode or getattr(layer, "lora_enabled", False):
+            changed = ["kernel"]
+        if changed:
+            raise UserError(
+                f"{type(layer).__name__} layer {layer.path!r} has been quantised, given LoRA or had parts replaced "
+                f"({', '.join(changed)}), which the torch side has not; convert the model as it was before. Where it "
+                "has LoRA alone, save_weights() merges that into the kernels, and a new model can load them"
+            )
 
 
 def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> keras.Layer:
