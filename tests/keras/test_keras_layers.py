@@ -391,3 +391,63 @@ def test_max_of_an_infinite_map_is_infinite():
     gated = keras.ops.convert_to_numpy(block(x))
     assert gated[0, 0, 0, 0] == -np.inf
     assert np.isfinite(gated).sum() == x.size - 1
+
+
+# Files and configurations in which a string may be taken for the function of its name
+
+STRINGS = {
+    "activation": (ChannelSE, ("relu", "silu", "leaky-relu")),
+    "gate": (ChannelSE, ("sigmoid", "hard-sigmoid", "relu")),
+    "aggregation": (ConcurrentSE, ("add", "max", "multiply", "concat")),
+    "data_format": (SpatialSE, ("channels_last", "channels_first")),
+}
+
+
+@pytest.fixture(scope="module")
+def every_string():
+    """A model with a block for every string that an option can be."""
+    x = y = keras.Input((CHANNELS, CHANNELS, CHANNELS))
+    for option, (kind, choices) in STRINGS.items():
+        for choice in choices:
+            if choice != "concat":
+                y = kind(**{option: choice}, name=choice.replace("-", "_") + f"_{option}")(y)
+    return keras.Model(x, y)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("custom", [False, True], ids=["", "with custom objects of these names"])
+def test_every_string_survives_a_file(every_string, suffix, custom, tmp_path):
+    names = [choice for _, choices in STRINGS.values() for choice in choices]
+    every_string.save(tmp_path / f"model{suffix}")
+    custom_objects = {name: lambda x: x for name in names} if custom else None
+    again = keras.saving.load_model(tmp_path / f"model{suffix}", custom_objects=custom_objects)
+    assert [layer.get_config() for layer in again.layers] == [layer.get_config() for layer in every_string.layers]
+    x = tensor(feature_map(1, CHANNELS, CHANNELS, CHANNELS))
+    assert np.array_equal(numpy(again(x)), numpy(every_string(x)))
+
+
+def test_every_string_survives_json_and_cloning(every_string):
+    for again in (keras.models.model_from_json(every_string.to_json()), keras.models.clone_model(every_string)):
+        found, expected = (model.layers[1:] for model in (again, every_string))  # the input has another name
+        assert [layer.get_config() for layer in found] == [layer.get_config() for layer in expected]
+
+
+def test_configurations_of_before_are_read():
+    block = ConcurrentSE.from_config(
+        {
+            "name": "own",
+            "trainable": True,
+            "dtype": {
+                "module": "keras",
+                "class_name": "DTypePolicy",
+                "config": {"name": "float32"},
+                "registered_name": None,
+            },
+            "bias": False,
+            "identity": True,
+            "data_format": "channels_first",
+            "reduction": 4,
+            "aggregation": "max",
+        }
+    )
+    assert (block.reduction, block.aggregation, block.data_format) == (4, "max", "channels_first")

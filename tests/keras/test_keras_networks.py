@@ -12,7 +12,7 @@ from twins import NAMES, image, run, tensor
 import scse.networks
 from scse.keras import ConcurrentSE, SpatialSE, networks
 from scse.keras.networks import BatchNorm, FCDenseNet, SDNet, Tiramisu, UNet
-from scse.keras.resizing import PositionPooling, PositionUnpooling
+from scse.keras.resizing import PositionPooling, PositionUnpooling, SizeCheck
 
 pytestmark = pytest.mark.usefixtures("quick_networks")
 
@@ -114,6 +114,29 @@ def test_sizes_may_be_unknown_in_a_graph():
         for size in [(13, 10), (8, 9)]:
             x = tensor(image(2, *size, 1))
             np.testing.assert_allclose(graph(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_survives_an_h5_file(name, tmp_path):
+    model = small(name, recalibration="scse")
+    model.save(tmp_path / "model.h5")
+    # a function of a string's name; Keras writes the name of the class alone, without its package
+    own = {LAST: at_most, type(model).__name__: type(model)}
+    loaded = keras.saving.load_model(tmp_path / "model.h5", custom_objects=own)
+    assert type(loaded) is type(model)
+    assert loaded.get_config() == model.get_config()
+    x = image(1, 1, 12, 8)
+    np.testing.assert_array_equal(run(loaded, x), run(model, x))
+
+
+def test_resizing_layers_survive_an_h5_file(tmp_path):
+    x = keras.Input((8, 8, 2))
+    checked = SizeCheck(network="UNet", depth=1, data_format=LAST)(x)
+    pooled, positions = PositionPooling(data_format=LAST)(checked)
+    model = keras.Model(x, PositionUnpooling(data_format=LAST)(pooled, positions, checked))
+    model.save(tmp_path / "model.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.h5", custom_objects={LAST: at_most, "UNet": at_most})
+    assert loaded.layers[1].data_format == loaded.layers[2].data_format == LAST
 
 
 @pytest.mark.parametrize("name", ["unet", "sdnet"])

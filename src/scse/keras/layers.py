@@ -126,10 +126,7 @@ class Block(keras.Layer):
         changed = []
         for name, (kind, made) in self._made.items():
             part = getattr(self, name)
-            settings = (
-                {key: value for key, value in config.items() if key not in but} for config in (made, part.get_config())
-            )
-            if type(part) is not kind or next(settings) != next(settings):
+            if _settings(part.get_config(), but) != _settings(made, but) or type(part) is not kind:
                 changed.append(name)
         return changed
 
@@ -455,18 +452,19 @@ BLOCKS: dict[str, Callable[..., Block]] = {"cse": ChannelSE, "sse": SpatialSE, "
 """The variants by name; "none" is the plain network and has no block."""
 
 
-def with_names(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_names(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A configuration that has names for functions.
 
     Where a string is the name of a function, as "add" of `keras.layers.add` or one of the user's `custom_objects`, the
     reader of `.h5` files puts the function in its place.
     """
-    return {key: _name(key, value) if inspect.isfunction(value) else value for key, value in config.items()}
 
+    def name(key: str, function: Callable[..., Any]) -> str:
+        registered = (choice for choice in _CHOICES.get(key, ()) if get(choice, custom_objects) is function)
+        return next(registered, function.__name__)
 
-def _name(key: str, function: Callable[..., Any]) -> str:
-    registered = keras.saving.get_registered_object
-    return next((name for name in _CHOICES.get(key, ()) if registered(name) is function), function.__name__)
+    get = keras.saving.get_registered_object
+    return {key: name(key, value) if inspect.isfunction(value) else value for key, value in config.items()}
 
 
 def _acts_as(layer: keras.Layer, kind: type[keras.Layer], dtype: str) -> bool:
@@ -496,6 +494,13 @@ def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _is_double(x: Tensor) -> bool:
     return bool(keras.backend.standardize_dtype(x.dtype) == "float64")
+
+
+def _settings(config: Any, but: Collection[str] = ()) -> Any:
+    """A configuration without some of its settings, and without the numbers that objects have in a file."""
+    if isinstance(config, Mapping):
+        return {key: _settings(value) for key, value in config.items() if key not in {*but, "shared_object_id"}}
+    return [_settings(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def _serialized(part: keras.Layer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from keras import ops
 
 from scse.checks import check_choice, check_positive
 from scse.errors import UserError
-from scse.keras.layers import BLOCKS, DATA_FORMATS, PACKAGE, SUFFIX, Tensor
+from scse.keras.layers import BLOCKS, DATA_FORMATS, PACKAGE, SUFFIX, Tensor, with_names
 from scse.keras.resizing import Cropping, NearestUpsampling, PositionPooling, PositionUnpooling, SizeCheck
 from scse.options import TIRAMISU, check_kernel_size, check_layers, check_spatial_dims, check_tiramisu
 from scse.variants import Variant
@@ -273,6 +273,7 @@ class EncoderDecoder(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "EncoderDecoder":
         """Make the network that `get_config` told of."""
+        config = with_names(config, custom_objects)
         blocks = config["recalibration"]
         if isinstance(blocks, dict):
             blocks = {

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from scse.keras.layers import PACKAGE, Tensor
+from scse.keras.layers import PACKAGE, Tensor, with_names
 from scse.options import check_size
 
 Shape = Sequence[int | None]
@@ -26,6 +26,12 @@ class Resizing(keras.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this layer again."""
         return {**super().get_config(), "data_format": self.data_format}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Resizing":
+        """Make a layer from what `get_config` returned."""
+        layer: Resizing = super().from_config(with_names(config))
+        return layer
 
     def _axes(self, x: Tensor | Shape) -> range:
         """The spatial axes of a map or of its shape."""
