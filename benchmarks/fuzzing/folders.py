@@ -24,7 +24,8 @@ def use(folder: Path) -> tuple[Any, ...]:
     """Open, check and split a data set, and choose its recipe; everything that a training would start from."""
     inspection, dataset = checked(folder)
     recipe = Recipe.derive(inspection.facts_of(dataset))
-    folds = make_folds(dataset, None)
+    own = dataset.splits or any(case.label for case in dataset.test_cases)
+    folds = make_folds(dataset, None if own else 2)
     digests = sorted(fact.digest for fact in inspection.facts)
     tested = [[case.name for case in fold.test] for fold in folds]
     return _signature(folder, dataset), recipe, tested, digests, _broken(dataset)
@@ -198,7 +199,6 @@ def layout(rng: Rng, folder: Path, base: Path) -> Trial:
     """Files that are missing, empty, broken links, pipes, folders, or named in another way."""
     kind = pick(rng, ["nnunet", "msd", "pictures"])
     target = _copied(base, kind, folder)
-    (target / "splits_final.json").unlink(missing_ok=True)
     files = sorted(path for path in target.rglob("*") if path.is_file() and path.parent != target)
     path = pick(rng, files)
     described = "labels.csv" if kind == "pictures" else "dataset.json"
