@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py --inputs 10000 --seed 0 --keep /tmp/fuzz
     python benchmarks/fuzz.py --only nifti-header:17       # one of them again; its files stay, and its place is printed
 
-Inputs are shared out over the kinds by their weights. Input NUMBER of a KIND depends on the seed, the kind and the number
-alone, not on how many others there are. An input is
+Inputs are shared out over the kinds by their weights. Input NUMBER of a KIND depends on the seed, the kind and the
+number alone, not on how many others there are. An input is
 
     accepted    as what it says, as far as there is a second opinion: what means the same must be read the same, values
                 must be those that another reader finds, what is known to be damaged must not be read;
@@ -59,7 +59,9 @@ def main() -> None:
         sys.exit(_one(arguments.only, arguments.seed, arguments.keep))
     chosen = arguments.kinds.split(",") if arguments.kinds else list(kinds.KINDS)
     with tempfile.TemporaryDirectory(prefix="scse-fuzz-") as folder:
-        outcomes = list(run(chosen, arguments.inputs, arguments.seed, arguments.jobs, Path(folder), arguments.keep))
+        outcomes = list(
+            run(chosen, arguments.inputs, Path(folder), seed=arguments.seed, jobs=arguments.jobs, keep=arguments.keep)
+        )
     print(table(outcomes))
     print(f"\n{machine()}")
     sys.exit(any(outcome.what in (*FAULTS, "harness") for _, _, outcome in outcomes))
@@ -83,7 +85,7 @@ def shares(chosen: list[str], inputs: int) -> dict[str, int]:
 
 
 def run(
-    chosen: list[str], inputs: int, seed: int, jobs: int, scratch: Path, keep: Path | None
+    chosen: list[str], inputs: int, scratch: Path, *, seed: int, jobs: int, keep: Path | None
 ) -> Iterator[tuple[str, int, Outcome]]:
     """Every input's kind, number and outcome, as they end; faults are reported to stderr and kept."""
     _prepare(scratch / "base")
@@ -98,7 +100,9 @@ def run(
         ):
             if outcome.what in (*FAULTS, "harness"):
                 last = outcome.detail.strip().splitlines()[-1:] or [""]
-                print(f"{name}:{number} {outcome.what}: {outcome.mutation}: {last[0][:300]}", file=sys.stderr, flush=True)
+                print(
+                    f"{name}:{number} {outcome.what}: {outcome.mutation}: {last[0][:300]}", file=sys.stderr, flush=True
+                )
             if done % 500 == 0:
                 print(f"{done} of {len(tasks)}", file=sys.stderr, flush=True)
             yield name, number, outcome
@@ -137,7 +141,9 @@ def _attempt(name: str, number: int, seed: int, base: Path, folder: Path) -> Out
 def table(outcomes: list[tuple[str, int, Outcome]]) -> str:
     """The counts of each kind in Markdown, with the longest time and the most memory of an input."""
     rows = []
-    for name in [*dict.fromkeys(name for name, _, _ in sorted(outcomes, key=lambda each: list(kinds.KINDS).index(each[0])))]:
+    for name in [
+        *dict.fromkeys(name for name, _, _ in sorted(outcomes, key=lambda each: list(kinds.KINDS).index(each[0])))
+    ]:
         of_kind = [outcome for kind, _, outcome in outcomes if kind == name]
         rows.append(_row(name, of_kind))
     rows.append(_row("all", [outcome for _, _, outcome in outcomes]))

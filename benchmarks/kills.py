@@ -58,7 +58,18 @@ COMMANDS = {
     "study": ("--variants", "none,scse", "--seeds", "1"),
 }
 INTERRUPTED = 130
-TEMPORARY = (".making-", ".weights", ".checkpoint", ".segmenter", ".run", ".scores", ".log", ".costs", ".curves", ".plan")
+TEMPORARY = (
+    ".making-",
+    ".weights",
+    ".checkpoint",
+    ".segmenter",
+    ".run",
+    ".scores",
+    ".log",
+    ".costs",
+    ".curves",
+    ".plan",
+)
 
 
 @dataclass
@@ -171,7 +182,9 @@ def _round(task: tuple[str, int, int, Path, dict[str, float], Path | None]) -> R
     code, _ = _run(plain, folder)
     _judge(found, code, None, tries + 1)
     found.equal = _compare(found, out, scratch / f"whole-{command}" / "out")
-    found.leftovers = [str(path.relative_to(folder)) for path in sorted(folder.rglob(".*")) if path.name.startswith(TEMPORARY)]
+    found.leftovers = [
+        str(path.relative_to(folder)) for path in sorted(folder.rglob(".*")) if path.name.startswith(TEMPORARY)
+    ]
     found.tracebacks = (folder / "output.txt").read_text(errors="replace").count("Traceback (most recent call last)")
     if keep and (not found.equal or found.faults or found.tracebacks or found.leftovers):
         shutil.copytree(folder, keep / folder.name, dirs_exist_ok=True)

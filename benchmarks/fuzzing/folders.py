@@ -1,4 +1,6 @@
 """Kinds of input: folders of data sets and what describes them."""
+# a branch for each mutation
+# ruff: noqa: PLR0912, PLR0915, PLR0917
 
 import json
 import os
@@ -33,7 +35,11 @@ def use(folder: Path) -> tuple[Any, ...]:
 
 def _signature(folder: Path, dataset: Dataset) -> tuple[Any, ...]:
     cases = [
-        (case.name, [os.path.relpath(path, folder) for path in case.images], os.path.relpath(case.label or folder, folder))
+        (
+            case.name,
+            [os.path.relpath(path, folder) for path in case.images],
+            os.path.relpath(case.label or folder, folder),
+        )
         for case in (*dataset.cases, *dataset.test_cases)
     ]
     return dataset.channels, dict(sorted(dataset.structures.items())), cases, dataset.splits, dataset.colors
@@ -204,11 +210,38 @@ def layout(rng: Rng, folder: Path, base: Path) -> Trial:
     described = "labels.csv" if kind == "pictures" else "dataset.json"
     what = pick(
         rng,
-        ["missing", "empty", "broken link", "link", "loop", "pipe", "folder", "upper case", "hidden", "double", "other ending",
-         "swapped", "other size", "other affine", "stray file", "stray folder", "missing folder", "folder is a file",
-         "described by a folder", "described by a pipe", "odd name", "fractional label", "label values", "NaN", "not UTF-8",
-         "duplicate", "device", "empty label", "2D"],
-    )  # fmt: skip
+        [
+            "missing",
+            "empty",
+            "broken link",
+            "link",
+            "loop",
+            "pipe",
+            "folder",
+            "upper case",
+            "hidden",
+            "double",
+            "other ending",
+            "swapped",
+            "other size",
+            "other affine",
+            "stray file",
+            "stray folder",
+            "missing folder",
+            "folder is a file",
+            "described by a folder",
+            "described by a pipe",
+            "odd name",
+            "fractional label",
+            "label values",
+            "NaN",
+            "not UTF-8",
+            "duplicate",
+            "device",
+            "empty label",
+            "2D",
+        ],
+    )
     must: Must = "refuse"
     same = False
     named = path.name
@@ -281,8 +314,13 @@ def layout(rng: Rng, folder: Path, base: Path) -> Trial:
         os.rename(path, os.path.join(os.fsencode(path.parent), odd + os.fsencode(path.suffix)))  # noqa: PTH104, PTH118
         must = "either"
     elif what == "duplicate":
-        first, second = [each for each in files if each.parent == path.parent][:2] if "Ts" not in str(path) else files[:2]
-        images = [each for each in files if "images" in each.parent.name and "Tr" in each.parent.name] or [first, second]
+        first, second = (
+            [each for each in files if each.parent == path.parent][:2] if "Ts" not in str(path) else files[:2]
+        )
+        images = [each for each in files if "images" in each.parent.name and "Tr" in each.parent.name] or [
+            first,
+            second,
+        ]
         images[1].write_bytes(images[0].read_bytes())
         must = "refuse" if "images" in images[0].parent.name else "either"
     by_command = rng.random() < 0.3
@@ -315,4 +353,3 @@ def _rewrite(path: Path, what: str, array: Any, label: bool) -> None:
     elif what == "2D":
         array = array[:, :, 4]
     path.write_bytes(nifti(array, affine))
-

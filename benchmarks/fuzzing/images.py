@@ -1,4 +1,6 @@
 """Kinds of input: image and label files."""
+# a branch for each mutation
+# ruff: noqa: PLR0912, PLR0915
 
 import gzip
 import io
@@ -66,7 +68,7 @@ def volume(rng: Rng, dtype: str = "i2", shape: tuple[int, ...] = SHAPE) -> NDArr
 
 def nifti(array: NDArray[Any], affine: NDArray[np.float64] = AFFINE, *, form: Any = nib.Nifti1Image) -> bytes:
     """A NIfTI file without scaling."""
-    image = form(array, affine)
+    image = form(array, affine, dtype=array.dtype)
     image.header.set_slope_inter(1, 0)
     content: bytes = image.to_bytes()
     return content
@@ -136,7 +138,9 @@ def nifti_gzip(rng: Rng, folder: Path) -> Trial:
     """Damage to a compressed file, whose checksum must tell."""
     whole = nifti(volume(rng))
     packed = gzip.compress(whole, int(rng.integers(0, 10)), mtime=0)
-    what = pick(rng, ["flip", "flip", "cut", "crc", "length", "garbled", "not gzip", "two members cut", "garbage after"])
+    what = pick(
+        rng, ["flip", "flip", "cut", "crc", "length", "garbled", "not gzip", "two members cut", "garbage after"]
+    )
     must: Any = "either"
     if what == "flip":
         content = flip(rng, packed, start=10)
@@ -171,9 +175,27 @@ def nifti_same(rng: Rng, folder: Path) -> Trial:
     level: int | None = 6
     what = pick(
         rng,
-        ["level", "big endian", "dtype", "slope", "extension", "singleton", "NIfTI-2", "upper case", "members", "qform",
-         "description", "gzip name", "bitpix", "trailing zeros", "offset", "uncompressed", "text fields", "negative slope"],
-    )  # fmt: skip
+        [
+            "level",
+            "big endian",
+            "dtype",
+            "slope",
+            "extension",
+            "singleton",
+            "NIfTI-2",
+            "upper case",
+            "members",
+            "qform",
+            "description",
+            "gzip name",
+            "bitpix",
+            "trailing zeros",
+            "offset",
+            "uncompressed",
+            "text fields",
+            "negative slope",
+        ],
+    )
     if what == "level":
         level = int(rng.integers(0, 10))
     elif what == "big endian":
@@ -246,7 +268,20 @@ def nifti_same(rng: Rng, folder: Path) -> Trial:
 def nifti_size(rng: Rng, folder: Path) -> Trial:
     """Headers that claim more than there is, and compressed files that hold far more than they should."""
     content = bytearray(nifti(volume(rng, pick(rng, ["u1", "i2", "f8"]))))
-    what = pick(rng, ["claim", "claim", "claim", "claim zeros", "claim zeros", "bomb", "NIfTI-2 claim", "extension claim", "offset claim"])
+    what = pick(
+        rng,
+        [
+            "claim",
+            "claim",
+            "claim",
+            "claim zeros",
+            "claim zeros",
+            "bomb",
+            "NIfTI-2 claim",
+            "extension claim",
+            "offset claim",
+        ],
+    )
     claimed = [int(pick(rng, [1, 2, 1000, 5000, 32767])) for _ in range(int(rng.integers(1, 8)))]
     packed: bytes | None = None
     if what in ("claim", "claim zeros"):
@@ -350,7 +385,10 @@ def _png_sound(content: bytes) -> bool:
     while place + 12 <= len(content):
         length, name = struct.unpack_from(">I4s", content, place)
         end = place + 12 + length
-        if end > len(content) or zlib.crc32(content[place + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
+        if (
+            end > len(content)
+            or zlib.crc32(content[place + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]
+        ):
             return False
         if name == b"IEND":
             return True
@@ -365,9 +403,24 @@ def picture_same(rng: Rng, folder: Path) -> Trial:
     form, options, name = "PNG", {}, "picture.png"
     what = pick(
         rng,
-        ["level", "alpha", "grey as RGB", "palette", "TIFF compression", "TIFF big endian", "BMP", "upper case", "text",
-         "EXIF upright", "EXIF turned", "wrong ending", "16 bits", "interlaced", "resolution"],
-    )  # fmt: skip
+        [
+            "level",
+            "alpha",
+            "grey as RGB",
+            "palette",
+            "TIFF compression",
+            "TIFF big endian",
+            "BMP",
+            "upper case",
+            "text",
+            "EXIF upright",
+            "EXIF turned",
+            "wrong ending",
+            "16 bits",
+            "interlaced",
+            "resolution",
+        ],
+    )
     reader, read = _reader(rng)
     must: Any = "accept"
     if what == "level":
@@ -440,7 +493,9 @@ def _stored(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def picture_size(rng: Rng, folder: Path) -> Trial:
     """Pictures that claim huge sizes, hold several pages, or unpack to far more than they are."""
-    what = pick(rng, ["PNG claim", "BMP claim", "TIFF claim", "pages", "animated", "PNG bomb", "text bomb", "truncated"])
+    what = pick(
+        rng, ["PNG claim", "BMP claim", "TIFF claim", "pages", "animated", "PNG bomb", "text bomb", "truncated"]
+    )
     array, name = grey(rng), "picture.png"
     width, height = (int(pick(rng, [1, 30_000, 60_000, 2**31 - 1, 0])) for _ in range(2))
     must: Any = "either"
@@ -459,9 +514,8 @@ def picture_size(rng: Rng, folder: Path) -> Trial:
         (count,) = struct.unpack_from("<H", content, directory)
         for entry in range(count):
             place = directory + 2 + 12 * entry
-            if struct.unpack_from("<H", content, place)[0] in (256, 257, 273, 278, 279):
-                if rng.random() < 0.6:
-                    struct.pack_into("<I", content, place + 8, int(pick(rng, [0, 1, 60_000, 2**31 - 1, 2**32 - 1])))
+            if struct.unpack_from("<H", content, place)[0] in (256, 257, 273, 278, 279) and rng.random() < 0.6:
+                struct.pack_into("<I", content, place + 8, int(pick(rng, [0, 1, 60_000, 2**31 - 1, 2**32 - 1])))
     elif what in ("pages", "animated"):
         form, name = ("TIFF", "picture.tif") if what == "pages" else ("PNG", "picture.png")
         others = [PIL.Image.fromarray(grey(rng)) for _ in range(int(rng.integers(1, 5)))]

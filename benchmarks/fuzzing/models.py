@@ -1,4 +1,6 @@
 """Kinds of input: folders of segmenters, runs and studies, checkpoints, and prepared arrays."""
+# a branch for each mutation
+# ruff: noqa: PLR0911, PLR0912, PLR0915
 
 import json
 import shutil
@@ -62,7 +64,9 @@ def model_json(rng: Rng, folder: Path, base: Path) -> Trial:
             told, value["arguments"][name] = f"{name} = {number!r}", number
         elif what == "recipe":
             name = pick(rng, value["recipe"])
-            number = pick(rng, [*BIG, [0, 0], [-16, 16], [1, 1], [10**6, 10**6], [2**31, 2], [1e-9, 1e-9], [float("nan"), 1]])
+            number = pick(
+                rng, [*BIG, [0, 0], [-16, 16], [1, 1], [10**6, 10**6], [2**31, 2], [1e-9, 1e-9], [float("nan"), 1]]
+            )
             told, value["recipe"][name] = f"{name} = {number!r}", number
         else:
             name = pick(rng, ["structure", "twice", "zero", "negative", "too large", "format", "attached", "network"])
@@ -96,9 +100,30 @@ def damaged_tensors(rng: Rng, content: bytes) -> tuple[str, bytes, Must, bool]:
     key = pick(rng, [name for name in tensors if not name.endswith("num_batches_tracked")])
     what = pick(
         rng,
-        ["flip header", "flip data", "cut", "garbled", "NaN", "infinite", "all NaN", "shape", "dtype int", "float64", "drop",
-         "more", "renamed", "order", "length", "offsets", "huge shape", "dtype name", "empty", "pickle", "no tensors"],
-    )  # fmt: skip
+        [
+            "flip header",
+            "flip data",
+            "cut",
+            "garbled",
+            "NaN",
+            "infinite",
+            "all NaN",
+            "shape",
+            "dtype int",
+            "float64",
+            "drop",
+            "more",
+            "renamed",
+            "order",
+            "length",
+            "offsets",
+            "huge shape",
+            "dtype name",
+            "empty",
+            "pickle",
+            "no tensors",
+        ],
+    )
     must: Must = "refuse"
     if what == "flip header":
         return what, flip(rng, content, stop=8 + with_metadata), "either", False
@@ -116,7 +141,9 @@ def damaged_tensors(rng: Rng, content: bytes) -> tuple[str, bytes, Must, bool]:
     if what in ("NaN", "infinite", "all NaN"):
         key = pick(rng, [name for name, tensor in tensors.items() if tensor.dtype.kind == "f"])
         array = tensors[key].copy()
-        array.flat[slice(None) if what == "all NaN" else int(rng.integers(array.size))] = np.inf if what[0] == "i" else np.nan
+        array.flat[slice(None) if what == "all NaN" else int(rng.integers(array.size))] = (
+            np.inf if what[0] == "i" else np.nan
+        )
         tensors[key] = array
     elif what == "shape":
         tensors[key] = np.concatenate([tensors[key].ravel()] * 2)
@@ -124,11 +151,15 @@ def damaged_tensors(rng: Rng, content: bytes) -> tuple[str, bytes, Must, bool]:
         key = pick(rng, [name for name, tensor in tensors.items() if tensor.dtype == np.float32 and tensor.size > 1])
         tensors[key] = (tensors[key] * 100).astype(np.int32)
     elif what == "float64":
-        tensors, must = {name: t.astype(np.float64) if t.dtype == np.float32 else t for name, t in tensors.items()}, "either"
+        tensors, must = (
+            {name: t.astype(np.float64) if t.dtype == np.float32 else t for name, t in tensors.items()},
+            "either",
+        )
     elif what == "drop":
         del tensors[key]
     elif what == "more":
-        tensors["extra.weight"] = np.zeros(3, np.float32)
+        key = "extra.weight"
+        tensors[key] = np.zeros(3, np.float32)
     elif what == "renamed":
         tensors[f"{key}.x"] = tensors.pop(key)
     else:
@@ -144,7 +175,9 @@ def _header(rng: Rng, what: str, content: bytes, header: dict[str, Any], key: st
     entry = header[key]
     if what == "offsets":
         start, end = entry["data_offsets"]
-        entry["data_offsets"] = pick(rng, [[end, start - 1], [start, end + 4], [start, 2**62], [-4, end], [start + 1, end + 1]])
+        entry["data_offsets"] = pick(
+            rng, [[end, start - 1], [start, end + 4], [start, 2**62], [-4, end], [start + 1, end + 1]]
+        )
     elif what == "huge shape":
         entry["shape"] = pick(rng, [[2**31, 2**31], [2**62, 4], [10**9], [-1], [2**64]])
     else:
@@ -172,7 +205,10 @@ def model_folder(rng: Rng, folder: Path, base: Path) -> Trial:
     image = folder / "image.nii"
     shutil.copy(base / "nnunet" / "imagesTs" / "t0_0000.nii", image)
     out = folder / "out"
-    what = pick(rng, ["missing", "empty", "folder", "link", "broken link", "image", "image", "same", "out is a file", "NaN image"])
+    what = pick(
+        rng,
+        ["missing", "empty", "folder", "link", "broken link", "image", "image", "same", "out is a file", "NaN image"],
+    )
     must: Must = "refuse"
     names = [str(target), "image.nii"]
     if what in ("missing", "broken link", "folder"):
@@ -245,7 +281,9 @@ def run_json(rng: Rng, folder: Path, base: Path) -> Trial:
         told, changed = changed_json(rng, value)
         content = json.dumps(changed).encode()
     else:
-        name = pick(rng, ["width", "depth", "kernel_size", "learning_rate", "momentum", "variant", "network", "seed", "loss"])
+        name = pick(
+            rng, ["width", "depth", "kernel_size", "learning_rate", "momentum", "variant", "network", "seed", "loss"]
+        )
         number = pick(rng, [0, -1, 3, 10**5, float("inf"), float("nan"), "unet", "sse", "../x.py:f", 2**70, None])
         told, value["settings"][name] = f"{name} = {number!r}", number
         content = json.dumps(value).encode()
@@ -260,7 +298,7 @@ def checkpoint(rng: Rng, folder: Path, base: Path) -> Trial:
     content = path.read_bytes()
     if rng.random() < 0.6:
         told, changed, must, same = damaged_tensors(rng, content)
-        if must == "accept" or "float64" in told:
+        if must == "accept" or "float64" in told or "extra" in told:
             must = "either"
         path.write_bytes(changed)
         return _run(f"checkpoint: {told}", folder, must, same=same, expected=expected)
@@ -290,9 +328,27 @@ def prepared(rng: Rng, folder: Path, base: Path) -> Trial:
     array = np.load(path)
     what = pick(
         rng,
-        ["missing", "empty", "cut", "header", "garbled", "NaN", "dtype", "axes", "fewer", "huge", "object", "pickle", "order",
-         "folder", "class", "other patch", "folder missing", "case missing"],
-    )  # fmt: skip
+        [
+            "missing",
+            "empty",
+            "cut",
+            "header",
+            "garbled",
+            "NaN",
+            "dtype",
+            "axes",
+            "fewer",
+            "huge",
+            "object",
+            "pickle",
+            "order",
+            "folder",
+            "class",
+            "other patch",
+            "folder missing",
+            "case missing",
+        ],
+    )
     # whatever is found there, the arrays can be made anew: either the same run, or a refusal
     must: Must = "either"
     checked = True
@@ -305,6 +361,7 @@ def prepared(rng: Rng, folder: Path, base: Path) -> Trial:
         path.write_bytes(flip(rng, content, stop=128) if what == "header" else garbled(rng, content)[1])
         checked = what == "header"
     elif what in ("NaN", "class"):
+        what = "NaN" if images else "class 200"
         array.flat[int(rng.integers(array.size))] = np.nan if images else 200
         np.save(path, array)
     elif what == "dtype":
@@ -343,8 +400,21 @@ def prepared(rng: Rng, folder: Path, base: Path) -> Trial:
     return Trial(trial.mutation, run, trial.names, must, trial.wrong)
 
 
-STUDY_FILES = ("scores.parquet", "log.jsonl", "costs.csv", "curves.csv", "viewer.json", "gates.parquet", "run.json",
-               "segmenter.json", "weights.safetensors", "plan.json", "spread", "predictions", "scores.csv")  # fmt: skip
+STUDY_FILES = (
+    "scores.parquet",
+    "log.jsonl",
+    "costs.csv",
+    "curves.csv",
+    "viewer.json",
+    "gates.parquet",
+    "run.json",
+    "segmenter.json",
+    "weights.safetensors",
+    "plan.json",
+    "spread",
+    "predictions",
+    "scores.csv",
+)
 
 
 def study_folder(rng: Rng, folder: Path, base: Path) -> Trial:

@@ -117,7 +117,9 @@ def changed_json(rng: Rng, value: Any) -> tuple[str, Any]:
     elif what == "drop":
         del holder[key]
     elif what == "rename" and isinstance(holder, dict):
-        holder[f"{key}x" if rng.random() < 0.5 else str(pick(rng, ["", "0", "1", "-1", "00", "name"]))] = holder.pop(key)
+        holder[f"{key}x" if rng.random() < 0.5 else str(pick(rng, ["", "0", "1", "-1", "00", "name"]))] = holder.pop(
+            key
+        )
     elif what == "double" and isinstance(holder, list):
         holder.append(copy.deepcopy(holder[key]))
     elif what == "text":

@@ -1,4 +1,6 @@
 """Kinds of input: what stands on the command line."""
+# a branch for each mutation
+# ruff: noqa: PLR0911
 
 import math
 import re
@@ -20,13 +22,56 @@ from scse.training.settings import Settings, make_settings
 from scse.variants import canonical
 
 LETTERS = "abcsexn=[](),'\"|*?.:+-_/\\ 0123459\n\t\0é\u200b\ud7ff[]=,"
-NUMBERS = ["0", "1", "2", "3", "-1", "1.5", "0.5", "1e-9", "1e9", "inf", "nan", "-inf", "1e400", "9" * 30, "0x10", "1_0", " 1", "",
-           "one", "1,2", "٣", "²", "1000000", "1000000000", "None", "none", "true"]  # fmt: skip
+NUMBERS = [
+    "0",
+    "1",
+    "2",
+    "3",
+    "-1",
+    "1.5",
+    "0.5",
+    "1e-9",
+    "1e9",
+    "inf",
+    "nan",
+    "-inf",
+    "1e400",
+    "9" * 30,
+    "0x10",
+    "1_0",
+    " 1",
+    "",
+    "one",
+    "1,2",
+    "٣",
+    "²",
+    "1000000",
+    "1000000000",
+    "None",
+    "none",
+    "true",
+]
 
-VARIANTS = ["none", "cse", "sse", "scse", "scse[reduction=4,aggregation=max,placement=encoder]", "cse[reduction=16]",
-            "sse[placement=+bottleneck]", "scse[aggregation=multiply]"]  # fmt: skip
-NETWORK_NAMES = ["unet", "sdnet", "densenet", "smp:Unet[encoder_name=resnet18]", "monai:BasicUNet[features=(16,16,32,64,128,16)]",
-                 "nowhere/mine.py:make[width=4]", "smp:FPN", "monai:DynUNet"]  # fmt: skip
+VARIANTS = [
+    "none",
+    "cse",
+    "sse",
+    "scse",
+    "scse[reduction=4,aggregation=max,placement=encoder]",
+    "cse[reduction=16]",
+    "sse[placement=+bottleneck]",
+    "scse[aggregation=multiply]",
+]
+NETWORK_NAMES = [
+    "unet",
+    "sdnet",
+    "densenet",
+    "smp:Unet[encoder_name=resnet18]",
+    "monai:BasicUNet[features=(16,16,32,64,128,16)]",
+    "nowhere/mine.py:make[width=4]",
+    "smp:FPN",
+    "monai:DynUNet",
+]
 PATTERNS = ["**", "encoders.*", "*.0", "encoders.0|decoders.0", "encoders.?", "nothing", "decoders.[0]", "enc*"]
 BUDGETS = ["2h", "90m", "1h30m", "45s", "1h1m1s", "10"]
 
@@ -79,7 +124,9 @@ def option_strings(rng: Rng, folder: Path) -> Trial:
     return Trial(f"scse attach {network} --to {text[:60]!r}", run, [*_parts(text), "to", "Usage"])
 
 
-def _text(what: str, text: str, run: Callable[[], Any], wrong: Callable[[Any], str | None] = lambda found: None) -> Trial:
+def _text(
+    what: str, text: str, run: Callable[[], Any], wrong: Callable[[Any], str | None] = lambda found: None
+) -> Trial:
     return Trial(f"{what} {text[:80]!r}", run, [*_parts(text), what], wrong=wrong)
 
 
@@ -130,16 +177,38 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
     if what == "command":
         option, command = pick(
             rng,
-            [("--folds", "train"), ("--fold", "train"), ("--spacing", "train"), ("--seed", "train"), ("--epochs", "study"),
-             ("--reductions", "study"), ("--train-cases", "study"), ("--seeds", "study"), ("--margin", "study"), ("--cases", "data"),
-             ("--batch-size", "predict"), ("--view", "train"), ("--preset", "train"), ("--track", "train")],
-        )  # fmt: skip
+            [
+                ("--folds", "train"),
+                ("--fold", "train"),
+                ("--spacing", "train"),
+                ("--seed", "train"),
+                ("--epochs", "study"),
+                ("--reductions", "study"),
+                ("--train-cases", "study"),
+                ("--seeds", "study"),
+                ("--margin", "study"),
+                ("--cases", "data"),
+                ("--batch-size", "predict"),
+                ("--view", "train"),
+                ("--preset", "train"),
+                ("--track", "train"),
+            ],
+        )
         # what is right ends at the data set, which is not there
         arguments = {
             "train": ["train", str(folder / "nothing"), "-o", str(folder / "out"), option, number],
             "study": ["study", str(folder / "nothing"), "-o", str(folder / "out"), option, number],
             "data": ["data", "simulate", str(folder / "file" / "x"), option, number],
-            "predict": ["predict", str(folder / "nothing"), "-m", str(folder / "none"), "-o", str(folder / "out"), option, number],
+            "predict": [
+                "predict",
+                str(folder / "nothing"),
+                "-m",
+                str(folder / "none"),
+                "-o",
+                str(folder / "out"),
+                option,
+                number,
+            ],
         }[command]
         (folder / "file").write_text("")
         run = lambda: command_line(*arguments)  # noqa: E731
@@ -148,8 +217,25 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
     names: list[str]
     must: Must = "either"
     if what == "train":
-        name = pick(rng, ["fold", "folds", "spacing", "width", "depth", "kernel_size", "batch_size", "epochs", "slices_per_epoch",
-                          "learning_rate", "momentum", "weight_decay", "seed", "step_epochs"])  # fmt: skip
+        name = pick(
+            rng,
+            [
+                "fold",
+                "folds",
+                "spacing",
+                "width",
+                "depth",
+                "kernel_size",
+                "batch_size",
+                "epochs",
+                "slices_per_epoch",
+                "learning_rate",
+                "momentum",
+                "weight_decay",
+                "seed",
+                "step_epochs",
+            ],
+        )
         own = name in ("fold", "folds", "spacing")
         settings = {**SETTINGS, **({} if own else {name: value})}
         arguments_of: dict[str, Any] = {name: value} if own else {}
@@ -159,7 +245,12 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
         def run() -> Any:
             try:
                 return train_on(
-                    data, out=folder / "run", settings=settings, cache=folder / "cache", stop=_after(folder), **arguments_of
+                    data,
+                    out=folder / "run",
+                    settings=settings,
+                    cache=folder / "cache",
+                    stop=_after(folder),
+                    **arguments_of,
                 )
             except StoppedError:
                 return None
@@ -167,7 +258,9 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
         names = [name, str(data)]
     else:
         name = pick(rng, ["seeds", "epochs", "train_cases", "reductions", "margin", "spacing", "folds", "budget"])
-        given: Any = [value] if name in ("epochs", "train_cases", "reductions") else number if name == "budget" else value
+        given: Any = (
+            [value] if name in ("epochs", "train_cases", "reductions") else number if name == "budget" else value
+        )
         if isinstance(given, str) and name != "budget":
             given = 1
         if isinstance(given, list) and not isinstance(given[0], int):
@@ -178,9 +271,14 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
         def run() -> Any:
             try:
                 return study(
-                    data, out=folder / "study", variants=["none", "scse"], settings={k: v for k, v in SETTINGS.items() if k != "epochs"},
-                    cache=folder / "cache", stop=_after(folder), **{"seeds": 1, name: given},
-                )  # fmt: skip
+                    data,
+                    out=folder / "study",
+                    variants=["none", "scse"],
+                    settings={k: v for k, v in SETTINGS.items() if k != "epochs"},
+                    cache=folder / "cache",
+                    stop=_after(folder),
+                    **{"seeds": 1, name: given},
+                )
             except StoppedError:
                 return None
 

@@ -197,7 +197,7 @@ def _used(make: Callable[[Path], Trial], folder: Path, writing: int) -> Outcome:
     return outcome
 
 
-def _judged(trial: Trial) -> tuple[str, str]:
+def _judged(trial: Trial) -> tuple[str, str]:  # noqa: PLR0911 (an outcome each)
     try:
         result = trial.run()
     except (UserError, OSError, RefusedError) as error:

@@ -1,4 +1,6 @@
 """Kinds of input: tables of scores, and label maps to be scored."""
+# a branch for each mutation
+# ruff: noqa: PLR0912, PLR0915
 
 import csv
 import io
@@ -22,7 +24,8 @@ from scse.evaluation.reading import read_scores
 from scse.evaluation.scores import evaluate
 from scse.evaluation.variant_files import read_score_files
 
-SUMMARY = [("none", "mean"), ("scse", "mean")]
+COMPARED = ("baseline", "metric")
+"""Arguments that a refusal may name in the place of the file."""
 
 
 def _means(table: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -48,7 +51,9 @@ def scores_table(rng: Rng, folder: Path) -> Trial:
     table = scores()
     text = table.to_csv(index=False)
     expected = _plain_means(text)
-    what = pick(rng, ["same", "same", "value", "refused", "refused", "bytes", "bytes", "parquet", "parquet same", "cells"])
+    what = pick(
+        rng, ["same", "same", "value", "refused", "refused", "bytes", "bytes", "parquet", "parquet same", "cells"]
+    )
     path = folder / ("scores.parquet" if what.startswith("parquet") else "scores.csv")
     must: Must = "either"
     checked = True
@@ -70,7 +75,23 @@ def scores_table(rng: Rng, folder: Path) -> Trial:
     elif what == "cells":
         frame = table.astype(object)
         column = pick(rng, table.columns)
-        values = ["", " ", "nan", "NA", "none", "1e400", "0x10", "1_000", "--1", "é", "a,b", 'q"q', "line\nbreak", "1" * 400, "=1+1"]
+        values = [
+            "",
+            " ",
+            "nan",
+            "NA",
+            "none",
+            "1e400",
+            "0x10",
+            "1_000",
+            "--1",
+            "é",
+            "a,b",
+            'q"q',
+            "line\nbreak",
+            "1" * 400,
+            "=1+1",
+        ]
         frame.loc[int(rng.integers(len(table))), column] = pick(rng, values)
         told, content, checked = f"cell of {column}", frame.to_csv(index=False).encode(), False
     else:
@@ -83,7 +104,9 @@ def scores_table(rng: Rng, folder: Path) -> Trial:
     if rng.random() < 0.2:
         run: Callable[[], Any] = lambda: command_line("compare", str(path), "-o", str(folder / "out"))  # noqa: E731
         return Trial(f"{path.suffix} {what}: {told} (scse compare)", run, [str(path)], must)
-    return Trial(f"{path.suffix} {what}: {told}", lambda: _means(read_scores(path)), [str(path)], must, wrong)
+    return Trial(
+        f"{path.suffix} {what}: {told}", lambda: _means(read_scores(path)), [str(path), *COMPARED], must, wrong
+    )
 
 
 def _same_table(rng: Rng, table: pd.DataFrame, text: str) -> tuple[str, bytes]:
@@ -183,7 +206,11 @@ def _nnunet(rng: np.random.Generator) -> dict[str, Any]:
         }
         for n in range(6)
     ]
-    return {"foreground_mean": {"Dice": 0.5}, "mean": {"1": {"Dice": 0.5}, "2": {"Dice": 0.5}}, "metric_per_case": cases}
+    return {
+        "foreground_mean": {"Dice": 0.5},
+        "mean": {"1": {"Dice": 0.5}, "2": {"Dice": 0.5}},
+        "metric_per_case": cases,
+    }
 
 
 def foreign_scores(rng: Rng, folder: Path) -> Trial:
@@ -225,7 +252,11 @@ def foreign_scores(rng: Rng, folder: Path) -> Trial:
         told = pick(rng, ["BOM", "CRLF", "quoted"])
         text = content.decode()
         quoted = "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in text.splitlines())
-        changes = {"BOM": b"\xef\xbb\xbf" + content, "CRLF": text.replace("\n", "\r\n").encode(), "quoted": quoted.encode()}
+        changes = {
+            "BOM": b"\xef\xbb\xbf" + content,
+            "CRLF": text.replace("\n", "\r\n").encode(),
+            "quoted": quoted.encode(),
+        }
         content, must, same = changes[told], "accept", True
     elif what == "rows" and form != "nnunet":
         lines = content.decode().splitlines()
@@ -251,7 +282,7 @@ def foreign_scores(rng: Rng, folder: Path) -> Trial:
         arguments = [f"none={files[0]}", f"scse={files[1]}"]
         run: Callable[[], Any] = lambda: command_line("compare", *arguments)  # noqa: E731
         return Trial(f"{form} {what}: {told} (scse compare)", run, [str(changed)], must)
-    return Trial(f"{form} {what}: {told}", lambda: _read(files), [str(changed)], must, wrong)
+    return Trial(f"{form} {what}: {told}", lambda: _read(files), [str(changed), *COMPARED], must, wrong)
 
 
 def _read(files: list[Path]) -> dict[tuple[str, str], float]:
@@ -264,7 +295,9 @@ def label_pairs(rng: Rng, folder: Path) -> Trial:
     reference = rng.integers(0, 3, shape).astype(np.uint8)
     prediction = np.where(rng.random(shape) < 0.8, reference, rng.integers(0, 3, shape)).astype(np.uint8)
     affine = AFFINE
-    what = pick(rng, ["values", "dtype", "turned", "other affine", "other size", "extra value", "no value", "bytes", "names"])
+    what = pick(
+        rng, ["values", "dtype", "turned", "other affine", "other size", "extra value", "no value", "bytes", "names"]
+    )
     must: Must = "accept"
     stored: Any = prediction
     name = "a.nii"
