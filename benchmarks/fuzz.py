@@ -21,6 +21,7 @@ The exit code is 1 if any input is of the last five kinds.
 import argparse
 import gc
 import multiprocessing
+import signal
 import sys
 import tempfile
 import zlib
@@ -57,6 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only:
         sys.exit(_one(arguments.only, arguments.seed, arguments.keep))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no process stays behind
     chosen = arguments.kinds.split(",") if arguments.kinds else list(kinds.KINDS)
     with tempfile.TemporaryDirectory(prefix="scse-fuzz-") as folder:
         outcomes = list(

@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="rounds at a time")
     parser.add_argument("--keep", type=Path, help="folder for the rounds that end otherwise, with all output")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no process stays behind
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()
@@ -241,6 +242,8 @@ def _run(
 
 def _child(arguments: list[str], folder: Path, ready: int) -> None:
     code = 99
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     try:
         output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(output, f"\n$ scse {' '.join(arguments)}\n".encode())

@@ -362,7 +362,7 @@ def picture_bytes(rng: Rng, folder: Path) -> Trial:
     reader, read = _reader(rng)
     whole_path = folder.parent / f"{folder.name}-whole{ENDING[form]}"
     wrong: Callable[[Any], str | None] = lambda found: None  # noqa: E731
-    if form == "PNG" and not _png_sound(content):
+    if form == "PNG" and not png_sound(content):
         # which checksums fail is known without Pillow: then other pixels than the whole file's are not to be believed
 
         def wrong(found: Any) -> str | None:
@@ -377,7 +377,7 @@ def picture_bytes(rng: Rng, folder: Path) -> Trial:
     return Trial(f"{form} {mode} {told} ({reader})", lambda: read(path), [str(path)], wrong=wrong)
 
 
-def _png_sound(content: bytes) -> bool:
+def png_sound(content: bytes) -> bool:
     """Whether all chunks of a PNG are whole and their checksums hold."""
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         return False

@@ -169,6 +169,7 @@ def _peak() -> int:
 
 
 def _child(make: Callable[[Path], Trial], folder: Path, writing: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         quiet = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
