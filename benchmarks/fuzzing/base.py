@@ -10,6 +10,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from fuzzing.images import nifti
+from scse.segmenter import Segmenter
 from scse.training.run import StoppedError, train_on
 
 SHAPE = (12, 10, 9)
@@ -85,7 +86,9 @@ def write_pictures(folder: Path) -> Path:
     return folder
 
 
-def write_run(data: Path, folder: Path, cache: Path, *, stop_after: int | None = None) -> None:
+def write_run(
+    data: Path, folder: Path, cache: Path, *, stop_after: int | None = None, settings: dict[str, Any] = SETTINGS
+) -> Segmenter | None:
     """A training run; with `stop_after`, one that was stopped after so many steps."""
     asked = 0
 
@@ -95,10 +98,18 @@ def write_run(data: Path, folder: Path, cache: Path, *, stop_after: int | None =
         return stop_after is not None and (folder / "run.json").exists() and asked > stop_after
 
     try:
-        train_on(data, out=folder, settings={**SETTINGS, "variant": "scse"}, cache=cache, stop=stop)
+        return train_on(data, out=folder, settings={**settings, "variant": "scse"}, cache=cache, stop=stop)
     except StoppedError:
         if stop_after is None:
             raise
+    return None
+
+
+def write_model(data: Path, folder: Path, cache: Path) -> None:
+    """A segmenter that has learned enough to tell structures apart, so that mixed-up ones are noticed."""
+    segmenter = write_run(data, folder, cache, settings={**SETTINGS, "epochs": 12, "slices_per_epoch": 40})
+    image, _ = scene(np.random.default_rng(5), SHAPE)
+    assert segmenter is not None and len(np.unique(segmenter.predict(image.astype(np.float32)))) > 1
 
 
 def scores() -> pd.DataFrame:

@@ -62,6 +62,7 @@ def make_base(folder: Path) -> None:
     data = base.write_nnunet(folder / "nnunet")
     base.write_msd(folder / "msd")
     base.write_pictures(folder / "pictures")
+    base.write_model(data, folder / "model", folder / "cache")
     base.write_run(data, folder / "run", folder / "cache")
     base.write_run(data, folder / "stopped", folder / "cache", stop_after=1)
     # fitted epochs are kept there, which makes the study as short as can be

@@ -46,7 +46,7 @@ def _model(told: str, folder: Path, whole: Path, must: Must, *, same: bool, name
 def model_json(rng: Rng, folder: Path, base: Path) -> Trial:
     """The segmenter.json of a model."""
     target, file = folder / "segmenter", folder / "segmenter" / "segmenter.json"
-    shutil.copytree(base / "run" / "segmenter", target)
+    shutil.copytree(base / "model" / "segmenter", target)
     value = json.loads(file.read_text())
     what = pick(rng, ["same", "structure", "structure", "structure", "text", "size", "recipe", "meaning"])
     must: Must = "either"
@@ -87,7 +87,7 @@ def model_json(rng: Rng, folder: Path, base: Path) -> Trial:
                 must = "either"
         content = json.dumps(value).encode()
     file.write_bytes(content)
-    return _model(f"segmenter.json: {told}", target, base / "run" / "segmenter", must, same=what == "same")
+    return _model(f"segmenter.json: {told}", target, base / "model" / "segmenter", must, same=what == "same")
 
 
 def damaged_tensors(rng: Rng, content: bytes) -> tuple[str, bytes, Must, bool]:
@@ -190,17 +190,17 @@ def _header(rng: Rng, what: str, content: bytes, header: dict[str, Any], key: st
 def model_weights(rng: Rng, folder: Path, base: Path) -> Trial:
     """The weights of a model."""
     target = folder / "segmenter"
-    shutil.copytree(base / "run" / "segmenter", target)
+    shutil.copytree(base / "model" / "segmenter", target)
     path = target / "weights.safetensors"
     told, content, must, same = damaged_tensors(rng, path.read_bytes())
     path.write_bytes(content)
-    return _model(f"weights: {told}", target, base / "run" / "segmenter", must, same=same)
+    return _model(f"weights: {told}", target, base / "model" / "segmenter", must, same=same)
 
 
 def model_folder(rng: Rng, folder: Path, base: Path) -> Trial:
     """Files of a model that are missing, pipes, folders or links, and images to predict, on the command line."""
     target = folder / "segmenter"
-    shutil.copytree(base / "run" / "segmenter", target)
+    shutil.copytree(base / "model" / "segmenter", target)
     path = target / pick(rng, ["segmenter.json", "weights.safetensors"])
     image = folder / "image.nii"
     shutil.copy(base / "nnunet" / "imagesTs" / "t0_0000.nii", image)
