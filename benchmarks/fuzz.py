@@ -60,12 +60,15 @@ def main() -> None:
         sys.exit(_one(arguments.only, arguments.seed, arguments.keep))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no process stays behind
     chosen = arguments.kinds.split(",") if arguments.kinds else list(kinds.KINDS)
-    with tempfile.TemporaryDirectory(prefix="scse-fuzz-") as folder:
-        outcomes = list(
-            run(chosen, arguments.inputs, Path(folder), seed=arguments.seed, jobs=arguments.jobs, keep=arguments.keep)
-        )
-    print(table(outcomes))
-    print(f"\n{machine()}")
+    outcomes: list[tuple[str, int, Outcome]] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="scse-fuzz-") as folder:
+            asked = {"seed": arguments.seed, "jobs": arguments.jobs, "keep": arguments.keep}
+            for outcome in run(chosen, arguments.inputs, Path(folder), **asked):
+                outcomes.append(outcome)
+    finally:
+        if outcomes:  # also of a run that is stopped
+            print(f"{table(outcomes)}\n\n{machine()}")
     sys.exit(any(outcome.what in (*FAULTS, "harness") for _, _, outcome in outcomes))
 
 
