@@ -45,7 +45,7 @@ PATCH_MULTIPLE = 8
 SAME_SPACING = 1e-3  # spacings that differ by less than this part of their median are not resampled
 CLIP_PERCENTILES = (0.5, 99.5)
 
-LEAST_SPACING, GREATEST_SPACING = 1e-5, 1e3
+LEAST_SPACING, GREATEST_SPACING = 1e-8, 1e8
 """Millimetres per pixel: finer than any light microscope, coarser than any scanner."""
 
 Millimetres = Annotated[float, Field(ge=LEAST_SPACING, le=GREATEST_SPACING)]
