@@ -39,6 +39,14 @@ def test_everything_that_was_written_is_read(tmp_path: Path) -> None:
     assert (saved.weights.read_bytes(), saved.description) == (b"weights", folder / DESCRIPTION)
 
 
+def test_sorted_keys_do_not_change_the_order_of_the_structures(tmp_path: Path) -> None:
+    structures = {"right": 300, "left": 3}
+    saved = read_saved(write(tmp_path / "model", structures=dict(sorted(structures.items())), classes=[*structures]))
+    assert list(saved.structures) == ["right", "left"]
+    with pytest.raises(DataError, match=r"segmenter\.json: classes are \['left'\], and structures \['left', 'right'\]"):
+        read_saved(write(tmp_path / "other", classes=["left"]))
+
+
 def test_places_of_blocks_are_read_where_there_are_any(tmp_path: Path) -> None:
     assert read_saved(write(tmp_path / "model", attached=["a", "b.1"])).attached == ["a", "b.1"]
     assert read_saved(write(tmp_path / "plain", attached=[])).attached == []

@@ -7,12 +7,14 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from scse.errors import DataError, UserError
 from scse.json_files import read_json, validated
+
+T = TypeVar("T")
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
@@ -52,6 +54,7 @@ class _Description(BaseModel):
     structures: Structures
     settings: dict[str, JsonValue]
     attached: list[Name] | None = None
+    classes: list[Name] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ def read_saved(folder: Path | str) -> Saved:
         arguments=description.arguments.model_dump(exclude_unset=True),
         variant=description.variant,
         recipe=description.recipe,
-        structures=description.structures,
+        structures=in_order(description.structures, description.classes),
         settings=description.settings,
         attached=description.attached,
     )
@@ -134,9 +137,21 @@ def _contradictions(description: _Description) -> Generator[str]:
         )
     if len(set(structures.values())) < len(structures):
         yield f"structures: a label value is listed twice, got {structures}"
+    if description.classes is not None and sorted(description.classes) != sorted(structures):
+        yield f"classes are {description.classes}, and structures {[*structures]}"
     channels = description.recipe.get("channels", description.arguments.in_channels)
     if channels != description.arguments.in_channels:
         yield f"recipe.channels is {channels!r} and arguments.in_channels {description.arguments.in_channels}"
+
+
+def in_order(entries: Mapping[str, T], names: Sequence[str] | None) -> dict[str, T]:
+    """Entries of a JSON object in the order that a list beside it gives, since programs may sort the keys of objects.
+
+    Args:
+        entries: as they were read.
+        names: their keys in order; None in files of versions that wrote no list.
+    """
+    return {name: entries[name] for name in (entries if names is None else names)}
 
 
 @contextmanager

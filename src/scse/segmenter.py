@@ -81,12 +81,15 @@ class Segmenter:
             "variant": self.variant,
             "recipe": self.recipe.model_dump(mode="json"),
             "structures": dict(self.structures),
+            "classes": list(self.structures),  # their order, which other programs may change in an object
             "settings": dict(self.settings),
         }
         if isinstance(self.network, Sized):
             # the names themselves: what "auto" or a pattern chose may change, these weights do not
             description["attached"] = list(placements(self.network.network).names)
-        write_atomic(folder / WEIGHTS, save(own_copies(self.network.state_dict())))
+        # a network in half precision, too, is loaded in single precision
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
+        write_atomic(folder / WEIGHTS, save(own_copies(tensors)))
         write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2).encode())
         return folder
 

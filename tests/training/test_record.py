@@ -32,6 +32,30 @@ def test_the_same_run_is_let_go_on(task: Task, tmp_path: Path) -> None:
     assert read_record(tmp_path) == record(task)
 
 
+def test_sorted_keys_do_not_change_the_order_of_classes_and_cases(task: Task, tmp_path: Path) -> None:
+    reversed_ = Task(task.training[::-1], task.held_out, task.recipe, dict(reversed(task.structures.items())))
+    for index, each in enumerate((task, reversed_)):
+        folder = tmp_path / str(index)
+        check_record(folder, record(each))
+        content = json.loads((folder / RECORD).read_text())
+        (folder / RECORD).write_text(json.dumps(content, sort_keys=True))
+        found = read_record(folder)
+        assert list(found.structures) == list(each.structures)
+        assert list(found.training) == [case.name for case in each.training]
+        content["classes"].append("other")
+        (folder / RECORD).write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"run\.json: .*classes are .*'other'"):
+            read_record(folder)
+
+
+def test_a_record_of_an_earlier_version_goes_on(task: Task, tmp_path: Path) -> None:
+    check_record(tmp_path, record(task))
+    content = json.loads((tmp_path / RECORD).read_text())
+    del content["classes"], content["cases"]
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    check_record(tmp_path, record(task))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

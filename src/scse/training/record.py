@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scse.atomic import write_atomic
 from scse.data.prepared import Prepared
@@ -11,7 +11,7 @@ from scse.data.recipe import Recipe
 from scse.errors import DataError
 from scse.json_files import read_json, validated
 from scse.networks.library import code_digest
-from scse.saved import Name, Structures
+from scse.saved import Name, Structures, in_order
 from scse.training.settings import Settings
 from scse.training.task import Task
 
@@ -31,6 +31,8 @@ class RunRecord(BaseModel):
         structures: name -> label value.
         training, held_out: case -> key of its prepared arrays.
         code: file that makes the network, if it is the user's own -> digest, so that no run mixes two versions.
+        classes, cases: the order of the structures and of the cases, which other programs may change in an object;
+            None in records of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,23 @@ class RunRecord(BaseModel):
     training: Annotated[dict[Name, Key], Field(min_length=1)]
     held_out: dict[Name, Key]
     code: dict[Name, Name] = {}
+    classes: list[Name] | None = None
+    cases: list[Name] | None = None
+
+    @model_validator(mode="after")
+    def _restore_order(self) -> Self:
+        for what, names, fields in (
+            ("classes", self.classes, ("structures",)),
+            ("cases", self.cases, ("training", "held_out")),
+        ):
+            listed = [name for field in fields for name in getattr(self, field)]
+            if names is not None and sorted(names) != sorted(listed):
+                raise ValueError(f"{what} are {names}, and {' and '.join(fields)} have {listed}")
+            for field in fields if names is not None else ():
+                entries = getattr(self, field)
+                ordered = in_order(entries, [name for name in names or () if name in entries])
+                object.__setattr__(self, field, ordered)  # the model is frozen
+        return self
 
     @classmethod
     def of(cls, task: Task, settings: Settings) -> Self:
@@ -52,6 +71,8 @@ class RunRecord(BaseModel):
             training={case.name: case.folder.name for case in task.training},
             held_out={case.name: case.folder.name for case in task.held_out},
             code=code_digest(settings.network),
+            classes=list(task.structures),
+            cases=[case.name for case in (*task.training, *task.held_out)],
         )
 
 
@@ -65,7 +86,8 @@ def check_record(folder: Path, record: RunRecord) -> None:
     if not path.exists():
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return
-    found, wanted = read_record(folder).model_dump(mode="json"), record.model_dump(mode="json")
+    orders = {"classes", "cases"}
+    found, wanted = (r.model_dump(mode="json", exclude=orders) for r in (read_record(folder), record))
     for part in wanted:
         if found[part] != wanted[part]:
             raise DataError(f"{folder}: holds a run with {_difference(part, found[part], wanted[part])}")
