@@ -1,5 +1,6 @@
 """The command line from end to end: what it writes and says, and one clear message for every wrong input."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,7 @@ import pytest
 
 import scse
 from datasets import SHAPE, save_nifti, write_nnunet, write_pictures
+from other_process import Other
 from scse import console, doctor, tracking
 from scse.cli import BUG, INTERRUPTED, main
 from scse.data.files import write_label
@@ -29,7 +31,7 @@ from scse.networks.library import build_network
 from scse.segmenter import Segmenter
 from scse.studies import runner
 from scse.tracking import MlflowTracker
-from scse.training.run import StoppedError
+from scse.training.run import LOCK, StoppedError, alone
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
 VERBS = (
@@ -611,6 +613,108 @@ def test_stopped_before_training_it_says_to_call_again(data, tmp_path, monkeypat
         ended = call(verb, data, "-o", tmp_path / verb)
         assert (ended.code, ended.err) == (130, "")
         assert ended.out == "stopped after 1 of 5 (inspect)\nto go on: call the same command again\n"
+
+
+def test_a_full_disk_is_one_message_and_keeps_what_was_computed(data, trained, tmp_path, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    scan = data / "imagesTs" / "t0_0000.nii.gz"
+    for verb in (
+        ("train", data, "-o", tmp_path / "run", "--epochs", 1, *TINY),
+        ("predict", scan, "-m", trained.folder, "-o", tmp_path / "labels"),
+    ):
+        (message,) = said(call(*verb), "error")
+        assert message.startswith(f"{tmp_path}{os.sep}")
+        assert "the disk is full" in message
+        assert message.count("\n") == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == []
+
+
+def test_a_second_training_in_one_folder_is_refused_until_the_first_has_ended(data, tmp_path):
+    folder = tmp_path / "run"
+    command = ("train", data, "-o", folder, "--epochs", 1, *TINY)
+    other = Other(folder / LOCK)
+    try:
+        (message,) = said(call(*command), "error")
+        assert message.startswith(f"{folder}: another process is training in this folder; wait")
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    finally:
+        other.die()  # killed, it leaves the file of the lock
+    assert call(*command).code == 0
+    with alone(folder):
+        (message,) = said(call("train", "--resume", folder), "error")
+    assert "another process is training" in message
+
+
+INTERRUPTED_VERB = """
+import os, signal, sys
+from scse import cli
+number = getattr(signal, sys.argv[1])
+cli.typer.echo = lambda _: os.kill(os.getpid(), number)
+sys.argv = ["scse", "--version"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_verb_says_so_in_one_line(name):
+    command = [sys.executable, "-c", INTERRUPTED_VERB, name]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "interrupted: to go on, call the same command again\n"
+
+
+def redirected(where: str) -> subprocess.CompletedProcess[str]:
+    command = f"'{sys.executable}' -c 'from scse.cli import main; main()' --help {where}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_quietly():
+    assert redirected("| true").stderr == ""
+
+
+def test_standard_output_may_be_closed():
+    assert redirected(">&-").stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_standard_output_on_a_full_disk_is_one_message():
+    ended = redirected("> /dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert "the disk is full" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_the_letters_of_a_name_shows_the_others(tmp_path, monkeypatch):
+    out, err = (TextIOWrapper(BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr(sys, "argv", ["scse", "inspect", str(tmp_path / "Schädel ±")])
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main()
+    err.seek(0)
+    assert ended.value.code == 1
+    assert "Sch?del ?" in err.read()
+
+
+def test_without_a_home_the_variable_of_the_cache_is_named(data, tmp_path, monkeypatch):
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SCSE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    (message,) = said(call("train", data, "-o", tmp_path / "run", *TINY), "error")
+    assert "set SCSE_CACHE" in message
+
+
+def test_a_cache_that_cannot_be_made_names_its_variable(data, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()  # nobody makes a folder in it, root neither
+    monkeypatch.setenv("SCSE_CACHE", str(tmp_path / "file" / "cache"))
+    (message,) = said(call("train", data, "-o", tmp_path / "run", *TINY), "error")
+    assert message.startswith(f"{tmp_path / 'file'}")
+    assert "set SCSE_CACHE" in message
 
 
 def test_ctrl_c_saves_and_resume_finishes(data, tmp_path):

@@ -98,8 +98,21 @@ def test_the_first_signal_asks_and_the_second_interrupts(number):
     with stop_on_signal(shown) as stop:
         assert not stop()
         os.kill(os.getpid(), number)
+        assert text(shown) == ""  # the handler itself prints nothing: it may have interrupted a print
         assert stop()
-        assert "stopping after this step" in text(shown)
+        assert stop()
+        assert text(shown).count("stopping after this step") == 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_DFL  # a third one ends the process
     assert signal.getsignal(number) is before
+
+
+def test_names_are_no_markup_in_any_line():
+    shown = console()
+    with Watcher(shown) as watch:
+        watch({"event": "run", "run": "a[red]b", "number": 1, "runs": 2})
+        watch({"event": "stage", "what": "a[red]b is left to another process"})
+    shown.print(rows_table([("a", "0.5")], "[bold]x", "Dice"))
+    assert text(shown).count("a[red]b") == 2
+    assert "[bold]x" in text(shown)

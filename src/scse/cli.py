@@ -1,30 +1,41 @@
 """The command line: one thin command per verb."""
 
+import errno
 import os
 import shlex
+import signal
+import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+import typer.core
 
 from scse.errors import UserError
 
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+SAME = "call the same command again"
+
 
 class _EscapedError(Exception):
-    """Carries what typer would end with a bare "Aborted."."""
+    """Carries an EOFError, which libraries raise on empty files too, past typer, which would end with "Aborted."."""
 
 
-class _Verbs(TyperGroup):
-    """Takes Ctrl-C and EOFError, which libraries raise on empty files too, past typer to `main`."""
+class _Verbs(typer.core.TyperGroup):
+    """The verbs; one that is interrupted says so in a line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
         try:
             return super().invoke(ctx)
-        except (EOFError, KeyboardInterrupt) as error:
+        except EOFError as error:
             raise _EscapedError from error
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on a further one ends the process at once
+            _complain("interrupted", f"to go on, {SAME}")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -42,9 +53,6 @@ FILE_WIDTH = 160
 """Characters of a line where the output goes to a file or another program, which wraps lines itself or not at all."""
 
 BUG = "This is a bug of scse. Please report it with this traceback, the command and the output of `scse doctor`."
-
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
-SAME = "call the same command again"
 
 NETWORK_HELP = (
     "unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION, options as smp:Unet[encoder_name=resnet18]."
@@ -80,31 +88,50 @@ def main() -> None:
     its traceback. Any other exception is a bug: its traceback is shown, with the request to report it. Ctrl-C ends in
     one line and exit code 130.
     """
-    import sys
-
     from scse.allocator import keep_large_blocks
     from scse.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may know fewer letters than names have
+            stream.reconfigure(errors="replace")
     keep_large_blocks()  # before anything starts a thread
     # before MONAI is imported
     use_tensorboard_alone()
     use_monai_alone()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is under way is cleaned up
     try:
-        code = app(arguments, prog_name="scse")
-    except (UserError, OSError) as error:
-        if len(arguments) < len(sys.argv) - 1:
-            raise
-        _complain("error", error)
-        code = 1
+        try:
+            code = app(arguments, prog_name="scse")
+        finally:
+            _flush()
     except Exception as error:
+        from scse.faults import fault_text
+
         found = error.__cause__ if isinstance(error, _EscapedError) and error.__cause__ else error
-        if not isinstance(found, KeyboardInterrupt):
+        message = str(found) if isinstance(found, UserError) else fault_text(found)
+        if message is None:
             found.add_note(BUG)
+        if message is None or len(arguments) < len(sys.argv) - 1:
             raise found from found.__cause__
-        _complain("interrupted", SAME)
-        code = INTERRUPTED
+        _complain("error", message)
+        code = 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _flush() -> None:
+    """Write what waits to be written to standard output; where that fails, nothing is left to fail once more."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # whoever read it had enough
+            error.filename = "standard output"
+            raise
 
 
 @app.callback(invoke_without_command=True)

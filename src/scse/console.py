@@ -25,6 +25,8 @@ from rich.text import Text
 if TYPE_CHECKING:  # else `scse inspect` would wait for torch and MONAI, which it does not need
     from scse.training.loop import Event
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 WHAT = {
     "simulate": "simulating subjects",
     "inspect": "reading all files",
@@ -32,6 +34,9 @@ WHAT = {
     "score": "predicting and scoring",
     "predict": "predicting",
     "explain": "computing gates",
+    "viewer": "packing cases for the report",
+    "gates": "measuring channel gates",
+    "report": "drawing the report",
 }
 
 
@@ -42,7 +47,7 @@ class Watcher:
         self.console = console
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -56,7 +61,7 @@ class Watcher:
         self.handlers: dict[str, Callable[[Event], None]] = {
             "plan": self._plan,
             "run": self._run,
-            "stage": lambda event: self.console.print(f"{event['what']} ..."),
+            "stage": lambda event: self.console.print(Text(f"{event['what']} ...")),
             "progress": self._progress,
             "step": self._step,
             "epoch": self._epoch,
@@ -88,7 +93,7 @@ class Watcher:
 
     def _run(self, event: Event) -> None:
         self.last_dice = ""
-        self.console.print(f"[bold]run {event['number']} of {event['runs']}: {event['run']}")
+        self.console.print(Text(f"run {event['number']} of {event['runs']}: {event['run']}", style="bold"))
 
     def _progress(self, event: Event) -> None:
         self._bar(WHAT[event["what"]], event["done"], event["total"])
@@ -124,18 +129,30 @@ class Watcher:
 
 @contextmanager
 def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or termination into a question that loops ask; a second one interrupts at once."""
+    """Turn the first Ctrl-C or termination into a question that loops ask; a second one interrupts at once.
+
+    A third one, while what is under way is cleaned up, ends the process.
+    """
     asked: list[int] = []
+    answered: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
+        # nothing is printed here: whatever was interrupted may itself be in the middle of printing
         if asked:
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
             raise KeyboardInterrupt
         asked.append(number)
-        console.print("[yellow]stopping after this step, to save where it stands ...")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def stop() -> bool:
+        if asked and not answered:
+            answered.extend(asked)
+            console.print("[yellow]stopping after this step, to save where it stands ...")
+        return bool(asked)
+
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
-        yield lambda: bool(asked)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -145,7 +162,7 @@ def rows_table(rows: list[tuple[Any, ...]], *headings: str) -> Table:
     """A plain table of text rows, shown as they are: `[brackets]` in them are no markup, and nothing is cut off."""
     table = Table(show_header=bool(headings), box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(heading), overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     return table

@@ -2,7 +2,6 @@
 
 import io
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scse.atomic import write_atomic
+from scse.atomic import named, temporary_folder, write_atomic
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, resize
 from scse.errors import UserError
@@ -100,13 +99,12 @@ def explain(
         prepared, grid = segmenter.recipe.image_slices(source)
     except ValueError as error:
         raise UserError(f"{paths[0]}: {error}") from error
-    out.mkdir(parents=True, exist_ok=True)
     shown = _shown(prepared)
     sheet = _sheet(segmenter, source, prepared[shown], grid, shown)
     files: list[Path] = []
     rows, drawn = [], {}
-    with tempfile.TemporaryDirectory(dir=out, prefix=".gates-") as scratch:
-        gates = _all_gates(segmenter, prepared, Path(scratch), batch_size, progress)
+    with temporary_folder(out) as scratch:
+        gates = _all_gates(segmenter, prepared, scratch, batch_size, progress)
         for name, block in gates.items():
             planes = None if block.spatial is None else _on_plane(segmenter, block.spatial, grid)
             rows.append(_block_row(name, block, planes))
@@ -257,17 +255,20 @@ def _all_gates(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, BlockGates]:
     """The gates of all slices by the names of their blocks; spatial ones stay in files, so that memory holds one."""
-    spatial: dict[str, NDArray[np.float32]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    files: dict[str, Path] = {}
     parts: dict[str, list[BlockGates]] = {}
     for start, blocks in _batch_gates(segmenter, slices, batch_size, progress):
         for name, block in zip(_names(blocks), blocks, strict=True):
             parts.setdefault(name, []).append(replace(block, spatial=None))
             if block.spatial is None:
                 continue
-            if name not in spatial:
-                shape = (len(slices), *block.spatial.shape[1:])
-                spatial[name] = np.memmap(scratch / str(len(spatial)), np.float32, "w+", shape=shape)
-            spatial[name][start : start + len(block.spatial)] = block.spatial
+            shapes[name] = (start + len(block.spatial), *block.spatial.shape[1:])
+            file = files.setdefault(name, scratch / str(len(files)))
+            # written to, a mapped file on a full disk would end the process without a word
+            with named(file), file.open("ab") as end:
+                end.write(np.ascontiguousarray(block.spatial, np.float32).data)
+    spatial = {name: np.memmap(file, np.float32, "c", shape=shapes[name]) for name, file in files.items()}
     return {
         name: replace(blocks[0], channel=_joined(blocks), spatial=spatial.get(name)) for name, blocks in parts.items()
     }

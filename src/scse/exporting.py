@@ -1,14 +1,13 @@
 """A trained segmenter as a file of Keras or a SavedModel of TensorFlow; torch is not needed."""
 
 import sys
-import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scse.atomic import write_atomic
+from scse.atomic import temporary_folder, write_atomic
 from scse.backends import settle_backend
 from scse.checks import check_choice
 from scse.data.recipe import Recipe, read_recipe
@@ -106,11 +105,11 @@ def _imported_backend() -> str:
 
 
 def _write_keras(model: Any, saved: Saved, out: Path) -> Path:
+    description = out.with_suffix(".json")
     with _beside(out) as temporary:
         model.save(temporary)
+        write_atomic(description, saved.description.read_bytes())
         temporary.replace(out)
-    description = out.with_suffix(".json")
-    write_atomic(description, saved.description.read_bytes())
     return description
 
 
@@ -125,6 +124,5 @@ def _write_saved_model(model: Any, saved: Saved, out: Path) -> Path:
 @contextmanager
 def _beside(out: Path) -> Generator[Path]:
     """Where to write what is to become `out` once it is whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        yield Path(folder) / out.name
+    with temporary_folder(out.parent, becomes=out) as folder:
+        yield folder / out.name

@@ -3,11 +3,15 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from scse.atomic import write_atomic
+
+PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}
+"""Settings of matplotlib for figures whose texts hold names: what stands between dollar signs is no formula."""
 
 # without dates the same figure gives the same file
 _METADATA = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}

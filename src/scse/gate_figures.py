@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,6 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from scse.figure_files import PLAIN_TEXT
 
 COLORS = "viridis"
 """A colour map that rises in brightness, for colour-blind readers and for grey print."""
@@ -69,6 +72,7 @@ def overlay(sheet: Sheet, gate: NDArray[np.float32]) -> NDArray[np.uint8]:
     return pixels
 
 
+@rc_context(PLAIN_TEXT)
 def spatial_figure(sheet: Sheet, gates: Mapping[str, NDArray[np.float32]], *, title: str) -> Figure:
     """Draw the image, and below it, or beside it if it is a picture, the spatial gate of each block laid over it.
 
@@ -95,6 +99,7 @@ def spatial_figure(sheet: Sheet, gates: Mapping[str, NDArray[np.float32]], *, ti
     return figure
 
 
+@rc_context(PLAIN_TEXT)
 def channel_figure(channels: pd.DataFrame, *, title: str) -> Figure:
     """Draw the channel gates of each block: sorted by their mean, with their range over the slices.
 

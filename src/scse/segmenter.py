@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from scse.atomic import write_atomic
+from scse.atomic import write_together
 from scse.attachment.placements import placements
 from scse.attachment.saving import check_fit, load_exactly, own_copies, read_tensors
 from scse.checks import check_positive
@@ -89,8 +89,8 @@ class Segmenter:
             description["attached"] = list(placements(self.network.network).names)
         # a network in half precision, too, is loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
-        write_atomic(folder / WEIGHTS, save(own_copies(tensors)))
-        write_atomic(folder / DESCRIPTION, json.dumps(description, indent=2).encode())
+        weights = save(own_copies(tensors))
+        write_together({folder / WEIGHTS: weights, folder / DESCRIPTION: json.dumps(description, indent=2).encode()})
         return folder
 
     @classmethod

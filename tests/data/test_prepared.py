@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
+from scse.data import prepared
 from scse.data.dataset import Dataset
 from scse.data.files import read_image, read_label
 from scse.data.inspection import inspect
@@ -218,7 +219,7 @@ def test_nothing_is_left_of_an_interrupted_writing(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "save", fail)
+        patched.setattr(prepared, "write_array", fail)
         with pytest.raises(type(error)):
             prepare_all(folder, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -85,7 +85,7 @@ def test_each_variant_adds_a_row_of_the_same_height() -> None:
         heights.append(figure.layout.height)
     assert heights[1] - heights[0] == (heights[2] - heights[1]) / 2 <= 40
     assert heights[0] <= 100
-    assert figure.layout.yaxis.ticktext[-1] == "scSE (r = 16,<br>encoder only)"
+    assert figure.layout.yaxis.ticktext[-1] == "scSE (r = 16,\nencoder only)"
 
 
 def test_one_seed_has_a_dot_and_no_interval_in_any_figure(one_seed: Comparison) -> None:

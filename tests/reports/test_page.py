@@ -1,6 +1,8 @@
 """The report of a study: its files, its words, and the page in a real browser."""
 
+import base64
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -194,6 +196,18 @@ def test_structure_and_case_names_cannot_break_out_of_the_page(tmp_path: Path, s
     renamed = small.assign(case=small["case"] + evil, structure=small["structure"] + evil)
     html = write(tmp_path, renamed, dataset=evil)
     assert evil not in html
+
+
+def test_the_page_runs_its_own_scripts_alone_and_asks_no_network(report: Path) -> None:
+    html = report.read_text()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)[1].replace("&#39;", "'")
+    rules = {name: sources.split() for name, _, sources in (rule.strip().partition(" ") for rule in policy.split(";"))}
+    scripts = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert rules["script-src"] == [f"'sha256-{digest}'" for digest in digests]
+    assert len(digests) == 3
+    assert rules["default-src"] == ["'none'"]
+    assert "connect-src" not in rules
 
 
 def test_simulated_data_is_named_at_every_table_and_figure(report: Path) -> None:
@@ -631,6 +645,64 @@ def test_figures_of_several_networks_stand_beside_each_other_and_do_not_overlap(
     first, second = (page.evaluate(box, network) for network in NETWORKS)
     assert first[1] <= second[0]
     assert first[2] == second[2]
+    page.close()
+
+
+HOSTILE = (
+    "<a href='//e.org'>a</a>",
+    "<script>alert(1)</script>",
+    "<a href=javascript:alert()>",
+    '{{7*7}} %{x} &lt; $\\frac$ "</script>',
+)
+"""Names that are markup to a browser, plotly, jinja, matplotlib or a terminal."""
+
+
+def test_names_are_shown_as_they_are_and_are_no_markup_anywhere(browser, tmp_path: Path, small: pd.DataFrame) -> None:
+    link, script, image, quotes = HOSTILE
+    structures = dict(zip(small["structure"].unique(), (link, quotes), strict=True))
+    renamed = small.assign(
+        structure=small["structure"].map(structures),
+        case=small["case"] + image,
+        network=script,
+        variant=small["variant"].replace({"sse": link, "cse": quotes}),
+    )
+    curves = make_curves()
+    curves = curves[curves["network"] == "unet"].assign(network=script).replace({"variant": {"sse": link}})
+    gates = pd.DataFrame(
+        [(script, link, quotes, 1.0, c, image, 0.5) for c in range(3)],
+        columns=["network", "variant", "block", "identity", "channel", "case", "gate"],
+    )
+    facts = dataclasses.replace(FACTS, title=script, dataset=link, caveats=[quotes], command=image)
+    path = write_report(tmp_path, scores=renamed, facts=facts, curves=curves, gates=gates)
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_selector("#downloads button")
+    assert complaints == []
+    assert page.title().startswith(script)
+    # the page itself has one image, its empty icon is no element
+    assert page.locator("a[href*='e.org'], a[href^='javascript'], body img, svg a").count() == 0
+    figures = page.locator(".js-plotly-plot")
+    shown = "".join(figures.nth(number).text_content() for number in range(figures.count()))
+    for name in (link, quotes):
+        assert name in shown
+    assert "</a>" in page.locator(".verdict, .verdicts, main").first.inner_text()
+    page.close()
+
+
+def test_the_policy_stops_a_script_that_got_in_and_every_request(browser, single: Path, tmp_path: Path) -> None:
+    taken = "<script>document.title = 'taken'</script>"
+    taken += "<img src='https://example.org/x.png' onerror=\"document.title='taken'\">"
+    (tmp_path / "index.html").write_text(single.read_text().replace("<main>", f"<main>{taken}", 1))
+    page = browser.new_page()
+    stopped: list[str] = []
+    page.on("requestfailed", lambda request: stopped.append(f"{request.failure} {request.url}"))
+    page.goto((tmp_path / "index.html").as_uri())
+    page.wait_for_selector("#downloads button")
+    assert page.title() != "taken"
+    assert stopped == ["csp https://example.org/x.png"]
     page.close()
 
 

@@ -7,7 +7,6 @@ shapes vary, the anatomy is always that of one atlas, so scores on this cohort s
 
 import importlib.util
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
+from scse.atomic import named, temporary_folder, write_atomic
 from scse.errors import DataError, UserError
 
 Floats = npt.NDArray[np.float32]
@@ -105,10 +105,9 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
     _check_arguments(out, cases, seed)
     atlas = _load_atlas()
     target = Path(out).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
     training = cases - cases // 2
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        folder = Path(scratch) / target.name
+    with temporary_folder(target.parent, becomes=Path(out)) as scratch:
+        folder = scratch / target.name
         for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (folder / part).mkdir(parents=True)
         for index in range(cases):
@@ -118,7 +117,7 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
             _write(folder / f"labels{part}" / f"{name}.nii.gz", label, atlas.affine)
             if progress is not None:
                 progress(index + 1, cases)
-        (folder / "dataset.json").write_text(_description(training, seed), encoding="utf-8")
+        write_atomic(folder / "dataset.json", _description(training, seed).encode())
         if target.exists():
             target.rmdir()
         folder.rename(target)
@@ -154,7 +153,8 @@ def _description(training: int, seed: int) -> str:
 def _write(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    with named(path):
+        nib.save(image, path)
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from scse.atomic import temporary_folder, write_array
 from scse.data.dataset import Case
 from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
@@ -107,7 +107,12 @@ def cache_folder() -> Path:
     """Where prepared arrays are kept: $SCSE_CACHE, else $XDG_CACHE_HOME/scse, else ~/.cache/scse."""
     if folder := os.environ.get("SCSE_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scse"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "scse"
+    try:
+        return Path.home() / ".cache" / "scse"
+    except RuntimeError as error:  # a user without a name, as in containers
+        raise UserError("there is no home folder to keep prepared arrays in; set SCSE_CACHE to a folder") from error
 
 
 def prepare(
@@ -177,23 +182,22 @@ def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Imag
         raise UserError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
     images, grid = recipe.image_slices(read_image(case.images))
     labels = recipe.label_slices(read(case.label), grid)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-    try:
-        np.save(temporary / IMAGES, images)
-        np.save(temporary / LABELS, labels)
-        sums = _Sums({name: _sum(temporary / name) for name in ARRAYS})
-        (temporary / SUMS).write_text(sums.model_dump_json(indent=2))
-        temporary.chmod(0o755)  # mkdtemp makes folders that only the owner can read
+    with temporary_folder(folder.parent) as scratch:
+        whole = scratch / folder.name
+        whole.mkdir()
+        write_array(whole / IMAGES, images)
+        write_array(whole / LABELS, labels)
+        sums = _Sums({name: _sum(whole / name) for name in ARRAYS})
+        (whole / SUMS).write_text(sums.model_dump_json(indent=2))
         if damaged:
-            _replace(folder, temporary)
-        else:
-            temporary.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(temporary)
-        # another process may have prepared the same case meanwhile
-        if not (isinstance(error, OSError) and folder.is_dir() and not damaged):
-            raise
+            _replace(folder, whole)
+            return
+        try:
+            whole.rename(folder)
+        except OSError:
+            # another process may have prepared the same case meanwhile
+            if not folder.is_dir():
+                raise
 
 
 def _replace(folder: Path, made: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scse.atomic import write_atomic
+from scse.atomic import write_together
 from scse.data.dataset import Dataset
 from scse.data.file_errors import check_is_file
 from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
@@ -213,10 +213,12 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def write_scores(scores: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
-    """Write a table of scores as `scores.parquet` and `scores.csv` into `folder`; returns both paths."""
+    """Write a table of scores as `scores.parquet` and `scores.csv` into `folder`; returns both paths.
+
+    The first stands for a finished run, so it takes its place last.
+    """
     parquet, table = folder / "scores.parquet", folder / "scores.csv"
-    write_atomic(parquet, scores.to_parquet(index=False))
-    write_atomic(table, scores.to_csv(index=False).encode())
+    write_together({table: scores.to_csv(index=False).encode(), parquet: scores.to_parquet(index=False)})
     return parquet, table
 
 

@@ -31,7 +31,7 @@ def channel_gates(
     Args:
         runs: of the study; those of the first seed and fold are measured, on at most 24 of their test cases.
         cache: Parquet file that keeps the table for the next call with the same runs.
-        on_event: told before the work begins.
+        on_event: told before the work begins, and of its progress.
 
     Returns:
         A table with the columns network, variant, block (where it is), identity (the gate that leaves a channel as it
@@ -45,7 +45,10 @@ def channel_gates(
         return kept
     if measured:
         on_event({"event": "stage", "what": "measuring channel gates"})
-    tables = [table for run in measured for table in _run_tables(run)]
+    tables = []
+    for done, run in enumerate(measured, start=1):
+        tables += _run_tables(run)
+        on_event({"event": "progress", "what": "gates", "done": done, "total": len(measured)})
     gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))

@@ -5,11 +5,13 @@ import textwrap
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from scse.errors import UserError
+from scse.figure_files import PLAIN_TEXT
 from scse.networks.titles import network_name, variant_name
 
 # Okabe and Ito's palette, made for colour-blind readers; the plain network is grey
@@ -17,6 +19,7 @@ COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e7
 SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#b8a800", "#882255", "#44aa99", "#999933", "#332288")
 
 
+@rc_context(PLAIN_TEXT)
 def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     """Draw the paper's figure: Dice per structure, one box per variant, one point per test case.
 
@@ -59,7 +62,9 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     handles = [Patch(facecolor=c, edgecolor="black", linewidth=0.6, label=variant_name(v)) for v, c in colors.items()]
-    axes.legend(handles=handles, ncols=len(handles), loc="lower right", framealpha=0.9)
+    # beside each other if they fit into the figure, which the legend, inside the axes, must not squeeze
+    columns = len(handles) if 0.1 * sum(len(variant_name(v)) + 6 for v in colors) < figure.get_figwidth() else 1
+    axes.legend(handles=handles, ncols=columns, loc="lower right", framealpha=0.9).set_in_layout(False)
     return figure
 
 

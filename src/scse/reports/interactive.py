@@ -151,7 +151,7 @@ def trainings(comparison: Comparison, network: str) -> go.Figure:
     figure.update_yaxes(
         range=[len(tests) - 0.5, -0.5],
         tickvals=list(range(len(tests))),
-        ticktext=["<br>".join(textwrap.wrap(variant_name(v), 18)) for v in tests["variant"]],
+        ticktext=["\n".join(textwrap.wrap(variant_name(v), 18)) for v in tests["variant"]],
         automargin=True,
         showgrid=False,
         zeroline=False,

@@ -1,12 +1,15 @@
 """The report of a study: one self-contained web page, the paper's table and figure, and a table for the terminal."""
 
 import base64
+import hashlib
+import html
 import json
 import math
 import re
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,7 @@ def write_report(
     gates: pd.DataFrame | None = None,
     viewer: str | None = None,
     margin: float | None = None,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Path:
     """Write the report of a study; what is not given has no section.
 
@@ -134,6 +138,7 @@ def write_report(
         gates: as `channel_gates` measured them.
         viewer: as `viewer_data` packed it.
         margin: differences in Dice below it do not matter; by default that of `compare`.
+        on_event: told of the progress, before each network's figures and before the page.
 
     Returns:
         The path of `index.html`.
@@ -146,12 +151,21 @@ def write_report(
     paired = without_control(scores, dice.baseline)
     note = SIMULATED if facts.simulated else ""
     networks = list(dice.summary["network"].unique())
-    files = [file for n in networks for file in _save_box_plots(paired, n, folder, note)]
+    files: list[Path] = []
+    for done, network in enumerate(networks):
+        on_event({"event": "progress", "what": "report", "done": done, "total": len(networks) + 1})
+        files += _save_box_plots(paired, network, folder, note)
+    on_event({"event": "progress", "what": "report", "done": len(networks), "total": len(networks) + 1})
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
     table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
     write_atomic(folder / "table.tex", latex_table(dice).encode())
     curves = None if curves is None or curves.empty else without_control(curves, dice.baseline)
+    templates = files_of("scse.reports") / "templates"
+    scripts = {
+        "plotly": Markup(get_plotlyjs()),
+        **{name: Markup((templates / f"{name}.js").read_text("utf-8")) for name in ("report", "viewer")},
+    }
     tested = bool(dice.tests["difference"].notna().any())
     page = (
         _environment()
@@ -188,11 +202,26 @@ def write_report(
             symbols=SYMBOLS,
             shut=SHUT,
             duration=in_words(facts.duration_seconds),
-            plotly=Markup(get_plotlyjs()),
+            scripts=scripts,
+            policy=_policy(scripts.values()),
         )
     )
     write_atomic(folder / "index.html", page.encode())
+    on_event({"event": "progress", "what": "report", "done": len(networks) + 1, "total": len(networks) + 1})
     return folder / "index.html"
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """The page's content security policy: of scripts these alone, no network, nothing embedded.
+
+    plotly writes the styles of its figures into the page, and draws those that are saved as pictures in memory.
+    """
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def latex_table(comparison: Comparison) -> str:
@@ -219,7 +248,7 @@ def table_text(comparison: Comparison) -> Table:
     table = Table(title=f"{content['title']}, mean ± standard deviation over test cases")
     table.add_column("network")
     for variant in content["variants"]:
-        table.add_column(variant, justify="right")
+        table.add_column(Text(variant), justify="right")
     for network, cells in content["rows"]:
         # the brackets of a network's options are no markup
         table.add_row(Text(network), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
@@ -539,10 +568,23 @@ def _structure_rows(
 
 def _figure_html(figure: go.Figure, name: str, *, still: bool = False) -> Markup:
     """A figure as part of the page; a still one has no buttons."""
-    html = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"displaylogo": False, "responsive": True, "displayModeBar": False if still else "hover"},
-    )
-    return Markup(html)
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": False if still else "hover"}
+    content = {**_as_text(json.loads(figure.to_json())), "config": config}
+    return Markup(
+        '<div><div id="{}" class="plotly-graph-div" style="height:{}px; width:100%;"></div>'
+        '<script type="application/json" class="figure">{}</script></div>'
+    ).format(name, figure.layout.height, _json(json.dumps(content)))
+
+
+def _as_text(part: Any, key: str = "") -> Any:
+    """What a figure shows, so that plotly, which reads HTML, placeholders and formulas in any text, shows it as it is.
+
+    Its templates are ours and stay; a line ends where the text has a line feed.
+    """
+    if isinstance(part, dict):
+        return {key: _as_text(value, key) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_as_text(value, key) for value in part]
+    if not isinstance(part, str) or key.endswith("template"):
+        return part
+    return html.escape(part, quote=False).replace("%{", "%&#123;").replace("$", "&#36;").replace("\n", "<br>")

@@ -107,7 +107,7 @@ def viewer_data(
         colors: of colour masks, see `Dataset`.
         cache: file that keeps the result for the next call with the same runs.
         budget: characters.
-        on_event: told before the work begins.
+        on_event: told before the work begins, and of its progress.
 
     Returns:
         JSON, to be read by the page's script.
@@ -131,6 +131,8 @@ def viewer_data(
         if left < 0 and len(cases) >= 3:
             break
         cases[place] = {**case, "dice": _dice(scores, ranked[place], shown, structures)}
+        on_event({"event": "progress", "what": "viewer", "done": len(cases), "total": len(order)})
+    on_event({"event": "progress", "what": "viewer", "done": len(order), "total": len(order)})
     places = sorted(cases)
     picked = dict(zip(("worst", "best", "median"), map(places.index, order), strict=False))
     content = {

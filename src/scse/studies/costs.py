@@ -24,7 +24,14 @@ STEP_ROUNDS, PREDICT_ROUNDS = 15, 5
 """Repetitions of each measurement, the variants in turn, so that a drift of the machine's speed meets all alike."""
 
 
-def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segmenter], image: Image) -> pd.DataFrame:
+def measure_costs(
+    task: Task,
+    settings: Settings,
+    segmenters: Mapping[str, Segmenter],
+    image: Image,
+    *,
+    before: Callable[[], object] = lambda: None,
+) -> pd.DataFrame:
     """Measure one network's variants side by side.
 
     Args:
@@ -32,6 +39,7 @@ def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segme
         settings: of the runs; network as measured, variant ignored.
         segmenters: variant -> trained segmenter, the plain one ("none") first.
         image: a case to predict.
+        before: called, untimed, before each of the measurements.
 
     Returns:
         A table with the columns network, variant, parameters, kept_mib (MiB that a step keeps for its backward pass),
@@ -41,8 +49,8 @@ def measure_costs(task: Task, settings: Settings, segmenters: Mapping[str, Segme
     variants = list(segmenters)
     steppers = [_stepper(task, settings.model_copy(update={"variant": variant})) for variant in variants]
     kept = [_kept_bytes(step) / 2**20 for step in steppers]
-    steps = in_turn(steppers, STEP_ROUNDS)
-    predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS)
+    steps = in_turn(steppers, STEP_ROUNDS, before=before)
+    predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS, before=before)
     return pd.DataFrame(
         {
             "network": settings.network,

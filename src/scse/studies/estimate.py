@@ -205,14 +205,20 @@ def _measure(
     rates: dict[tuple[str, str], Rates] = {}
     image = read_image(plan.folds[0].test[0].images)
     predicted: dict[str, float] = {}
+
+    def asked() -> None:
+        if stop():
+            raise StoppedError("stopped while the time of the study was measured; nothing was trained in this call")
+
     for run in runs:
         if (run.network, run.variant) in rates:
             continue
-        if stop():
-            raise StoppedError("stopped while the time of the study was measured; nothing was trained yet")
+        asked()
         task, settings = tasks[_data(run)], plan.run_settings(run)
         stepper, start, step = _measure_steps(task, settings)
+        asked()
         watch = _measure_watching(stepper, task, settings)
+        asked()
         if run.network not in predicted:
             segmenter = as_segmenter(stepper.network, task, settings)
             predicted[run.network] = _seconds(partial(segmenter.predict_image, image))

@@ -41,8 +41,9 @@ from scse.studies.grid import Run, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places, shared_settings, warnings_of
 from scse.studies.prospect import keep_spread, prospect
 from scse.studies.sharing import claimed
+from scse.training.loop import Event
 from scse.training.record import RunRecord, check_record
-from scse.training.run import OnEvent, Stop, counting, read_log, resolve_precision, train
+from scse.training.run import OnEvent, Stop, StoppedError, counting, read_log, resolve_precision, train
 from scse.training.settings import check_sense, make_settings
 from scse.variants import Variant
 
@@ -212,9 +213,15 @@ def _finish(
 ) -> StudyResult:
     """Gather what the runs left, measure costs, and write the report; its facts wait for the seconds of the study."""
     out = plan.out
+
+    def told(event: Event) -> None:
+        on_event(event)
+        if stop():
+            raise StoppedError("stopped while the report was made; all runs are finished and kept")
+
     scores = pd.concat([_read_scores(plan, run) for run in plan.runs], ignore_index=True)
     write_scores(scores, out)
-    costs = _costs(plan, on_event, stop)
+    costs = _costs(plan, told, stop)
     curves = _curves(plan)
     # of a study that went on, or was shared, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(RUN)["seconds"].max().sum())
@@ -229,9 +236,9 @@ def _finish(
         structures=plan.dataset.structures,
         colors=plan.dataset.colors,
         cache=out / "viewer.json",
-        on_event=on_event,
+        on_event=told,
     )
-    gates = channel_gates(finished, cache=out / "gates.parquet", on_event=on_event)
+    gates = channel_gates(finished, cache=out / "gates.parquet", on_event=told)
     report = write_report(
         out / "report",
         scores=scores,
@@ -241,6 +248,7 @@ def _finish(
         viewer=viewer,
         gates=gates,
         margin=plan.margin,
+        on_event=told,
     )
     comparison = compare(scores, margin=plan.margin)
     keep_spread(plan, comparison)
@@ -289,6 +297,8 @@ def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
     task, settings = plan.task(run, on_event, stop), plan.run_settings(run)
     if (folder / SCORES).exists():
         check_record(folder, RunRecord.of(task, settings))
+        if not (folder / "scores.csv").exists():
+            write_scores(_read_scores(plan, run), folder)
         return True
     segmenter = train(task, settings, folder, on_event=on_event, stop=stop)
     test, absent, tables = plan.folds[run.fold].test, plan.absent(run), []
@@ -340,6 +350,11 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
         known = _known_costs(path)
         if set(known.index) == {(run.label, run.variant) for run in plan.runs}:
             return known.reset_index()
+
+    def asked() -> None:
+        if stop():
+            raise StoppedError("stopped while the costs were measured; all runs are finished and kept")
+
     on_event({"event": "stage", "what": "measuring the cost of each variant"})
     case = plan.folds[0].test[0]
     tables = []
@@ -349,7 +364,7 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
         variants = sorted(dict.fromkeys(run.variant for run in runs), key=_paper_order)
         segmenters = {variant: Segmenter.load(plan.folder(first[variant]), network=network) for variant in variants}
         task, settings = plan.task(runs[0], on_event, stop), plan.run_settings(runs[0])
-        table = measure_costs(task, settings, segmenters, read_image(case.images))
+        table = measure_costs(task, settings, segmenters, read_image(case.images), before=asked)
         tables += [table.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
     costs = pd.concat(tables, ignore_index=True)
     write_atomic(path, costs.to_csv(index=False).encode())

@@ -1,18 +1,21 @@
 """One training run: from prepared cases to a trained segmenter, in a folder that it can go on from."""
 
 import json
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.utils.tensorboard import SummaryWriter
 
-from scse.atomic import write_atomic
+from scse.atomic import named, write_atomic
 from scse.data.folds import make_folds
 from scse.data.inspection import absent_row, checked
 from scse.data.prepared import cache_folder
@@ -31,7 +34,7 @@ from scse.training.task import Task, make_task
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]
-LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"
+LOG, CHECKPOINT, LOCK = "log.jsonl", "checkpoint.safetensors", ".lock"
 
 WATCHED_SHARE = 4
 """An epoch is followed by the prediction of at most one slice for so many that it learned from.
@@ -67,8 +70,33 @@ def train(
     Raises:
         StoppedError: `stop` said so; call again to go on.
         DataError: the checkpoint does not belong to this run.
+        UserError: another process is training in the folder.
+    """
+    with alone(folder):
+        return _train(task, settings, folder, on_event, stop)
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None]:
+    """Hold a run's folder, so that no other process trains in it; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = "wait until it has ended, or choose another folder with -o"
+        raise UserError(f"{folder}: another process is training in this folder; {remedy}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(task: Task, settings: Settings, folder: Path, on_event: OnEvent, stop: Stop) -> Segmenter:
     check_record(folder, RunRecord.of(task, settings))
     fabric = new_fabric(settings)
     batches = make_batches(task, settings)
@@ -81,7 +109,7 @@ def train(
     loss = fabric.to_device(make_loss(task, settings))
     state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
     _write_log(folder / LOG, state.clock)
-    with SummaryWriter(str(folder), purge_step=state.clock.epoch + 1) as board:
+    with _errors_told_once(), named(folder), SummaryWriter(str(folder), purge_step=state.clock.epoch + 1) as board:
         done = fit(
             state,
             batches,
@@ -146,6 +174,9 @@ def train_on(
         StoppedError: `stop` said so; call again, or `resume`, to go on.
     """
     chosen = make_settings(preset, settings)
+    if (Path(out) / LOCK).exists():  # who cannot train there need not wait for the data to be read
+        with alone(Path(out)):
+            pass
     check_sense([chosen.network], [chosen.variant], settings or {})
     find_maker(check_network(chosen.network))  # what is missing is told before any file is read
     inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
@@ -377,12 +408,28 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@contextmanager
+def _errors_told_once() -> Generator[None]:
+    """TensorBoard's thread hands its error on to whoever writes next, and need not print it as well."""
+    before = threading.excepthook
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            before(args)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def _logger(path: Path, board: SummaryWriter, on_event: OnEvent) -> OnEvent:
     """Write every epoch to the JSONL log and to TensorBoard, and pass every event on."""
 
     def log(event: Event) -> None:
         if event["event"] == "epoch":
-            with path.open("a") as file:
+            with named(path), path.open("a") as file:
                 file.write(_log_line(event))
             for name in ("loss", "dice", "learning_rate", "seconds"):
                 board.add_scalar(name, event[name], event["epoch"])

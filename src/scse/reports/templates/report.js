@@ -1,4 +1,9 @@
 "use strict";
+for (const figure of document.querySelectorAll("script.figure")) {
+  const { data, layout, config } = JSON.parse(figure.textContent);
+  Plotly.newPlot(figure.previousElementSibling, data, layout, config);
+}
+
 const plots = () => [...document.querySelectorAll(".js-plotly-plot")];
 
 // plotly draws with fixed colours: give it the page's own, and again when the reader changes dark and light
