@@ -297,7 +297,7 @@ def test_ctrl_c_ends_in_one_line_and_exit_code_130(monkeypatch):
     ended = call("doctor")
     assert ended.code == INTERRUPTED == 130
     assert ended.out == ""
-    assert ended.err.strip() == "interrupted: call the same command again"
+    assert ended.err.strip() == "interrupted: to go on, call the same command again"
 
 
 def test_inspect_shows_what_is_in_a_sound_data_set(data):
@@ -841,8 +841,8 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     ),
     "fractional label": (
         lambda v: change(v.label, put(1.5, np.float32)),
-        "1 voxels hold no whole number (such as 1.5)",
-        "or round them",
+        "1 voxels hold no whole number (such as 1.5; stored as float32)",
+        "round them",
     ),
     "empty label": (
         lambda v: change(v.label, np.zeros_like),

@@ -418,7 +418,9 @@ def test_wrong_descriptions_of_others_networks_are_refused(
 
 def test_a_segmenter_of_ours_is_written_as_ever(tmp_path: Path) -> None:
     description = json.loads((untrained().save(tmp_path) / DESCRIPTION).read_text())
-    assert list(description) == [*("format", "network", "arguments", "variant", "recipe", "structures", "settings")]
+    assert list(description) == [
+        *("format", "network", "arguments", "variant", "recipe", "structures", "classes", "settings")
+    ]
 
 
 # Volumes

@@ -38,12 +38,12 @@ def _read(content: bytes, order: str, version: int) -> tuple[NDArray[Any], NDArr
         dims, (code,) = numbers("h", 40, 8), numbers("h", 70, 1)
         (offset, slope, inter), pixdim = numbers("f", 108, 3), numbers("f", 76, 8)
         (qform, sform), quaternion, rows = numbers("h", 252, 2), numbers("f", 256, 6), numbers("f", 280, 12)
-        least = 352
+        least, (units,) = 352, numbers("B", 123, 1)
     else:
         dims, (code,) = numbers("q", 16, 8), numbers("h", 12, 1)
         (offset,), (slope, inter), pixdim = numbers("q", 168, 1), numbers("d", 176, 2), numbers("d", 104, 8)
         (qform, sform), quaternion, rows = numbers("i", 344, 2), numbers("d", 352, 6), numbers("d", 400, 12)
-        least = 544
+        least, (units,) = 544, numbers("i", 500, 1)
     if min(dims[1 : dims[0] + 1]) < 1:
         raise NoNiftiError("dimensions")
     if code not in TYPES:
@@ -62,7 +62,10 @@ def _read(content: bytes, order: str, version: int) -> tuple[NDArray[Any], NDArr
         if not np.isfinite(inter):
             raise NoNiftiError("intercept")
         voxels = voxels * float(slope) + float(inter)
-    return voxels, _affine(qform, sform, quaternion, np.array(rows, np.float64), np.array(pixdim, np.float64))
+    affine = _affine(qform, sform, quaternion, np.array(rows, np.float64), np.array(pixdim, np.float64))
+    if affine is not None:
+        affine[:3] *= {1: 1e3, 3: 1e-3}.get(units & 7, 1.0)  # metres and micrometres
+    return voxels, affine
 
 
 def _affine(

@@ -12,6 +12,6 @@ class DataError(UserError):
     """A file or folder of the user's cannot be used; the message names it, what was found and the remedy."""
 
 
-def in_short(error: Exception) -> str:
+def in_short(error: BaseException) -> str:
     """What someone else's code raised, as one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -75,7 +75,7 @@ def validated(
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, [*([within] if within else []), *problem["loc"]])) or "the whole"
-        found = "" if problem["type"] == "missing" else f", got {_shortened(problem['input'])}"
+        found = "" if problem["type"] == "missing" else f", got {shortened(problem['input'])}"
         raise DataError(f"{path}: {field}: {problem['msg']}{found}; {remedy}") from error
 
 
@@ -94,6 +94,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _shortened(value: object) -> str:
+def shortened(value: object) -> str:
+    """A value as it would be written, cut to 80 characters for a message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -307,7 +307,7 @@ def test_splits_of_the_folder_are_honoured_and_checked(tmp_path: Path) -> None:
     assert dataset.splits == ((("a",), ("b",)), (("b",), ("a",)))
     assert dataset.without(["a"]).splits == (((), ("b",)), (("b",), ()))
     for content, message in [
-        ([{"train": ["a"], "val": ["z"]}], r"names 1 cases that are not there \(z\)"),
+        ([{"train": ["a"], "val": ["z"]}], r"names 1 cases that are not there \('z'\)"),
         ([{"train": ["a", "b"], "val": ["a"]}], "a is in train and in val"),
         ([{"train": ["a", "a"], "val": ["b"]}], "a is listed twice"),
         ([], "must be a list like"),

@@ -299,7 +299,7 @@ def test_extensions_that_claim_any_size_take_no_memory(tmp_path: Path, size: int
 
 def test_voxels_may_not_start_beyond_any_header(tmp_path: Path) -> None:
     path = patched(save(tmp_path / "a.nii", random()), 108, "<f", 2.0 * MOST_HEADER)
-    with pytest.raises(DataError, match=r"start at byte 134,217,728; 0 to 67,108,864 is allowed"):
+    with pytest.raises(DataError, match=r"start at byte 134,217,728; 352 to 67,108,864 is allowed"):
         read_image([path])
 
 
@@ -385,3 +385,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 1.3 * array.nbytes
+
+
+@pytest.mark.parametrize(("form", "place", "kind"), [(nib.Nifti1Image, 108, "<f"), (nib.Nifti2Image, 168, "<q")])
+@pytest.mark.parametrize("start", [0, 4, 351])
+def test_voxels_may_not_start_within_the_header(tmp_path: Path, form: Any, place: int, kind: str, start: int) -> None:
+    nib.save(form(random(), np.eye(4)), tmp_path / "scan.nii")
+    with pytest.raises(DataError, match=f"voxels would start at byte {start}"):
+        read_image([patched(tmp_path / "scan.nii", place, kind, start)])
+
+
+def test_empty_axes_at_the_end_mean_nothing(tmp_path: Path) -> None:
+    array = random()
+    for extra in ((1,), (1, 1), (1, 1, 1)):
+        image = read_image([save(tmp_path / "scan.nii", array.reshape(*array.shape, *extra))])
+        np.testing.assert_array_equal(image.array, array[None])

@@ -97,3 +97,11 @@ def test_columns_that_hold_neither_text_nor_numbers_are_refused(tmp_path: Path, 
     table.assign(**{column: [value, value]}).to_parquet(path)
     with pytest.raises(DataError, match=f"the column {column} holds other things than text and numbers"):
         read_scores(path)
+
+
+def test_a_column_that_is_there_twice_is_refused_and_blanks_around_headings_are_not(write) -> None:
+    lines = "none,a,0.5,0.5\ncse,a,0.6,0.6\n"
+    with pytest.raises(DataError, match="has the column 'value' twice; remove one of them"):
+        read_scores(write(f"variant,case,value, value\n{lines}"))
+    table = read_scores(write(f"variant, case ,value, note\n{lines}"))
+    assert table["value"].tolist() == [0.5, 0.6]

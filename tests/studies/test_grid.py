@@ -153,3 +153,8 @@ def test_wrong_numbers_that_are_varied_are_refused(varied, message):
 def test_wrong_names_and_numbers_are_refused(networks, variants, seeds, message):
     with pytest.raises(ValueError, match=message):
         grid(networks, variants, seeds=seeds, folds=1)
+
+
+def test_more_seeds_than_any_study_has_are_refused_at_once():
+    with pytest.raises(ValueError, match="seeds must be at most 1000, got 1000000"):
+        grid(["unet"], ["none"], seeds=1_000_000, folds=1)

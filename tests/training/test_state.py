@@ -82,7 +82,7 @@ def test_the_checkpoint_is_safetensors_and_json(task: Task, tmp_path: Path) -> N
     assert rest["clock"]["epoch"] == 1
     assert len(rest["clock"]["history"]) == 1
     written = {path.name for path in tmp_path.rglob("*") if path.is_file() and "tfevents" not in path.name}
-    assert written == {CHECKPOINT, LOG, "run.json", "weights.safetensors", "segmenter.json"}
+    assert written == {CHECKPOINT, LOG, ".lock", "run.json", "weights.safetensors", "segmenter.json"}
 
 
 def test_the_log_is_brought_back_to_the_checkpoint(task: Task, tmp_path: Path) -> None:
@@ -192,6 +192,7 @@ def edit(
         (lambda r: r["clock"].update(epoch=True), "state.clock.epoch: .*got True"),
         (lambda r: r["clock"].update(epoch="1"), "state.clock.epoch: .*got '1'"),
         (lambda r: r["clock"].update(epoch=2), "clock.history has 1 epochs, and clock.epoch is 2"),
+        (lambda r: r["clock"].update(epoch=10**9), "clock.history has 1 epochs, and clock.epoch is 1000000000"),
         (lambda r: r["clock"].update(step=-1), "state.clock.step: "),
         (lambda r: r["clock"].update(step=STEPS + 1), "clock.step is 5, and an epoch has 4 steps"),
         (lambda r: r["clock"].update(step=2), "schedule.last_epoch is 5, and 6 steps are done"),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from scse.data.files import stem
 from scse.errors import DataError
-from scse.json_files import read_json, validated
+from scse.json_files import read_json, shortened, validated
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
 Color = tuple[int, int, int]
@@ -243,7 +243,7 @@ def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
     splits = tuple((tuple(split.train), tuple(split.val)) for split in listed)
     unknown = {name for split in splits for part in split for name in part} - set(cases)
     if unknown:
-        some = ", ".join(sorted(unknown)[:5])
+        some = ", ".join(map(shortened, sorted(unknown)[:5]))
         raise DataError(f"{path}: names {len(unknown)} cases that are not there ({some}); correct or remove the file")
     for train, val in splits:
         both = sorted(set(train) & set(val))
@@ -257,6 +257,8 @@ def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
 
 def _rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The columns of a labels.csv and its rows."""
+    if not table.is_file():
+        raise DataError(f"{table}: is no regular file, where a CSV file is wanted; put the file itself there")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(map(str.strip, line))]

@@ -78,6 +78,8 @@ class Nifti:
             FileError: it is none of an image.
         """
         shape = self.shape
+        while len(shape) > 4 and shape[-1] == 1:
+            shape = shape[:-1]
         if len(shape) == 5 and shape[3] == 1:  # NIfTI keeps vectors in the fifth axis, after time
             shape = (*shape[:3], shape[4])
         if len(shape) not in (2, 3, 4):
@@ -209,8 +211,9 @@ def _read_header(path: Path) -> tuple[Any, Any]:
             raise UserError("no NIfTI header")
         kind = form.header_class
         place = float(kind(start[: kind.sizeof_hdr], check=False)["vox_offset"])
-        if not 0 <= place <= MOST_HEADER:
-            raise UserError(f"its voxels would start at byte {place:,.0f}; 0 to {MOST_HEADER:,} is allowed")
+        least = kind.single_vox_offset
+        if not least <= place <= MOST_HEADER:
+            raise UserError(f"its voxels would start at byte {place:,.0f}; {least} to {MOST_HEADER:,} is allowed")
         # nibabel is given these bytes alone: an extension may claim any size
         return form, kind.from_fileobj(io.BytesIO(start + stream.read(max(0, int(place) - len(start)))))
 

@@ -12,6 +12,7 @@ from scse.errors import DataError, in_short
 from scse.evaluation.pairing import COLUMNS, check_scores
 
 NAMES = ("network", "variant", "case", "structure", "metric")
+CODING = "utf-8-sig"
 NEEDED = ("variant", "case", "value")
 NOT_A_NUMBER = frozenset({"", "nan", "na", "n/a"})
 
@@ -112,13 +113,17 @@ def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
             _check_plain(table, path)
         else:
             table = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+                path, sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding=CODING
             )
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(
                     f"{path}: its rows have more fields than its first line has names ({', '.join(table.columns)}); "
                     "name every column, and separate columns by commas and decimals by points"
                 )
+            headings = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, encoding=CODING)
+            table.columns = headings.iloc[0].fillna("").str.strip().to_list()
+            if (twice := table.columns[table.columns.duplicated()]).size:
+                raise DataError(f"{path}: has the column {twice[0]!r} twice; remove one of them")
             table.index += 2  # lines of the file: the first one holds the names
             table = table.apply(lambda column: column.str.strip()).replace("", np.nan).dropna(how="all")
             for column in {"seed", "fold"} & set(table.columns):

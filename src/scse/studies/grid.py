@@ -13,6 +13,9 @@ from scse.networks.specs import slug, title
 from scse.networks.titles import label
 from scse.variants import OPTIONS, SHORT, Variant
 
+MOST_SEEDS = 1000
+"""Trainings of each variant; a study of more would never end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -107,9 +110,11 @@ def grid(
             itself.
 
     Raises:
-        ValueError: an unknown or repeated name or number, no plain variant to compare with, or fewer than one seed.
+        ValueError: an unknown or repeated name or number, no plain variant to compare with, or fewer than one seed or
+            more than 1,000.
     """
-    check_positive("seeds", seeds)
+    if check_positive("seeds", seeds) > MOST_SEEDS:
+        raise UserError(f"seeds must be at most {MOST_SEEDS}, got {seeds}")
     _check_once("networks", networks, example="unet")
     for network in networks:
         check_network(network)
