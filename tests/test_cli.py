@@ -289,6 +289,12 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(kind, monkeypatch):
         assert raised.traceback[-1].name == "broken"
 
 
+def test_attach_names_the_size_that_does_not_run():
+    ended = call("attach", "unet", "--size", 3)
+    assert ended.code == 1
+    assert ended.err.startswith("error: unet, --size 3, --channels 1: the given example")
+
+
 def test_ctrl_c_ends_in_one_line_and_exit_code_130(monkeypatch):
     def stop():
         raise KeyboardInterrupt

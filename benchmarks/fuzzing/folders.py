@@ -57,10 +57,15 @@ def _broken(dataset: Dataset) -> str:
     return f"cases without image or label: {lacking}" if lacking or not dataset.cases else ""
 
 
+def _lower(found: tuple[Any, ...]) -> str:
+    """What was found, whatever the case of file names."""
+    return repr(found).lower()
+
+
 def _trial(told: str, folder: Path, whole: Path, file: str, must: Must, *, same: bool) -> Trial:
     def wrong(found: Any) -> str | None:
         expected = use(whole) if same else found
-        return found[-1] or (None if found == expected else f"{found} instead of {expected}")
+        return found[-1] or (None if _lower(found) == _lower(expected) else f"{found} instead of {expected}")
 
     return Trial(told, lambda: use(folder), [str(folder), file], must, wrong)
 

@@ -386,7 +386,10 @@ def attach(
     arguments = {"in_channels": channels, "classes": classes, "spatial_dims": spatial_dims}
     model = build_plain(check_network(network), arguments, pretrained=False)
     example = torch.zeros(1, channels, *[size] * spatial_dims)
-    _say(explain_places(model, example) if explain else place(model, block, to=to, example=example))
+    try:
+        _say(explain_places(model, example) if explain else place(model, block, to=to, example=example))
+    except UserError as error:
+        raise UserError(f"{network}, --size {size}, --channels {channels}: {error}") from error
 
 
 @app.command()

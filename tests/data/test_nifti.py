@@ -400,3 +400,10 @@ def test_empty_axes_at_the_end_mean_nothing(tmp_path: Path) -> None:
     for extra in ((1,), (1, 1), (1, 1, 1)):
         image = read_image([save(tmp_path / "scan.nii", array.reshape(*array.shape, *extra))])
         np.testing.assert_array_equal(image.array, array[None])
+
+
+@pytest.mark.parametrize("slope", [1e-30, 1e-4, -1e-5])
+def test_a_tiny_slope_does_not_make_all_labels_background(tmp_path: Path, slope: float) -> None:
+    path = save(tmp_path / "label.nii", np.arange(120, dtype=np.int16).reshape(4, 5, 6))
+    with pytest.raises(DataError, match="voxels hold no whole number"):
+        read_label(patched(path, 112, "<ff", slope, 0.0))

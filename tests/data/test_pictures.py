@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,7 @@ def test_without_imagecodecs_tiff_is_read_through_pillow_or_refused_by_name(tmp_
     script = f"""
 import sys
 sys.modules["imagecodecs"] = None
+from collections.abc import Callable
 from pathlib import Path
 from scse.data.files import read_image
 from scse.errors import DataError
@@ -437,3 +439,15 @@ def test_a_picture_that_is_cut_off_is_never_read_in_part(tmp_path: Path, suffix:
     path.write_bytes(content[: int(len(content) * cut)])
     with pytest.raises(DataError, match="copy or export it again"):
         read_image([path])
+
+
+@pytest.mark.parametrize("read", [lambda path: read_image([path]), read_label])
+def test_a_png_whose_pixels_do_not_match_their_checksum_is_refused(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    path = tmp_path / "mask.png"
+    PIL.Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path, compress_level=0)
+    read(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"its part b'IDAT' does not match its checksum; copy or export it again"):
+        read(path)

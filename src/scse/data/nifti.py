@@ -165,7 +165,8 @@ def read_whole_numbers(file: Nifti) -> NDArray[Any]:
         array = allocate(file.path, file.shape, file.dtype.newbyteorder("="), order="F")
         _read_into(array.reshape(-1, order="F"), file, lambda stored, _: stored)
         return array
-    rounding = Rounding()
+    # of a step of what is stored, or a tiny slope would make all labels 0
+    rounding = Rounding(WHOLE_TOLERANCE * min(1.0, abs(file.scale[0])) if file.scale else WHOLE_TOLERANCE)
     array = allocate(file.path, file.shape, np.int32, order="F")
     _read_into(array.reshape(-1, order="F"), file, lambda stored, scale: rounding(_scaled(stored, scale)))
     rounding.check(file.path, file.stored)
@@ -173,9 +174,10 @@ def read_whole_numbers(file: Nifti) -> NDArray[Any]:
 
 
 class Rounding:
-    """Rounds labels in parts, and counts those that are no whole numbers."""
+    """Rounds labels in parts, and counts those that are farther than `tolerance` from a whole number."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance: float = WHOLE_TOLERANCE) -> None:
+        self.tolerance = tolerance
         self.wrong = 0
         self.examples: list[float] = []
 
@@ -183,7 +185,7 @@ class Rounding:
         """The values rounded; what is no whole number of 32 bits becomes 0 and is counted."""
         nearest = np.rint(values)
         with np.errstate(invalid="ignore"):
-            right = (np.abs(nearest - values) <= WHOLE_TOLERANCE) & (np.abs(nearest) < 2**31)
+            right = (np.abs(nearest - values) <= self.tolerance) & (np.abs(nearest) < 2**31)
         if not right.all():
             self.wrong += int(right.size - right.sum())
             found = np.unique(values[~right]).tolist()
@@ -197,7 +199,7 @@ class Rounding:
         if self.wrong:
             examples = ", ".join(f"{value:.6g}" for value in self.examples)
             found = f"{self.wrong} voxels hold no whole number (such as {examples}; stored as {stored})"
-            allowed = f"labels are whole numbers below 2^31, or differ from one by at most {WHOLE_TOLERANCE:g}"
+            allowed = f"labels are whole numbers below 2^31, or differ from one by at most {self.tolerance:g}"
             remedy = "resample labels with nearest neighbour only, or round them"
             raise FileError(path, "fractional_label", f"{found}; {allowed}: {remedy}")
 

@@ -73,11 +73,34 @@ def _read_pillow(path: Path, keep: Keep, formats: tuple[str, ...]) -> NDArray[An
             raise FileError(path, "unreadable", f"is an animation of {frames} frames, 1 is allowed; save them singly")
         width, height = picture.size
         _check_pixels(path, (height, width, len(picture.getbands())), 8, COMPRESSION_RATIO * path.stat().st_size)
+        if picture.format == "PNG":
+            _check_chunks(path)
         raw = picture.tile[0].args if picture.format == "PNG" and isinstance(picture, ImageFile) else None
         deep = raw in ("RGB;16B", "RGBA;16B", "LA;16B")
         array = _deep_colors(path, str(raw)) if deep else np.array(_plain(picture, keep))
         # after loading: Pillow has turned a TIFF then already, and says so
         return _upright(array, picture.getexif().get(ORIENTATION, 1))
+
+
+def _check_chunks(path: Path) -> None:
+    """Compare the chunks of a PNG with their checksums, which Pillow passes over for those of the pixels.
+
+    Raises:
+        FileError: one differs, or is cut off.
+    """
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(start := file.read(8)) == 8:
+            length, kind = int.from_bytes(start[:4]), start[4:]
+            checksum = zlib.crc32(kind)
+            while length and (part := file.read(min(length, 1 << 20))):
+                checksum, length = zlib.crc32(part, checksum), length - len(part)
+            # ancillary chunks, whose names start with a small letter, do not change the pixels
+            if file.read(4) != checksum.to_bytes(4) and kind[:1].isupper():
+                remedy = "copy or export it again"
+                raise FileError(path, "unreadable", f"its part {kind!r} does not match its checksum; {remedy}")
+            if kind == b"IEND":
+                return
 
 
 def _deep_colors(path: Path, raw: str) -> NDArray[np.uint16]:
