@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -676,6 +677,70 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name in ("bad.nii.gz", "gone.png", "odd.dat"):
         with pytest.raises(DataError, match=name):
             reader().predict(tmp_path / name)
+
+
+def test_an_image_of_one_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="every voxel has the same value, 7; the image is empty or damaged"):
+        reader(view="axial").predict(np.full((9, 9, 9), 7))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (9, 30)])
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.5)])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_have_no_label(
+    wrong: float, spacing: tuple[float, float] | None, shape: tuple[int, int]
+) -> None:
+    segmenter = reader(view="axial", spacing=spacing)
+    with torch.no_grad():
+        segmenter.network.levels[1] = wrong
+    volume = np.random.default_rng(0).normal(size=(*shape, 3))
+    if wrong == np.inf:  # a class whose score is -inf is one that is never chosen
+        assert set(np.unique(segmenter.predict(volume))) == {0, 3}
+        with torch.no_grad():
+            segmenter.network.levels[:] = wrong
+    with pytest.raises(ValueError, match="the network returned NaN or infinite scores"):
+        segmenter.predict(volume)
+
+
+# Memory
+
+
+@pytest.mark.slow
+def test_a_volume_is_segmented_in_three_times_its_memory() -> None:
+    code = """
+from pathlib import Path
+
+import numpy as np
+
+from scse.data.recipe import Recipe
+from scse.networks import NETWORKS
+from scse.segmenter import Segmenter
+
+def peak():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+arguments = {"in_channels": 1, "classes": 3, "width": 2, "depth": 1, "kernel_size": 3}
+network = NETWORKS["unet"](**arguments)
+small = np.random.default_rng(0).random((64, 64, 64), np.float32)
+segmenters = []
+for view, spacing in (("axial", None), ("sagittal", None), ("coronal", (1.5, 1.5))):
+    recipe = Recipe(view=view, spacing=spacing, patch=(64, 64), channels=1)
+    segmenters.append(Segmenter(network, "unet", arguments, "none", recipe, {"a": 1, "b": 2}))
+    segmenters[-1].predict(small)
+volume = np.empty((192, 192, 256), np.float32, order="F")
+for start in range(0, 256, 64):
+    volume[:64, :64, start : start + 64] = small
+    volume[64:128, :64, start : start + 64] = volume[128:, :64, start : start + 64] = small
+    volume[:, 64:128, start : start + 64] = volume[:, 128:, start : start + 64] = volume[:, :64, start : start + 64]
+before = peak()
+for segmenter in segmenters:
+    segmenter.predict(volume, batch_size=2)  # else the slices at a time would count on a volume as small as this
+# the volume itself was there before
+print((peak() - before) / volume.nbytes + 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout.splitlines()[-1]) < 3
 
 
 # Many files

@@ -19,6 +19,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,18 @@ def named(path: Path) -> Generator[None]:
         if error.errno is not None and unknown:
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def open_atomic(path: Path) -> Generator[BinaryIO]:
+    """Open a file to be written in parts, as `write_atomic` does; if the block raises, there is no file."""
+    with named(path), _part(path.parent) as part:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)  # `mkstemp` makes files that only the owner can read
+        part.replace(path)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from scse.checks import check_positive
 from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
-from scse.data.recipe import Grid, Recipe, read_recipe
+from scse.data.recipe import Grid, Recipe, Slices, read_recipe
 from scse.engines import Engine, make_engine
 from scse.errors import DataError, UserError
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
@@ -36,6 +36,9 @@ WINDOW_OVERLAP = 0.5
 
 MOST_SLICES = 16
 """At a time; more are no faster."""
+
+WORK = 2**28
+"""Bytes that the network may always take on the CPU; on volumes beyond it, as many as the volume itself."""
 
 TRIED = 8
 """Windows that engines are timed on."""
@@ -225,15 +228,16 @@ class Segmenter:
         """
 
         def read(job: _Job) -> None:
-            job.image = read_image(job.paths)
-            job.slices, job.grid = self.recipe.image_slices(job.image)
+            image = read_image(job.paths)
+            job.slices, job.affine = self._slices(image), image.affine
 
         def label(job: _Job) -> None:
-            job.labels = self._label(job.slices, job.grid, batch_size)
-            del job.slices
+            job.labels = Image(self._label(job.slices, batch_size), job.affine, is_label=True)
+            del job.slices  # and with them the image
 
         def write(job: _Job) -> None:
-            write_prediction(out, job.name, self._restore(job.labels, job.grid), job.paths[0], job.image)
+            write_prediction(out, job.name, job.labels.array, job.paths[0], job.labels)
+            del job.labels
 
         failed = []
         jobs = (_Job(name, paths) for name, paths in images.items())
@@ -260,33 +264,38 @@ class Segmenter:
         Raises:
             ValueError: the image does not fit the model.
         """
-        slices, grid = self.recipe.image_slices(image)
-        return self._restore(self._label(slices, grid, batch_size, progress), grid)
+        return self._label(self._slices(image), batch_size, progress)
+
+    def _slices(self, image: Image) -> Slices:
+        slices = self.recipe.slices(image)
+        if slices.constant:
+            raise UserError(f"every voxel has the same value, {image.array.flat[0]:g}; the image is empty or damaged")
+        return slices
 
     def _label(
-        self,
-        slices: NDArray[np.float32],
-        grid: Grid,
-        batch_size: int | None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> NDArray[np.uint8]:
-        """Class numbers of prepared slices: (slices, C, height, width) -> (slices, *plane)."""
-        labels = np.empty((len(slices), *grid.plane), np.uint8)
+        self, slices: Slices, batch_size: int | None, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.integer]:
+        """Label values of an image in its own geometry, from its slices: (*spatial)."""
+        values = class_values(self.structures)
+        values = values.astype(np.min_scalar_type(int(values.max())))
+        labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
+        planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
             with torch.inference_mode():
-                labels[start : start + len(batch)] = self.recipe.restore(self._scores(batch, grid), grid)
+                classes = self.recipe.restore(self._scores(batch, slices.grid), slices.grid)
+            planes[start : start + len(batch)] = values[classes]
         return labels
 
     def batches(
         self,
-        slices: NDArray[np.float32],
+        slices: Slices | NDArray[np.float32],
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Prepared slices in batches where the network is: number of the first, and (N, C, height, width).
 
         Args:
-            slices: (slices, C, height, width), as `Recipe.image_slices` returns them.
+            slices: (slices, C, height, width), as `Recipe.slices` or `Recipe.image_slices` returns them.
             batch_size: slices at a time; by default up to 16, as memory allows.
             progress: called with (done, of how many) slices.
         """
@@ -310,25 +319,24 @@ class Segmenter:
             )
         )
 
-    def _restore(self, labels: NDArray[np.uint8], grid: Grid) -> NDArray[np.integer]:
-        """Label values in the image's own geometry: class numbers (slices, *plane) -> (*spatial)."""
-        values = class_values(self.structures)
-        return grid.restore(values.astype(np.min_scalar_type(int(values.max())))[labels])
-
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
         """What is greatest at a pixel's class; probabilities, if they are to be resampled."""
         self.network.eval()
         logits = self.in_windows(batch, self.network if self.engine is None else self.engine.run)
         return logits if grid.resampled == grid.plane else logits.float().softmax(1)
 
-    def _batch_size(self, slices: NDArray[np.float32]) -> int:
-        """How many slices at a time take at most half of the memory that was free at the first of them."""
+    def _batch_size(self, slices: Slices | NDArray[np.float32]) -> int:
+        """How many slices at a time take at most half of the memory that was free at the first of them.
+
+        On the CPU, they also take no more than the image itself, unless that is small.
+        """
         if len(slices) == 1:
             return 1
         free, window, pixel = self._memory
+        most = free // 2 if self._device.type == "cuda" else min(free // 2, max(WORK, slices.nbytes))
         # windows are added up to whole slices: their sum, their weights and the quotient
-        needed = window + 3 * pixel * math.prod(slices.shape[2:])
-        return max(1, min(MOST_SLICES, free // 2 // needed))
+        needed: int = window + 3 * pixel * math.prod(slices.shape[2:])
+        return max(1, min(MOST_SLICES, most // needed))
 
     @cached_property
     def _memory(self) -> tuple[int, int, int]:
@@ -373,10 +381,9 @@ class _Job:
     name: str
     paths: Sequence[Path]
     problem: str = ""
-    image: Image = field(init=False)
-    slices: NDArray[np.float32] = field(init=False)
-    grid: Grid = field(init=False)
-    labels: NDArray[np.uint8] = field(init=False)
+    affine: NDArray[np.float64] | None = field(init=False)
+    slices: Slices = field(init=False)
+    labels: Image = field(init=False)
 
 
 def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
@@ -425,11 +432,11 @@ def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Re
     if axes == 2:
         if spacing is not None:
             raise UserError(f"the model takes pictures, which have no spacing, got {tuple(spacing)}; leave it out")
-        return Image(channels.astype(np.float32), None)
+        return Image(channels.astype(np.float32, copy=False), None)
     spacing = (1.0,) * axes if spacing is None else tuple(spacing)
     if len(spacing) != axes or not all(mm > 0 for mm in spacing):
         raise UserError(f"spacing must be {axes} positive numbers of mm, got {spacing}")
-    return Image(channels.astype(np.float32), np.diag([*spacing, 1.0]))
+    return Image(channels.astype(np.float32, copy=False), np.diag([*spacing, 1.0]))
 
 
 def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:

@@ -299,7 +299,33 @@ def test_padding_is_background_in_image_and_label() -> None:
     assert (images[0, 0, 5:] == images.min()).all()
 
 
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("spacing", [None, (1.5, 0.7)])
+def test_slices_made_one_by_one_are_those_made_at_once(view: str, spacing: tuple[float, float] | None) -> None:
+    image = Image(np.random.default_rng(0).normal(size=(2, 20, 23, 37)).astype(np.float32), affine_of("PIL", (1, 2, 3)))
+    chosen = recipe(view=view, spacing=spacing, patch=(24, 24), channels=2)
+    slices = chosen.slices(image)
+    expected, grid = chosen.image_slices(image)
+    assert slices.shape == expected.shape
+    assert len(slices) == len(expected)
+    assert slices.grid.resampled == grid.resampled
+    for number in range(len(slices)):
+        assert np.array_equal(slices[number : number + 1], expected[number : number + 1])
+    assert np.array_equal(slices[[7, 2]], expected[[7, 2]])
+
+
 # Intensities
+
+
+def test_intensities_are_those_of_the_whole_volume_at_once_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scse.data.recipe.STRETCH", 1000)
+    array = np.random.default_rng(0).normal(100, 30, (1, 40, 37, 41)).astype(np.float32).clip(60)
+    values = np.moveaxis(array[0], 1, 0)
+    foreground = values[values > values.min()]
+    low, high = np.percentile(foreground, (0.5, 99.5))
+    clipped = np.clip(foreground, low, high)
+    expected = ((np.clip(values, low, high) - clipped.mean()) / clipped.std()).astype(np.float32)
+    assert np.array_equal(slices_of(array, view="coronal")[:, 0], expected)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import PIL.Image
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from scse.atomic import write_atomic
+from scse.atomic import open_atomic, write_atomic
 from scse.data.file_errors import FileError
 from scse.data.nifti import Rounding, check_length, open_nifti, read_floats, read_whole_numbers
 from scse.data.pictures import read_picture
@@ -161,8 +161,7 @@ def write_label(
     compact = _compact(array)
     kind = ending(path.name)
     if kind in NIFTI:
-        content = _nifti_bytes(compact, like, affine)
-        write_atomic(path, gzip.compress(content, 6, mtime=0) if kind == ".nii.gz" else content)
+        _write_nifti(path, _nifti(compact, like, affine), level=6)
     elif affine is not None:
         raise UserError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
     else:
@@ -181,8 +180,10 @@ def write_map(path: Path, array: NDArray[np.floating], *, like: Path) -> None:
         ValueError: the array does not fit `like`.
         DataError: `like` cannot be read.
     """
-    content = _nifti_bytes(np.rint(array * MAP_STEPS).astype(np.uint16), like, None, slope=1 / MAP_STEPS)
-    write_atomic(path, gzip.compress(content, 1, mtime=0) if path.name.endswith(".gz") else content)
+    steps = np.empty(array.shape, np.uint16)
+    for plane, values in zip(steps, array, strict=True):
+        plane[...] = np.rint(values * MAP_STEPS)
+    _write_nifti(path, _nifti(steps, like, None, slope=1 / MAP_STEPS), level=1)
 
 
 def geometry_errors(path: Path, image: Image, reference_path: Path, reference: Image) -> list[FileError]:
@@ -276,9 +277,7 @@ def _compact(array: NDArray[Any]) -> NDArray[Any]:
     raise UserError(f"label values go from {low} to {high}; they must fit into 32 bits")
 
 
-def _nifti_bytes(
-    array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None, *, slope: float = 1.0
-) -> bytes:
+def _nifti(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None, *, slope: float = 1.0) -> Any:
     form: Any = nib.Nifti1Image
     image = form(array, np.eye(4) if affine is None else affine)
     if like is not None:
@@ -289,8 +288,18 @@ def _nifti_bytes(
         image.set_data_dtype(array.dtype)
         image.header["cal_min"] = image.header["cal_max"] = 0  # the image's display window would hide the labels
     image.header.set_slope_inter(slope, 0)
-    content: bytes = image.to_bytes()
-    return content
+    return image
+
+
+def _write_nifti(path: Path, image: Any, *, level: int) -> None:
+    """Write slice after slice, so that the content is never in memory as a whole; to .nii.gz at a level of gzip."""
+    with open_atomic(path) as file:
+        if ending(path.name) == ".nii":
+            image.to_stream(file)
+        else:
+            # neither name nor time, so that the same label map is the same file
+            with gzip.GzipFile("", "wb", level, file, mtime=0) as packed:
+                image.to_stream(packed)
 
 
 def _picture_bytes(path: Path, array: NDArray[Any]) -> bytes:

@@ -3,7 +3,7 @@
 Only what is resampled needs torch: the slices of images in their own spacing are made without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
@@ -52,6 +52,12 @@ Millimetres = Annotated[float, Field(ge=LEAST_SPACING, le=GREATEST_SPACING)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 
+BLOCK = 16
+"""Slices that are prepared at a time: of those of an axis whose voxels lie beside each other, a line of the cache."""
+
+STRETCH = 2**20
+"""Numbers whose sum is taken at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -73,12 +79,58 @@ class Grid:
 
     def restore(self, slices: NDArray[W]) -> NDArray[W]:
         """Bring slices of labels or other values, (slices, *plane), to the stored shape and orientation."""
+        restored = np.empty(self.shape, slices.dtype)
+        self.sliced(restored)[:] = slices
+        return restored
+
+    def sliced(self, stored: NDArray[W]) -> NDArray[W]:
+        """The slices (slices, *plane) of an array of the stored shape, as a view of it."""
         if self.to_view is None:
-            return slices.reshape(self.shape)
-        volume = np.moveaxis(slices, 0, self.axis)
-        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), self.to_view)
-        restored: NDArray[W] = nib.orientations.apply_orientation(volume, back)
-        return np.ascontiguousarray(restored).reshape(self.shape)
+            return stored[None]
+        return np.moveaxis(_turned(stored, self.to_view), self.axis, 0)
+
+
+class Slices:
+    """The prepared slices of an image, made when they are asked for: `slices[3:9]` is (6, C, height, width) float32.
+
+    No copy of the image is held beside the image itself.
+
+    Attributes:
+        grid: where they come from.
+        shape: (slices, C, height, width).
+        constant: whether the image has one value throughout each channel.
+        nbytes: of the image that they are made from.
+    """
+
+    def __init__(self, stored: NDArray[np.generic], grid: Grid, clip: tuple[float, float], patch: tuple[int, int]):
+        """Measure the intensities of slices (slices, C, *plane), a view of the image."""
+        self.grid = grid
+        self._stored = stored
+        self._scales = [_scale(stored[:, channel], clip) for channel in range(stored.shape[1])]
+        self.constant = all(scale is None for scale in self._scales)
+        self.nbytes = stored.nbytes
+        height, width = (max(pair) for pair in zip(grid.resampled, patch, strict=True))
+        self.shape: tuple[int, int, int, int] = (stored.shape[0], stored.shape[1], height, width)
+        # the smallest value is the background
+        self._fill = np.float32(0) if self.shape[2:] == grid.resampled else min(b.min() for b in self._blocks())
+
+    def __len__(self) -> int:
+        """Their number."""
+        return self.shape[0]
+
+    def __getitem__(self, chosen: slice | Sequence[int]) -> NDArray[np.float32]:
+        """Prepare some of them."""
+        return _pad(self._resized(self._stored[chosen]), self.shape[2:], fill=self._fill)
+
+    def _blocks(self) -> Iterator[NDArray[np.float32]]:
+        return (self._resized(self._stored[start : start + BLOCK]) for start in range(0, len(self), BLOCK))
+
+    def _resized(self, block: NDArray[np.generic]) -> NDArray[np.float32]:
+        normalized = np.zeros(block.shape, np.float32)
+        for channel, scale in enumerate(self._scales):
+            if scale is not None:
+                normalized[:, channel] = scale.apply(block[:, channel])
+        return _resize_array(normalized, self.grid.resampled)
 
 
 class Recipe(BaseModel):
@@ -158,19 +210,28 @@ class Recipe(BaseModel):
         Raises:
             ValueError: the image has another number of channels, does not fit the view, or is not finite.
         """
+        slices = self.slices(image)
+        prepared = np.empty(slices.shape, np.float32)
+        for start in range(0, len(slices), BLOCK):
+            prepared[start : start + BLOCK] = slices[start : start + BLOCK]
+        return prepared, slices.grid
+
+    def slices(self, image: Image) -> Slices:
+        """As `image_slices`, but each slice is made when it is asked for, which takes no memory for all of them.
+
+        Raises:
+            ValueError: as `image_slices`.
+        """
         if image.array.shape[0] != self.channels:
             raise UserError(f"the image has {image.array.shape[0]} channels, the model takes {self.channels}")
-        if not np.isfinite(image.array).all():
-            raise UserError("the image has voxels that are NaN or infinite; replace them, such as by 0")
         turned, to_view = self._turn(image)
         axis = SLICE_AXIS.get(self.view, 0)
-        slices = np.moveaxis(turned, axis + 1, 0)
-        plane = (slices.shape[2], slices.shape[3])
+        stored = np.moveaxis(turned, axis + 1, 0)
+        if not all(np.isfinite(stored[start : start + BLOCK]).all() for start in range(0, len(stored), BLOCK)):
+            raise UserError("the image has voxels that are NaN or infinite; replace them, such as by 0")
+        plane = (stored.shape[2], stored.shape[3])
         resampled = _resampled(plane, self.plane_spacing(image, to_view), self.spacing)
-        grid = Grid(image.array.shape[1:], to_view, axis, plane, resampled)
-        resized = _resize_array(_normalize(slices, self.clip), resampled)
-        # the smallest value is the background
-        return self._pad(resized, fill=resized.min()), grid
+        return Slices(stored, Grid(image.array.shape[1:], to_view, axis, plane, resampled), self.clip, self.patch)
 
     def label_slices(self, label: Image, grid: Grid) -> NDArray[np.uint8]:
         """Prepare a label map on the grid of its image: (*spatial) -> (slices, height, width).
@@ -181,17 +242,26 @@ class Recipe(BaseModel):
         slices = np.moveaxis(turned[0], grid.axis, 0).astype(np.uint8, order="C")
         if grid.resampled != grid.plane:
             slices = np.stack([_resize_labels(plane, grid.resampled) for plane in slices])
-        return self._pad(slices, fill=np.uint8(0))
+        size = tuple(max(pair) for pair in zip(grid.resampled, self.patch, strict=True))
+        return _pad(slices, size, fill=np.uint8(0))
 
     def restore(self, probabilities: "Tensor", grid: Grid) -> NDArray[np.uint8]:
         """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) of the image's own grid.
 
         Probabilities are brought up, not labels, whose staircase edges would cost Dice. Slices that were not
         resampled may be given as logits.
+
+        Raises:
+            ValueError: a pixel's greatest probability is NaN or infinite.
         """
         # as argmax, but on the CPU several times as fast
-        labels = self.to_plane(probabilities, grid).max(1).indices
-        restored: NDArray[np.uint8] = labels.byte().cpu().numpy()
+        best = self.to_plane(probabilities, grid).max(1)
+        if not best.values.isfinite().all():
+            raise UserError(
+                "the network returned NaN or infinite scores, which have no label; its weights are damaged or its "
+                "numbers overflowed: copy or train the model again"
+            )
+        restored: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
         return restored
 
     def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
@@ -208,8 +278,8 @@ class Recipe(BaseModel):
             raise UserError(f"the model takes {self.view} slices of volumes, got shape {image.array.shape[1:]}")
         affine = np.eye(4) if image.affine is None else image.affine
         to_view = nib.io_orientation(affine)
-        turned = np.stack([nib.orientations.apply_orientation(channel, to_view) for channel in image.array])
-        return turned, to_view
+        # a view: the channels stand last while the spatial axes are turned
+        return np.moveaxis(_turned(np.moveaxis(image.array, 0, -1), to_view), -1, 0), to_view
 
     def plane_spacing(self, image: Image, to_view: NDArray[np.float64] | None) -> tuple[float, float]:
         """Millimetres per pixel (rows, columns) of an image's own slices; 1.0 each for pictures."""
@@ -219,14 +289,6 @@ class Recipe(BaseModel):
         turned[to_view[:, 0].astype(int)] = image.spacing
         height, width = np.delete(turned, SLICE_AXIS[self.view])
         return float(height), float(width)
-
-    def _pad(self, slices: NDArray[V], *, fill: V) -> NDArray[V]:
-        """Fill slices (..., height, width) at their far edges up to the patch."""
-        missing = [max(0, wanted - size) for wanted, size in zip(self.patch, slices.shape[-2:], strict=True)]
-        if not any(missing):
-            return slices
-        edges = [(0, 0)] * (slices.ndim - 2) + [(0, pixels) for pixels in missing]
-        return np.pad(slices, edges, constant_values=fill)
 
 
 def read_recipe(saved: Saved) -> Recipe:
@@ -309,24 +371,76 @@ def _resampled(plane: tuple[int, int], own: tuple[float, float], target: tuple[f
     return height, width
 
 
-def _normalize(slices: NDArray[np.generic], clip: tuple[float, float]) -> NDArray[np.float32]:
-    """Clip and standardise each channel by its voxels above the minimum.
+def _turned(stored: NDArray[W], to_view: NDArray[np.float64]) -> NDArray[W]:
+    """An array whose first axes are those of a volume, turned to RAS as a view."""
+    turned: NDArray[W] = nib.orientations.apply_orientation(stored, to_view)
+    return turned
+
+
+def _pad(slices: NDArray[V], size: tuple[int, ...], *, fill: V) -> NDArray[V]:
+    """Fill slices (..., height, width) at their far edges up to `size`."""
+    missing = [wanted - there for wanted, there in zip(size, slices.shape[-2:], strict=True)]
+    if not any(missing):
+        return slices
+    edges = [(0, 0)] * (slices.ndim - 2) + [(0, pixels) for pixels in missing]
+    return np.pad(slices, edges, constant_values=fill)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """How the intensities of a channel are brought to mean 0 and deviation 1."""
+
+    low: np.float64
+    high: np.float64
+    mean: np.float64
+    deviation: np.float64
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.float64]:
+        scaled: NDArray[np.float64] = np.clip(values.astype(np.float32), self.low, self.high)
+        scaled -= self.mean
+        scaled /= self.deviation
+        return scaled
+
+
+def _scale(slices: NDArray[np.generic], clip: tuple[float, float]) -> _Scale | None:
+    """Measure a channel's voxels above its minimum, (slices, *plane); None if it has none.
 
     Percentiles make this proof against scales that differ by orders of magnitude between images and against
     single bright voxels; leaving out the minimum keeps a constant background from deciding the scale.
     """
-    result = np.zeros(slices.shape, np.float32)
-    for channel in range(slices.shape[1]):
-        values = slices[:, channel].astype(np.float32)
-        foreground = values[values > values.min()]
-        if foreground.size == 0:
-            continue
-        low, high = np.percentile(foreground, clip)
-        clipped = np.clip(foreground, low, high)
-        # a two-valued image has one foreground value and no deviation
-        deviation = clipped.std() or 1.0
-        result[:, channel] = (np.clip(values, low, high) - clipped.mean()) / deviation
-    return result
+    foreground = _above_minimum(slices)
+    if foreground.size == 0:
+        return None
+    # percentiles reorder the voxels, since that takes no copy of them, and a sum depends on the order in its last bits
+    low, high = np.percentile(foreground, clip, overwrite_input=True)
+    del foreground
+    foreground = _above_minimum(slices)
+    mean = _sum(lambda part: np.clip(part, low, high), foreground) / foreground.size
+    variance = _sum(lambda part: (np.clip(part, low, high) - mean) ** 2, foreground) / foreground.size
+    # a two-valued image has one foreground value and no deviation
+    return _Scale(low, high, mean, np.sqrt(variance) or np.float64(1))
+
+
+def _above_minimum(slices: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The voxels above the minimum, one after the other."""
+    blocks = [slices[start : start + BLOCK] for start in range(0, len(slices), BLOCK)]
+    minimum = min(block.min() for block in blocks)
+    foreground = np.empty(sum(np.count_nonzero(block > minimum) for block in blocks), np.float32)
+    filled = 0
+    for block in blocks:
+        above = block[block > minimum]
+        foreground[filled : filled + above.size] = above
+        filled += above.size
+    return foreground
+
+
+def _sum(values: Callable[[NDArray[np.float32]], NDArray[np.float64]], of: NDArray[np.float32]) -> np.float64:
+    """The sum of what `values` makes of an array, as numpy.sum takes it of the whole, in halves, but in parts."""
+    if of.size <= STRETCH:
+        return np.float64(values(of).sum())
+    half = of.size // 2
+    half -= half % 8
+    return _sum(values, of[:half]) + _sum(values, of[half:])
 
 
 def resize(slices: "Tensor", size: tuple[int, int]) -> "Tensor":
