@@ -306,6 +306,15 @@ def test_ctrl_c_ends_in_one_line_and_exit_code_130(monkeypatch):
     assert ended.err.strip() == "interrupted: to go on, call the same command again"
 
 
+def test_ctrl_c_before_the_verb_is_known_ends_in_one_line_too(monkeypatch):
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", stop)
+    ended = call("doctor")
+    assert (ended.code, ended.err.strip()) == (INTERRUPTED, "interrupted: to go on, call the same command again")
+
+
 def test_inspect_shows_what_is_in_a_sound_data_set(data):
     ended = call("inspect", data)
     assert (ended.code, ended.err) == (0, "")

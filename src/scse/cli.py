@@ -33,9 +33,7 @@ class _Verbs(typer.core.TyperGroup):
         except EOFError as error:
             raise _EscapedError from error
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on a further one ends the process at once
-            _complain("interrupted", f"to go on, {SAME}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(_interrupted()) from None
 
 
 app = typer.Typer(
@@ -105,6 +103,8 @@ def main() -> None:
             code = app(arguments, prog_name="scse")
         finally:
             _flush()
+    except KeyboardInterrupt:  # before a verb ran
+        code = _interrupted()
     except Exception as error:
         from scse.faults import fault_text
 
@@ -119,6 +119,13 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _interrupted() -> int:
+    """Say that the command was interrupted; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on a further one ends the process at once
+    _complain("interrupted", f"to go on, {SAME}")
+    return INTERRUPTED
 
 
 def _flush() -> None:
