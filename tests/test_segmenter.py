@@ -181,6 +181,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda d: d["recipe"].update(patch=[16.5, 16]), "recipe.patch.0: "),
         (lambda d: d["recipe"].update(patch=[2**40, 16]), "recipe.patch.0: "),
         (lambda d: d["recipe"].update(patch=None), "recipe.patch: "),
+        (lambda d: d["recipe"].update(patch=[1, 16]), "needs every spatial axis to be at least"),
         (lambda d: d["recipe"].update(clip=[99.5, 0.5]), "lower percentile first"),
         (lambda d: d["recipe"].update(clip=[-1, 101]), "recipe.clip.0: "),
         (lambda d: d["recipe"].update(clip=[float("nan"), 99]), "recipe.clip.0: "),

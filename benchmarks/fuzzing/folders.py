@@ -114,7 +114,6 @@ def nnunet_json(rng: Rng, folder: Path, base: Path) -> Trial:
         "label that no voxel list has": _with("labels", {"background": 0, "left": 1}),
         "no labels": _with("labels", {}),
         "background alone": _with("labels", {"background": 0}),
-        "ignore label": _with("labels", {**LABELS, "ignore": 3}),
         "channels from 1": _with("channel_names", {"1": "T1"}),
         "two channels": _with("channel_names", {"0": "T1", "1": "T2"}),
         "channels as list": _with("channel_names", ["T1"]),

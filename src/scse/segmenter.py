@@ -29,6 +29,7 @@ from scse.data.recipe import Grid, Recipe, Slices, read_recipe
 from scse.engines import Engine, make_engine
 from scse.errors import DataError, UserError
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
+from scse.options import check_size
 from scse.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
 from scse.variants import canonical
 
@@ -135,6 +136,8 @@ class Segmenter:
                 planned = make()
             with readable(saved.weights):
                 check_fit(planned.state_dict(), weights)
+            with readable(saved.description):
+                check_size(saved.network, saved.arguments.get("depth", 0), recipe.patch)
         with readable(saved.description):
             built = make()
         with readable(saved.weights):
