@@ -360,7 +360,7 @@ def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data
     ended = call("predict", data / "imagesTs", single, "-m", trained.folder, "-o", tmp_path / "out")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[-1] == f"3 label maps written to {tmp_path / 'out'}"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c0.nii.gz", "t0.nii.gz", "t1.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == ["c0.nii.gz", "t0.nii.gz", "t1.nii.gz"]
     written, image = nib.load(tmp_path / "out" / "c0.nii.gz"), nib.load(single)
     assert written.shape == image.shape
     np.testing.assert_array_equal(written.affine, image.affine)
@@ -390,7 +390,7 @@ def test_explain_writes_the_gates_and_tells_them_in_a_table(data, tmp_path):
     heading, *rows, last = ended.out.splitlines()
     assert heading.split() == ["block", "identity", "spatial", "min", "max", "channel", "shut"]
     assert [row.split()[:2] for row in rows] == [[f"{part}.0", "0.50"] for part in ("encoder", "decoder")]
-    written = sorted(path.name for path in (tmp_path / "[out]").iterdir())
+    written = sorted(path.name for path in (tmp_path / "[out]").iterdir() if path.is_file())
     assert [name for name in written if name.endswith(".gz")] == [
         f"spatial_{row.split()[0]}.nii.gz" for row in rows[::-1]
     ]
@@ -420,7 +420,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data,
     ended = call("predict", images, "-m", trained.folder / "segmenter", "-o", tmp_path / "out")
     assert ended.code == 1
     assert "2 label maps written" in ended.out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["t0.nii.gz", "t1.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == ["t0.nii.gz", "t1.nii.gz"]
     broken, flat = said(ended, "problem")
     assert f"{images / 'broken.nii.gz'}: cannot be read" in broken
     assert f"{images / 'flat.nii.gz'}: the model takes coronal slices of volumes" in flat
@@ -431,8 +431,55 @@ def test_an_image_is_never_replaced_by_its_label_map(trained, tmp_path):
     before = image.read_bytes()
     ended = call("predict", image, "-m", trained.folder, "-o", tmp_path)
     assert ended.code == 1
-    assert "brain.nii.gz: its label map would replace the image itself" in said(ended, "problem")[0]
+    assert "brain.nii.gz: would be replaced by what is made from it" in said(ended, "error")[0]
+    assert call("predict", image, "-m", trained.folder, "-o", tmp_path, "--overwrite").code == 1
     assert image.read_bytes() == before
+
+
+def test_label_maps_of_others_are_replaced_only_if_asked_for(trained, data, tmp_path):
+    images, out = data / "imagesTs", shutil.copytree(data / "labelsTs", tmp_path / "labels")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    ended = call("predict", images, "-m", trained.folder, "-o", out)
+    assert ended.code == 1
+    (message,) = said(ended, "error")
+    assert f"{out / 't0.nii.gz'}, {out / 't1.nii.gz'}: already there" in message
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert call("predict", images, "-m", trained.folder, "-o", out, "--overwrite").code == 0
+    assert (out / "t0.nii.gz").read_bytes() != before["t0.nii.gz"]
+    assert call("predict", images, "-m", trained.folder, "-o", out).code == 0  # now they are scse's
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
+def test_evaluate_replaces_no_file_of_the_users(data, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    labels = data / "labelsTs"
+    ended = call("evaluate", labels, labels, "-o", tmp_path)
+    assert ended.code == 1
+    assert f"{tmp_path / name}: already there" in said(ended, "error")[0]
+    assert (tmp_path / name).read_text() == "mine"
+    for options in (("--overwrite",), ()):
+        assert call("evaluate", labels, labels, "-o", tmp_path, *options).code == 0
+
+
+def test_compare_replaces_no_file_of_the_users(tmp_path):
+    scores = tmp_path / "summary.csv"
+    rows = [f"{v},{c},{s},{0.5 + 0.01 * c + 0.01 * s}" for v in ("none", "scse") for c in range(6) for s in range(3)]
+    scores.write_text("\n".join(["variant,case,seed,value", *rows]))
+    ended = call("compare", scores, "-o", tmp_path)
+    assert ended.code == 1
+    assert f"{scores}: already there" in said(ended, "error")[0]
+    assert scores.read_text().startswith("variant,case,seed,value")
+    for _ in range(2):
+        assert call("compare", scores, "-o", tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize(("verb", "name"), [("train", "log.jsonl"), ("study", "scores.csv")])
+def test_trainings_start_in_no_folder_with_files_of_their_names(data, tmp_path, verb, name):
+    (tmp_path / name).write_text("mine")
+    ended = call(verb, data, "-o", tmp_path, "--epochs", 1)
+    assert ended.code == 1
+    assert f"{tmp_path / name}: already there" in said(ended, "error")[0]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_pictures_are_trained_on_predicted_and_evaluated(tmp_path):

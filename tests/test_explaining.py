@@ -160,7 +160,7 @@ def scan(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
 FIGURES = ("spatial_gates.pdf", "spatial_gates.png")
@@ -200,9 +200,20 @@ def test_a_scan_gets_maps_in_its_own_geometry_a_table_and_figures(scan: Path, tm
 def test_a_second_call_with_other_batches_writes_the_same_bytes(scan: Path, tmp_path: Path) -> None:
     model = segmenter(Gated(ConcurrentSE(1)))
     explain(model, [str(scan)], tmp_path / "out", batch_size=3)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")}
     explain(model, scan, tmp_path / "out", batch_size=10)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")} == before
+
+
+@pytest.mark.parametrize("name", ["spatial_block.nii.gz", "channel_gates.csv", "spatial_gates.pdf"])
+def test_files_of_the_user_are_replaced_only_if_asked_for(scan: Path, tmp_path: Path, name: str) -> None:
+    model = segmenter(Gated(ConcurrentSE(1)))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name}: already there"):
+        explain(model, scan, tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert tmp_path / name in explain(model, scan, tmp_path, overwrite=True).files
+    assert (tmp_path / name).read_bytes() != b"mine"
 
 
 def test_a_picture_gets_the_gates_laid_over_it(tmp_path: Path) -> None:

@@ -267,11 +267,12 @@ def test_a_file_is_replaced_and_an_empty_folder_filled(folder: Path, tmp_path: P
     file, model = tmp_path / "model.keras", tmp_path / "model"
     file.write_text("old")
     model.mkdir()
-    assert export(str(folder / "unet"), "keras", str(file)).model == file
+    assert export(str(folder / "unet"), "keras", str(file), overwrite=True).model == file
+    assert export(folder / "unet", "keras", file).model == file  # now it is scse's
     assert (file.read_text(), file.with_suffix(".json").read_text()) == ("weights", description)
     assert export(folder / "unet", "saved_model", model).description == model / ASSETS / DESCRIPTION
     assert (model / ASSETS / DESCRIPTION).read_text() == description
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.json", "model.keras"}
+    assert {path.name for path in tmp_path.iterdir()} == {".scse-written", "model", "model.json", "model.keras"}
 
 
 def test_keras_on_another_backend_is_told(folder: Path, tmp_path: Path, stub: Any) -> None:
@@ -290,3 +291,11 @@ def test_the_example_refuses_slices_larger_than_the_patch(
     message = r"its slices of \(24, 20\) pixels exceed the patch \(16, 16\); use `scse predict`"
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+def test_no_file_of_the_users_is_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name}: already there, and not written by scse"):
+        export(tmp_path / "run", "keras", tmp_path / "model.keras")
+    assert (tmp_path / name).read_text() == "mine"

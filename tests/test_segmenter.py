@@ -764,7 +764,7 @@ def test_one_bad_image_does_not_stop_the_others(trained: Segmenter, case: tuple[
         assert message.startswith(str(tmp_path / f"{name}.nii.gz"))
     assert "has 2 channels, the model takes 1" in failed[2]
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    [written] = (tmp_path / "out").iterdir()
+    [written] = (tmp_path / "out").glob("*.*z")
     found, source = nib.load(written), nib.load(good)
     assert written.name == "good.nii.gz"
     assert np.array_equal(found.affine, source.affine)
@@ -776,7 +776,7 @@ def test_pictures_are_written_as_index_masks(tmp_path: Path) -> None:
     segmenter = reader(structures={"a": 7, "b": 255})
     paths = [save_picture(tmp_path / f"{name}.bmp", picture(20, 18, seed=n)) for n, name in enumerate("ab")]
     assert segmenter.predict_files({path.stem: [path] for path in paths}, tmp_path / "out") == []
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.*")) == [".scse-written", "a.png", "b.png"]
     assert np.array_equal(read_label(tmp_path / "out/b.png").array, segmenter.predict(paths[1]))
     assert len(np.unique(read_label(tmp_path / "out/a.png").array)) == 3
 
@@ -837,10 +837,60 @@ def test_an_interruption_leaves_whole_label_maps_only(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         replace(reader(), network=Waiting(interrupt)).predict_files(pictures(tmp_path, 6), tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p0.png", "p1.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["p0.png", "p1.png"]
+    assert reader().predict_files(pictures(tmp_path, 6), tmp_path / "out") == []
     for n in range(2):
         expected = reader().predict(tmp_path / f"p{n}.png")
         assert np.array_equal(read_label(tmp_path / "out" / f"p{n}.png").array, expected)
+
+
+def test_a_label_map_corrected_by_hand_is_not_replaced(tmp_path: Path) -> None:
+    images, out = pictures(tmp_path, 2), tmp_path / "out"
+    for _ in range(2):
+        assert reader().predict_files(images, out) == []
+    corrected = save_picture(out / "p1.png", picture(16, 16, seed=9)).read_bytes()
+    with pytest.raises(ValueError, match=r"out/p1\.png: already there, and not written by scse or changed since"):
+        reader().predict_files(images, out)
+    assert (out / "p1.png").read_bytes() == corrected
+    assert reader().predict_files(images, out, overwrite=True) == []
+    assert np.array_equal(read_label(out / "p1.png").array, reader().predict(tmp_path / "p1.png"))
+
+
+def test_a_label_map_never_replaces_another_image(tmp_path: Path) -> None:
+    images = pictures(tmp_path, 2)
+    (tmp_path / "other").mkdir()
+    images["p0"] = [save_picture(tmp_path / "other" / "p0.png", picture(16, 16))]
+    before = (tmp_path / "p1.png").read_bytes()
+    with pytest.raises(ValueError, match=r"p1\.png: would be replaced by what is made from it"):
+        reader().predict_files(images, tmp_path, overwrite=True)
+    assert (tmp_path / "p1.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a wrong size")])
+def test_an_image_that_the_network_cannot_take_loses_no_other(tmp_path: Path, error: Exception) -> None:
+    runs = count()
+
+    def fail() -> None:
+        if next(runs) == 1:
+            raise error
+
+    [message] = replace(reader(), network=Waiting(fail)).predict_files(pictures(tmp_path, 3), tmp_path / "out")
+    assert message.startswith(f"{tmp_path / 'p1.png'}: ")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["p0.png", "p2.png"]
+
+
+def test_images_without_usable_values_and_broken_networks_are_one_line_by_name(tmp_path: Path) -> None:
+    images = pictures(tmp_path, 2)
+    images["blank"] = [save_picture(tmp_path / "blank.png", np.full((16, 16), 3, np.uint8))]
+    [blank] = reader().predict_files(images, tmp_path / "out")
+    assert blank == f"{tmp_path / 'blank.png'}: every voxel has the same value, 3; the image is empty or damaged"
+    broken = reader()
+    with torch.no_grad():
+        broken.network.levels[0] = np.nan
+    messages = broken.predict_files({"p0": images["p0"]}, tmp_path / "none")
+    assert len(messages) == 1
+    assert messages[0].startswith(f"{tmp_path / 'p0.png'}: the network returned NaN or infinite scores")
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_no_fault_of_an_image_ends_it_all(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ Preset = Annotated[str, typer.Option(help="quick (for CPUs) or paper (as publish
 View = Annotated[str | None, typer.Option(help="Plane of the slices: coronal, axial or sagittal [from the data].")]
 Spacing = Annotated[float | None, typer.Option(help="Millimetres per pixel in the plane [from the data].")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out cases with problems instead of refusing.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files there that scse did not write, or that were changed since.")
+]
 Epochs = Annotated[int | None, typer.Option(help="Epochs [from the preset].")]
 SweptEpochs = Annotated[
     str | None, typer.Option(help="Epochs; several, as 3,6,12, are compared with each other [from the preset].")
@@ -314,6 +317,7 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: the fastest that pays.")
     ] = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.console import Watcher
@@ -325,7 +329,9 @@ def predict(
     segmenter = segmenter.with_engine(engine, images=len(found))
     _say(f"engine: {segmenter.engine}")
     with Watcher(_console()) as watch:
-        failed = segmenter.predict_files(found, out, batch_size=batch_size, progress=watch.counter("predict"))
+        failed = segmenter.predict_files(
+            found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
+        )
     _say(f"{len(found) - len(failed)} label maps written to {out}")
     _end(failed)
 
@@ -341,6 +347,7 @@ def explain(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Slices at a time; fewer need less memory [as memory allows].")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show what each block does to an image: spatial gates laid over it, channel gates as a table and a figure."""
     from scse.console import Watcher, rows_table
@@ -348,7 +355,13 @@ def explain(
 
     with Watcher(_console()) as watch:
         found = run_explain(
-            model, image, out, network=network, batch_size=batch_size, progress=watch.counter("explain")
+            model,
+            image,
+            out,
+            network=network,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=watch.counter("explain"),
         )
     columns = ("block", "identity", "spatial", "min", "max", "channel", "shut")
     _console().print(rows_table(found.rows(), *columns))
@@ -360,13 +373,14 @@ def export(
     model: Annotated[Path, typer.Argument(help="Folder of a segmenter or of a training run.")],
     to: Annotated[str, typer.Option(help="keras: a .keras file; saved_model: a SavedModel of TensorFlow.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file OUT.keras, or a new folder for a SavedModel.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the network of a trained segmenter for Keras 3 or TensorFlow, with its recipe and structures as JSON."""
     from scse.backends import quiet_tensorflow
     from scse.exporting import export as run_export
 
     quiet_tensorflow()
-    _say(run_export(model, to, out))
+    _say(run_export(model, to, out, overwrite=overwrite))
 
 
 @app.command()
@@ -405,16 +419,22 @@ def evaluate(
     references: Annotated[Path, typer.Argument(help="Reference label map, or folder of them.")],
     dataset: Annotated[Path | None, typer.Option(help="Data set whose structures are scored [values found].")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores.parquet and scores.csv.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score label maps: Dice, 95 % Hausdorff distance and mean surface distance in mm, per case and structure."""
     from scse.console import rows_table
     from scse.evaluation.scores import evaluate as run_evaluation
-    from scse.evaluation.scores import mean_rows, write_scores
+    from scse.evaluation.scores import mean_rows, score_paths, write_scores
+    from scse.outputs import check_outputs, marked
 
+    if out is not None:
+        check_outputs(score_paths(out), overwrite=overwrite)
     scores = run_evaluation(predictions, references, dataset=dataset)
     _console().print(rows_table(mean_rows(scores), "structure", "Dice", "HD95 (mm)", "MSD (mm)", "cases"))
     if out is not None:
-        for path in write_scores(scores, out):
+        with marked(score_paths(out)):
+            written = write_scores(scores, out)
+        for path in written:
             _say(f"written: {path}")
 
 
@@ -432,6 +452,7 @@ def compare(
     ] = None,
     margin: Margin = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the tables as CSV files.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare variants over cases and trainings: differences with intervals, tests, noise floor, ranks, a verdict.
 
@@ -444,12 +465,15 @@ def compare(
     """
     from scse.console import rows_table
     from scse.evaluation.comparison import compare as run_comparison
-    from scse.evaluation.comparison import write_tables
+    from scse.evaluation.comparison import table_paths, write_tables
     from scse.evaluation.printing import missing_lines, printed
     from scse.evaluation.ranking import ranking
     from scse.evaluation.variant_files import read_compared
     from scse.evaluation.verdict import verdict_text
+    from scse.outputs import check_outputs, marked
 
+    if out is not None:
+        check_outputs(table_paths(out), overwrite=overwrite)
     table = read_compared(scores, metric=metric, baseline=baseline, on_note=_say)
     found = run_comparison(table, baseline=baseline, metric=metric, lower_is_better=lower_is_better, margin=margin)
     ranks = ranking(table, metric=metric, lower_is_better=lower_is_better)
@@ -459,8 +483,11 @@ def compare(
     for line in missing_lines(found):
         _say(line)
     _say(verdict_text(found))
-    for path in write_tables(found, ranks, out) if out is not None else []:
-        _say(f"written: {path}")
+    if out is not None:
+        with marked(table_paths(out)):
+            written = write_tables(found, ranks, out)
+        for path in written:
+            _say(f"written: {path}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from scse.atomic import named, temporary_folder, write_atomic
 from scse.data.files import Image, read_image, write_map
-from scse.data.recipe import Grid, resize
+from scse.data.recipe import Grid, Slices, resize
 from scse.errors import UserError
 from scse.figure_files import save_figure
 from scse.gate_figures import Sheet, channel_figure, overlay, spatial_figure
@@ -23,6 +24,7 @@ from scse.gates import SHUT, BlockGates, find_blocks, gates_of
 from scse.inputs import find_images
 from scse.networks.library import MULTIPLE, Sized
 from scse.networks.titles import network_name, variant_name
+from scse.outputs import check_outputs, marked
 from scse.segmenter import Segmenter
 
 SHOWN = 6
@@ -64,9 +66,10 @@ def explain(
     *,
     network: str | None = None,
     batch_size: int | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explained:
-    """Write the gates of every block of a trained network for an image; existing files are replaced.
+    """Write the gates of every block of a trained network for an image.
 
     Spatial gates: `spatial_BLOCK.nii.gz`, 0 to 1 on the image's own voxels (of a picture `spatial_BLOCK.png`, its
     colours over it), and the figure `spatial_gates`. Channel gates: `channel_gates.csv` with the columns block, kind,
@@ -79,12 +82,13 @@ def explain(
         out: folder to write into.
         network: the factory FILE.py:FUNCTION of the segmenter in the folder, if it is one of your own.
         batch_size: slices at a time; by default up to 16, as memory allows.
+        overwrite: replace files in `out` that scse did not write or that were changed since.
         progress: called with (done, of how many) slices.
 
     Raises:
         DataError: the image or the segmenter cannot be read.
-        ValueError: the network has no blocks, the image does not fit the model, more than one image is given, or `out`
-            is a file.
+        ValueError: the network has no blocks, the image does not fit the model, more than one image is given, `out` is
+            a file, or one to be written is there already and not scse's, without `overwrite`.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -96,38 +100,43 @@ def explain(
     paths = _one_image(image, channels=segmenter.recipe.channels)
     source = read_image(paths)
     try:
-        prepared, grid = segmenter.recipe.image_slices(source)
+        prepared = segmenter.recipe.slices(source)
     except ValueError as error:
         raise UserError(f"{paths[0]}: {error}") from error
+    grid = prepared.grid
     shown = _shown(prepared)
     sheet = _sheet(segmenter, source, prepared[shown], grid, shown)
     files: list[Path] = []
     rows, drawn = [], {}
-    with temporary_folder(out) as scratch:
+    with temporary_folder(out) as scratch, ExitStack() as stack:
         gates = _all_gates(segmenter, prepared, scratch, batch_size, progress)
+        spatial = {name: _spatial_path(out, name, source) for name, block in gates.items() if block.spatial is not None}
+        tables = [
+            out / f"{name}.{kind}" for name in ("spatial_gates", "channel_gates") for kind in ("png", "pdf", "csv")
+        ]
+        check_outputs([*spatial.values(), *tables], inputs=paths, overwrite=overwrite)
+        stack.enter_context(marked([*spatial.values(), *tables]))
         for name, block in gates.items():
             planes = None if block.spatial is None else _on_plane(segmenter, block.spatial, grid)
             rows.append(_block_row(name, block, planes))
             if planes is None:
                 continue
             drawn[name] = _side_by_side(planes[shown], grid)
-            path = out / f"spatial_{_file_name(name)}"
+            files.append(spatial[name])
             if source.affine is None:
-                files.append(path.with_name(f"{path.name}.png"))
                 write_atomic(files[-1], _png(overlay(sheet, drawn[name])))
             else:
-                files.append(path.with_name(f"{path.name}.nii.gz"))
                 write_map(files[-1], grid.restore(planes), like=paths[0])
-    title = f"{network_name(segmenter.name)}, {variant_name(segmenter.variant)}: {paths[0].name}"
-    if drawn:
-        figure = spatial_figure(sheet, drawn, title=f"Spatial gates of {title}")
-        files += save_figure(figure, out / "spatial_gates", ("png", "pdf"))
-    channels = _channel_table(gates)
-    if len(channels):
-        files.append(out / "channel_gates.csv")
-        write_atomic(files[-1], channels.to_csv(index=False, float_format="%.6g").encode())
-        figure = channel_figure(channels, title=f"Channel gates of {title}")
-        files += save_figure(figure, out / "channel_gates", ("png", "pdf"))
+        title = f"{network_name(segmenter.name)}, {variant_name(segmenter.variant)}: {paths[0].name}"
+        if drawn:
+            figure = spatial_figure(sheet, drawn, title=f"Spatial gates of {title}")
+            files += save_figure(figure, out / "spatial_gates", ("png", "pdf"))
+        channels = _channel_table(gates)
+        if len(channels):
+            files.append(out / "channel_gates.csv")
+            write_atomic(files[-1], channels.to_csv(index=False, float_format="%.6g").encode())
+            figure = channel_figure(channels, title=f"Channel gates of {title}")
+            files += save_figure(figure, out / "channel_gates", ("png", "pdf"))
     return Explained(pd.DataFrame(rows), channels, tuple(files))
 
 
@@ -148,7 +157,8 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
         ValueError: the network has no block, or one whose maps are none of the slices; the image does not fit the
             model; or a slice is not in the image.
     """
-    prepared, grid = segmenter.recipe.image_slices(image)
+    prepared = segmenter.recipe.slices(image)
+    grid = prepared.grid
     wrong = [index for index in slices if not 0 <= index < len(prepared)]
     if wrong or not len(slices):
         found = ", ".join(map(str, wrong)) or "none"
@@ -190,7 +200,7 @@ def _on_plane(segmenter: Segmenter, maps: NDArray[np.float32], grid: Grid) -> ND
 
 def _batch_gates(
     segmenter: Segmenter,
-    slices: NDArray[np.float32],
+    slices: Slices | NDArray[np.float32],
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, list[BlockGates]]]:
@@ -249,7 +259,7 @@ def _inner_name(segmenter: Segmenter, where: str) -> str:
 
 def _all_gates(
     segmenter: Segmenter,
-    slices: NDArray[np.float32],
+    slices: Slices,
     scratch: Path,
     batch_size: int | None,
     progress: Callable[[int, int], None] | None,
@@ -291,6 +301,10 @@ def _names(blocks: Sequence[BlockGates]) -> list[str]:
     return names
 
 
+def _spatial_path(out: Path, name: str, source: Image) -> Path:
+    return out / f"spatial_{_file_name(name)}{'.png' if source.affine is None else '.nii.gz'}"
+
+
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")
 
@@ -304,9 +318,9 @@ def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> li
     return files
 
 
-def _shown(prepared: NDArray[np.float32]) -> NDArray[np.intp]:
+def _shown(prepared: Slices) -> NDArray[np.intp]:
     """Slices to draw: spread evenly over those that are not blank."""
-    there = np.flatnonzero(np.ptp(prepared, axis=(1, 2, 3)) > 0)
+    there = np.flatnonzero([np.ptp(prepared[n : n + 1]) > 0 for n in range(len(prepared))])
     there = there if len(there) else np.arange(len(prepared))
     chosen: NDArray[np.intp] = there[np.unique(np.linspace(0, len(there) - 1, SHOWN + 2)[1:-1].round().astype(int))]
     return chosen

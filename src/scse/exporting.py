@@ -12,6 +12,7 @@ from scse.backends import settle_backend
 from scse.checks import check_choice
 from scse.data.recipe import Recipe, read_recipe
 from scse.errors import UserError
+from scse.outputs import check_outputs, marked
 from scse.saved import DESCRIPTION, Saved, read_saved
 
 KERAS, SAVED_MODEL = "keras", "saved_model"
@@ -51,8 +52,8 @@ class Exported:
         )
 
 
-def export(folder: Path | str, to: str, out: Path | str) -> Exported:
-    """Write the network of a trained segmenter for Keras or TensorFlow; existing files are replaced.
+def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = False) -> Exported:
+    """Write the network of a trained segmenter for Keras or TensorFlow.
 
     Keras must not have been imported before with another backend than the one that is needed.
 
@@ -61,14 +62,17 @@ def export(folder: Path | str, to: str, out: Path | str) -> Exported:
         to: "keras", a `.keras` file for every backend, with the description beside it as a `.json` file; or
             "saved_model", TensorFlow's SavedModel, with the description in its `assets.extra`.
         out: the file; or the folder, which must be new or empty.
+        overwrite: replace files that scse did not write or that were changed since.
 
     Raises:
         DataError: the folder holds no segmenter, or one that this version cannot read.
-        ValueError: an unknown `to`, an `out` that does not fit, a package that is missing, or a network that is not
-            scse's own.
+        ValueError: an unknown `to`, an `out` that does not fit or is there without `overwrite`, a package that is
+            missing, or a network that is not scse's own.
     """
     check_choice("to", to, FORMATS)
     out = _check_out(Path(out), to)
+    if to == KERAS:
+        check_outputs([out, out.with_suffix(".json")], overwrite=overwrite)
     saved = read_saved(folder)
     recipe = read_recipe(saved)
     _settle(to)
@@ -108,8 +112,9 @@ def _write_keras(model: Any, saved: Saved, out: Path) -> Path:
     description = out.with_suffix(".json")
     with _beside(out) as temporary:
         model.save(temporary)
-        write_atomic(description, saved.description.read_bytes())
-        temporary.replace(out)
+        with marked([out, description]):
+            write_atomic(description, saved.description.read_bytes())
+            temporary.replace(out)
     return description
 
 

@@ -30,6 +30,7 @@ from scse.engines import Engine, make_engine
 from scse.errors import DataError, UserError
 from scse.networks.library import Sized, build_network, check_network, find_maker, named_again
 from scse.options import check_size
+from scse.outputs import check_outputs, marked
 from scse.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
 from scse.variants import canonical
 
@@ -214,6 +215,7 @@ class Segmenter:
         out: Path,
         *,
         batch_size: int | None = None,
+        overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images; one that cannot be segmented does not keep the others from being written.
@@ -224,11 +226,18 @@ class Segmenter:
             images: name -> file, or the files of the channels in order.
             out: folder of the label maps NAME.nii.gz, or NAME.png for pictures.
             batch_size: slices at a time; by default up to 16, as memory allows.
+            overwrite: replace files in `out` that scse did not write or that were changed since.
             progress: called with (done, of how many) images.
 
         Returns:
             What went wrong, a message for each image that failed.
+
+        Raises:
+            ValueError: a label map would replace an image, or a file that is not scse's without `overwrite`.
         """
+        targets = {name: _target(out, name, is_volume=ending(paths[0].name) in NIFTI) for name, paths in images.items()}
+        inputs = (path for paths in images.values() for path in paths)
+        check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
 
         def read(job: _Job) -> None:
             image = read_image(job.paths)
@@ -239,7 +248,8 @@ class Segmenter:
             del job.slices  # and with them the image
 
         def write(job: _Job) -> None:
-            write_prediction(out, job.name, job.labels.array, job.paths[0], job.labels)
+            with marked([targets[job.name]]):
+                write_prediction(out, job.name, job.labels.array, job.paths[0], job.labels)
             del job.labels
 
         failed = []
@@ -400,6 +410,8 @@ def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
                 job.problem = str(error)
             except ValueError as error:
                 job.problem = f"{job.paths[0]}: {error}"
+            except MemoryError:
+                job.problem = f"{job.paths[0]}: needs more memory than there is; predict it on a larger machine"
         return job
 
     return step
@@ -420,11 +432,15 @@ def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> It
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
     """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
     volume = image.affine is not None
-    path = folder / f"{name}{'.nii.gz' if volume else '.png'}"
+    path = _target(folder, name, is_volume=volume)
     if path.resolve() == source.resolve():
         raise UserError("its label map would replace the image itself; choose another folder")
     write_label(path, labels, like=source if volume else None)
     return path
+
+
+def _target(folder: Path, name: str, *, is_volume: bool) -> Path:
+    return folder / f"{name}{'.nii.gz' if is_volume else '.png'}"
 
 
 def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:

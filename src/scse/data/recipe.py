@@ -118,7 +118,7 @@ class Slices:
         """Their number."""
         return self.shape[0]
 
-    def __getitem__(self, chosen: slice | Sequence[int]) -> NDArray[np.float32]:
+    def __getitem__(self, chosen: slice | Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
         """Prepare some of them."""
         return _pad(self._resized(self._stored[chosen]), self.shape[2:], fill=self._fill)
 

@@ -171,14 +171,20 @@ def chosen_margin(metric: str, margin: float | None = None) -> float | None:
     return margin
 
 
+TABLES = ("summary", "structures", "tests", "seeds", "noise", "missing")
+
+
+def table_paths(folder: Path) -> list[Path]:
+    """The files that `write_tables` writes."""
+    return [folder / f"{name}.csv" for name in (*TABLES, "ranking")]
+
+
 def write_tables(comparison: Comparison, ranks: pd.DataFrame, folder: Path) -> list[Path]:
     """Write the tables of a comparison and of `ranking` as CSV files into `folder`; returns their paths."""
-    names = ("summary", "structures", "tests", "seeds", "noise", "missing")
-    tables = {name: getattr(comparison, name) for name in names}
-    paths = []
-    for name, table in {**tables, "ranking": ranks}.items():
-        paths.append(folder / f"{name}.csv")
-        write_atomic(paths[-1], table.to_csv(index=False).encode())
+    tables = [getattr(comparison, name) for name in TABLES]
+    paths = table_paths(folder)
+    for path, table in zip(paths, [*tables, ranks], strict=True):
+        write_atomic(path, table.to_csv(index=False).encode())
     return paths
 
 

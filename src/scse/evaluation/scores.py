@@ -212,12 +212,17 @@ def _label_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+def score_paths(folder: Path) -> tuple[Path, Path]:
+    """The files that `write_scores` writes."""
+    return folder / "scores.parquet", folder / "scores.csv"
+
+
 def write_scores(scores: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
     """Write a table of scores as `scores.parquet` and `scores.csv` into `folder`; returns both paths.
 
     The first stands for a finished run, so it takes its place last.
     """
-    parquet, table = folder / "scores.parquet", folder / "scores.csv"
+    parquet, table = score_paths(folder)
     write_together({table: scores.to_csv(index=False).encode(), parquet: scores.to_parquet(index=False)})
     return parquet, table
 

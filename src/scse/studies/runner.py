@@ -54,6 +54,18 @@ SCORES = "scores.parquet"
 LOCKS = "locks"
 COST_NAMES = ["network", "variant"]
 COST_NUMBERS = ["parameters", "kept_mib", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio"]
+
+WRITTEN = (
+    "scores.csv",
+    "scores.parquet",
+    "costs.csv",
+    "curves.csv",
+    "viewer.json",
+    "gates.parquet",
+    "report",
+    "cohort",
+)
+"""What a study writes into its folder once the locks are there."""
 CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
 FEW_SEEDS_NOTE = (
     f"Fewer than {FEWEST_TRAININGS} seeds: there is no verdict, because two trainings of one network often differ by "
@@ -161,6 +173,7 @@ def study(
     command = command_text(study, dict(locals()))
     began = time.monotonic()
     out = Path(out)
+    _check_folder(out)
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
         options = "networks, variants, attach_to and seeds"
         raise UserError(f"settings must not name {', '.join(swept)}: {options} choose them")
@@ -266,6 +279,14 @@ def _one_number(epochs: Sequence[int], settings: Mapping[str, Any], budget: str 
     if budget is not None:
         parse_budget(budget)
     return {"epochs": epochs[0]} if len(epochs) == 1 else {}
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with files of a study's names, but without its locks or runs: they are the user's."""
+    if (out / LOCKS).exists() or (out / "runs").exists():
+        return
+    if there := [str(out / name) for name in WRITTEN if (out / name).exists()]:
+        raise UserError(f"{', '.join(there)}: already there, and not of a study of scse; choose another folder")
 
 
 def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:

@@ -21,6 +21,9 @@ REMEDY = "copy the run again, or train anew in another folder"
 Key = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=100)]
 """Of prepared arrays: the name of a folder in the cache, and no path that leads out of it."""
 
+WRITTEN = ("checkpoint.safetensors", "log.jsonl", "segmenter", "scores.csv", "scores.parquet", "predictions")
+"""What a run writes into its folder beside the record, which comes first."""
+
 
 class RunRecord(BaseModel):
     """What a run was asked to do, kept in its folder: going on with anything else is refused.
@@ -80,10 +83,15 @@ def check_record(folder: Path, record: RunRecord) -> None:
     """Write the record into a new run's folder, or compare it with the one there.
 
     Raises:
-        DataError: the folder holds a run with other settings, recipe or cases.
+        DataError: the folder holds a run with other settings, recipe or cases, or files of a run's names without one.
     """
     path = folder / RECORD
     if not path.exists():
+        if there := [folder / name for name in WRITTEN if (folder / name).exists()]:
+            named = ", ".join(map(str, there))
+            raise DataError(
+                f"{named}: already there, but {path} is not, so this is no run of scse; choose another folder"
+            )
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return
     orders = {"classes", "cases"}
