@@ -43,7 +43,7 @@ def test_it_prints_and_writes_all_tables_what_is_missing_and_the_verdict(command
         "Two trainings of plain differ by 0.000 Dice on average (3 trainings).",
     ):
         assert text in out
-    written = {path.stem: pd.read_csv(path, keep_default_na=False) for path in (tmp_path / "out").iterdir()}
+    written = {path.stem: pd.read_csv(path, keep_default_na=False) for path in (tmp_path / "out").glob("*.csv")}
     assert sorted(written) == ["missing", "noise", "ranking", "seeds", "structures", "summary", "tests"]
     assert len(written["missing"]) == 6
     assert set(written["tests"]["kind"]) == {"better"}
