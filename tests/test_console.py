@@ -116,3 +116,20 @@ def test_names_are_no_markup_in_any_line():
     shown.print(rows_table([("a", "0.5")], "[bold]x", "Dice"))
     assert text(shown).count("a[red]b") == 2
     assert "[bold]x" in text(shown)
+
+
+def test_an_interruption_that_a_library_turned_into_an_error_is_one_still():
+    def library():
+        signal.raise_signal(signal.SIGINT)  # the first one asks, the second one interrupts
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape of object type") from None
+
+    with pytest.raises(KeyboardInterrupt), stop_on_signal(Console(file=StringIO())):
+        library()
+
+
+def test_an_error_of_ones_own_stays_one():
+    with pytest.raises(ValueError, match="own"), stop_on_signal(Console(file=StringIO())):
+        raise ValueError("own")

@@ -135,12 +135,14 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
     """
     asked: list[int] = []
     answered: list[int] = []
+    interrupted: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         # nothing is printed here: whatever was interrupted may itself be in the middle of printing
         if asked:
             for each in SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
+            interrupted.append(number)
             raise KeyboardInterrupt
         asked.append(number)
 
@@ -153,6 +155,11 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
     before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield stop
+    except Exception:
+        # libraries in C may make an error of their own of an interruption
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
