@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from other_process import Other
 
+from other_process import Other
 from scse.studies import sharing
 from scse.studies.sharing import claimed
 from scse.training.run import StoppedError
