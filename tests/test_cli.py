@@ -295,6 +295,12 @@ def test_attach_names_the_size_that_does_not_run():
     assert ended.err.startswith("error: unet, --size 3, --channels 1: the given example")
 
 
+def test_attach_takes_no_size_beyond_any_image():
+    ended = call("attach", "unet", "--size", 10**30)
+    assert ended.code == 2
+    assert "--size" in ended.err
+
+
 def test_ctrl_c_ends_in_one_line_and_exit_code_130(monkeypatch):
     def stop():
         raise KeyboardInterrupt

@@ -390,9 +390,9 @@ def attach(
     block: Annotated[str, typer.Option(help="cse, sse or scse.")] = "scse",
     to: Annotated[str, typer.Option(help="Where: patterns of modules, or auto.")] = "auto",
     explain: Annotated[bool, typer.Option("--explain", help="List the network's stages and where to attach.")] = False,
-    size: Annotated[int, typer.Option(min=1, help="Pixels a side of the image that runs through it.")] = 64,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 1,
-    classes: Annotated[int, typer.Option(min=1, help="Classes, the background included.")] = 2,
+    size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels a side of the image that runs through it.")] = 64,
+    channels: Annotated[int, typer.Option(min=1, max=1024, help="Channels of the image.")] = 1,
+    classes: Annotated[int, typer.Option(min=1, max=255, help="Classes, the background included.")] = 2,
     spatial_dims: Annotated[int, typer.Option(min=2, max=3, help="2 or 3.")] = 2,
 ) -> None:
     """Show which blocks `attach` puts where in a network, or what there is to attach to; nothing is written."""
