@@ -29,3 +29,8 @@ def test_names_are_chosen_by_any_of_the_patterns():
 def test_pattern_that_matches_nothing_is_told_with_what_there_is(pattern, nearest):
     with pytest.raises(ValueError, match=f"^pattern '{pattern}' matches no layer of UNet; {nearest}$"):
         named(f"head|{pattern}", ["encoder/conv", "head"], what="layer of UNet", separator="/")
+
+
+def test_a_pattern_longer_than_any_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"a pattern \(--to, to=\) may have 10000 characters, got 50000"):
+        named(50_000 * "[", ["encoder", "decoder"], what="module")

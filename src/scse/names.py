@@ -6,6 +6,9 @@ from fnmatch import fnmatchcase
 
 from scse.errors import UserError
 
+LONGEST = 10_000
+"""Characters of all patterns together; the search for near names takes seconds on more."""
+
 
 def matches(name: str, pattern: str, *, separator: str = ".") -> bool:
     """Whether a name of several parts matches one pattern.
@@ -32,6 +35,8 @@ def named(patterns: str, names: Sequence[str], *, what: str, separator: str = ".
         ValueError: one of the patterns matches none; the message has the nearest names.
     """
     chosen: set[str] = set()
+    if len(patterns) > LONGEST:
+        raise UserError(f"a pattern (--to, to=) may have {LONGEST} characters, got {len(patterns)}: {patterns[:40]}...")
     for pattern in patterns.split("|"):
         matched = {name for name in names if matches(name, pattern, separator=separator)}
         if not matched:
