@@ -43,6 +43,15 @@ def _model(told: str, folder: Path, whole: Path, must: Must, *, same: bool, name
     return Trial(told, lambda: _predicted(folder), [str(folder), *names], must, wrong)
 
 
+def _other_text(rng: Rng, value: Any, what: str) -> tuple[str, bytes, Must]:
+    """JSON of the same meaning, or damaged text."""
+    if what == "same":
+        told = pick(rng, SAME_JSON)
+        return told, SAME_JSON[told](value), "accept"
+    told, content, refuse = bad_json(rng, value)
+    return told, content, "refuse" if refuse else "either"
+
+
 def model_json(rng: Rng, folder: Path, base: Path) -> Trial:
     """The segmenter.json of a model."""
     target, file = folder / "segmenter", folder / "segmenter" / "segmenter.json"
@@ -50,12 +59,8 @@ def model_json(rng: Rng, folder: Path, base: Path) -> Trial:
     value = json.loads(file.read_text())
     what = pick(rng, ["same", "structure", "structure", "structure", "text", "size", "recipe", "meaning"])
     must: Must = "either"
-    if what == "same":
-        told = pick(rng, SAME_JSON)
-        content, must = SAME_JSON[told](value), "accept"
-    elif what == "text":
-        told, content, refuse = bad_json(rng, value)
-        must = "refuse" if refuse else "either"
+    if what in ("same", "text"):
+        told, content, must = _other_text(rng, value, what)
     else:
         if what == "structure":
             told, value = changed_json(rng, value)
@@ -271,12 +276,8 @@ def run_json(rng: Rng, folder: Path, base: Path) -> Trial:
     value = json.loads(path.read_text())
     what = pick(rng, ["same", "structure", "structure", "structure", "text", "settings"])
     must: Must = "either"
-    if what == "same":
-        told = pick(rng, SAME_JSON)
-        content, must = SAME_JSON[told](value), "accept"
-    elif what == "text":
-        told, content, refuse = bad_json(rng, value)
-        must = "refuse" if refuse else "either"
+    if what in ("same", "text"):
+        told, content, must = _other_text(rng, value, what)
     elif what == "structure":
         told, changed = changed_json(rng, value)
         content = json.dumps(changed).encode()

@@ -39,6 +39,9 @@ SETTINGS = {"width": 4, "depth": 2, "epochs": 2, "batch_size": 8, "precision": "
 RUNS = [f"{network}-{variant}-seed0-fold0" for network in ("unet", "sdnet") for variant in ("none", "scse")]
 
 
+WITHOUT_EPOCHS = {name: value for name, value in SETTINGS.items() if name != "epochs"}
+
+
 @dataclass
 class Finished:
     """The one study that is trained in full: data, folder, result, and every event."""
@@ -318,7 +321,7 @@ def test_a_damaged_budget_is_named(finished, tmp_path, content, message):
             finished.data,
             out=tmp_path,
             cache=finished.cache,
-            settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
+            settings=WITHOUT_EPOCHS,
             variants=["none", "cse"],
             seeds=1,
             budget="1h",
@@ -532,7 +535,7 @@ def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished,
         finished.data,
         out=tmp_path,
         cache=finished.cache,
-        settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
+        settings=WITHOUT_EPOCHS,
         variants=["none", "scse"],
         seeds=1,
         placements=["encoder"],
@@ -598,7 +601,7 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
             finished.data,
             out=tmp_path,
             cache=finished.cache,
-            settings={name: value for name, value in SETTINGS.items() if name != "epochs"},
+            settings=WITHOUT_EPOCHS,
             variants=["none", "cse"],
             seeds=1,
             budget=budget,

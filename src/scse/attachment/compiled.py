@@ -17,8 +17,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model, or a part of it, is TorchScript, which cannot be changed.
     """
-    if _compiler_is_loaded() and isinstance(model, torch._dynamo.OptimizedModule):
-        model = model._orig_mod
+    _, model = unwrapped("", model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             where = repr(name) if name else "the model"
