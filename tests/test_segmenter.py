@@ -28,7 +28,7 @@ from scse.attachment.placements import placements
 from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
 from scse.engines import Engine
-from scse.errors import DataError
+from scse.errors import DataError, UserError
 from scse.networks import NETWORKS
 from scse.networks.library import build_network
 from scse.saved import DESCRIPTION, WEIGHTS
@@ -665,7 +665,7 @@ def test_sources_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 0, 1)), "spacing must be 3 positive"),
         (lambda: flat.predict(picture(9, 9), spacing=(1, 1)), "pictures, which have no spacing"),
         (lambda: flat.predict(tmp_path / "p.png", spacing=(1, 1)), "spacing goes with arrays only"),
-        (lambda: deep.predict(tmp_path / "p.png"), "axial slices of volumes, got shape"),
+        (lambda: deep.predict(tmp_path / "p.png"), r"p\.png: .* axial slices of volumes, got shape"),
         (lambda: flat.predict([]), "at least one path"),
         (lambda: flat.predict(np.full((9, 9), np.nan)), "NaN or infinite"),
     ):
@@ -678,6 +678,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name in ("bad.nii.gz", "gone.png", "odd.dat"):
         with pytest.raises(DataError, match=name):
             reader().predict(tmp_path / name)
+    blank = save_picture(tmp_path / "blank.png", np.full((16, 16), 3, np.uint8))
+    with pytest.raises(UserError, match=r"blank\.png: every voxel has the same value, 3"):
+        reader().predict(blank)
 
 
 def test_an_image_of_one_value_is_refused() -> None:

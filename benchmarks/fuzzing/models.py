@@ -40,7 +40,8 @@ def _model(told: str, folder: Path, whole: Path, must: Must, *, same: bool, name
             return "other labels than those of the unmutated segmenter"
         return None
 
-    return Trial(told, lambda: _predicted(folder), [str(folder), *names], must, wrong)
+    # what becomes of an array names no file, but whose fault it is
+    return Trial(told, lambda: _predicted(folder), [str(folder), "the network returned", *names], must, wrong)
 
 
 def _other_text(rng: Rng, value: Any, what: str) -> tuple[str, bytes, Must]:

@@ -203,7 +203,11 @@ class Segmenter:
         if isinstance(source, nib.spatialimages.SpatialImage):
             return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
-        labels = self.predict_image(read_image(paths), batch_size=batch_size)
+        image = read_image(paths)
+        try:
+            labels = self.predict_image(image, batch_size=batch_size)
+        except UserError as error:
+            raise UserError(f"{paths[0]}: {error}") from error
         if ending(paths[0].name) not in NIFTI:
             return labels
         header: Any = nib.load(paths[0])
@@ -408,7 +412,7 @@ def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
                 do(job)
             except DataError as error:
                 job.problem = str(error)
-            except ValueError as error:
+            except ValueError as error:  # a network may refuse a size so
                 job.problem = f"{job.paths[0]}: {error}"
             except MemoryError:
                 job.problem = f"{job.paths[0]}: needs more memory than there is; predict it on a larger machine"

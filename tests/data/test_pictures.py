@@ -345,12 +345,15 @@ def tiff(width: int, height: int, *, compression: int = 1, count: int = 10, offs
     return head.ljust(offset, b"\0")
 
 
+def chunks(parts: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG of these chunks: name and content."""
+    every = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(every)
+
+
 def png(width: int, height: int) -> bytes:
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 99))]
-    parts = [
-        struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in [*chunks, (b"IEND", b"")]
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return chunks([(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b"")])
 
 
 @pytest.mark.parametrize(
@@ -382,12 +385,82 @@ def test_a_picture_that_claims_more_than_it_holds_is_refused_at_once(tmp_path: P
         assert str(error.value).startswith(str(tmp_path / name))
 
 
+def claiming(content: bytes, kind: str, width: int, height: int) -> bytes:
+    """A picture whose header claims another size; its pixels stay as they are."""
+    changed = bytearray(content)
+    if kind == "png":
+        struct.pack_into(">2I", changed, 16, width, height)
+        struct.pack_into(">I", changed, 29, zlib.crc32(bytes(changed[12:29])))
+    elif kind == "bmp":
+        struct.pack_into("<2i", changed, 18, width, height)
+    else:
+        (directory,) = struct.unpack_from("<I", changed, 4)
+        for entry in range(struct.unpack_from("<H", changed, directory)[0]):
+            place = directory + 2 + 12 * entry
+            tag, form = struct.unpack_from("<HH", changed, place)
+            if tag in (256, 257):
+                struct.pack_into("<H" if form == 3 else "<I", changed, place + 8, width if tag == 256 else height)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (39, 15), (40, 15), (8, 16), (15, 16)])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+@pytest.mark.parametrize("kind", ["png", "bmp", "tif", "zlib.tif"])
+def test_a_picture_that_holds_more_than_it_claims_is_refused(
+    tmp_path: Path, kind: str, mode: str, width: int, height: int
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    options = {"compression": "tiff_adobe_deflate"} if kind == "zlib.tif" else {}
+    PIL.Image.fromarray(random((16, 40))).convert(mode).save(path, **options)
+    read_image([path])
+    path.write_bytes(claiming(path.read_bytes(), kind, width, height))
+    for read in (lambda: read_image([path]), lambda: read_label(path)):
+        with pytest.raises(DataError, match="copy or export it again"):
+            read()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (13, 5), (70, 33)])
+@pytest.mark.parametrize(("color", "bits", "samples"), [(0, 1, 1), (3, 2, 1), (0, 4, 1), (2, 8, 3), (6, 16, 4)])
+def test_an_interlaced_png_is_read(tmp_path: Path, color: int, bits: int, samples: int, size: tuple[int, int]) -> None:
+    width, height = size
+    # of the seven passes each has its own rows; a pass without columns has none
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+    rows = b"".join((b"\0" + bytes(-(-w * bits * samples // 8))) * h for w, h in sizes if w)
+    palette = [(b"PLTE", bytes(12))] if color == 3 else []
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 1)
+    path = tmp_path / "a.png"
+    path.write_bytes(chunks([(b"IHDR", header), *palette, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]))
+    assert read_image([path]).array.shape[1:] == (height, width)
+    path.write_bytes(chunks([(b"IHDR", header), *palette, (b"IDAT", zlib.compress(rows + b"\0")), (b"IEND", b"")]))
+    with pytest.raises(DataError, match="more than the"):
+        read_image([path])
+
+
+def test_what_other_programs_append_to_a_bmp_is_not_pixels(tmp_path: Path) -> None:
+    array = random((5, 7))
+    path = tmp_path / "a.bmp"
+    PIL.Image.fromarray(array).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0\0")  # as Photoshop aligns files
+    assert_read(path, array)
+    path.write_bytes(content + b"further")
+    assert_read(path, array)
+    # version 5 of the header, with a colour profile behind the pixels
+    (offset,) = struct.unpack_from("<I", content, 10)
+    profile = struct.pack("<II", len(content) + 84 - 14, 128)
+    header = struct.pack("<I", 124) + content[18:54] + bytes(72) + profile + bytes(4)
+    start = b"BM" + struct.pack("<IHHI", len(content) + 84 + 128, 0, 0, offset + 84)
+    path.write_bytes(start + header + content[54:] + bytes(128))
+    assert_read(path, array)
+
+
 def test_a_strip_that_unfolds_to_more_than_the_picture_is_refused(tmp_path: Path) -> None:
     packer = zlib.compressobj(9)
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
     content = tiff(2000, 100, compression=8, count=len(bomb)) + bomb
     (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(DataError, match="unfolds to more than the whole picture"):
+    with pytest.raises(DataError, match="more than the 200,000 bytes of pixels"):
         read_image([tmp_path / "a.tif"])
 
 

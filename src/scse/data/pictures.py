@@ -4,10 +4,12 @@ Pillow knows TIFF as well, but leaves out samples that it has no mode for and re
 """
 
 import math
+import struct
 import zlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import PIL.Image
@@ -30,7 +32,6 @@ COMPRESSION_RATIO = 4096
 """A byte of a compressed picture holds at most so many bytes of pixels: fewer of Deflate, LZW, PackBits and JPEG."""
 
 DEFLATE, LZW = (8, 32946), 5
-DEFLATE_RATIO = 1032
 OWN_CODECS = (1, *DEFLATE, 32773)
 """Compressions of TIFF that tifffile reads without the package imagecodecs: none, Deflate, PackBits."""
 
@@ -39,6 +40,15 @@ PHOTOMETRIC = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, MASK: 1}
 """TIFF's ways to show pixels that are read as they are stored -> samples that they take; the others go to Pillow."""
 
 PILLOW_PHOTOMETRIC = {5: 4, 6: 3, 8: 3}  # CMYK, YCbCr, CIELab
+
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""PNG's colour types -> samples of a pixel."""
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Passes of an interlaced PNG: first column, first row, and the steps from one column and row to the next."""
+
+BMP_PROFILE = (124, 126, 130)
+"""Size of the only BMP header with a colour profile, and the places of the profile's offset in it and of its size."""
 
 
 def read_picture(path: Path, keep: Keep) -> NDArray[Any]:
@@ -75,6 +85,8 @@ def _read_pillow(path: Path, keep: Keep, formats: tuple[str, ...]) -> NDArray[An
         _check_pixels(path, (height, width, len(picture.getbands())), 8, COMPRESSION_RATIO * path.stat().st_size)
         if picture.format == "PNG":
             _check_chunks(path)
+        if picture.format == "BMP" and isinstance(picture, ImageFile):
+            _check_rows(path, picture)
         raw = picture.tile[0].args if picture.format == "PNG" and isinstance(picture, ImageFile) else None
         deep = raw in ("RGB;16B", "RGBA;16B", "LA;16B")
         array = _deep_colors(path, str(raw)) if deep else np.array(_plain(picture, keep))
@@ -83,24 +95,78 @@ def _read_pillow(path: Path, keep: Keep, formats: tuple[str, ...]) -> NDArray[An
 
 
 def _check_chunks(path: Path) -> None:
-    """Compare the chunks of a PNG with their checksums, which Pillow passes over for those of the pixels.
+    """Compare the chunks of a PNG with their checksums, and the pixels with the size that its header claims.
+
+    Pillow passes over the checksums of the pixels, and of too many pixels it reads the first ones.
 
     Raises:
-        FileError: one differs, or is cut off.
+        FileError: a chunk differs or is cut off, or there are more pixels than the header claims.
     """
     with path.open("rb") as file:
+        claimed = _png_bytes(file.read(33)[16:29])
+        pixels = []
         file.seek(8)
         while len(start := file.read(8)) == 8:
             length, kind = int.from_bytes(start[:4]), start[4:]
+            if kind == b"IDAT":
+                pixels.append((file.tell(), length))
             checksum = zlib.crc32(kind)
-            while length and (part := file.read(min(length, 1 << 20))):
-                checksum, length = zlib.crc32(part, checksum), length - len(part)
+            for part in _parts(file, length):
+                checksum = zlib.crc32(part, checksum)
             # ancillary chunks, whose names start with a small letter, do not change the pixels
             if file.read(4) != checksum.to_bytes(4) and kind[:1].isupper():
                 remedy = "copy or export it again"
                 raise FileError(path, "unreadable", f"its part {kind!r} does not match its checksum; {remedy}")
             if kind == b"IEND":
-                return
+                break
+        unpacker, inflated = zlib.decompressobj(), 0
+        for offset, length in pixels:
+            file.seek(offset)
+            for part in _parts(file, length):
+                packed = part
+                while packed and inflated <= claimed:
+                    inflated += len(unpacker.decompress(packed, 1 << 20))
+                    packed = unpacker.unconsumed_tail
+        # flush() would unfold all the rest of a bomb, and so is called only where nothing waits
+        if inflated > claimed or inflated + len(unpacker.flush()) > claimed:
+            raise _surplus(path, claimed)
+
+
+def _parts(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """The next `length` bytes, or those that there are, at most a MiB at a time."""
+    while length and (part := file.read(min(length, 1 << 20))):
+        length -= len(part)
+        yield part
+
+
+def _png_bytes(header: bytes) -> int:
+    """Bytes of all rows of a PNG, each with the byte that names its filter."""
+    width, height, bits, color, _, _, interlaced = struct.unpack(">2I5B", header)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+    return sum(rows * (1 + -(-columns * bits * PNG_SAMPLES[color] // 8)) for columns, rows in sizes if columns)
+
+
+def _check_rows(path: Path, picture: ImageFile) -> None:
+    """Refuse a BMP without compression that holds more rows, or longer ones, than its header claims."""
+    codec, _, offset, parameters = picture.tile[0]
+    if codec != "raw" or not isinstance(parameters, tuple):
+        return
+    with path.open("rb") as file:
+        header = file.read(14 + BMP_PROFILE[0])
+    end, size = struct.unpack_from("<I", header, 2)[0], path.stat().st_size
+    # some writers leave the size of the file out, others append to the file without changing it
+    end = end if offset < end < size else size
+    if struct.unpack_from("<I", header, 14)[0] == BMP_PROFILE[0]:
+        profile, length = (struct.unpack_from("<I", header, place)[0] for place in BMP_PROFILE[1:])
+        end = 14 + profile if length and offset < 14 + profile < end else end
+    claimed = picture.height * int(parameters[1])
+    if end - offset - claimed >= 4:  # every row takes a multiple of 4 bytes, and up to 3 may align the file
+        raise _surplus(path, claimed)
+
+
+def _surplus(path: Path, claimed: int) -> FileError:
+    return unreadable(path, f"it holds more than the {claimed:,} bytes of pixels that its header describes")
 
 
 def _deep_colors(path: Path, raw: str) -> NDArray[np.uint16]:
@@ -216,21 +282,28 @@ def _check_codec(path: Path, page: Any) -> None:
 
 
 def _check_segments(path: Path, page: Any) -> None:
-    """Refuse strips or tiles that are missing, lie outside of the file, or would unfold to more than the picture."""
+    """Refuse strips or tiles that are missing, lie outside of the file, or hold at least a row more than they should.
+
+    Those of other compressions than Deflate are not unfolded for it.
+    """
     size, wanted = path.stat().st_size, math.prod(page.chunked)
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     sound = sum(count > 0 and offset + count <= size for offset, count in places[:wanted])
     if sound < wanted:
         raise unreadable(path, f"{wanted - sound} of its {wanted} strips or tiles are empty or beyond its end")
-    if page.compression not in DEFLATE:
-        return
+    rows, columns, *samples = page.chunks
+    bits = page.bitspersample * math.prod(samples) if isinstance(page.bitspersample, int) else sum(page.bitspersample)
+    row = -(-columns * bits // 8)
+    claimed = row * (rows if page.is_tiled else min(rows, page.imagelength))
+    most = claimed + row - 1  # some writers pad
     with path.open("rb") as file:
-        for offset, count in places:
-            # what could become much larger than the picture is unfolded once up to that size
-            if count * DEFLATE_RATIO > SMALL + page.nbytes:
+        for offset, count in places[:wanted]:
+            held = count if page.compression == 1 else 0
+            if page.compression in DEFLATE:
                 file.seek(offset)
-                if len(zlib.decompressobj().decompress(file.read(count), page.nbytes + 1)) > page.nbytes:
-                    raise unreadable(path, "a strip or tile unfolds to more than the whole picture")
+                held = len(zlib.decompressobj().decompress(file.read(count), most + 1))
+            if held > most:
+                raise _surplus(path, claimed)
 
 
 def _shown(path: Path, page: Any, array: NDArray[Any], keep: Keep) -> NDArray[Any]:
