@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from scse import ChannelSE, ConcurrentSE
 from scse.allocator import keep_large_blocks
-from scse.bench import plain_formula
-from scse.kernels import path
+from scse.blocks.kernels import path
+from scse.studies.bench import plain_formula
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

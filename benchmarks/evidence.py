@@ -20,8 +20,8 @@ from scse.evaluation.pairing import without_control
 from scse.evaluation.quality import RUN
 from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.evaluation.verdict import effect_text, p_text
-from scse.networks.titles import network_name, variant_name
-from scse.timing import in_words
+from scse.support.timing import in_words
+from scse.vocabulary.titles import network_name, variant_name
 
 HEADS = {"dice": "Dice", "hd95": "HD95 (mm)"}
 NOTHING = "\N{EN DASH}"

@@ -24,7 +24,7 @@ from scse.evaluation.noise import splits
 from scse.evaluation.pairing import grids, mean
 from scse.evaluation.power import Design, Spread, detectable, power
 from scse.evaluation.statistics import LEVEL, Estimate, estimate
-from scse.networks.titles import network_name
+from scse.vocabulary.titles import network_name
 
 Floats = NDArray[np.float64]
 SD = list(product((0.0, 2.0, 6.0), (0.0, 3.0, 6.0, 12.0)))

@@ -35,7 +35,7 @@ import torch
 from fuzzing.sandbox import Outcome, attempt, removed
 from measuring import machine, markdown
 
-from scse.tensorboard_alone import use_monai_alone, use_tensorboard_alone
+from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
 use_tensorboard_alone()
 use_monai_alone()

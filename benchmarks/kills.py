@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from measuring import machine, markdown
 
-from scse.tensorboard_alone import use_monai_alone, use_tensorboard_alone
+from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
 use_tensorboard_alone()
 use_monai_alone()
@@ -44,7 +44,7 @@ use_monai_alone()
 import fuzzing.kinds  # noqa: E402, F401 (it imports all that the commands need, MONAI too)
 from fuzzing.base import write_nnunet  # noqa: E402
 
-from scse.cli import main as scse_main  # noqa: E402
+from scse.cli.app import main as scse_main  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS_A_ROUND = 8

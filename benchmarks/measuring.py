@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scse.timing import in_turn
+from scse.support.timing import in_turn
 
 
 def interleaved(

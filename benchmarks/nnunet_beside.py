@@ -40,7 +40,6 @@ import torch
 from measuring import machine, markdown
 
 from scse.allocator import keep_large_blocks
-from scse.atomic import write_atomic
 from scse.data.dataset import Case, Dataset
 from scse.data.files import read_image, read_label
 from scse.data.folds import Fold, make_folds
@@ -48,7 +47,8 @@ from scse.data.inspection import checked
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
 from scse.evaluation import compare, score, verdicts, write_scores
-from scse.segmenter import write_prediction
+from scse.inference.segmenter import write_prediction
+from scse.support.atomic import write_atomic
 from scse.training.run import resolve_precision, train
 from scse.training.settings import PRESETS
 from scse.training.task import make_task

@@ -29,9 +29,9 @@ from scse.attachment.hosts import Recalibration
 from scse.data.dataset import Dataset
 from scse.data.files import read_image, read_label
 from scse.data.recipe import Recipe
-from scse.engines import ENGINES, make_engine
+from scse.inference.engines import ENGINES, make_engine
+from scse.inference.segmenter import Segmenter, write_prediction
 from scse.networks import NETWORKS, UNet
-from scse.segmenter import Segmenter, write_prediction
 
 MALC = Path(__file__).resolve().parents[2] / "shared" / "data" / "malc"
 RECIPE = Recipe(view="coronal", spacing=None, patch=(168, 176), channels=1)

@@ -20,8 +20,8 @@ import torch
 from measuring import machine, markdown
 
 from scse.data.recipe import Recipe
+from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
-from scse.segmenter import Segmenter
 
 MIB = 2**20
 

@@ -38,9 +38,9 @@ from scse import ConcurrentSE
 from scse.allocator import keep_large_blocks
 from scse.data import Dataset, inspect
 from scse.data.recipe import Recipe
-from scse.inputs import find_images
+from scse.inference.inputs import find_images
+from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
-from scse.segmenter import Segmenter
 
 with warnings.catch_warnings(action="ignore", category=FutureWarning):
     from segmentation_models_pytorch.base.modules import SCSEModule

@@ -34,7 +34,7 @@ from measuring import interleaved, machine, markdown, milliseconds, ratio
 from rich.console import Console
 
 from scse.allocator import keep_large_blocks
-from scse.console import Watcher
+from scse.cli.console import Watcher
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.training import loop, run

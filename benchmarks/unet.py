@@ -19,8 +19,8 @@ from measuring import interleaved, machine, markdown, milliseconds, ratio
 from torch import Tensor, nn
 
 from scse.allocator import keep_large_blocks
-from scse.blocks import VARIANTS
-from scse.kernels import path
+from scse.blocks.kernels import path
+from scse.blocks.modules import VARIANTS
 from scse.networks import UNet
 
 with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scse.tensorboard_alone import use_monai_alone, use_tensorboard_alone
+from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
 # a worker a core: more threads would spend their time waiting for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")

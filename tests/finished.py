@@ -13,9 +13,9 @@ from scse.data.dataset import Dataset
 from scse.data.files import read_image, read_label
 from scse.data.recipe import Recipe
 from scse.evaluation.scores import score, write_scores
+from scse.inference.finished import FinishedRun
+from scse.inference.segmenter import Segmenter, write_prediction
 from scse.networks import NETWORKS
-from scse.reports.viewer import FinishedRun
-from scse.segmenter import Segmenter, write_prediction
 
 SHAPE = (12, 48, 10)
 ARGUMENTS = {"in_channels": 1, "classes": 3, "width": 4, "depth": 2, "kernel_size": 3}

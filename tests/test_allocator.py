@@ -73,7 +73,7 @@ assert not in_heap() and not in_heap_of_thread()
 @glibc
 def test_the_command_line_keeps_blocks() -> None:
     in_a_new_process("""
-from scse.cli import main
+from scse.cli.app import main
 sys.argv = ["scse", "--version"]
 try:
     main()

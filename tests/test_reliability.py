@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from fuzzing.images import nifti
-from scse.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter
 from scse.training.run import StoppedError, train_on
 
 SHAPE = (12, 10, 9)

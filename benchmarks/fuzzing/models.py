@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from fuzzing.base import SETTINGS, scene
 from fuzzing.mutations import SAME_JSON, Rng, bad_json, changed_json, cut, flip, garbled, pick
 from fuzzing.sandbox import Must, Trial, command_line
-from scse.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter
 from scse.studies.runner import study
 from scse.training.run import resume, train_on
 

@@ -13,13 +13,13 @@ from fuzzing.mutations import Rng, pick
 from fuzzing.sandbox import Must, Trial, command_line
 from scse.attachment.patterns import choose
 from scse.networks import NETWORKS
-from scse.networks.library import check_network
-from scse.networks.specs import split_specs
 from scse.studies.estimate import parse_budget
 from scse.studies.runner import study
 from scse.training.run import StoppedError, train_on
 from scse.training.settings import Settings, make_settings
-from scse.variants import canonical
+from scse.vocabulary.specs import split_specs
+from scse.vocabulary.variants import canonical
+from scse.zoo.library import check_network
 
 LETTERS = "abcsexn=[](),'\"|*?.:+-_/\\ 0123459\n\t\0é\u200b\ud7ff[]=,"
 NUMBERS = [

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-from scse.errors import UserError
+from scse.support.errors import UserError
 
 MOST_SECONDS = 30.0
 MOST_BYTES = 2 * 2**30
@@ -84,7 +84,7 @@ def command_line(*arguments: str) -> str:
         RefusedError: exit code 1 or 2, with what was printed to stderr.
         Exception: what the command line shows as a traceback.
     """
-    from scse.cli import main  # noqa: PLC0415 (it must be imported after the process is set up)
+    from scse.cli.app import main  # noqa: PLC0415 (it must be imported after the process is set up)
 
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0

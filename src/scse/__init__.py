@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scse import functional, networks
     from scse.attachment.attaching import attach, detach
+    from scse.attachment.fusing import fuse
     from scse.attachment.losing import LostBlockWarning
     from scse.attachment.placements import placements
     from scse.attachment.saving import load_attached, save_attached
     from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
     from scse.data.dataset import Dataset
-    from scse.explaining import explain
-    from scse.fusing import fuse
     from scse.gates import gates_of
-    from scse.segmenter import Segmenter
+    from scse.gates.explaining import explain
+    from scse.inference.segmenter import Segmenter
     from scse.studies.runner import study
 
 __version__ = "0.1.0"
@@ -29,13 +29,13 @@ _HOMES = {
     "ConcurrentSE": "scse.blocks",
     "Dataset": "scse.data.dataset",
     "LostBlockWarning": "scse.attachment.losing",
-    "Segmenter": "scse.segmenter",
+    "Segmenter": "scse.inference.segmenter",
     "SpatialSE": "scse.blocks",
     "attach": "scse.attachment.attaching",
     "detach": "scse.attachment.attaching",
-    "explain": "scse.explaining",
+    "explain": "scse.gates.explaining",
     "functional": "",
-    "fuse": "scse.fusing",
+    "fuse": "scse.attachment.fusing",
     "gates_of": "scse.gates",
     "load_attached": "scse.attachment.saving",
     "networks": "",

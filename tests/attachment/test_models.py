@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import two_processes
-from zoo import ZOO, leaves
 
 import scse
+from zoo import ZOO, leaves
 
 
 def attached(name):

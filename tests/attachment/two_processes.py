@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from zoo import ZOO, leaves
 
 import scse
+from zoo import ZOO, leaves
 
 PROCESSES = 2
 

@@ -8,7 +8,7 @@ import pytest
 
 from scse.data import cohort
 from scse.data.dataset import Dataset
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scse.data import Case, Dataset
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 
 def touch(*paths: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from scse.data.dataset import Case, Dataset
 from scse.data.folds import make_folds
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 
 def dataset(names: str, tests: str = "", **changes: Any) -> Dataset:

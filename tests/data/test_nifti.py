@@ -20,7 +20,7 @@ import pytest
 
 from scse.data.files import geometry_errors, read_image, read_label, write_label
 from scse.data.nifti import MOST_AFTER, MOST_HEADER
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 READERS: list[Callable[[Path], Any]] = [lambda path: read_image([path]), read_label]
 

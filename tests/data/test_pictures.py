@@ -17,7 +17,7 @@ import pytest
 import tifffile
 
 from scse.data.files import geometry_errors, read_image, read_label, write_label
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 
 def random(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
@@ -320,7 +320,7 @@ sys.modules["imagecodecs"] = None
 from collections.abc import Callable
 from pathlib import Path
 from scse.data.files import read_image
-from scse.errors import DataError
+from scse.support.errors import DataError
 for path, total in {json.dumps(files)}.items():
     found = read_image([Path(path)]).array
     assert abs(found.sum(dtype=float) - total) < 1e-6, path

@@ -22,7 +22,7 @@ from scse.data.files import read_image, read_label
 from scse.data.inspection import inspect
 from scse.data.prepared import IGNORED_CLASS, Prepared, cache_folder, class_values, prepare
 from scse.data.recipe import Recipe
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 SMALL = (9, 6, 10)
 VALUES = (300, 3)

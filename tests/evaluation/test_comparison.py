@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scores_tables import CASES, LUCK, PLAIN, gains, overall, runs, trainings
 
+from scores_tables import CASES, LUCK, PLAIN, gains, overall, runs, trainings
 from scse.evaluation import compare
 from scse.evaluation.comparison import ALL
 from scse.evaluation.pairing import without_control
 from scse.evaluation.power import Design, Spread, detectable
 from scse.evaluation.statistics import estimate, holm
-from scse.networks.titles import network_name
+from scse.vocabulary.titles import network_name
 
 COLUMNS = ["network", "variant", "mean", "sd", "median", "cases", "absent", "lacking", "seeds", "sd_seeds"]
 

@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 
 from scse.data.files import write_label
-from scse.errors import DataError
 from scse.evaluation.scores import dice_scores, evaluate, mean_rows
+from scse.support.errors import DataError
 
 
 def label(path: Path, array: np.ndarray) -> Path:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from monai.handlers import write_metrics_reports
 
-from scse.errors import DataError
 from scse.evaluation.foreign import case_names, read_score_file
+from scse.support.errors import DataError
 
 # as `Evaluator.run` of mist-medical 2.3.0 writes it: pandas' to_csv of what compute_results_stats returns
 MIST = """\

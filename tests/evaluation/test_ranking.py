@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scores_tables import CASES, PLAIN, gains, runs
 
+from scores_tables import CASES, PLAIN, gains, runs
 from scse.evaluation import ranking
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scores_tables import PLAIN, gains, runs
 
-from scse.errors import DataError
+from scores_tables import PLAIN, gains, runs
 from scse.evaluation import compare, read_scores
+from scse.support.errors import DataError
 
 HEAD = "network,variant,seed,fold,case,structure,metric,value\n"
 ROWS = "unet,none,0,0,a,left,dice,0.8\nunet,scse,0,0,a,left,dice,0.9\n"

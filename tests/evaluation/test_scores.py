@@ -14,8 +14,8 @@ from monai.metrics import (
 from scipy.ndimage import gaussian_filter
 
 from scse.data.files import write_label
-from scse.errors import DataError
 from scse.evaluation import score, score_files, score_folders, write_scores
+from scse.support.errors import DataError
 
 STRUCTURES = {"caudate": 1, "putamen": 2, "pallidum": 7}
 METRICS = ["dice", "hd95", "msd"]

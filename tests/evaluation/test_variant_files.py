@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scse.errors import DataError
 from scse.evaluation import read_score_files
 from scse.evaluation.variant_files import read_compared
+from scse.support.errors import DataError
 
 CASES = ("a", "b", "c")
 Write = Callable[..., Path]

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scores_tables import CASES, PLAIN, gains, runs, trainings
 
+from scores_tables import CASES, PLAIN, gains, runs, trainings
 from scse.evaluation import Verdict, compare, headlines, noise_texts, verdict_text, verdicts
 from scse.evaluation.verdict import effect_text, p_text
 

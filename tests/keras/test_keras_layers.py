@@ -368,7 +368,8 @@ def test_other_maps_in_a_later_call_raise_with_the_name_of_the_layer():
 
 def test_torch_is_loaded_only_for_its_own_backend():
     code = (
-        "import sys, scse.keras; scse.keras.ConcurrentSE(); print(sorted({'torch', 'scse.blocks'} & set(sys.modules)))"
+        "import sys, scse.keras; scse.keras.ConcurrentSE();"
+        "print(sorted({'torch', 'scse.blocks.modules'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ("['torch']" if keras.config.backend() == "torch" else "[]")

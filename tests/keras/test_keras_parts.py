@@ -7,8 +7,8 @@ import torch
 from keras import layers, ops
 
 import scse
-from scse.errors import UserError
 from scse.keras import ChannelSE, ConcurrentSE, attach, detach, from_torch, networks, to_torch
+from scse.support.errors import UserError
 
 pytestmark = [
     pytest.mark.usefixtures("quick_networks"),

@@ -13,8 +13,8 @@ from twins import NAMES, TITLES, VARIANTS, gradients, image, run, small, tensor
 import scse
 import scse.keras
 from scse.data.recipe import Recipe
-from scse.errors import DataError
-from scse.networks.library import build_network
+from scse.support.errors import DataError
+from scse.zoo.library import build_network
 
 pytestmark = pytest.mark.usefixtures("quick_networks")
 

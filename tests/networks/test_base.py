@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from scse import ConcurrentSE
-from scse.blocks import VARIANTS
+from scse.blocks.modules import VARIANTS
 from scse.networks import NETWORKS, FCDenseNet, SDNet, UNet
 from scse.networks.base import UniformNetwork
 from scse.networks.densenet import Tiramisu
-from scse.variants import Variant
+from scse.vocabulary.variants import Variant
 
 MAKERS = {**NETWORKS, "tiramisu": Tiramisu}
 UNIFORM = [name for name, maker in NETWORKS.items() if issubclass(maker, UniformNetwork)]

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from scse.figure_files import save_figure
 from scse.reports.figures import COLORS, box_plots
 from scse.reports.interactive import box_plots_interactive, learning_curves
+from scse.support.figure_files import save_figure
 
 VARIANTS = ("none", "cse", "sse", "scse")
 STRUCTURES = ("left-cerebral-white-matter", "brain-stem", "absent")

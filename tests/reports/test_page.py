@@ -19,7 +19,7 @@ from rich.console import Console
 from finished import Study, make_study
 from scse.evaluation import compare
 from scse.evaluation.scores import write_scores
-from scse.reports.channel_gates import channel_gates
+from scse.gates.channel_gates import channel_gates
 from scse.reports.page import StudyFacts, latex_table, table_text, write_report
 from scse.reports.viewer import viewer_data
 

@@ -17,7 +17,7 @@ from finished import Study, make_study
 from scse.data.files import Image
 from scse.data.recipe import Recipe
 from scse.reports import viewer
-from scse.reports.viewer import GATE_LEVELS, chosen_slices, slices_per_case, spread, structure_colors, viewer_data
+from scse.reports.viewer import GATE_LEVELS, chosen_slices, slices_per_case, structure_colors, viewer_data
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +139,6 @@ def test_few_slices_are_all_kept():
 def test_the_budget_is_shared_by_all_cases():
     assert slices_per_case(10, 1_000, 500_000) == 50
     assert slices_per_case(1_000, 1_000, 500_000) == 12
-
-
-def test_every_beginning_of_a_spread_is_even():
-    assert spread(9) == [0, 8, 4, 2, 6, 1, 3, 5, 7]
-    assert [spread(count) for count in (0, 1, 2)] == [[], [0], [0, 1]]
-    assert all(sorted(spread(count)) == list(range(count)) for count in range(100))
 
 
 def test_both_sides_of_a_pair_share_their_colour():

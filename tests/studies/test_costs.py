@@ -9,8 +9,8 @@ import torch
 from datasets import save_prepared, scene
 from scse.data.files import Image
 from scse.data.recipe import Recipe
+from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
-from scse.segmenter import Segmenter
 from scse.studies import costs
 from scse.training.settings import Settings
 from scse.training.task import Task

@@ -20,18 +20,18 @@ from rich.console import Console
 import scse
 from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
 from other_process import Other
-from scse.console import Watcher
+from scse.cli.console import Watcher
 from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
-from scse.errors import DataError
 from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.quality import time_to_quality
 from scse.evaluation.scores import score_files
+from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
-from scse.segmenter import Segmenter
 from scse.studies import costs, estimate, runner
 from scse.studies.plan import choose_cases
 from scse.studies.runner import FEW_SEEDS_NOTE, SCORES, SIMULATED_NOTE, StudyResult
+from scse.support.errors import DataError
 from scse.training.run import CHECKPOINT, LOG, StoppedError, read_log
 
 SHAPE = (12, 10, 8)

@@ -10,10 +10,10 @@ import pytest
 import scse
 from datasets import write_nnunet
 from scse.attachment.placements import placements
-from scse.networks.specs import slug
-from scse.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter
 from scse.studies import costs, runner
 from scse.studies.runner import StudyResult
+from scse.vocabulary.specs import slug
 
 SHAPE = (12, 10, 8)
 SETTINGS = {"epochs": 1, "batch_size": 8, "precision": "32", "slices_per_epoch": 16}

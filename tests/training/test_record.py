@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scse.data.prepared import Prepared
-from scse.errors import DataError
+from scse.support.errors import DataError
 from scse.training.record import RECORD, RunRecord, check_record, prepared_task, read_record
 from scse.training.run import StoppedError, resume, train
 from scse.training.settings import Settings

@@ -16,9 +16,9 @@ from scse.data.files import read_image, read_label
 from scse.data.inspection import checked
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.recipe import Recipe
-from scse.errors import DataError, UserError
 from scse.evaluation.scores import dice_scores
-from scse.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter
+from scse.support.errors import DataError, UserError
 from scse.training import run
 from scse.training.loop import Event, held_out_dice
 from scse.training.record import read_record

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from scse.attachment.placements import placements
-from scse.errors import DataError
-from scse.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter
+from scse.support.errors import DataError
 from scse.training.record import RECORD
 from scse.training.run import CHECKPOINT, StoppedError, new_state, resume, train, train_on
 from scse.training.settings import Settings

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scse.errors import DataError
+from scse.support.errors import DataError
 from scse.training.run import CHECKPOINT, LOG, StoppedError, new_state, train
 from scse.training.settings import Settings
 from scse.training.task import Task

@@ -15,10 +15,10 @@ from scse.attachment.losing import forget, lost_blocks, remember
 from scse.attachment.patterns import Where, choose
 from scse.attachment.placements import FACTS, Facts, Placements, placements
 from scse.attachment.stages import Stage, find_stages, known_places, list_stages, suggest
-from scse.blocks import BLOCKS
-from scse.checks import check_choice
-from scse.errors import UserError
-from scse.options import attach_options
+from scse.blocks.modules import BLOCKS
+from scse.support.checks import check_choice
+from scse.support.errors import UserError
+from scse.vocabulary.options import attach_options
 
 
 def attach(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from scse.errors import UserError
+from scse.support.errors import UserError
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

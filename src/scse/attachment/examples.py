@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from scse.attachment.compiled import eagerly
-from scse.errors import UserError, in_short
+from scse.support.errors import UserError, in_short
 
 T = TypeVar("T")
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]

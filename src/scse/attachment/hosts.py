@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from scse.blocks import BLOCKS
-from scse.errors import UserError
-from scse.variants import Variant
+from scse.blocks.modules import BLOCKS
+from scse.support.errors import UserError
+from scse.vocabulary.variants import Variant
 
 NAME = "recalibration"
 """The name under which a host module holds its block."""

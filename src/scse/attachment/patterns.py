@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from scse.attachment.hosts import block_of
-from scse.errors import UserError
-from scse.names import matches, named
+from scse.support.errors import UserError
+from scse.vocabulary.patterns import matches, named
 
 Where = str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
 """Modules of a model: patterns of their names, their classes, or a function of name and module."""

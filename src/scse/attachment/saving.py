@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from scse.atomic import write_atomic
 from scse.attachment.compiled import forget_compiled, uncompiled
 from scse.attachment.hosts import NAME, hang, layout_of, take_off
 from scse.attachment.losing import lost_blocks, remember
 from scse.attachment.placements import Placements, placements
-from scse.blocks import BLOCKS
-from scse.errors import DataError, UserError, in_short
-from scse.json_files import parse_json, validated
+from scse.blocks.modules import BLOCKS
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError, UserError, in_short
+from scse.support.json_files import parse_json, validated
 
 FORMAT = 1
 KEY = "scse"

@@ -8,7 +8,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scse.attachment.examples import Example, Output, run, spatial_axes
 from scse.attachment.patterns import candidates, generalize
-from scse.names import matches
+from scse.vocabulary.patterns import matches
 
 _SMP = "segmentation_models_pytorch.decoders"
 _RESNET = ("encoder.layer?", 0)

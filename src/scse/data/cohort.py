@@ -18,8 +18,8 @@ import numpy.typing as npt
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from scse.atomic import named, temporary_folder, write_atomic
-from scse.errors import DataError, UserError
+from scse.support.atomic import named, temporary_folder, write_atomic
+from scse.support.errors import DataError, UserError
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint8]

@@ -24,8 +24,8 @@ from scse.data.descriptions import (
     read_table,
 )
 from scse.data.files import ENDINGS, NIFTI, ending, stem
-from scse.errors import DataError, UserError
-from scse.json_files import read_json
+from scse.support.errors import DataError, UserError
+from scse.support.json_files import read_json
 
 LAYOUTS = (
     "an nnU-Net v2 folder (dataset.json with channel_names, labels, file_ending; imagesTr/NAME_0000.EXT, "

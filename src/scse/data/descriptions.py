@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from scse.data.files import stem
-from scse.errors import DataError
-from scse.json_files import read_json, shortened, validated
+from scse.support.errors import DataError
+from scse.support.json_files import read_json, shortened, validated
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
 Color = tuple[int, int, int]

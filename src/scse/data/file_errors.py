@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike, NDArray
 
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 NOT_FILES = {
     stat.S_IFDIR: "a folder",

@@ -13,11 +13,11 @@ import PIL.Image
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from scse.atomic import open_atomic, write_atomic
 from scse.data.file_errors import FileError
 from scse.data.nifti import Rounding, check_length, open_nifti, read_floats, read_whole_numbers
 from scse.data.pictures import read_picture
-from scse.errors import UserError
+from scse.support.atomic import open_atomic, write_atomic
+from scse.support.errors import UserError
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")

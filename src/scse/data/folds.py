@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scse.data.dataset import Case, Dataset
-from scse.errors import DataError, UserError
+from scse.support.errors import DataError, UserError
 
 DEFAULT_FOLDS = 5
 """Folds of a data set that has neither labelled test cases nor splits of its own."""

@@ -18,7 +18,7 @@ from scse.data.dataset import Case, Dataset
 from scse.data.descriptions import BACKGROUND
 from scse.data.file_errors import FileError, absence
 from scse.data.files import LOSSY, PICTURES, Image, ending, geometry_errors, outline, read_image, read_label
-from scse.errors import DataError
+from scse.support.errors import DataError
 
 SHOWN = 10
 """Problems that an error quotes; `scse inspect` shows all."""

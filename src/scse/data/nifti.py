@@ -19,7 +19,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from scse.data.file_errors import FileError, allocate, check_is_file, check_size, unreadable
-from scse.errors import UserError
+from scse.support.errors import UserError
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""

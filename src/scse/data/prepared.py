@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from scse.atomic import temporary_folder, write_array
 from scse.data.dataset import Case
 from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
-from scse.errors import DataError, UserError, in_short
-from scse.json_files import read_json, validated
+from scse.support.atomic import temporary_folder, write_array
+from scse.support.errors import DataError, UserError, in_short
+from scse.support.json_files import read_json, validated
 
 IGNORED_CLASS = 255
 """Stands in label slices for voxels that are neither learned nor scored."""

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scse.checks import check_choice
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
-from scse.errors import UserError
-from scse.json_files import validated
-from scse.saved import REMEDY, Saved
+from scse.support.checks import check_choice
+from scse.support.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -289,15 +287,6 @@ class Recipe(BaseModel):
         turned[to_view[:, 0].astype(int)] = image.spacing
         height, width = np.delete(turned, SLICE_AXIS[self.view])
         return float(height), float(width)
-
-
-def read_recipe(saved: Saved) -> Recipe:
-    """The recipe of a segmenter on disk.
-
-    Raises:
-        DataError: a field is missing, of another type or out of bounds.
-    """
-    return validated(Recipe, saved.recipe, path=saved.description, remedy=REMEDY, within="recipe", strict=True)
 
 
 def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:

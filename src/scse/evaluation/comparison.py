@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scse.atomic import write_atomic
-from scse.errors import UserError
 from scse.evaluation.noise import noise_floor
 from scse.evaluation.pairing import (
     HIGHER_IS_BETTER,
@@ -33,6 +31,8 @@ from scse.evaluation.statistics import (
     holm,
     join,
 )
+from scse.support.atomic import write_atomic
+from scse.support.errors import UserError
 
 ALL = "all structures"
 DECIMALS = 12  # equal scores must count as equal whatever the rounding of their averages

@@ -9,9 +9,9 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from scse.data.files import ENDINGS
-from scse.errors import DataError, in_short
 from scse.evaluation.reading import read_table
-from scse.json_files import read_json
+from scse.support.errors import DataError, in_short
+from scse.support.json_files import read_json
 
 FORMATS = (
     "a CSV or Parquet file with the columns case and value (structure, metric, seed and fold may be there too), "

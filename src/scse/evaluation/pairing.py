@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scse.errors import UserError
+from scse.support.errors import UserError
 
 COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
 KEYS = list(COLUMNS[:-1])

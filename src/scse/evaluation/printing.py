@@ -8,7 +8,7 @@ import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
 from scse.evaluation.verdict import UNITS, effect_text, p_text
-from scse.networks.titles import network_name, variant_name
+from scse.vocabulary.titles import network_name, variant_name
 
 NOTHING = "-"
 SHOWN_CASES = 3

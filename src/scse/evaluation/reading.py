@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from pyarrow import ArrowException
 
-from scse.errors import DataError, in_short
 from scse.evaluation.pairing import COLUMNS, check_scores
+from scse.support.errors import DataError, in_short
 
 NAMES = ("network", "variant", "case", "structure", "metric")
 CODING = "utf-8-sig"

@@ -8,11 +8,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scse.atomic import write_together
 from scse.data.dataset import Dataset
 from scse.data.file_errors import check_is_file
 from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
-from scse.errors import DataError, UserError
+from scse.support.atomic import write_together
+from scse.support.errors import DataError, UserError
 
 METRICS = ("dice", "hd95", "msd")
 NAMED = 5

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from scse.errors import DataError
 from scse.evaluation.foreign import FORMATS, read_score_file
 from scse.evaluation.pairing import check_scores
 from scse.evaluation.reading import fill, read_scores, tidy
+from scse.support.errors import DataError
 
 # the name of a variant may hold = in brackets, as scse[reduction=4]
 NAME_AND_FILES = re.compile(r"((?:[^=\[]|\[[^\]]*\])*)=(.*)", re.DOTALL)

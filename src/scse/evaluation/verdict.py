@@ -9,7 +9,7 @@ import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
-from scse.networks.titles import network_name, variant_name
+from scse.vocabulary.titles import network_name, variant_name
 
 Kind = Literal["better", "worse", "equivalent", "undecided", "few_trainings", "few_cases"]
 UNITS = {"dice": "Dice", "hd95": "mm HD95", "msd": "mm MSD"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from scse.errors import UserError
 from scse.keras.layers import BLOCKS, DATA_FORMATS, SUFFIX, Block, Tensor
-from scse.names import named
-from scse.options import attach_options
+from scse.support.errors import UserError
+from scse.vocabulary.options import attach_options
+from scse.vocabulary.patterns import named
 
 Where = str | type[keras.Layer] | tuple[type[keras.Layer], ...] | Callable[[keras.Layer], bool]
 """Layers of a model: patterns of their names, their classes, or a function of the layer."""

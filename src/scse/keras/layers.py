@@ -14,9 +14,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from scse.checks import check_choice
-from scse.errors import UserError
-from scse.options import (
+from scse.support.checks import check_choice
+from scse.support.errors import UserError
+from scse.vocabulary.options import (
     ACTIVATIONS,
     AGGREGATIONS,
     GATES,

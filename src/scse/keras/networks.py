@@ -11,12 +11,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from scse.checks import check_choice, check_positive
-from scse.errors import UserError
 from scse.keras.layers import BLOCKS, DATA_FORMATS, PACKAGE, SUFFIX, Tensor, with_names
 from scse.keras.resizing import Cropping, NearestUpsampling, PositionPooling, PositionUnpooling, SizeCheck
-from scse.options import TIRAMISU, check_kernel_size, check_layers, check_spatial_dims, check_tiramisu
-from scse.variants import Variant
+from scse.support.checks import check_choice, check_positive
+from scse.support.errors import UserError
+from scse.vocabulary.options import TIRAMISU, check_kernel_size, check_layers, check_spatial_dims, check_tiramisu
+from scse.vocabulary.variants import Variant
 
 __all__ = ["NETWORKS", "EncoderDecoder", "FCDenseNet", "SDNet", "Tiramisu", "UNet"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from scse.keras.layers import PACKAGE, Tensor, with_names
-from scse.options import check_size
+from scse.vocabulary.options import check_size
 
 Shape = Sequence[int | None]
 

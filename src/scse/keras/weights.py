@@ -14,10 +14,10 @@ from keras import ops
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from scse.errors import DataError, UserError, in_short
+from scse.inference.saved import REMEDY, read_saved, readable
 from scse.keras.layers import SUFFIX, Block, ChannelSE, ConcurrentSE, SpatialSE
 from scse.keras.networks import NETWORKS, EncoderDecoder, FCDenseNet, SDNet, Tiramisu, UNet
-from scse.saved import REMEDY, read_saved, readable
+from scse.support.errors import DataError, UserError, in_short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _BLOCKS: dict[str, type[Block]] = {
-    "scse.blocks.ChannelSE": ChannelSE,
-    "scse.blocks.SpatialSE": SpatialSE,
-    "scse.blocks.ConcurrentSE": ConcurrentSE,
+    "scse.blocks.modules.ChannelSE": ChannelSE,
+    "scse.blocks.modules.SpatialSE": SpatialSE,
+    "scse.blocks.modules.ConcurrentSE": ConcurrentSE,
 }
 _NETWORKS: dict[str, type[EncoderDecoder]] = {
     "scse.networks.unet.UNet": UNet,
@@ -77,7 +77,7 @@ def from_torch(
         )
     if isinstance(source, str | Path):
         return _from_folder(source, data_format, dtype)
-    network = source.network if _kind(source) == "scse.segmenter.Segmenter" else source
+    network = source.network if _kind(source) == "scse.inference.segmenter.Segmenter" else source
     kind = _kind(network)
     if kind not in _BLOCKS and kind not in _NETWORKS:
         of = f"a segmenter with {kind}" if network is not source else kind

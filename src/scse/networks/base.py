@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scse.attachment.hosts import Recalibration, recalibrate
-from scse.checks import check_positive
-from scse.errors import UserError
-from scse.options import check_kernel_size, check_size, check_spatial_dims
-from scse.variants import PLACEMENTS, Variant
+from scse.support.checks import check_positive
+from scse.support.errors import UserError
+from scse.vocabulary.options import check_kernel_size, check_size, check_spatial_dims
+from scse.vocabulary.variants import PLACEMENTS, Variant
 
 CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from scse.attachment.hosts import Recalibration
-from scse.checks import check_positive
 from scse.networks.base import CONV, CONV_TRANSPOSE, MAX_POOL, NORM, EncoderDecoder, IndexUnpooling
-from scse.options import TIRAMISU, check_layers, check_tiramisu
+from scse.support.checks import check_positive
+from scse.vocabulary.options import TIRAMISU, check_layers, check_tiramisu
 
 
 class PreConv(nn.Sequential):

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from scse.errors import UserError
-from scse.figure_files import PLAIN_TEXT
-from scse.networks.titles import network_name, variant_name
+from scse.support.errors import UserError
+from scse.support.figure_files import PLAIN_TEXT
+from scse.vocabulary.titles import network_name, variant_name
 
 # Okabe and Ito's palette, made for colour-blind readers; the plain network is grey
 COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73"}

@@ -13,10 +13,10 @@ from plotly.subplots import make_subplots
 
 from scse.evaluation.comparison import ALL, Comparison
 from scse.evaluation.verdict import effect_text
-from scse.gates import SHUT
-from scse.networks.titles import network_name, variant_name
+from scse.gates.computing import SHUT
 from scse.reports.figures import COLORS, SPARE_COLORS, dice_per_case, variant_colors
-from scse.variants import OPTIONS, Variant
+from scse.vocabulary.titles import network_name, variant_name
+from scse.vocabulary.variants import OPTIONS, Variant
 
 LONGEST_NAME = 32
 DIVERGING = "RdBu"

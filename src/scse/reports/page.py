@@ -21,7 +21,6 @@ from plotly.offline import get_plotlyjs
 from rich.table import Table
 from rich.text import Text
 
-from scse.atomic import write_atomic
 from scse.evaluation import Comparison, compare, headlines, noise_texts, ranking, time_to_quality, verdicts
 from scse.evaluation.comparison import ALL
 from scse.evaluation.noise import FEWEST_TO_SPLIT
@@ -30,11 +29,8 @@ from scse.evaluation.power import MOST_TRAININGS, POWER
 from scse.evaluation.scores import METRICS
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
 from scse.evaluation.verdict import effect_text, p_text
-from scse.figure_files import save_figure
-from scse.gates import SHUT
-from scse.networks.specs import slug
-from scse.networks.titles import network_name, variant_name
-from scse.reports.channel_gates import shut_channels
+from scse.gates.channel_gates import shut_channels
+from scse.gates.computing import SHUT
 from scse.reports.figures import box_plots
 from scse.reports.interactive import (
     box_plots_interactive,
@@ -47,7 +43,11 @@ from scse.reports.interactive import (
     trainings,
 )
 from scse.reports.provenance import BIBTEX
-from scse.timing import in_words
+from scse.support.atomic import write_atomic
+from scse.support.figure_files import save_figure
+from scse.support.timing import in_words
+from scse.vocabulary.specs import slug
+from scse.vocabulary.titles import network_name, variant_name
 
 METRIC_TITLES = {
     "dice": "Dice",

@@ -12,24 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import PIL.Image
 from numpy.typing import NDArray
 
-from scse.atomic import write_atomic
 from scse.data.dataset import Case
 from scse.data.descriptions import Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
-from scse.data.recipe import SLICE_AXIS, Recipe
-from scse.errors import DataError, UserError
-from scse.explaining import slice_gates
-from scse.json_files import read_json
-from scse.networks.titles import network_name, variant_name
-from scse.segmenter import Segmenter
-from scse.variants import Variant
+from scse.data.recipe import Recipe
+from scse.data.slicing import orientation_of, spread, view_axis
+from scse.gates.explaining import slice_gates
+from scse.inference.finished import FinishedRun
+from scse.inference.segmenter import Segmenter
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError, UserError
+from scse.support.json_files import read_json
+from scse.vocabulary.titles import network_name, variant_name
+from scse.vocabulary.variants import Variant
 
 FORMAT = 2
 """Raised when the data are packed in another way, so that a page is not built from older ones."""
@@ -55,31 +56,6 @@ PALETTE = (
 )  # fmt: skip
 
 SIDE = re.compile(r"(?<![a-z])(left|right|lh|rh)(?![a-z])[\s_-]*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """A run whose cases can be shown.
-
-    Attributes:
-        network, variant, fold: as in the scores.
-        seed: as in the scores; the viewer shows the first one.
-        folder: of the run, with `segmenter` and `predictions`.
-        test: its test cases.
-        source: the network as it was asked for, without what a sweep adds to its name.
-    """
-
-    network: str
-    variant: str
-    seed: int
-    fold: int
-    folder: Path
-    test: Sequence[Case]
-    source: str
-
-    def segmenter(self) -> Segmenter:
-        """What was trained."""
-        return Segmenter.load(self.folder, network=self.source)
 
 
 def viewer_data(
@@ -176,14 +152,6 @@ def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     ]
 
 
-def spread(count: int) -> list[int]:
-    """The numbers 0 to count - 1 so that every beginning is spread evenly: first, last, middle, quarters, ..."""
-    last = max(count - 1, 0)
-    halvings = max(last - 1, 0).bit_length() + 1
-    places = (round(last * i / 2**n) for n in range(halvings + 1) for i in range(2**n + 1))
-    return list(dict.fromkeys(places)) if count else []
-
-
 def slices_per_case(cases: int, slice_size: float, budget: int) -> int:
     """How many slices each of the cases may show, at least `FEWEST_SLICES`."""
     return max(FEWEST_SLICES, int(budget / (cases * slice_size)))
@@ -203,18 +171,6 @@ def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
     return [
         {"name": name, "color": PALETTE[places[pair] % len(PALETTE)]} for name, pair in zip(names, pairs, strict=True)
     ]
-
-
-def view_axis(image: Image, recipe: Recipe) -> int | None:
-    """The axis of an image as stored across which the recipe takes slices; None for pictures."""
-    if recipe.view == "picture":
-        return None
-    return int(np.flatnonzero(_orientation(image)[:, 0] == SLICE_AXIS[recipe.view])[0])
-
-
-def _orientation(image: Image) -> NDArray[np.float64]:
-    orientation: NDArray[np.float64] = nib.io_orientation(np.eye(4) if image.affine is None else image.affine)
-    return orientation
 
 
 def has_spatial_gate(variant: str) -> bool:
@@ -323,7 +279,7 @@ class _Plane:
         axis = view_axis(image, recipe)
         if axis is None:
             return cls(axis=0, count=1, upright=True, flips=(False, False), pixel=(1.0, 1.0), is_picture=True)
-        turned = _orientation(image)
+        turned = orientation_of(image)
         others = [i for i in range(3) if i != axis]
         across, up = sorted(others, key=lambda i: turned[i, 0])
         # rows of the screen count downwards

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from scse.data.files import Image
-from scse.segmenter import Segmenter
-from scse.timing import in_turn
+from scse.inference.segmenter import Segmenter
+from scse.support.timing import in_turn
 from scse.training.batches import Batches
 from scse.training.loop import train_step
 from scse.training.run import make_batches, make_loss, new_fabric, new_state

@@ -11,21 +11,21 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scse.atomic import write_atomic
 from scse.data.files import read_image, read_label
-from scse.errors import DataError, UserError
 from scse.evaluation.scores import score
-from scse.json_files import read_json, validated
-from scse.networks.titles import network_name
-from scse.segmenter import write_prediction
+from scse.inference.segmenter import write_prediction
 from scse.studies.costs import PREDICT_ROUNDS, STEP_ROUNDS, Stepper
 from scse.studies.grid import Run
 from scse.studies.plan import Plan
-from scse.timing import in_words
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError, UserError
+from scse.support.json_files import read_json, validated
+from scse.support.timing import in_words
 from scse.training.loop import held_out_dice
 from scse.training.run import CHECKPOINT, LOG, OnEvent, Stop, StoppedError, as_segmenter, make_batches, most_watched
 from scse.training.settings import MOST_EPOCHS, Settings
 from scse.training.task import Task
+from scse.vocabulary.titles import network_name
 
 STEPS, STEP_SECONDS = 5, 2.0
 """Training steps that are measured after one that warms up; no further one begins after so many seconds."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from scse.checks import check_positive
-from scse.errors import UserError
 from scse.evaluation.noise import FEWEST_TO_SPLIT
-from scse.networks.library import check_network
-from scse.networks.specs import slug, title
-from scse.networks.titles import label
-from scse.variants import OPTIONS, SHORT, Variant
+from scse.support.checks import check_positive
+from scse.support.errors import UserError
+from scse.vocabulary.specs import slug, title
+from scse.vocabulary.titles import label
+from scse.vocabulary.variants import OPTIONS, SHORT, Variant
+from scse.zoo.library import check_network
 
 MOST_SEEDS = 1000
 """Trainings of each variant; a study of more would never end."""

@@ -10,13 +10,13 @@ from scse.data.dataset import Case, Dataset
 from scse.data.folds import Fold
 from scse.data.inspection import Inspection, absent_row
 from scse.data.recipe import Recipe
-from scse.errors import UserError
-from scse.networks.library import build_network, check_network, describe_places
-from scse.networks.titles import network_name
 from scse.studies.grid import Run
+from scse.support.errors import UserError
 from scse.training.run import OnEvent, Stop, counting, resolve_precision
 from scse.training.settings import OWN_SIZES, Settings
 from scse.training.task import Task, make_task
+from scse.vocabulary.titles import network_name
+from scse.zoo.library import build_network, check_network, describe_places
 
 CASES_SEED = 0
 """Of the shuffle that training cases are taken from; fixed, so that all studies of a data set take the same."""

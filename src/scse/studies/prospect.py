@@ -5,14 +5,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scse.atomic import write_atomic
-from scse.errors import DataError
 from scse.evaluation.comparison import ALL, Comparison, chosen_margin
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.evaluation.statistics import FEWEST_TRAININGS, fold_overlap
-from scse.json_files import read_json, validated
 from scse.reports.provenance import data_digest
 from scse.studies.plan import Plan
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError
+from scse.support.json_files import read_json, validated
 
 PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
 """Of Dice, for data that no study has seen: between what U-Net showed on MALC and on hippocampus (docs/evidence.md)."""

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scse.atomic import write_atomic
-from scse.blocks import VARIANTS
+from scse.blocks.modules import VARIANTS
 from scse.data.cohort import COHORT_NAME, simulate
 from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
@@ -21,7 +20,6 @@ from scse.data.folds import make_folds
 from scse.data.inspection import checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.errors import DataError, UserError
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
 from scse.evaluation.pairing import COLUMNS
 from scse.evaluation.quality import RUN
@@ -29,23 +27,26 @@ from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
 from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.evaluation.verdict import verdict_text
-from scse.networks.library import LIBRARIES, check_network, find_maker
-from scse.reports.channel_gates import channel_gates
+from scse.gates.channel_gates import channel_gates
+from scse.inference.finished import FinishedRun
+from scse.inference.segmenter import Segmenter, write_prediction
 from scse.reports.page import StudyFacts, write_report
 from scse.reports.provenance import command_text, data_digest, describe_machine, git_commit
-from scse.reports.viewer import FinishedRun, viewer_data
-from scse.segmenter import Segmenter, write_prediction
+from scse.reports.viewer import viewer_data
 from scse.studies.costs import measure_costs
 from scse.studies.estimate import parse_budget, plan_time
 from scse.studies.grid import Run, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places, shared_settings, warnings_of
 from scse.studies.prospect import keep_spread, prospect
 from scse.studies.sharing import claimed
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError, UserError
 from scse.training.loop import Event
 from scse.training.record import RunRecord, check_record
 from scse.training.run import OnEvent, Stop, StoppedError, counting, read_log, resolve_precision, train
 from scse.training.settings import check_sense, make_settings
-from scse.variants import Variant
+from scse.vocabulary.variants import Variant
+from scse.zoo.library import LIBRARIES, check_network, find_maker
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 3.0
 COHORT_SETTINGS = {"epochs": 4, "slices_per_epoch": 1000}

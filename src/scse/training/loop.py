@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
-from scse.errors import UserError
 from scse.evaluation.scores import dice_scores
+from scse.support.errors import UserError
 from scse.training.batches import Batches, step_seed
 from scse.training.state import State
 

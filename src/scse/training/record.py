@@ -5,15 +5,15 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scse.atomic import write_atomic
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
-from scse.errors import DataError
-from scse.json_files import read_json, validated
-from scse.networks.library import code_digest
-from scse.saved import Name, Structures, in_order
+from scse.inference.saved import Name, Structures, in_order
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError
+from scse.support.json_files import read_json, validated
 from scse.training.settings import Settings
 from scse.training.task import Task
+from scse.zoo.library import code_digest
 
 RECORD = "run.json"
 REMEDY = "copy the run again, or train anew in another folder"

@@ -15,15 +15,14 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.utils.tensorboard import SummaryWriter
 
-from scse.atomic import named, write_atomic
 from scse.data.folds import make_folds
 from scse.data.inspection import absent_row, checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
-from scse.errors import DataError, UserError
-from scse.json_files import parse_json, validated
-from scse.networks.library import build_network, check_network, find_maker, named_again
-from scse.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter
+from scse.support.atomic import named, write_atomic
+from scse.support.errors import DataError, UserError
+from scse.support.json_files import parse_json, validated
 from scse.training.batches import Batches
 from scse.training.loop import Event, fit, held_out_dice
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
@@ -31,6 +30,7 @@ from scse.training.record import RunRecord, check_record, prepared_task, read_re
 from scse.training.settings import OWN_SIZES, Precision, Settings, check_sense, make_settings
 from scse.training.state import Clock, Row, State
 from scse.training.task import Task, make_task
+from scse.zoo.library import build_network, check_network, find_maker, named_again
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]

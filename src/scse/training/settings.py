@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from scse.checks import check_choice
-from scse.errors import UserError
-from scse.networks.library import check_network, check_placement
-from scse.variants import canonical
+from scse.support.checks import check_choice
+from scse.support.errors import UserError
+from scse.vocabulary.variants import canonical
+from scse.zoo.library import check_network, check_placement
 
 MOST_EPOCHS = 1_000_000
 
@@ -21,7 +21,7 @@ class Settings(BaseModel):
 
     Attributes:
         network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
-            without options in brackets; see `scse.networks.library`.
+            without options in brackets; see `scse.zoo.library`.
         variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: where another network gets its blocks, see `to` of `scse.attach`; ours have their own places.

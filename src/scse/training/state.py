@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from scse.atomic import write_atomic
 from scse.attachment.saving import load_exactly, own_copies, read_tensors
-from scse.errors import DataError, UserError
-from scse.json_files import parse_json, validated
+from scse.support.atomic import write_atomic
+from scse.support.errors import DataError, UserError
+from scse.support.json_files import parse_json, validated
 
 REMEDY = "delete it to train this run from the start"
 STATE, CHECKSUM = "state", "sha256"

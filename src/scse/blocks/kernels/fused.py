@@ -1,0 +1,303 @@
+"""The fused kernels as an operation of torch: autograd, a custom operator for compilers, and where they apply."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from scse.blocks import formulas
+from scse.blocks.kernels.library import Call, Library, open_library
+
+KINDS = {"cse": 0, "sse": 1, "add": 2, "max": 3, "multiply": 4}
+ACTIVATIONS = {"relu": 0, "silu": 1, "leaky-relu": 2}
+GATES = {"sigmoid": 0, "hard-sigmoid": 1, "relu": 2}
+STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+"""The C interface's numbers of what has a kernel."""
+
+Weights = tuple[Tensor | None, ...]
+"""squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias; None where there is none."""
+
+
+class Options(NamedTuple):
+    """What a block is besides its weights, see `formulas.recalibrate`."""
+
+    kind: str
+    activation: str
+    gate: str
+    scale: float
+
+
+_library, _told = open_library()
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked  # noqa: PLW0603 (the only thing that a forked process changes)
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _loaded() -> Library:
+    if _library is None:
+        raise RuntimeError(f"the kernels of scse blocks are not there: {_told}")
+    return _library
+
+
+def path() -> str:
+    """What the blocks run on here, in a line."""
+    return _told if _library is not None else f"plain torch operations: {_told}"
+
+
+def recalibrate(
+    x: Tensor,
+    *weights: Tensor | None,
+    kind: str,
+    activation: str = "relu",
+    gate: str = "sigmoid",
+    scale: float = 1.0,
+) -> Tensor:
+    """`formulas.recalibrate` of the same six weights, by a kernel where there is one."""
+    if kind not in KINDS or not serves(x, weights):
+        return formulas.recalibrate(x, *weights, kind=kind, activation=activation, gate=gate, scale=scale)
+    options = Options(kind, activation, gate, scale)
+    if torch.compiler.is_compiling():
+        output: Tensor = recalibrate_op(x, *weights, *options)[0]
+        return output
+    if torch.is_grad_enabled() and (x.requires_grad or any(w is not None and w.requires_grad for w in weights)):
+        differentiable: Tensor = _Recalibration.apply(x, *weights, *options)
+        return differentiable
+    return _forward(x, weights, options)[0]
+
+
+def serves(x: Tensor, weights: Weights) -> bool:
+    """Whether the kernels take this map and these weights, as they are and where they are called.
+
+    They take dense maps, contiguous or channels-last, on the CPU, in a dtype that the plain formulas would take too.
+    Exported programs get the plain formulas, so that they run without scse; so do tensors and modes that need to see
+    every operation: tensor subclasses, dispatch modes, transforms of torch.func, forward-mode differentiation.
+    """
+    if _library is None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    if x.device.type != "cpu" or x.dtype not in STORAGE or x.numel() == 0:
+        return False
+    if any(w is not None and w.dtype != x.dtype for w in weights) and not torch.is_autocast_enabled("cpu"):
+        return False
+    if not (x.is_contiguous() or _is_channels_last(x)):
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    return (
+        type(x) in _PLAIN
+        and all(w is None or type(w) in _PLAIN for w in weights)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+_PLAIN = (Tensor, Parameter)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.movedim(1, -1).is_contiguous()
+
+
+def _forward(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and what the backward pass needs: the excitation of the channels and the gates of the pixels."""
+    output = torch.empty_like(x)
+    excitation, spatial = _empty_gates(x, weights)
+    converted = _converted(x, weights)  # a name, so that they live as long as the call points to them
+    call = _call(x, converted, excitation, spatial, options)
+    call.output = output.data_ptr()
+    _loaded().forward(call)
+    return output, excitation, spatial
+
+
+def _backward(
+    grad: Tensor, saved: tuple[Tensor, Tensor, Tensor], weights: Weights, options: Options, *, map_grad: Tensor | None
+) -> list[Tensor | None]:
+    """Gradients of the six weights, in their dtypes; that of the map is written to `map_grad`, if any.
+
+    `saved` is the map and what `_forward` returned for it.
+    """
+    x, excitation, spatial = saved
+    converted = _converted(x, weights)
+    if not (_is_channels_last(grad) if not x.is_contiguous() else grad.is_contiguous()):
+        grad = torch.empty_like(x).copy_(grad)
+    grads = [w if w is None else torch.empty_like(w) for w in converted]
+    call = _call(x, converted, excitation, spatial, options)
+    call.output_grad = grad.data_ptr()
+    call.map_grad = _pointer(map_grad)
+    (
+        call.squeeze_weight_grad,
+        call.squeeze_bias_grad,
+        call.excite_weight_grad,
+        call.excite_bias_grad,
+        call.project_weight_grad,
+        call.project_bias_grad,
+    ) = map(_pointer, grads)
+    _loaded().backward(call)
+    return [g if g is None or w is None else g.to(w.dtype) for g, w in zip(grads, weights, strict=True)]
+
+
+def _call(x: Tensor, weights: Weights, excitation: Tensor, spatial: Tensor, options: Options) -> Call:
+    hidden = 0 if weights[0] is None else weights[0].shape[0]
+    samples, channels = x.shape[:2]
+    return Call(
+        samples,
+        channels,
+        x.numel() // (samples * channels),
+        hidden,
+        KINDS[options.kind],
+        ACTIVATIONS[options.activation],
+        GATES[options.gate],
+        STORAGE[x.dtype],
+        not x.is_contiguous(),
+        1 if _forked else torch.get_num_threads(),
+        options.scale,
+        x.data_ptr(),
+        *map(_pointer, weights),
+        excitation.data_ptr(),
+        spatial.data_ptr(),
+    )
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _sums_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _converted(x: Tensor, weights: Weights) -> Weights:
+    """The weights dense and in the dtype of the sums, which they mostly are."""
+    dtype = _sums_dtype(x)
+    if all(w is None or (w.dtype == dtype and w.is_contiguous()) for w in weights):
+        return weights
+    return tuple([w if w is None else w.to(dtype).contiguous() for w in weights])
+
+
+def _empty_gates(x: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """(N, C + hidden + C) for means, hidden layer and channel gates, and (N, 1, *spatial); empty without the gate."""
+    dtype, (samples, channels, *space) = _sums_dtype(x), x.shape
+    squeeze_weight, project_weight = weights[0], weights[4]
+    width = 0 if squeeze_weight is None else 2 * channels + squeeze_weight.shape[0]
+    excitation = x.new_empty((samples, width), dtype=dtype)
+    return excitation, x.new_empty((0,) if project_weight is None else (samples, 1, *space), dtype=dtype)
+
+
+class _Recalibration(torch.autograd.Function):
+    """Forward and backward by kernels; what is differentiated twice goes through the plain formulas."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        weights, ctx.options = rest[:6], Options(*rest[6:])
+        output, *gates = _forward(x, weights, ctx.options)
+        ctx.save_for_backward(x, *gates, *weights)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, excitation, spatial, *weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grads = _plain_grads(ctx.needs_input_grad, grad, (x, *weights), ctx.options)
+            return *grads, *_NO_OPTION_GRADS
+        map_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grads = _backward(grad, (x, excitation, spatial), tuple(weights), ctx.options, map_grad=map_grad)
+        return map_grad, *grads, *_NO_OPTION_GRADS
+
+
+_NO_OPTION_GRADS = (None,) * len(Options._fields)
+
+
+def _plain_grads(
+    needed: Sequence[bool], grad: Tensor, inputs: Sequence[Tensor | None], options: Options
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again, through the plain formulas in the dtype of the sums."""
+    # views, so that a weight that was computed from the map is not differentiated by it
+    views = [t if t is None else t.view_as(t) for t in inputs]
+    converted: list[Any] = [t if t is None else t.to(_sums_dtype(grad)) for t in views]
+    output = formulas.recalibrate(*converted, **options._asdict())
+    wanted = {n: view for n, view in enumerate(views) if view is not None and needed[n]}
+    grads = torch.autograd.grad(output, list(wanted.values()), grad.to(output.dtype), create_graph=True)
+    found = dict(zip(wanted, grads, strict=True))
+    return [found.get(n) for n in range(len(views))]
+
+
+@torch.library.custom_op("scse::recalibrate", mutates_args=())
+def recalibrate_op(  # noqa: PLR0917 (the schema of the operator)
+    x: Tensor,
+    squeeze_weight: Tensor | None,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor | None,
+    excite_bias: Tensor | None,
+    project_weight: Tensor | None,
+    project_bias: Tensor | None,
+    kind: str,
+    activation: str,
+    gate: str,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`recalibrate` for compilers: the output, the excitation of the channels and the gates of the pixels."""
+    weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
+    return _forward(x, weights, Options(kind, activation, gate, scale))
+
+
+@recalibrate_op.register_fake
+def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), *_empty_gates(x, rest[:6])
+
+
+@torch.library.custom_op("scse::recalibrate_backward", mutates_args=())
+def recalibrate_backward_op(  # noqa: PLR0917 (the schema of the operator)
+    grad: Tensor,
+    x: Tensor,
+    excitation: Tensor,
+    spatial: Tensor,
+    squeeze_weight: Tensor | None,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor | None,
+    excite_bias: Tensor | None,
+    project_weight: Tensor | None,
+    project_bias: Tensor | None,
+    kind: str,
+    activation: str,
+    gate: str,
+    scale: float,
+) -> list[Tensor]:
+    """Gradients of the map and of the weights that there are, in their order."""
+    weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
+    map_grad = torch.empty_like(x)
+    options = Options(kind, activation, gate, scale)
+    grads = _backward(grad, (x, excitation, spatial), weights, options, map_grad=map_grad)
+    return [map_grad, *(g for g in grads if g is not None)]
+
+
+@recalibrate_backward_op.register_fake
+def _(grad: Tensor, x: Tensor, excitation: Tensor, spatial: Tensor, *rest: Any) -> list[Tensor]:
+    return [torch.empty_like(x), *(torch.empty_like(w) for w in rest[:6] if w is not None)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weights, ctx.options = inputs[0], inputs[1:7], inputs[7:]
+    _, excitation, spatial = output
+    ctx.mark_non_differentiable(excitation, spatial)
+    ctx.save_for_backward(x, excitation, spatial, *weights)
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, excitation, spatial, *weights = ctx.saved_tensors
+    map_grad, *rest = recalibrate_backward_op(grad, x, excitation, spatial, *weights, *ctx.options)
+    found = iter(rest)
+    return map_grad, *(w if w is None else next(found) for w in weights), *_NO_OPTION_GRADS
+
+
+recalibrate_op.register_autograd(_differentiate, setup_context=_keep)

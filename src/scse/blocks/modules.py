@@ -1,0 +1,298 @@
+"""The recalibration blocks cSE, sSE and scSE as modules, for any number of spatial axes.
+
+Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
+Networks", MICCAI 2018 (arXiv 1803.02579). One class serves 1D, 2D and 3D, because the weights are matrices.
+
+The fused kernels take the weights of the inner layers as long as these are as they were made: plain `nn.Linear`
+without hooks. A layer that was wrapped, hooked, parametrised or quantised, or is being traced, is called as a module.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
+from torch.nn.modules.module import _has_any_global_hook
+
+from scse.blocks import formulas, functional
+from scse.support.checks import check_positive
+from scse.vocabulary.options import IDENTITY_SCALE, REDUCTION, check_aggregation, check_channel_options, hidden_width
+
+
+class ChannelSE(nn.Module):
+    """Spatial squeeze and channel excitation (cSE; Hu et al. 2018, section 2.1 of the paper).
+
+    One gate a channel: sigmoid(W2 relu(W1 z)), z the mean over all spatial axes.
+
+    Args:
+        channels: C, of the input and the output.
+        reduction: the paper's r; the hidden width is max(1, C // r), so that few channels keep a live gate.
+        hidden: the hidden width itself, instead of a reduction.
+        activation: after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
+        gate: after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu", which has no identity.
+        bias: whether the two linear layers have biases; the paper's count of parameters is without.
+        identity: start as the identity, bit for bit: the last layer is zero and the gate is scaled by 2.
+
+    Shape:
+        (N, C, *spatial) -> (N, C, *spatial), one spatial axis or more.
+
+    Raises:
+        ValueError: at construction for `channels`, `reduction` or `hidden` below 1, both a `reduction` and
+            `hidden`, an unknown `activation` or `gate`, or `identity=True` with a gate that has none; in a call
+            for other channels than C.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = REDUCTION,
+        hidden: int | None = None,
+        activation: str = "relu",
+        gate: str = "sigmoid",
+        bias: bool = True,
+        identity: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels = check_positive("channels", channels)
+        check_channel_options(reduction, hidden, activation, gate, identity=identity)
+        self.reduction = reduction
+        self.hidden = hidden
+        self.activation = activation
+        self.gate = gate
+        self.identity = identity
+        self.with_bias = bias
+        width = hidden_width(channels, reduction, hidden)
+        self.squeeze = nn.Linear(channels, width, bias=bias)
+        self.excite = nn.Linear(width, channels, bias=bias)
+        self.scale = 2.0 if identity else 1.0
+        if identity:
+            _zero(self.excite)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Recalibrate the channels of `x`."""
+        return self.recalibrated(x)
+
+    def recalibrated(self, x: Tensor) -> Tensor:
+        """U * c."""
+        if not is_scripting():
+            squeeze, excite = self.squeeze, self.excite
+            if _are_plain(x, squeeze, excite):
+                return functional.cse(
+                    x,
+                    squeeze.weight,
+                    squeeze.bias,
+                    excite.weight,
+                    excite.bias,
+                    activation=self.activation,
+                    gate=self.gate,
+                    scale=self.scale,
+                )
+            _check(x, self.channels)
+        return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Gates before any scale, by calling the layers: (N, C, *spatial) -> (N, C, 1)."""
+        hidden = formulas.activated(self.squeeze(formulas.mean_over_space(x)), self.activation)
+        return formulas.gated(self.excite(hidden), self.gate).unsqueeze(2)
+
+    __jit_unused_properties__ = ("options",)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this block again."""
+        return {
+            "reduction": self.reduction,
+            "hidden": self.hidden,
+            "activation": self.activation,
+            "gate": self.gate,
+            "bias": self.with_bias,
+            "identity": self.identity,
+        }
+
+    def extra_repr(self) -> str:
+        """The arguments, as they would be written."""
+        return _written(self.channels, self.options)
+
+
+class SpatialSE(nn.Module):
+    """Channel squeeze and spatial excitation (sSE; section 2.2 of the paper).
+
+    One gate a position: sigmoid(w . x), a 1x1 convolution of all channels to one.
+
+    Args:
+        channels: C, of the input and the output.
+        bias: whether the projection has a bias; the paper's count of parameters is without.
+        identity: start as the identity, bit for bit: the projection is zero and the gate is scaled by 2.
+
+    Shape:
+        (N, C, *spatial) -> (N, C, *spatial), one spatial axis or more.
+
+    Raises:
+        ValueError: at construction for `channels` below 1; in a call for other channels than C.
+    """
+
+    def __init__(self, channels: int, *, bias: bool = True, identity: bool = False) -> None:
+        super().__init__()
+        self.channels = check_positive("channels", channels)
+        self.identity = identity
+        self.with_bias = bias
+        self.project = nn.Linear(channels, 1, bias=bias)
+        self.scale = 2.0 if identity else 1.0
+        if identity:
+            _zero(self.project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Recalibrate the positions of `x`."""
+        if not is_scripting():
+            if _are_plain(x, self.project):
+                return functional.sse(x, self.project.weight, self.project.bias, scale=self.scale)
+            _check(x, self.channels)
+        return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Gates before any scale, by calling the layer: (N, C, *spatial) -> (N, 1, positions)."""
+        return torch.sigmoid(self.project(x.flatten(2).transpose(1, 2))).transpose(1, 2)
+
+    __jit_unused_properties__ = ("options",)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this block again."""
+        return {"bias": self.with_bias, "identity": self.identity}
+
+    def extra_repr(self) -> str:
+        """The arguments, as they would be written."""
+        return _written(self.channels, self.options)
+
+
+class ConcurrentSE(nn.Module):
+    """Concurrent spatial and channel squeeze & excitation (scSE; section 2.3 of the paper).
+
+    Both gates see the same input; `aggregation` joins the two recalibrated maps.
+
+    Args:
+        channels: C, of the input.
+        reduction: the paper's r, see `ChannelSE`.
+        aggregation: "add" (the paper), "max" (the authors' later code), "multiply", or "concat", which returns
+            2C channels.
+        bias: whether all linear layers have biases; the paper's count of parameters is without.
+        identity: start as the identity, bit for bit: the last layers are zero; with "max" the gates are
+            scaled by 2. "multiply" and "concat" have no identity.
+
+    Shape:
+        (N, C, *spatial) -> (N, C, *spatial), with "concat" (N, 2C, *spatial); one spatial axis or more.
+
+    Raises:
+        ValueError: at construction for `channels` or `reduction` below 1, an unknown `aggregation`, or
+            `identity=True` with one that has none; in a call for other channels than C.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = REDUCTION,
+        aggregation: str = "add",
+        bias: bool = True,
+        identity: bool = False,
+    ) -> None:
+        super().__init__()
+        check_aggregation(aggregation, identity=identity)
+        self.aggregation = aggregation
+        self.channels = channels
+        self.identity = identity
+        self.with_bias = bias
+        self.channel = ChannelSE(channels, reduction=reduction, bias=bias, identity=identity)
+        self.spatial = SpatialSE(channels, bias=bias, identity=identity)
+        self.scale = IDENTITY_SCALE[aggregation] if identity else 1.0
+        # from the maps of the two blocks, which scale their gates themselves, to those that are joined
+        self.factor = self.scale / self.channel.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Recalibrate the channels and the positions of `x`."""
+        if not is_scripting():
+            channel, spatial = self.channel, self.spatial
+            if not (_is_unchanged(channel, ChannelSE) and _is_unchanged(spatial, SpatialSE)):
+                by_channel = formulas.scaled(channel(x), self.factor)
+                return formulas.join_maps(by_channel, formulas.scaled(spatial(x), self.factor), self.aggregation)
+            squeeze, excite, project = channel.squeeze, channel.excite, spatial.project
+            if _are_plain(x, squeeze, excite, project):
+                return functional.scse(
+                    x,
+                    squeeze.weight,
+                    squeeze.bias,
+                    excite.weight,
+                    excite.bias,
+                    project.weight,
+                    project.bias,
+                    aggregation=self.aggregation,
+                    scale=self.scale,
+                )
+            _check(x, self.channels)
+        flat = x.flatten(2)
+        by_channel = formulas.scaled(self.channel.gates(x), self.scale)
+        by_position = formulas.scaled(self.spatial.gates(x), self.scale)
+        joined: Tensor = formulas.join(flat, by_channel, by_position, self.aggregation)
+        # "concat" has twice the channels, so that no view of the input's shape would do
+        return torch.unflatten(joined, 2, x.shape[2:])
+
+    __jit_unused_properties__ = ("options",)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that make this block again."""
+        return {
+            "reduction": self.channel.reduction,
+            "aggregation": self.aggregation,
+            "bias": self.with_bias,
+            "identity": self.identity,
+        }
+
+    def extra_repr(self) -> str:
+        """The arguments, as they would be written."""
+        return _written(self.channels, self.options)
+
+
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
+"""The variants by name; "none" is the plain network and has no block."""
+
+VARIANTS = ("none", *BLOCKS)
+"""The four variants that the paper compares, in its order."""
+
+
+def _written(channels: int, options: Mapping[str, Any]) -> str:
+    return ", ".join([str(channels), *(f"{name}={value!r}" for name, value in options.items())])
+
+
+def _zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _are_plain(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether the weights of the layers can be taken instead of calling these on `x`, without any difference."""
+    # a proxy of torch.fx is no tensor
+    return isinstance(x, Tensor) and all(_is_unchanged(layer, nn.Linear) for layer in layers)
+
+
+def _is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module is nothing but the forward of this class."""
+    return (
+        type(module) is kind
+        and "forward" not in module.__dict__
+        and not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or _has_any_global_hook()
+        )
+    )
+
+
+def _check(x: Tensor, channels: int) -> None:
+    if isinstance(x, Tensor):
+        functional.check_map(x, channels)

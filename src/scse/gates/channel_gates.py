@@ -1,0 +1,107 @@
+"""Channel gates of a study's networks: what the channel excitation learned, block by block."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pyarrow import ArrowException
+
+from scse.data.files import read_image
+from scse.data.slicing import spread, view_axis
+from scse.gates.computing import SHUT
+from scse.gates.explaining import slice_gates
+from scse.inference.finished import FinishedRun
+from scse.support.atomic import write_atomic
+from scse.vocabulary.variants import Variant
+
+MOST_CASES = 24
+SLICES = 16
+"""Of a case, spread evenly; its gates are the mean over them."""
+
+COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
+
+
+def channel_gates(
+    runs: Sequence[FinishedRun], *, cache: Path, on_event: Callable[[dict[str, Any]], None] = lambda event: None
+) -> pd.DataFrame:
+    """Measure the channel gates of each variant's first run, or find them measured.
+
+    Args:
+        runs: of the study; those of the first seed and fold are measured, on at most 24 of their test cases.
+        cache: Parquet file that keeps the table for the next call with the same runs.
+        on_event: told before the work begins, and of its progress.
+
+    Returns:
+        A table with the columns network, variant, block (where it is), identity (the gate that leaves a channel as it
+        is, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices); blocks in the
+        order of execution. Empty if no variant weighs channels.
+    """
+    first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
+    measured = [run for run in first if Variant.parse(run.variant).kind in {"cse", "scse"}]
+    key = _key(measured)
+    if (kept := _kept(cache)).attrs.get("key") == key:
+        return kept
+    if measured:
+        on_event({"event": "stage", "what": "measuring channel gates"})
+    tables = []
+    for done, run in enumerate(measured, start=1):
+        tables += _run_tables(run)
+        on_event({"event": "progress", "what": "gates", "done": done, "total": len(measured)})
+    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    gates.attrs["key"] = key
+    write_atomic(cache, gates.to_parquet(index=False))
+    return gates
+
+
+def _kept(cache: Path) -> pd.DataFrame:
+    """The table of an earlier call; an empty one where there is none that can be read."""
+    try:
+        return pd.read_parquet(cache)
+    except (OSError, ValueError, ArrowException):
+        return pd.DataFrame()
+
+
+def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
+    segmenter = run.segmenter()
+    tables = []
+    for place in sorted(spread(len(run.test))[:MOST_CASES]):
+        case = run.test[place]
+        image = read_image(case.images)
+        axis = view_axis(image, segmenter.recipe)
+        count = 1 if axis is None else image.shape[axis]
+        slices = sorted({int(i) for i in np.linspace(0, count - 1, SLICES + 2)[1:-1].round()})
+        for gates in slice_gates(segmenter, image, slices):
+            if gates.channel is not None:
+                mean = gates.channel.mean(axis=0)
+                same = (run.network, run.variant, gates.where, gates.identity)
+                rows = [(*same, channel, case.name, gate) for channel, gate in enumerate(mean)]
+                tables.append(pd.DataFrame(rows, columns=COLUMNS))
+    return tables
+
+
+def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
+    """Count channels: network, variant, block, channels, shut, which, and change.
+
+    A channel is shut if its gate is below 0.1 in every case; `which` are their numbers. `change` is the mean distance
+    of the gates from the identity; NaN for blocks that have none.
+    """
+    highest = gates.groupby(["network", "variant", "block", "channel"], sort=False)["gate"].max().reset_index()
+    keys = ["network", "variant", "block"]
+    highest["shut"] = highest["gate"] < SHUT
+    counts = highest.groupby(keys, sort=False)["shut"].agg(["size", "sum"])
+    which = highest[highest["shut"]].groupby(keys, sort=False)["channel"].agg(list).rename("which")
+    change = (gates["gate"] - gates["identity"]).abs().rename("change")
+    change = gates[keys].join(change).groupby(keys, sort=False)["change"].mean()
+    table = counts.rename(columns={"size": "channels", "sum": "shut"}).join(change).join(which)
+    return table.reset_index()
+
+
+def _key(runs: Sequence[FinishedRun]) -> str:
+    digest = hashlib.sha256(f"{COLUMNS} {MOST_CASES} {SLICES}".encode())
+    for run in runs:
+        digest.update(f"{run.folder.name} {' '.join(case.name for case in run.test)}".encode())
+        digest.update((run.folder / "scores.parquet").read_bytes())
+    return digest.hexdigest()[:24]

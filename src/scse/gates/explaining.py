@@ -1,0 +1,403 @@
+"""What the blocks of a trained segmenter do to an image: their gates as maps, tables and figures."""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scse.data.files import Image, read_image, write_map
+from scse.data.recipe import Grid, Slices, resize
+from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
+from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
+from scse.inference.inputs import find_images
+from scse.inference.segmenter import Segmenter
+from scse.support.atomic import named, temporary_folder, write_atomic
+from scse.support.errors import UserError
+from scse.support.figure_files import save_figure
+from scse.support.outputs import check_outputs, marked
+from scse.vocabulary.titles import network_name, variant_name
+from scse.zoo.library import MULTIPLE, Sized
+
+SHOWN = 6
+"""Slices of a volume in the figure."""
+
+DIRECTIONS = {"sagittal": ("anterior", "superior"), "coronal": ("right", "superior"), "axial": ("right", "anterior")}
+"""Where the columns of a drawn slice go to, from left to right, and its rows, from below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What was found and written.
+
+    Attributes:
+        blocks: a row for each block, and for each further time that it ran, with the columns block, kind,
+            identity (see `BlockGates`), spatial_mean, spatial_min and spatial_max (over all voxels), channel_mean,
+            channels and shut; NaN where a block has no such gate.
+        channels: the table of `channel_gates.csv`, see `explain`.
+        files: that were written.
+    """
+
+    blocks: pd.DataFrame
+    channels: pd.DataFrame
+    files: tuple[Path, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The blocks as text: block, identity, spatial gate (mean, min, max), channel gate, channels shut."""
+        numbers = ["identity", "spatial_mean", "spatial_min", "spatial_max", "channel_mean"]
+        return [
+            (row["block"], *(_number(row[name]) for name in numbers), _count(row["shut"], row["channels"]))
+            for _, row in self.blocks.iterrows()
+        ]
+
+
+def explain(
+    model: Segmenter | Path | str,
+    image: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    network: str | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Explained:
+    """Write the gates of every block of a trained network for an image.
+
+    Spatial gates: `spatial_BLOCK.nii.gz`, 0 to 1 on the image's own voxels (of a picture `spatial_BLOCK.png`, its
+    colours over it), and the figure `spatial_gates`. Channel gates: `channel_gates.csv` with the columns block, kind,
+    channel, mean, sd, min and max (over all slices), change (the mean less the gate that is the identity, see
+    `BlockGates`) and shut (below 0.1 in every slice), and the figure `channel_gates`. Figures are PNG and PDF.
+
+    Args:
+        model: a segmenter, or the folder of one or of a run.
+        image: a file, or the files of the channels.
+        out: folder to write into.
+        network: the factory FILE.py:FUNCTION of the segmenter in the folder, if it is one of your own.
+        batch_size: slices at a time; by default up to 16, as memory allows.
+        overwrite: replace files in `out` that scse did not write or that were changed since.
+        progress: called with (done, of how many) slices.
+
+    Raises:
+        DataError: the image or the segmenter cannot be read.
+        ValueError: the network has no blocks, the image does not fit the model, more than one image is given, `out` is
+            a file, or one to be written is there already and not scse's, without `overwrite`.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a folder for the gates")
+    segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, network=network)
+    if not find_blocks(segmenter.network):
+        whose = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
+        raise UserError(f"{whose} is plain, without gates; give a segmenter that was trained with cse, sse or scse")
+    paths = _one_image(image, channels=segmenter.recipe.channels)
+    source = read_image(paths)
+    try:
+        prepared = segmenter.recipe.slices(source)
+    except ValueError as error:
+        raise UserError(f"{paths[0]}: {error}") from error
+    grid = prepared.grid
+    shown = _shown(prepared)
+    sheet = _sheet(segmenter, source, prepared[shown], grid, shown)
+    files: list[Path] = []
+    rows, drawn = [], {}
+    with temporary_folder(out) as scratch, ExitStack() as stack:
+        gates = _all_gates(segmenter, prepared, scratch, batch_size, progress)
+        spatial = {name: _spatial_path(out, name, source) for name, block in gates.items() if block.spatial is not None}
+        tables = [
+            out / f"{name}.{kind}" for name in ("spatial_gates", "channel_gates") for kind in ("png", "pdf", "csv")
+        ]
+        check_outputs([*spatial.values(), *tables], inputs=paths, overwrite=overwrite)
+        stack.enter_context(marked([*spatial.values(), *tables]))
+        for name, block in gates.items():
+            planes = None if block.spatial is None else _on_plane(segmenter, block.spatial, grid)
+            rows.append(_block_row(name, block, planes))
+            if planes is None:
+                continue
+            drawn[name] = _side_by_side(planes[shown], grid)
+            files.append(spatial[name])
+            if source.affine is None:
+                write_atomic(files[-1], _png(overlay(sheet, drawn[name])))
+            else:
+                write_map(files[-1], grid.restore(planes), like=paths[0])
+        title = f"{network_name(segmenter.name)}, {variant_name(segmenter.variant)}: {paths[0].name}"
+        if drawn:
+            figure = spatial_figure(sheet, drawn, title=f"Spatial gates of {title}")
+            files += save_figure(figure, out / "spatial_gates", ("png", "pdf"))
+        channels = _channel_table(gates)
+        if len(channels):
+            files.append(out / "channel_gates.csv")
+            write_atomic(files[-1], channels.to_csv(index=False, float_format="%.6g").encode())
+            figure = channel_figure(channels, title=f"Channel gates of {title}")
+            files += save_figure(figure, out / "channel_gates", ("png", "pdf"))
+    return Explained(pd.DataFrame(rows), channels, tuple(files))
+
+
+def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> list[BlockGates]:
+    """Compute the gates of every block for some slices of an image.
+
+    Args:
+        segmenter: whose network has blocks.
+        image: as `read_image` returns it.
+        slices: their indices along the stored axis that the recipe's view is across; of a picture, 0.
+
+    Returns:
+        The gates in the order in which the blocks run: `channel` (len(slices), C); `spatial` (len(slices), rows,
+        columns) on the image's own pixels, a slice of it lying as `numpy.take(volume, slice, axis)` does. What the
+        network sees in several windows has the windows' mean channel gate.
+
+    Raises:
+        ValueError: the network has no block, or one whose maps are none of the slices; the image does not fit the
+            model; or a slice is not in the image.
+    """
+    prepared = segmenter.recipe.slices(image)
+    grid = prepared.grid
+    wrong = [index for index in slices if not 0 <= index < len(prepared)]
+    if wrong or not len(slices):
+        found = ", ".join(map(str, wrong)) or "none"
+        raise UserError(f"slices must be some of 0 to {len(prepared) - 1}, the slices of the image, got {found}")
+    axis, backwards = _stored_axis(grid)
+    chosen = [len(prepared) - 1 - index for index in slices][::-1] if backwards else list(slices)
+    # the stored volume, as if it had these slices alone
+    shape = tuple(len(chosen) if place == axis else size for place, size in enumerate(image.shape))
+    few = replace(grid, shape=shape if grid.to_view is not None else grid.shape)
+
+    def own(gates: Sequence[BlockGates]) -> BlockGates:
+        """A block's gates of all batches, on the image's own grid."""
+        channel, spatial = _joined(gates), None
+        if channel is not None and backwards:
+            channel = channel[::-1]
+        if gates[0].spatial is not None:
+            maps = np.concatenate([part.spatial for part in gates if part.spatial is not None])
+            restored = few.restore(_on_plane(segmenter, maps, grid))
+            spatial = restored[None] if grid.to_view is None else np.moveaxis(restored, axis, 0)
+        return replace(gates[0], channel=channel, spatial=spatial)
+
+    batches = [gates for _, gates in _batch_gates(segmenter, prepared[chosen])]
+    return [own(gates) for gates in zip(*batches, strict=True)]
+
+
+def _stored_axis(grid: Grid) -> tuple[int, bool]:
+    """The stored axis that slices are across, and whether they are counted from its end."""
+    if grid.to_view is None:
+        return 0, False
+    axis = int(np.flatnonzero(grid.to_view[:, 0] == grid.axis)[0])
+    return axis, bool(grid.to_view[axis, 1] < 0)
+
+
+def _on_plane(segmenter: Segmenter, maps: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """Maps of prepared slices (slices, height, width) -> (slices, *plane)."""
+    planes: NDArray[np.float32] = segmenter.recipe.to_plane(torch.from_numpy(maps)[:, None], grid)[:, 0].numpy()
+    return planes
+
+
+def _batch_gates(
+    segmenter: Segmenter,
+    slices: Slices | NDArray[np.float32],
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, list[BlockGates]]]:
+    """The gates of prepared slices (slices, C, height, width), in batches: number of the first, and the blocks' gates.
+
+    Spatial gates are brought to the size of the slices.
+    """
+    for start, batch in segmenter.batches(slices, batch_size, progress):
+        calls: list[list[BlockGates]] = []
+
+        def forward(windows: Tensor, calls: list[list[BlockGates]] = calls) -> Tensor:
+            calls.append(gates_of(segmenter.network, windows))
+            maps = [_whole_map(segmenter, gates, windows) for gates in calls[-1] if gates.spatial is not None]
+            return torch.cat(maps, 1) if maps else torch.zeros_like(windows[:, :1])
+
+        with torch.inference_mode():
+            maps = iter(segmenter.in_windows(batch, forward).cpu().numpy().swapaxes(0, 1))
+        blocks = []
+        for windows in zip(*calls, strict=True):
+            channel = [gates.channel for gates in windows if gates.channel is not None]
+            blocks.append(
+                replace(
+                    windows[0],
+                    where=_inner_name(segmenter, windows[0].where),
+                    channel=_mean_of_windows(np.concatenate(channel), len(batch)) if channel else None,
+                    spatial=None if windows[0].spatial is None else next(maps),
+                )
+            )
+        yield start, blocks
+
+
+def _whole_map(segmenter: Segmenter, gates: BlockGates, windows: Tensor) -> Tensor:
+    """A spatial gate at the size of the windows that it was computed for: (N, 1, height, width)."""
+    spatial = torch.as_tensor(gates.spatial, device=windows.device)
+    if spatial.ndim != 3 or len(spatial) != len(windows):
+        raise UserError(
+            f"the block at {gates.where!r} recalibrates {len(spatial)} maps of size {tuple(spatial.shape[1:])} for "
+            f"{len(windows)} slices, so its gate cannot be laid over them; scse.gates_of gives it as it is"
+        )
+    height, width = windows.shape[2:]
+    multiple = MULTIPLE if isinstance(segmenter.network, Sized) else 1  # what it fills up, the maps cover too
+    covered = height + -height % multiple, width + -width % multiple
+    return resize(spatial[:, None], covered)[..., :height, :width]
+
+
+def _mean_of_windows(channel: NDArray[np.float32], slices: int) -> NDArray[np.float32]:
+    """Channel gates of all windows (slices * windows, C) -> (slices, C)."""
+    mean: NDArray[np.float32] = channel.reshape(slices, -1, channel.shape[1]).mean(1)
+    return mean
+
+
+def _inner_name(segmenter: Segmenter, where: str) -> str:
+    """The name of a place as `attach` has it, without what wraps the network."""
+    return where.removeprefix("network.") if isinstance(segmenter.network, Sized) else where
+
+
+def _all_gates(
+    segmenter: Segmenter,
+    slices: Slices,
+    scratch: Path,
+    batch_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, BlockGates]:
+    """The gates of all slices by the names of their blocks; spatial ones stay in files, so that memory holds one."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    files: dict[str, Path] = {}
+    parts: dict[str, list[BlockGates]] = {}
+    for start, blocks in _batch_gates(segmenter, slices, batch_size, progress):
+        for name, block in zip(_names(blocks), blocks, strict=True):
+            parts.setdefault(name, []).append(replace(block, spatial=None))
+            if block.spatial is None:
+                continue
+            shapes[name] = (start + len(block.spatial), *block.spatial.shape[1:])
+            file = files.setdefault(name, scratch / str(len(files)))
+            # written to, a mapped file on a full disk would end the process without a word
+            with named(file), file.open("ab") as end:
+                end.write(np.ascontiguousarray(block.spatial, np.float32).data)
+    spatial = {name: np.memmap(file, np.float32, "c", shape=shapes[name]) for name, file in files.items()}
+    return {
+        name: replace(blocks[0], channel=_joined(blocks), spatial=spatial.get(name)) for name, blocks in parts.items()
+    }
+
+
+def _joined(parts: Sequence[BlockGates]) -> NDArray[np.float32] | None:
+    channel = [part.channel for part in parts if part.channel is not None]
+    return np.concatenate(channel) if channel else None
+
+
+def _names(blocks: Sequence[BlockGates]) -> list[str]:
+    """A name of its own for every block, and for each further time that it ran."""
+    names: list[str] = []
+    for block in blocks:
+        name, times = block.where or "model", 1
+        while name in names:
+            times += 1
+            name = f"{block.where or 'model'} ({times})"
+        names.append(name)
+    return names
+
+
+def _spatial_path(out: Path, name: str, source: Image) -> Path:
+    return out / f"spatial_{_file_name(name)}{'.png' if source.affine is None else '.nii.gz'}"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")
+
+
+def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> list[Path]:
+    paths = [Path(image)] if isinstance(image, str | Path) else [Path(path) for path in image]
+    images = find_images(paths, channels=channels)
+    if len(images) != 1:
+        raise UserError(f"one image is explained at a time, got {len(images)}: {', '.join(images)}; name one of them")
+    (files,) = images.values()
+    return files
+
+
+def _shown(prepared: Slices) -> NDArray[np.intp]:
+    """Slices to draw: spread evenly over those that are not blank."""
+    there = np.flatnonzero([np.ptp(prepared[n : n + 1]) > 0 for n in range(len(prepared))])
+    there = there if len(there) else np.arange(len(prepared))
+    chosen: NDArray[np.intp] = there[np.unique(np.linspace(0, len(there) - 1, SHOWN + 2)[1:-1].round().astype(int))]
+    return chosen
+
+
+def _sheet(
+    segmenter: Segmenter, source: Image, prepared: NDArray[np.float32], grid: Grid, shown: NDArray[np.intp]
+) -> Sheet:
+    image = _side_by_side(_on_plane(segmenter, prepared.mean(1), grid), grid)
+    if grid.to_view is None:
+        return Sheet(image, (), ("columns (pixels)", "rows (pixels)"), 1.0)
+    axis, backwards = _stored_axis(grid)
+    slices = tuple(int(source.shape[axis] - 1 - index if backwards else index) for index in shown)
+    right, up = DIRECTIONS[segmenter.recipe.view]
+    across, along = segmenter.recipe.plane_spacing(source, grid.to_view)
+    labels = f"{segmenter.recipe.view} slices; {right} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}"
+    return Sheet(image, slices, labels, along / across)
+
+
+def _side_by_side(planes: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """Slices (slices, *plane) as one image; those of volumes are turned, so that what is superior or anterior is up."""
+    if grid.to_view is not None:
+        planes = planes.swapaxes(1, 2)[:, ::-1]
+    return np.concatenate(planes, axis=1)
+
+
+def _block_row(name: str, block: BlockGates, planes: NDArray[np.float32] | None) -> dict[str, str | float]:
+    """A row of `Explained.blocks`; `planes` is the spatial gate on the image's own pixels."""
+    channel = block.channel
+    return {
+        "block": name,
+        "kind": block.block,
+        "identity": block.identity,
+        "spatial_mean": np.nan if planes is None else float(planes.mean()),
+        "spatial_min": np.nan if planes is None else float(planes.min()),
+        "spatial_max": np.nan if planes is None else float(planes.max()),
+        "channel_mean": np.nan if channel is None else float(channel.mean()),
+        "channels": np.nan if channel is None else channel.shape[1],
+        "shut": np.nan if channel is None else int(_shut(channel).sum()),
+    }
+
+
+def _shut(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
+    shut: NDArray[np.bool_] = channel.max(0) < SHUT
+    return shut
+
+
+def _channel_table(gates: dict[str, BlockGates]) -> pd.DataFrame:
+    """One row for each channel of each block."""
+    tables = []
+    for name, block in gates.items():
+        if block.channel is not None:
+            mean = block.channel.mean(0)
+            columns = {
+                "block": name,
+                "kind": block.block,
+                "channel": np.arange(len(mean)),
+                "mean": mean,
+                "sd": block.channel.std(0),
+                "min": block.channel.min(0),
+                "max": block.channel.max(0),
+                "change": mean - block.identity,
+                "shut": _shut(block.channel),
+            }
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "-"
+
+
+def _count(some: float, of: float) -> str:
+    return f"{some:.0f} of {of:.0f}" if np.isfinite(of) else "-"

@@ -1,0 +1,1 @@
+"""Trained segmenters: their files, prediction, engines and export."""

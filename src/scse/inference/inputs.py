@@ -1,0 +1,73 @@
+"""Which files to predict: what a user names on the command line, as images of one or more channels."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from scse.data.file_errors import absence, check_is_file
+from scse.data.files import ending, stem
+from scse.support.errors import DataError
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def find_images(paths: Sequence[Path], *, channels: int) -> dict[str, list[Path]]:
+    """Collect images from files and folders.
+
+    Files NAME_0000, NAME_0001, ... of one folder are the channels of one image NAME, as nnU-Net names them. A
+    numbered file is an image of its own if the model takes one channel or no NAME_0000 lies beside it.
+
+    Args:
+        paths: files, or folders whose image files are taken.
+        channels: of the model; an image is one file that holds them all, or as many files.
+
+    Returns:
+        Image name -> its files in the order of channels.
+
+    Raises:
+        DataError: a path does not exist, a folder has no images, an image lacks channels, or two have one name.
+    """
+    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+    there = {(file.parent, stem(file.name)) for file in files}
+    images: dict[str, list[Path]] = {}
+    for file in files:
+        name, index = _channel(file)
+        first = (file.parent, f"{name}_0000") in there
+        alone = not first or (channels == 1 and index > 0)
+        images.setdefault(stem(file.name) if alone else name, []).append(file)
+    for name, parts in images.items():
+        _check(name, parts, channels)
+    return {name: sorted(parts) for name, parts in images.items()}
+
+
+def _channel(file: Path) -> tuple[str, int]:
+    """The image's name and the channel's index, as nnU-Net would read them from a file's name."""
+    match = CHANNEL.fullmatch(stem(file.name))
+    return (match[1], int(match[2])) if match else (stem(file.name), 0)
+
+
+def _check(name: str, files: list[Path], channels: int) -> None:
+    if len(files) == 1:
+        return
+    found = ", ".join(map(str, files))
+    stems = {stem(file.name) for file in files}
+    if len({file.parent for file in files}) > 1 or len(stems) < len(files) or name in stems:
+        remedy = "rename one, or predict them into different folders"
+        raise DataError(f"{len(files)} images would be written as {name} ({found}); {remedy}")
+    if {_channel(file)[1] for file in files} != set(range(channels)):
+        wanted = ", ".join(f"{name}_{index:04d}" for index in range(channels))
+        raise DataError(f"{files[0].parent / name}: found {found}, but the model takes the channels {wanted}")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.exists() and not path.is_dir():
+        check_is_file(path)
+    if not path.is_dir():
+        found = f"{absence(path)}" if path.is_symlink() else "there is no such file or folder"
+        raise DataError(f"{path}: {found}; name images or folders of images")
+    files = sorted(file for file in path.iterdir() if ending(file.name) and not file.name.startswith("."))
+    if not files:
+        raise DataError(f"{path}: holds no images; NIfTI, PNG, TIFF, JPEG and BMP files are read")
+    return files

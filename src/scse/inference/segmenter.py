@@ -1,0 +1,479 @@
+"""A trained model as one thing: the network, how its input is prepared, and what its labels mean."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nibabel as nib
+import numpy as np
+import psutil
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from scse.attachment.placements import placements
+from scse.attachment.saving import check_fit, load_exactly, own_copies, read_tensors
+from scse.data.files import NIFTI, Image, ending, read_image, write_label
+from scse.data.nifti import in_millimetres
+from scse.data.prepared import class_values
+from scse.data.recipe import Grid, Recipe, Slices
+from scse.inference.engines import Engine, make_engine
+from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
+from scse.inference.saved_recipe import read_recipe
+from scse.support.atomic import write_together
+from scse.support.checks import check_positive
+from scse.support.errors import DataError, UserError
+from scse.support.outputs import check_outputs, marked
+from scse.vocabulary.options import check_size
+from scse.vocabulary.variants import canonical
+from scse.zoo.library import Sized, build_network, check_network, find_maker, named_again
+
+WINDOW_OVERLAP = 0.5
+
+MOST_SLICES = 16
+"""At a time; more are no faster."""
+
+WORK = 2**28
+"""Bytes that the network may always take on the CPU; on volumes beyond it, as many as the volume itself."""
+
+TRIED = 8
+"""Windows that engines are timed on."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained network with its recipe and its structures.
+
+    Attributes:
+        network: takes (N, channels, height, width), returns logits (N, classes, height, width).
+        name: of the network, see `scse.zoo.library.check_network`.
+        arguments: that it was built with.
+        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
+        recipe: how images are prepared.
+        structures: name -> label value; class n is the n-th structure, class 0 the background.
+        settings: of the training, as it was run; for the record.
+        engine: what runs the network in prediction, see `with_engine`; None is torch.
+    """
+
+    network: nn.Module
+    name: str
+    arguments: Mapping[str, int]
+    variant: str
+    recipe: Recipe
+    structures: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    engine: Engine | None = None
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the segmenter into a folder: weights.safetensors and segmenter.json.
+
+        Returns:
+            The folder.
+        """
+        folder = Path(folder)
+        description = {
+            "format": FORMAT,
+            "network": self.name,
+            "arguments": dict(self.arguments),
+            "variant": self.variant,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "structures": dict(self.structures),
+            "classes": list(self.structures),  # their order, which other programs may change in an object
+            "settings": dict(self.settings),
+        }
+        if isinstance(self.network, Sized):
+            # the names themselves: what "auto" or a pattern chose may change, these weights do not
+            description["attached"] = list(placements(self.network.network).names)
+        # a network in half precision, too, is loaded in single precision
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
+        weights = save(own_copies(tensors))
+        write_together({folder / WEIGHTS: weights, folder / DESCRIPTION: json.dumps(description, indent=2).encode()})
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, *, network: str | None = None, device: str | torch.device = "cpu") -> "Segmenter":
+        """Read a segmenter; nothing that a folder names is run or fetched.
+
+        Networks of scse and listed ones of libraries are built by name from fixed tables, without pretrained weights.
+
+        Args:
+            folder: as `save` wrote it, or a run that holds it as `segmenter`.
+            network: the factory FILE.py:FUNCTION that the segmenter was trained with, if it is one of your own.
+            device: where the network goes.
+
+        Raises:
+            DataError: the folder holds no segmenter, or one that this version cannot read.
+            ValueError: its network is a factory in a file and not named, or another one is named, or the library that
+                it is from is missing.
+        """
+        saved = read_saved(folder)
+        with readable(saved.description):
+            check_network(saved.network)
+            canonical(saved.variant)
+        recipe = read_recipe(saved)
+        name = named_again(saved.folder, saved.network, network)
+        find_maker(check_network(name), pretrained=False)  # what is missing on this machine is no fault of the folder
+        weights, _ = read_tensors(saved.weights, remedy=REMEDY)
+        make = partial(
+            build_network,
+            name,
+            saved.arguments,
+            variant=saved.variant,
+            size=recipe.patch,
+            attach_to="auto" if saved.attached is None else "|".join(saved.attached),
+            pretrained=False,
+        )
+        if not check_network(name).source:
+            # sizes that are not those of the weights must take no memory
+            with readable(saved.description), torch.device("meta"):
+                planned = make()
+            with readable(saved.weights):
+                check_fit(planned.state_dict(), weights)
+            with readable(saved.description):
+                check_size(saved.network, saved.arguments.get("depth", 0), recipe.patch)
+        with readable(saved.description):
+            built = make()
+        with readable(saved.weights):
+            load_exactly(built, weights)
+        built.to(device).to(memory_format=torch.channels_last).eval()
+        return cls(
+            network=built,
+            name=name,
+            arguments=saved.arguments,
+            variant=saved.variant,
+            recipe=recipe,
+            structures=saved.structures,
+            settings=saved.settings,
+        )
+
+    def with_engine(self, name: str = "auto", *, images: int = 1) -> "Segmenter":
+        """The same segmenter, whose network is run by torch, ONNX Runtime or OpenVINO.
+
+        An engine keeps the weights as they are now. Labels of the engines agree but for single voxels whose two best
+        classes are as good as equal.
+
+        Args:
+            name: "torch"; "onnxruntime" or "openvino", on the CPU, for which the network is exported, in seconds;
+                "auto" takes the fastest if there are images enough for that to pay, else torch.
+            images: how many are to be predicted.
+
+        Raises:
+            ValueError: an unknown name, a package that is missing, or a network that is not on the CPU or that the
+                engine cannot run.
+        """
+        self.network.eval()
+        volumes = 0 if self.recipe.view == "picture" else images
+        return replace(self, engine=make_engine(name, self.network, self._windows(TRIED), volumes=volumes))
+
+    def predict(
+        self,
+        source: Path | str | Sequence[Path | str] | nib.spatialimages.SpatialImage | NDArray[Any],
+        *,
+        spacing: Sequence[float] | None = None,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Segment one image.
+
+        Args:
+            source: a file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
+                (*spatial) for one channel, whose axes point right, anterior, superior.
+            spacing: mm per voxel along each spatial axis; for arrays of volumes only, 1 mm by default.
+            batch_size: slices at a time; by default up to 16, as memory allows.
+
+        Returns:
+            For NIfTI files and nibabel images, a nibabel image of the label values with the input's shape,
+            affine and orientation; for pictures and arrays, an integer array of the spatial shape.
+
+        Raises:
+            DataError: a file cannot be read.
+            ValueError: the image does not fit the model, or `spacing` is given for something that has its own.
+        """
+        if isinstance(source, np.ndarray):
+            return self.predict_image(_from_array(source, spacing, self.recipe), batch_size=batch_size)
+        if spacing is not None:
+            raise UserError("spacing goes with arrays only; files and nibabel images have their own")
+        if isinstance(source, nib.spatialimages.SpatialImage):
+            return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
+        paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+        image = read_image(paths)
+        try:
+            labels = self.predict_image(image, batch_size=batch_size)
+        except UserError as error:
+            raise UserError(f"{paths[0]}: {error}") from error
+        if ending(paths[0].name) not in NIFTI:
+            return labels
+        header: Any = nib.load(paths[0])
+        return _like(header, labels)
+
+    def predict_files(
+        self,
+        images: Mapping[str, Sequence[Path]],
+        out: Path,
+        *,
+        batch_size: int | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Segment many images; one that cannot be segmented does not keep the others from being written.
+
+        While the network runs on one image, the next is read and the one before is written.
+
+        Args:
+            images: name -> file, or the files of the channels in order.
+            out: folder of the label maps NAME.nii.gz, or NAME.png for pictures.
+            batch_size: slices at a time; by default up to 16, as memory allows.
+            overwrite: replace files in `out` that scse did not write or that were changed since.
+            progress: called with (done, of how many) images.
+
+        Returns:
+            What went wrong, a message for each image that failed.
+
+        Raises:
+            ValueError: a label map would replace an image, or a file that is not scse's without `overwrite`.
+        """
+        targets = {name: _target(out, name, is_volume=ending(paths[0].name) in NIFTI) for name, paths in images.items()}
+        inputs = (path for paths in images.values() for path in paths)
+        check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
+
+        def read(job: _Job) -> None:
+            image = read_image(job.paths)
+            job.slices, job.affine = self._slices(image), image.affine
+
+        def label(job: _Job) -> None:
+            job.labels = Image(self._label(job.slices, batch_size), job.affine, is_label=True)
+            del job.slices  # and with them the image
+
+        def write(job: _Job) -> None:
+            with marked([targets[job.name]]):
+                write_prediction(out, job.name, job.labels.array, job.paths[0], job.labels)
+            del job.labels
+
+        failed = []
+        jobs = (_Job(name, paths) for name, paths in images.items())
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            # the network stays in this thread: Ctrl-C stops it, and what is being written gets done
+            labelled = map(_step(label), _ahead(reader, _step(read), jobs))
+            for done, job in enumerate(_ahead(writer, _step(write), labelled), start=1):
+                if job.problem:
+                    failed.append(job.problem)
+                if progress is not None:
+                    progress(done, len(images))
+        return failed
+
+    def predict_image(
+        self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.integer]:
+        """Label values of an image in its own geometry, slice by slice: (C, *spatial) -> (*spatial).
+
+        Args:
+            image: as `read_image` returns it.
+            batch_size: slices at a time; by default up to 16, as memory allows.
+            progress: called with (done, of how many) slices.
+
+        Raises:
+            ValueError: the image does not fit the model.
+        """
+        return self._label(self._slices(image), batch_size, progress)
+
+    def _slices(self, image: Image) -> Slices:
+        slices = self.recipe.slices(image)
+        if slices.constant:
+            raise UserError(f"every voxel has the same value, {image.array.flat[0]:g}; the image is empty or damaged")
+        return slices
+
+    def _label(
+        self, slices: Slices, batch_size: int | None, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.integer]:
+        """Label values of an image in its own geometry, from its slices: (*spatial)."""
+        values = class_values(self.structures)
+        values = values.astype(np.min_scalar_type(int(values.max())))
+        labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
+        planes = slices.grid.sliced(labels)
+        for start, batch in self.batches(slices, batch_size, progress):
+            with torch.inference_mode():
+                classes = self.recipe.restore(self._scores(batch, slices.grid), slices.grid)
+            planes[start : start + len(batch)] = values[classes]
+        return labels
+
+    def batches(
+        self,
+        slices: Slices | NDArray[np.float32],
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Prepared slices in batches where the network is: number of the first, and (N, C, height, width).
+
+        Args:
+            slices: (slices, C, height, width), as `Recipe.slices` or `Recipe.image_slices` returns them.
+            batch_size: slices at a time; by default up to 16, as memory allows.
+            progress: called with (done, of how many) slices.
+        """
+        size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
+        for start in range(0, len(slices), size):
+            batch = torch.from_numpy(slices[start : start + size])
+            yield start, batch.to(self._device).contiguous(memory_format=torch.channels_last)
+            if progress is not None:
+                progress(min(start + size, len(slices)), len(slices))
+
+    def in_windows(self, batch: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `forward` makes of slices that it sees in windows of the training patch, joined where they overlap.
+
+        Windows, because the squeeze of cSE shifts on inputs of another extent; those of one slice follow each other.
+        """
+        if tuple(batch.shape[2:]) == self.recipe.patch:
+            return forward(batch)
+        return torch.as_tensor(
+            sliding_window_inference(
+                batch, self.recipe.patch, len(batch), forward, overlap=WINDOW_OVERLAP, mode="gaussian"
+            )
+        )
+
+    def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
+        """What is greatest at a pixel's class; probabilities, if they are to be resampled."""
+        self.network.eval()
+        logits = self.in_windows(batch, self.network if self.engine is None else self.engine.run)
+        return logits if grid.resampled == grid.plane else logits.float().softmax(1)
+
+    def _batch_size(self, slices: Slices | NDArray[np.float32]) -> int:
+        """How many slices at a time take at most half of the memory that was free at the first of them.
+
+        On the CPU, they also take no more than the image itself, unless that is small.
+        """
+        if len(slices) == 1:
+            return 1
+        free, window, pixel = self._memory
+        most = free // 2 if self._device.type == "cuda" else min(free // 2, max(WORK, slices.nbytes))
+        # windows are added up to whole slices: their sum, their weights and the quotient
+        needed: int = window + 3 * pixel * math.prod(slices.shape[2:])
+        return max(1, min(MOST_SLICES, most // needed))
+
+    @cached_property
+    def _memory(self) -> tuple[int, int, int]:
+        """Bytes that are free, that one window takes in the network, and of the logits of one pixel.
+
+        A window's is the sum of all modules' outputs, which is more than ever is there at once.
+        """
+        outputs: list[int] = []
+
+        def add(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs.append(output.nbytes)
+
+        leaves = [module for module in self.network.modules() if not list(module.children())]
+        hooks = [module.register_forward_hook(add) for module in leaves]
+        self.network.eval()
+        with torch.inference_mode():
+            logits = self.network(self._windows(1))
+        for hook in hooks:
+            hook.remove()
+        if self._device.type == "cuda":
+            kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+            free = torch.cuda.mem_get_info(self._device)[0] + kept
+        else:
+            free = psutil.virtual_memory().available
+        return free, sum(outputs), logits[0, :, 0, 0].nbytes
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _windows(self, count: int) -> Tensor:
+        """Images of the size that the network sees: (count, C, *patch) of zeros."""
+        images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass
+class _Job:
+    """An image on its way through reading, the network and writing; with `problem` it goes through untouched."""
+
+    name: str
+    paths: Sequence[Path]
+    problem: str = ""
+    affine: NDArray[np.float64] | None = field(init=False)
+    slices: Slices = field(init=False)
+    labels: Image = field(init=False)
+
+
+def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
+    """A step of an image's way, whose failure becomes the image's problem."""
+
+    def step(job: _Job) -> _Job:
+        if not job.problem:
+            try:
+                do(job)
+            except DataError as error:
+                job.problem = str(error)
+            except ValueError as error:  # a network may refuse a size so
+                job.problem = f"{job.paths[0]}: {error}"
+            except MemoryError:
+                job.problem = f"{job.paths[0]}: needs more memory than there is; predict it on a larger machine"
+        return job
+
+    return step
+
+
+def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> Iterator[T]:
+    """`map` in a thread: while a result is used and the next item is made, the thread works on the one between."""
+    working: Future[T] | None = None
+    for item in items:
+        submitted = pool.submit(function, item)
+        if working is not None:
+            yield working.result()
+        working = submitted
+    if working is not None:
+        yield working.result()
+
+
+def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
+    """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
+    volume = image.affine is not None
+    path = _target(folder, name, is_volume=volume)
+    if path.resolve() == source.resolve():
+        raise UserError("its label map would replace the image itself; choose another folder")
+    write_label(path, labels, like=source if volume else None)
+    return path
+
+
+def _target(folder: Path, name: str, *, is_volume: bool) -> Path:
+    return folder / f"{name}{'.nii.gz' if is_volume else '.png'}"
+
+
+def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:
+    axes = 2 if recipe.view == "picture" else 3
+    channels = array[None] if array.ndim == axes else array
+    if channels.ndim != axes + 1:
+        raise UserError(f"the model takes arrays of {axes} spatial axes, channels first, got shape {array.shape}")
+    if axes == 2:
+        if spacing is not None:
+            raise UserError(f"the model takes pictures, which have no spacing, got {tuple(spacing)}; leave it out")
+        return Image(channels.astype(np.float32, copy=False), None)
+    spacing = (1.0,) * axes if spacing is None else tuple(spacing)
+    if len(spacing) != axes or not all(mm > 0 for mm in spacing):
+        raise UserError(f"spacing must be {axes} positive numbers of mm, got {spacing}")
+    return Image(channels.astype(np.float32, copy=False), np.diag([*spacing, 1.0]))
+
+
+def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:
+    array = np.asarray(image.dataobj, dtype=np.float32)
+    channels = np.moveaxis(array, 3, 0) if array.ndim == 4 else array[None]
+    return Image(channels, in_millimetres(image.affine, image.header))
+
+
+def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) -> nib.spatialimages.SpatialImage:
+    header = image.header.copy()
+    header.set_data_dtype(labels.dtype)
+    if hasattr(header, "set_slope_inter"):
+        header.set_slope_inter(1, 0)
+    if isinstance(header, nib.Nifti1Header):
+        header["cal_min"] = header["cal_max"] = 0  # the image's display window would hide the labels
+    return type(image)(labels, image.affine, header)

@@ -1,0 +1,236 @@
+"""What scSE costs on this machine, in a network of the user's choice: the tables of `scse bench`."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from scse.attachment.placements import placements
+from scse.blocks import formulas
+from scse.blocks.kernels import path
+from scse.blocks.modules import ConcurrentSE
+from scse.support.checks import check_positive
+from scse.support.errors import UserError
+from scse.support.timing import in_turn
+from scse.training.losses import SegmentationLoss
+from scse.training.settings import OWN_SIZES, PRESETS
+from scse.vocabulary.options import REDUCTION
+from scse.zoo.library import build_network, check_network
+
+MOST_SIZES = 6
+"""Block sizes that are measured, the largest first."""
+
+MOST_ROUNDS = 200
+BLOCKS, STEP, INFERENCE = 0.35, 0.45, 0.2
+"""Shares of the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTime:
+    """Forward and backward of one scSE block.
+
+    Attributes:
+        shape: (N, C, *spatial) of the map.
+        seconds: of scse's block.
+        formula: times as long the paper's formula takes in plain torch operations.
+        smp: times as long SCSEModule of segmentation_models_pytorch takes; None if that is not installed.
+        copies: how many copies of the map scse's block lasts.
+    """
+
+    shape: tuple[int, ...]
+    seconds: float
+    formula: float
+    smp: float | None
+    copies: float
+
+    def row(self) -> tuple[str, ...]:
+        """For people."""
+        _, channels, *spatial = self.shape
+        smp = "not installed" if self.smp is None else f"{self.smp:.2f} x"
+        size = f"{channels} channels, {' x '.join(map(str, spatial))}"
+        return size, _milliseconds(self.seconds), f"{self.formula:.2f} x", smp, f"{self.copies:.1f}"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTime:
+    """A training step, or inference.
+
+    Attributes:
+        what: which of them.
+        seconds: of the plain network.
+        ratio: times as long the network with scSE takes.
+    """
+
+    what: str
+    seconds: float
+    ratio: float
+
+    def row(self) -> tuple[str, ...]:
+        """For people."""
+        return self.what, _milliseconds(self.seconds), f"{self.ratio:.2f} x"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What was measured, all of it medians over rounds in which everything ran in turn.
+
+    Attributes:
+        path: what the blocks run on here.
+        blocks: one for each size that the network's blocks have, the largest first.
+        network: training step and inference.
+    """
+
+    path: str
+    blocks: tuple[BlockTime, ...]
+    network: tuple[NetworkTime, ...]
+
+
+def bench(
+    network: str = "unet",
+    *,
+    size: int = 256,
+    batch: int = 4,
+    channels_in: int = 1,
+    classes: int = 2,
+    seconds: float = 40.0,
+) -> Bench:
+    """Measure what scSE costs on this machine's processor, in float32, with maps in channels-last as scse trains.
+
+    The paper's networks have the width, depth and kernels of the preset "quick".
+
+    Args:
+        network: name, as `scse train` takes it.
+        size: pixels a side of the images.
+        batch: images at a time.
+        channels_in: of the images.
+        classes: the background included.
+        seconds: to measure for, about; 3 rounds of everything are done in any case.
+
+    Raises:
+        ValueError: a number below 1, a network that cannot be built or does not take the images, or one in which
+            blocks find no place.
+    """
+    for name, value in (("size", size), ("batch", batch), ("channels_in", channels_in), ("classes", classes)):
+        check_positive(name, value)
+    if not seconds > 0:
+        raise UserError(f"seconds must be a positive number, got {seconds}")
+    spec = check_network(network)
+    sizes = {} if spec.source else {name: getattr(PRESETS["quick"], name) for name in OWN_SIZES}
+    arguments = {"in_channels": channels_in, "classes": classes, **sizes}
+    plain, recalibrated = (
+        build_network(network, arguments, variant=variant, size=(size, size), pretrained=False).to(
+            memory_format=torch.channels_last
+        )
+        for variant in ("none", "scse")
+    )
+    images = _map(batch, channels_in, size, size)
+    labels = torch.randint(classes, (batch, size, size))
+    shapes = block_shapes(recalibrated, images)[:MOST_SIZES]
+    blocks = tuple(_time_block(shape, seconds * BLOCKS / len(shapes)) for shape in shapes)
+    steps = [_stepper(model, images, labels) for model in (plain, recalibrated)]
+    inferences = [_inference(model, images) for model in (plain, recalibrated)]
+    return Bench(
+        path=path(),
+        blocks=blocks,
+        network=(
+            _compare("training step", steps, seconds * STEP),
+            _compare("inference", inferences, seconds * INFERENCE),
+        ),
+    )
+
+
+def block_shapes(network: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
+    """Distinct shapes (N, C, *spatial) of the maps that come to a network's blocks, the largest first."""
+    shapes: set[tuple[int, ...]] = set()
+    blocks = [place.block for place in placements(network)]
+    handles = [block.register_forward_pre_hook(lambda _, given: shapes.add(tuple(given[0].shape))) for block in blocks]
+    try:
+        _inference(network, images)()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sorted(shapes, key=lambda shape: (torch.Size(shape).numel(), shape), reverse=True)
+
+
+def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
+    block = ConcurrentSE(shape[1])
+    x, gradient, copy = (_map(*shape) for _ in range(3))
+    makers: list[Callable[[Tensor], Tensor]] = [block, partial(plain_formula, block), *_smp_block(shape[1])]
+    actions = [_forward_backward(make, x, gradient) for make in makers]
+    times = in_turn([lambda: copy.copy_(x), *actions], MOST_ROUNDS, seconds=seconds)
+    ratios = np.median(times / times[:, 1:2], axis=0).tolist()
+    return BlockTime(
+        shape=shape,
+        seconds=float(np.median(times[:, 1])),
+        formula=ratios[2],
+        smp=ratios[3] if len(ratios) > 3 else None,
+        copies=float(np.median(times[:, 1] / times[:, 0])),
+    )
+
+
+def plain_formula(block: ConcurrentSE, x: Tensor) -> Tensor:
+    """What a block that adds makes of `x` without kernels: (N, C, *spatial) -> (N, C, *spatial)."""
+    squeeze, excite, project = block.channel.squeeze, block.channel.excite, block.spatial.project
+    weights = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, project.weight, project.bias)
+    return formulas.recalibrate(x, *weights, kind="add")
+
+
+def _smp_block(channels: int) -> list[nn.Module]:
+    """SCSEModule; none if segmentation_models_pytorch is not installed."""
+    try:
+        # of what it imports itself
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            modules = import_module("segmentation_models_pytorch.base.modules")
+    except ImportError:
+        return []
+    return [modules.SCSEModule(channels, reduction=REDUCTION).to(memory_format=torch.channels_last)]
+
+
+def _forward_backward(block: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> Callable[[], None]:
+    leaf = x.detach().requires_grad_(True)
+
+    def run() -> None:
+        leaf.grad = None
+        block(leaf).backward(gradient)
+
+    return run
+
+
+def _stepper(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    loss, optimizer = SegmentationLoss(PRESETS["quick"].loss), AdamW(network.parameters())
+
+    def step() -> None:
+        network.train()
+        loss(network(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _inference(network: nn.Module, images: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        network.eval()
+        with torch.inference_mode():
+            network(images)
+
+    return run
+
+
+def _compare(what: str, actions: Sequence[Callable[[], None]], seconds: float) -> NetworkTime:
+    times = in_turn(actions, MOST_ROUNDS, seconds=seconds)
+    return NetworkTime(what, float(np.median(times[:, 0])), float(np.median(times[:, 1] / times[:, 0])))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.{0 if seconds > 0.1 else 2}f} ms"
+
+
+def _map(*shape: int) -> Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)

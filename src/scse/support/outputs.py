@@ -1,0 +1,86 @@
+"""Which files in the user's folders scse wrote, so that it replaces no other ones unasked.
+
+Beside the files lies the folder `.scse-written` with one small file for each, which holds the digest of its content.
+It is empty from before a file is written until after, so that one that was interrupted counts as scse's too.
+"""
+
+import hashlib
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from scse.support.atomic import write_atomic
+from scse.support.errors import UserError
+
+MARKS = ".scse-written"
+NAMED = 5
+
+
+def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
+    """Refuse to replace files that scse did not write, or that were changed since.
+
+    Args:
+        outputs: files to be written.
+        inputs: files that are read; they are never replaced, whatever `overwrite` says.
+        overwrite: replace all others.
+
+    Raises:
+        ValueError: an output is an input, or is there and not scse's.
+    """
+    outputs = list(outputs)
+    read = {path.resolve() for path in inputs}
+    if same := [path for path in outputs if path.resolve() in read]:
+        raise UserError(f"{_named(same)}: would be replaced by what is made from it; choose another folder")
+    if overwrite:
+        return
+    if foreign := [path for path in outputs if os.path.lexists(path) and not _is_ours(path)]:
+        raise UserError(
+            f"{_named(foreign)}: already there, and not written by scse or changed since; choose another folder, or "
+            "replace what is there with --overwrite (overwrite=True in Python)"
+        )
+
+
+@contextmanager
+def marked(outputs: Sequence[Path]) -> Generator[None]:
+    """Mark the files that the block writes as scse's; those that it leaves as they are keep their marks, or none."""
+    before = {path: (_inode(path), _read(_mark(path))) for path in outputs}
+    for path in outputs:
+        write_atomic(_mark(path), b"")
+    try:
+        yield
+    finally:
+        for path, (inode, mark) in before.items():
+            now = mark if _inode(path) == inode else _digest(path)
+            if now is None:
+                _mark(path).unlink()
+            else:
+                write_atomic(_mark(path), now)
+
+
+def _named(paths: Sequence[Path]) -> str:
+    first = ", ".join(map(str, paths[:NAMED]))
+    return first if len(paths) <= NAMED else f"{len(paths)} files ({first}, ...)"
+
+
+def _is_ours(path: Path) -> bool:
+    mark = _read(_mark(path))
+    return mark is not None and path.is_file() and mark in (b"", _digest(path))
+
+
+def _mark(path: Path) -> Path:
+    return path.parent / MARKS / path.name
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _inode(path: Path) -> int | None:
+    # files are written beside and moved into place, so what is written is another file
+    return path.lstat().st_ino if os.path.lexists(path) else None
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()

@@ -1,0 +1,92 @@
+"""Which library is loaded, what is told of it, and its C code under sanitizers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scse import SpatialSE
+from scse.blocks.kernels import fused, library
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def told(**environment):
+    """`path()` in a process with these environment variables."""
+    script = "import torch, scse, scse.blocks.kernels as k; scse.ConcurrentSE(2)(torch.ones(1, 2, 3)); print(k.path())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_library_of_this_processor_is_loaded():
+    assert fused.path() == f"fused kernels ({library.instruction_set()})"
+
+
+def test_older_instruction_set_gets_its_own_library():
+    assert told(ATEN_CPU_CAPABILITY="default") == "fused kernels (baseline)"
+
+
+def test_blocks_work_and_tell_when_kernels_are_switched_off():
+    assert told(SCSE_KERNELS="off") == "plain torch operations: switched off (SCSE_KERNELS=off)"
+
+
+def test_blocks_work_and_tell_when_no_library_was_built(tmp_path):
+    assert "scse was installed where no C++ compiler could build it" in told(SCSE_KERNELS=str(tmp_path))
+
+
+def test_blocks_work_and_tell_when_the_library_is_damaged(tmp_path):
+    (tmp_path / f"scse_{library.instruction_set()}.so").write_bytes(b"no library")
+    assert "cannot be loaded" in told(SCSE_KERNELS=str(tmp_path))
+
+
+def test_library_of_another_version_is_refused(monkeypatch):
+    monkeypatch.setattr(library.ctypes, "sizeof", lambda _: 8)
+    with pytest.raises(OSError, match="was built for another version of scse; install scse again"):
+        library.Library(fused._library.path)
+
+
+def test_missing_memory_is_told(monkeypatch):
+    monkeypatch.setattr(fused._library, "_forward", lambda call: 1)
+    with pytest.raises(MemoryError, match="partial sums"):
+        SpatialSE(2)(torch.ones(1, 2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="builds the kernels with the sanitizers of g++")
+def test_kernels_pass_their_tests_under_sanitizers(tmp_path):
+    """No access out of bounds, no undefined behaviour: AddressSanitizer and UBSan end the process at the first."""
+    names = sorted({"baseline", library.instruction_set()})
+    for command in (
+        ["cmake", "-S", ROOT, "-B", tmp_path, "-DSCSE_SANITIZE=ON"],
+        ["cmake", "--build", tmp_path, "--parallel", "2", "--target", *(f"scse_{name}" for name in names)],
+    ):
+        subprocess.run(command, check=True, capture_output=True, timeout=400)
+    environment = os.environ | {
+        # the second because the first looks for what throws exceptions when the process starts
+        "LD_PRELOAD": f"{library_of_compiler('libasan.so')} {library_of_compiler('libstdc++.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaks at exit
+        "SCSE_KERNELS": str(tmp_path),
+    }
+    tests = "output_is or gradients_are_those or other_ways or change_no_bit or half_precision or without_bias"
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", "--capture=no", "-k", tests]
+    done = subprocess.run(
+        [*command, ROOT / "tests" / "blocks" / "kernels" / "test_fused.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
+def library_of_compiler(name):
+    found = subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True)
+    return found.stdout.strip()

@@ -1,0 +1,301 @@
+"""Exported segmenters: what is written, and that fresh processes without torch label images as `scse predict` does."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datasets import save_nifti, scene
+from scse.data.files import read_image
+from scse.data.recipe import Recipe
+from scse.inference.exporting import ASSETS, export
+from scse.inference.saved import DESCRIPTION
+from scse.inference.segmenter import Segmenter
+from scse.networks import NETWORKS
+from scse.support.errors import DataError
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "keras_predict.py"
+SHAPE = (24, 16, 20)  # 16 slices of 24 x 20, batches of one size: JAX compiles for every size
+RECIPE = Recipe(view="coronal", spacing=None, patch=(24, 24), channels=1)
+STRUCTURES = {"left": 3, "right": 300}
+
+keras = pytest.mark.skipif(
+    not all(map(find_spec, ("keras", "tensorflow", "jax"))), reason="Keras, TensorFlow or JAX is not installed"
+)
+
+PROCESS = """
+import runpy
+import sys
+from scse.cli.app import main
+
+def command(*arguments):
+    sys.argv = ["scse", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code
+
+def example(*arguments):
+    sys.argv = ["keras_predict.py", *arguments]
+    runpy.run_path("{example}", run_name="__main__")
+
+{calls}
+loaded = {unwanted} & set(sys.modules)
+assert not loaded, loaded
+"""
+TORCH_SIDE = {"scse.networks", "scse.blocks.modules", "scse.inference.segmenter"}
+
+
+def without_torch(backend: str, *calls: str, resampling: bool = False) -> subprocess.CompletedProcess[str]:
+    """Call `command` and `example` in a fresh process, which must not load the torch side of scse.
+
+    It must not load torch either, but to resample images.
+    """
+    unwanted = TORCH_SIDE if resampling else {*TORCH_SIDE, "torch"}
+    code = PROCESS.format(example=EXAMPLE, calls="\n".join(calls), unwanted=unwanted)
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+
+
+def call(function: str, *arguments: object) -> str:
+    return f"{function}({', '.join(repr(str(argument)) for argument in arguments)})"
+
+
+def segmenter(network: str, example: torch.Tensor) -> Segmenter:
+    """A network of random weights and running statistics, whose classes are about as frequent as each other."""
+    arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
+    torch.manual_seed(0)
+    net = NETWORKS[network](**arguments, recalibration="scse").eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias, 0, 0.3)
+    with torch.no_grad():
+        logits = net(example)
+        mean, deviation = logits.mean((0, 2, 3)), logits.std((0, 2, 3))
+        net.classifier.weight /= deviation[:, None, None, None]
+        net.classifier.bias.sub_(mean).div_(deviation)
+    return Segmenter(net, network, arguments, "scse", RECIPE, STRUCTURES, {"epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan, segmenters of every network in the folders of runs, and the label maps that they predict."""
+    folder = tmp_path_factory.mktemp("exporting")
+    scan = save_nifti(folder / "scan.nii.gz", scene(np.random.default_rng(0), SHAPE)[0][0])
+    slices, _ = RECIPE.image_slices(read_image([scan]))
+    for network in NETWORKS:
+        made = segmenter(network, torch.from_numpy(slices))
+        made.save(folder / network / "segmenter")
+        assert not made.predict_files({network: [scan]}, folder / "torch")
+    coarse = replace(made, recipe=RECIPE.model_copy(update={"spacing": (3.0, 2.5)}))
+    coarse.save(folder / "coarse")
+    assert not coarse.predict_files({"coarse": [scan]}, folder / "torch")
+    return folder
+
+
+def keras_file(folder: Path, network: str) -> Path:
+    return folder / "keras" / f"{network}.keras"
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Path:
+    """The same folder, with all of them as files of Keras."""
+    files = {name: keras_file(folder, name) for name in NETWORKS}
+    exports = [call("command", "export", folder / name, "--to", "keras", "-o", file) for name, file in files.items()]
+    ended = without_torch("tensorflow", *exports)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(
+        f"model: {keras_file(folder, 'unet')}\n"
+        f"recipe and structures: {folder / 'keras' / 'unet.json'}\n"
+        "takes: prepared slices (N, height, width, 1), float32; it was trained on 24 x 24\n"
+        "returns: logits (N, height, width, 3), the background first\n"
+    )
+    return folder
+
+
+def check_labels(folder: Path, network: str, found: Path) -> None:
+    expected, labels = nib.load(folder / "torch" / f"{network}.nii.gz"), nib.load(found)
+    assert np.array_equal(labels.affine, expected.affine)
+    assert np.array_equal(labels.dataobj, expected.dataobj)
+    assert set(np.unique(labels.dataobj)) == {0, *STRUCTURES.values()}
+
+
+@pytest.mark.slow
+@keras
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_file_of_keras_gives_the_labels_of_predict(exported: Path, tmp_path: Path, backend: str) -> None:
+    outs = {name: tmp_path / f"{name}.nii.gz" for name in NETWORKS}
+    scan = exported / "scan.nii.gz"
+    calls = [call("example", keras_file(exported, name), scan, out) for name, out in outs.items()]
+    ended = without_torch(backend, *calls)
+    assert ended.returncode == 0, ended.stderr
+    for name, out in outs.items():
+        check_labels(exported, name, out)
+
+
+@pytest.mark.slow
+@keras
+def test_a_saved_model_gives_the_labels_of_predict(folder: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "new" / "model", tmp_path / "labels.nii.gz"
+    written = without_torch("jax", call("command", "export", folder / "unet", "--to", "saved_model", "-o", model))
+    assert (written.returncode, written.stderr) == (0, "")
+    assert written.stdout.startswith(f"model: {model}\nrecipe and structures: {model / ASSETS / DESCRIPTION}\n")
+    assert list(model.parent.iterdir()) == [model]
+    ended = without_torch("tensorflow", call("example", model, folder / "scan.nii.gz", out))
+    assert ended.returncode == 0, ended.stderr
+    check_labels(folder, "unet", out)
+
+
+@pytest.mark.slow
+@keras
+def test_images_are_resampled_as_by_predict(folder: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "model.keras", tmp_path / "labels.nii.gz"
+    export_it = call("command", "export", folder / "coarse", "--to", "keras", "-o", model)
+    predict = call("example", model, folder / "scan.nii.gz", out)
+    ended = without_torch("tensorflow", export_it, predict, resampling=True)
+    assert ended.returncode == 0, ended.stderr
+    check_labels(folder, "coarse", out)
+
+
+@pytest.mark.slow
+@keras
+def test_what_cannot_be_exported_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder / "unet" / "segmenter", tmp_path / "other")
+    edit(other, network="monai:BasicUNet")
+    out = tmp_path / "out" / "model.keras"
+    ended = without_torch("jax", f"assert {call('command', 'export', other, '--to', 'keras', '-o', out)} == 1")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ""
+    assert re.fullmatch(r"error: .*'monai:BasicUNet'.*\n", ended.stderr)
+    assert not out.parent.exists()
+
+
+# Without Keras: what is checked before it is imported, and what becomes of a failure
+
+
+def edit(folder: Path, **changes: object) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text())
+    (folder / DESCRIPTION).write_text(json.dumps({**description, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "message"),
+    [
+        ("onnx", "model.onnx", "to must be one of 'keras', 'saved_model', got 'onnx'"),
+        ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; give another name"),
+        ("keras", "folder.keras", r"folder.keras: is a folder; give another name"),
+        ("saved_model", "model.keras", r"model.keras: to='saved_model' writes a folder, not a file"),
+        ("saved_model", "file", "file: is already there; give a new folder"),
+        ("saved_model", "folder.keras/..", "is already there; give a new folder"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_first(tmp_path: Path, to: str, out: str, message: str) -> None:
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path, to, tmp_path / out)
+
+
+def test_a_folder_that_is_no_segmenter_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"holds no segmenter, {DESCRIPTION} is missing"):
+        export(tmp_path, "keras", tmp_path / "model.keras")
+    damaged = shutil.copytree(folder / "unet" / "segmenter", tmp_path / "damaged")
+    edit(damaged, recipe={"view": "frontal"})
+    with pytest.raises(DataError, match=r"damaged/segmenter\.json: recipe\.view: "):
+        export(damaged, "keras", tmp_path / "model.keras")
+
+
+class Model:
+    """Stands for a model of Keras, and breaks off while it is written if it is told to."""
+
+    def __init__(self, *, broken: bool) -> None:
+        self.broken = broken
+
+    def save(self, path: Path) -> None:
+        path.write_text("weights")
+        if self.broken:
+            raise OSError("no space left on device")
+
+    def export(self, path: Path, **options: object) -> None:
+        path.mkdir()
+        self.save(path / "saved_model.pb")
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts stubs in the place of Keras, on TensorFlow, and of what makes models."""
+
+    def put(*, broken: bool = False, backend: str = "tensorflow") -> None:
+        keras = SimpleNamespace(backend=SimpleNamespace(backend=lambda: backend))
+        weights = SimpleNamespace(from_torch=lambda *_, **__: Model(broken=broken))
+        stubs = {"keras": keras, "scse.keras": ModuleType("scse.keras"), "scse.keras.weights": weights}
+        for name, module in stubs.items():
+            monkeypatch.setitem(sys.modules, name, module)
+
+    return put
+
+
+@pytest.mark.parametrize(("to", "out"), [("keras", "model.keras"), ("saved_model", "model")])
+def test_nothing_is_left_of_a_write_that_fails(folder: Path, tmp_path: Path, stub: Any, to: str, out: str) -> None:
+    stub(broken=True)
+    with pytest.raises(OSError, match="no space left"):
+        export(folder / "unet", to, tmp_path / out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_and_an_empty_folder_filled(folder: Path, tmp_path: Path, stub: Any) -> None:
+    stub()
+    description = (folder / "unet" / "segmenter" / DESCRIPTION).read_text()
+    file, model = tmp_path / "model.keras", tmp_path / "model"
+    file.write_text("old")
+    model.mkdir()
+    assert export(str(folder / "unet"), "keras", str(file), overwrite=True).model == file
+    assert export(folder / "unet", "keras", file).model == file  # now it is scse's
+    assert (file.read_text(), file.with_suffix(".json").read_text()) == ("weights", description)
+    assert export(folder / "unet", "saved_model", model).description == model / ASSETS / DESCRIPTION
+    assert (model / ASSETS / DESCRIPTION).read_text() == description
+    assert {path.name for path in tmp_path.iterdir()} == {".scse-written", "model", "model.json", "model.keras"}
+
+
+def test_keras_on_another_backend_is_told(folder: Path, tmp_path: Path, stub: Any) -> None:
+    stub(backend="jax")
+    with pytest.raises(ValueError, match="to='saved_model' needs Keras on tensorflow, here it is on jax; export in a"):
+        export(folder / "unet", "saved_model", tmp_path / "model")
+
+
+def test_the_example_refuses_slices_larger_than_the_patch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"patch": (16, 16)})
+    (tmp_path / "model.json").write_text(json.dumps({"recipe": recipe.model_dump(), "structures": STRUCTURES}))
+    arguments = [tmp_path / "model.keras", folder / "scan.nii.gz", tmp_path / "labels.nii.gz"]
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
+    message = r"its slices of \(24, 20\) pixels exceed the patch \(16, 16\); use `scse predict`"
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+def test_no_file_of_the_users_is_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name}: already there, and not written by scse"):
+        export(tmp_path / "run", "keras", tmp_path / "model.keras")
+    assert (tmp_path / name).read_text() == "mine"

@@ -1,0 +1,145 @@
+"""What lies in a segmenter's folder: read as it was written, without torch, and refused in one line if it is not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scse.inference.saved import DESCRIPTION, FORMAT, WEIGHTS, read_saved
+from scse.support.errors import DataError
+
+WRITTEN = {
+    "format": FORMAT,
+    "network": "unet",
+    "arguments": {"in_channels": 1, "classes": 3},
+    "variant": "scse",
+    "recipe": {"view": "axial"},
+    "structures": {"left": 3, "right": 300},
+    "settings": {"epochs": 2},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / DESCRIPTION).write_text(json.dumps({**WRITTEN, **changes}))
+    (folder / WEIGHTS).write_bytes(b"weights")
+    return folder
+
+
+def test_everything_that_was_written_is_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model")
+    saved = read_saved(str(folder))
+    found = {name: getattr(saved, name) for name in WRITTEN if name != "format"}
+    assert {"format": FORMAT, **found} == WRITTEN
+    assert list(saved.structures) == ["left", "right"]
+    assert (saved.folder, saved.attached) == (folder, None)
+    assert (saved.weights.read_bytes(), saved.description) == (b"weights", folder / DESCRIPTION)
+
+
+def test_sorted_keys_do_not_change_the_order_of_the_structures(tmp_path: Path) -> None:
+    structures = {"right": 300, "left": 3}
+    saved = read_saved(write(tmp_path / "model", structures=dict(sorted(structures.items())), classes=[*structures]))
+    assert list(saved.structures) == ["right", "left"]
+    with pytest.raises(DataError, match=r"segmenter\.json: classes are \['left'\], and structures \['left', 'right'\]"):
+        read_saved(write(tmp_path / "other", classes=["left"]))
+
+
+def test_places_of_blocks_are_read_where_there_are_any(tmp_path: Path) -> None:
+    assert read_saved(write(tmp_path / "model", attached=["a", "b.1"])).attached == ["a", "b.1"]
+    assert read_saved(write(tmp_path / "plain", attached=[])).attached == []
+
+
+def test_a_run_is_the_folder_of_its_segmenter(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run" / "segmenter")
+    assert read_saved(tmp_path / "run") == read_saved(folder)
+
+
+@pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=f"model: holds no segmenter, {name} is missing; give the folder of a trained"):
+        read_saved(folder)
+
+
+WRONG = {
+    "format": [(2, "its format is 2, this version reads 1"), (True, "format: "), ("1", "its format is '1'")],
+    "network": [(None, "network: "), ("", "network: "), (["unet"], "network: ")],
+    "variant": [(None, "variant: "), (7, "variant: ")],
+    "arguments": [
+        ({}, "arguments.in_channels: Field required"),
+        (None, "arguments: "),
+        ({"in_channels": 1, "classes": 3, "shell": 1}, "arguments.shell: "),
+        ({"in_channels": 1.7, "classes": 3}, "arguments.in_channels: .*got 1.7"),
+        ({"in_channels": 1.0, "classes": 3}, "arguments.in_channels: .*got 1.0"),
+        ({"in_channels": True, "classes": 3}, "arguments.in_channels: .*got True"),
+        ({"in_channels": "1", "classes": 3}, "arguments.in_channels: .*got '1'"),
+        ({"in_channels": 0, "classes": 3}, "arguments.in_channels: .*greater than or equal to 1"),
+        ({"in_channels": 1, "classes": 3, "width": 10**9}, "arguments.width: .*less than or equal to"),
+        ({"in_channels": 1, "classes": 3, "width": None}, "arguments.width: "),
+        ({"in_channels": 1, "classes": 3, "depth": -1}, "arguments.depth: "),
+    ],
+    "structures": [
+        ({"left": 3}, "1 structures and 3 classes, where the background is one class more"),
+        ({"left": 3, "right": 3}, "structures: a label value is listed twice"),
+        (None, "structures: "),
+        ({}, "structures: "),
+        ({"left": 3, "right": 1.5}, "structures.right: .*got 1.5"),
+        ({"left": 3, "right": "4"}, "structures.right: .*got '4'"),
+        ({"left": 3, "right": 0}, "structures.right: "),
+        ({"left": 3, "right": -1}, "structures.right: "),
+        ({"left": 3, "right": 2**40}, "structures.right: "),
+        ({"": 3, "right": 1}, "structures..*: "),
+        ({str(n): n for n in range(1, 257)}, "structures: .*at most 255"),
+    ],
+    "recipe": [(7, "recipe: "), ({"channels": 4}, "recipe.channels is 4 and arguments.in_channels 1")],
+    "settings": [(None, "settings: "), ([], "settings: ")],
+    "attached": [("a", "attached: "), ([1], "attached.0: .*got 1"), ([""], "attached.0: ")],
+    "shell": [("ls", "shell: Extra inputs")],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [(field, value, message) for field, wrong in WRONG.items() for value, message in wrong],
+)
+def test_a_wrong_field_is_named_with_its_file(tmp_path: Path, field: str, value: Any, message: str) -> None:
+    folder = write(tmp_path / "model", **{field: value})
+    with pytest.raises(DataError, match=message) as caught:
+        read_saved(folder)
+    assert str(caught.value).startswith(f"{folder / DESCRIPTION}: ")
+    assert str(caught.value).endswith("the segmenter again")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [name for name in WRITTEN if name != "recipe"])
+def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
+    folder = write(tmp_path / "model")
+    left = {name: value for name, value in WRITTEN.items() if name != field}
+    (folder / DESCRIPTION).write_text(json.dumps(left))
+    with pytest.raises(DataError, match=f"{field}: Field required"):
+        read_saved(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\x93\x00\xff", b"[]", b"null", b"[" * 5000 + b"]" * 5000, b'{"format": 1' + b"0" * 6000 + b"}"],
+    ids=["empty", "half", "binary", "list", "null", "nested", "huge"],
+)
+def test_a_damaged_description_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder = write(tmp_path / "model")
+    (folder / DESCRIPTION).write_bytes(content)
+    with pytest.raises(DataError, match=r"model/segmenter\.json: .* the segmenter again") as caught:
+        read_saved(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_torch_is_not_needed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from scse.inference.saved import read_saved; read_saved(sys.argv[1]);"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, write(tmp_path / "model")], check=True)
