@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scse.support import keras_backend
 from scse.support.keras_backend import BACKENDS, Choice, chosen_backend, quiet_tensorflow, settle_backend
 
 Installed = Callable[..., None]
