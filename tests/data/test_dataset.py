@@ -446,6 +446,12 @@ def test_listed_files_stay_in_the_folder(tmp_path: Path, image: str, field: str)
     refused(msd(tmp_path, **changes), r"dataset\.json: lists the file .*; a case is a file below the data set's folder")
 
 
+@pytest.mark.parametrize("image", ["n" * 300 + ".nii.gz", "ä" * 200 + ".nii.gz", f"imagesTr/{'n' * 300}/a.nii.gz"])
+def test_listed_names_that_no_file_can_have_are_refused_in_short(tmp_path: Path, image: str) -> None:
+    path = msd(tmp_path, training=[{"image": image, "label": "labelsTr/a.nii.gz"}])
+    refused(path, r"dataset\.json: lists the file '.{40}'\.\.\., a name of \d+ bytes; at most 255 are allowed")
+
+
 def test_the_name_of_a_data_set_is_text(tmp_path: Path) -> None:
     refused(nnunet(tmp_path / "nnunet", name=7), r"dataset\.json: name: .*got 7")
     refused(msd(tmp_path / "msd", name=["x"]), r"dataset\.json: name: .*got \['x'\]")

@@ -15,6 +15,9 @@ from scse.support.json_files import read_json, shortened, validated
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
 Color = tuple[int, int, int]
+LONGEST_NAME = 255
+"""Bytes of a name that file systems can hold."""
+
 Name = Annotated[str, Field(min_length=1)]
 
 BACKGROUND = "background"
@@ -121,13 +124,16 @@ def listed_path(source: Path, text: str) -> PurePosixPath:
     """The path of a file that dataset.json lists, which must lie in the data set's own folder.
 
     Raises:
-        DataError: it is absolute, goes up, names a hidden file or none, or holds characters of no file name.
+        DataError: it is absolute, goes up, names a hidden file or none, or no file can have such a name.
     """
     path = PurePosixPath(text)
     inside = not path.is_absolute() and ".." not in path.parts and "\\" not in text and text.isprintable()
     if not inside or path.name.startswith(".") or not stem(path.name):
         rule = "a case is a file below the data set's folder, like ./imagesTr/a.nii.gz, whose name starts with no dot"
         raise DataError(f"{source}: lists the file {text!r}; {rule}")
+    if longest := [part for part in path.parts if len(part.encode()) > LONGEST_NAME]:
+        found = f"{longest[0][:40]!r}..., a name of {len(longest[0].encode())} bytes"
+        raise DataError(f"{source}: lists the file {found}; at most {LONGEST_NAME} are allowed: correct it")
     return path
 
 
