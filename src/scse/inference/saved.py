@@ -63,7 +63,7 @@ class Saved:
 
     Attributes:
         folder: holds the files.
-        network: name, see `scse.zoo.library.check_network`.
+        network: name, see `scse.zoo.catalogue.read_network`.
         arguments: that the network was built with.
         variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
         recipe: how images are prepared, the fields of `scse.data.recipe.Recipe`.
