@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
+from scse.support.requests import construct
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import PLAIN, Variant
 from scse.zoo.catalogue import check_placement, read_network
@@ -23,6 +24,10 @@ def _network(value: object) -> object:
 
 def _variant(value: object) -> object:
     return Variant.parse(value) if isinstance(value, str) else value
+
+
+NetworkName = Annotated[NetworkSpec, BeforeValidator(_network), PlainSerializer(str)]
+VariantName = Annotated[Variant, BeforeValidator(_variant), PlainSerializer(str)]
 
 
 class Settings(BaseModel):
@@ -53,8 +58,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    network: Annotated[NetworkSpec, BeforeValidator(_network), PlainSerializer(str)] = NetworkSpec.parse("unet")
-    variant: Annotated[Variant, BeforeValidator(_variant), PlainSerializer(str)] = PLAIN
+    network: NetworkName = NetworkSpec.parse("unet")
+    variant: VariantName = PLAIN
     attach_to: str = "auto"
     width: int = Field(default=32, ge=1, le=4096)
     depth: int = Field(default=3, ge=1, le=8)
@@ -108,12 +113,7 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Set
         ValueError: an unknown preset or field, or a value that the field does not allow.
     """
     start = PRESETS[check_choice("preset", preset, PRESETS)]
-    try:
-        return Settings.model_validate({**start.model_dump(), **(replaced or {})})
-    except ValidationError as error:
-        problems = "; ".join(_problem(entry) for entry in error.errors())
-        allowed = ", ".join(Settings.model_fields)
-        raise UserError(f"wrong training settings: {problems} (settings are {allowed})") from error
+    return construct(Settings, {**start.model_dump(), **(replaced or {})}, what="training settings")
 
 
 def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], given: Mapping[str, Any]) -> None:
@@ -144,9 +144,3 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
             f"{', '.join(sizes)} have no effect on {names}; give options of a network in brackets after its name, "
             "such as monai:BasicUNet[features=(16,16,32,64,128,16)]"
         )
-
-
-def _problem(entry: Any) -> str:
-    if entry["type"] == "value_error":  # of our own checks, which name the field and its value themselves
-        return str(entry["ctx"]["error"])
-    return f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}, got {entry['input']!r}"
