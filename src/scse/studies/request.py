@@ -116,7 +116,7 @@ class StudyRequest(Request):
     plane: Plane | None = None
     """Plane of the slices: coronal, axial or sagittal [from the data]."""
 
-    settings: SettingValues = Field(default_factory=dict)
+    settings: SettingValues = Field(default={})
     """Any other training setting, as NAME=VALUE."""
 
     skip_bad: bool = False

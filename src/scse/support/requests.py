@@ -31,8 +31,9 @@ def construct(model: type[Model], values: Mapping[str, Any], *, what: str) -> Mo
         return model.model_validate(dict(values))
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
-        allowed = ", ".join(model.model_fields)
-        raise UserError(f"wrong {what}: {problems} ({what.rsplit(maxsplit=1)[-1]} are {allowed})") from error
+        unknown = any(entry["type"] == "extra_forbidden" for entry in error.errors())
+        allowed = f" ({what.split()[-1]} are {', '.join(model.model_fields)})" if unknown else ""
+        raise UserError(f"wrong {what}: {problems}{allowed}") from error
 
 
 def _problem(entry: Any) -> str:
@@ -59,6 +60,9 @@ def numbers(value: object, info: ValidationInfo) -> object:
         raise UserError(f"{info.field_name} must be whole numbers with commas, such as 3,6,12, got {value!r}")
     return [int(word) for word in words]
 
+
+REPEATED = ("notes",)
+"""Fields whose entries may contain commas: their option is repeated for each entry."""
 
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(numbers)]
@@ -96,7 +100,7 @@ class Request(BaseModel):
             inspect.Parameter(
                 name,
                 kinds.get(name, inspect.Parameter.KEYWORD_ONLY),
-                default=inspect.Parameter.empty if field.is_required() else field.default,
+                default=inspect.Parameter.empty if field.is_required() else _plain_default(field.default),
                 annotation=field.annotation,
             )
             for name, field in cls.model_fields.items()
@@ -136,8 +140,8 @@ class Request(BaseModel):
         return shlex.join(words)
 
 
-REPEATED = ("notes",)
-"""Fields whose entries may contain commas: their option is repeated for each entry."""
+def _plain_default(value: object) -> object:
+    return tuple(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _plain(value: object) -> str:
