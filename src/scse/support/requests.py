@@ -6,6 +6,7 @@ types, defaults, and the docstrings below them, which are the help texts.
 
 import inspect
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -32,7 +33,7 @@ def construct(model: type[Model], values: Mapping[str, Any], *, what: str) -> Mo
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
         unknown = any(entry["type"] == "extra_forbidden" for entry in error.errors())
-        allowed = f" ({what.split()[-1]} are {', '.join(model.model_fields)})" if unknown else ""
+        allowed = f" ({what.rsplit(maxsplit=1)[-1]} are {', '.join(model.model_fields)})" if unknown else ""
         raise UserError(f"wrong {what}: {problems}{allowed}") from error
 
 
@@ -76,21 +77,29 @@ class Request(BaseModel):
     Attributes:
         verb: Name of the command and of the function.
         flags: Field -> its option on the command line, where that is not `--field`.
+        renamed: Former name of a field -> its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     verb: ClassVar[str]
     flags: ClassVar[Mapping[str, str]] = {}
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
         """Make the request from the values of its fields.
 
+        A former name of a field is accepted with a FutureWarning.
+
         Raises:
             UserError: A value is not allowed.
         """
-        return construct(cls, values, what=f"{cls.verb} arguments")
+        chosen = dict(values)
+        for old in cls.renamed.keys() & chosen.keys():
+            warnings.warn(f"{old}= is now {cls.renamed[old]}=", FutureWarning, stacklevel=3)
+            chosen[cls.renamed[old]] = chosen.pop(old)
+        return construct(cls, chosen, what=f"{cls.verb} arguments")
 
     @classmethod
     def signature(cls, *further: inspect.Parameter) -> inspect.Signature:
