@@ -584,7 +584,7 @@ def _watched(run: Any, folder: Path, track: str, *, again: Callable[[], str]) ->
 
     from scse.cli.console import Watcher, stop_on_signal
     from scse.studies.tracking import tracked
-    from scse.training.run import StoppedError
+    from scse.support.events import StoppedError
 
     # it announces the precision at every run; the plan says it once
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

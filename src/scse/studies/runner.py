@@ -41,10 +41,12 @@ from scse.studies.prospect import keep_spread, prospect
 from scse.studies.sharing import claimed
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
-from scse.training.loop import Event
+from scse.support.events import OnEvent, Planned, Reported, RunStarted, Scored, Stage, Stop, Watch, ignore, never
+from scse.training.log import read_log
 from scse.training.record import RunRecord, check_record
-from scse.training.run import OnEvent, Stop, StoppedError, counting, read_log, resolve_precision, train
+from scse.training.run import train_task
 from scse.training.settings import check_sense, make_settings
+from scse.training.setup import resolve_precision
 from scse.vocabulary.variants import Variant
 from scse.zoo.library import LIBRARIES, check_network, find_maker
 
@@ -125,54 +127,56 @@ def study(
     skip_bad: bool = False,
     notes: Sequence[str] = (),
     cache: Path | None = None,
-    on_event: OnEvent = lambda event: None,
-    stop: Stop = lambda: False,
+    on_event: OnEvent = ignore,
+    stop: Stop = never,
 ) -> StudyResult:
     """Train and compare variants on the same cases, order, augmentation and shared initial weights.
 
-    A second call with the same arguments skips finished runs and goes on with interrupted ones. One that is made while
-    the first goes on, in another process, shares the runs with it.
+    A second call with the same arguments skips finished runs and continues interrupted ones. If the first call is still
+    running, in another process, both share the runs.
 
     Args:
-        dataset: its folder, in any layout that `Dataset.open` knows; None simulates the built-in cohort.
+        dataset: Folder of the data set, in any layout that `Dataset.open` reads; None simulates the built-in cohort.
         networks: "unet", "sdnet", "densenet", or others: "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION" (called
             with in_channels, classes and spatial_dims; returns a module that gives logits at the size of its input),
             with options in brackets, such as "smp:Unet[encoder_name=resnet18]".
-        variants: of "none", "cse", "sse", "scse", the last three with or without options in brackets, such as
-            "scse[reduction=4,aggregation=max,placement=encoder]", see `scse.variants`; "none" must be among them.
-        reductions: values of the paper's r; every variant that has one is run with each.
-        aggregations: of "add", "max", "multiply"; "scse" is run with each.
-        placements: of "encoder", "decoder", "both", "both+bottleneck"; every variant but "none" is run with each. For
-            our networks.
-        attach_to: where others get their blocks, see `to` of `scse.attach`; ours have their own places.
-        seeds: how many trainings of each variant, counted from 0; a verdict needs 3 or more.
-        control: train the plain variant with as many further seeds and compare it with itself: the noise floor.
-        margin: differences in Dice below it do not matter; 0.005 by default.
-        folds: see `make_folds`.
-        out: the study's folder.
+        variants: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
+            "scse[reduction=4,aggregation=max,placement=encoder]", see `scse.variants`; must include "none".
+        reductions: Values of the paper's r; every variant that has one is run with each.
+        aggregations: "add", "max" or "multiply"; "scse" is run with each.
+        placements: "encoder", "decoder", "both" or "both+bottleneck"; every variant except "none" is run with each.
+            For our networks only.
+        attach_to: Where other networks get their blocks, see `to` of `scse.attach`; ours have fixed places.
+        seeds: Number of trainings of each variant; a verdict needs 3 or more.
+        control: Train the plain variant with as many further seeds and compare it with itself: the noise floor.
+        margin: Differences in Dice below it do not matter; 0.005 by default.
+        folds: See `make_folds`.
+        out: Folder of the study.
         preset: "quick" or "paper".
-        epochs: one number instead of the preset's (of the built-in cohort: 4). Several are varied: every
-            network is trained anew for each, and is "unet[epochs=3]" in the scores.
-        train_cases: numbers of training cases to vary; by default all are used. Fewer are always among more, the same
-            for all variants and seeds, see `choose_cases`. In the scores, the network is "unet[train_cases=6]".
-        budget: time for the whole study, such as "2h" or "1h30m", that the number of epochs is fitted to, equally for
-            all runs; kept in the folder, so that a second call goes on with the same.
-        settings: fields of `Settings` that replace the preset's.
-        view: plane of the slices; derived from the data by default.
-        spacing: mm per pixel in the plane; by default the data's own, and 3 mm for the built-in cohort.
-        skip_bad: leave out the cases with problems instead of refusing.
-        notes: caveats for the report.
-        cache: folder of the prepared arrays.
-        on_event: told of everything that happens; `event["event"]` says what.
-        stop: asked after every step and case.
+        epochs: One number replaces that of the preset (of the built-in cohort: 4). With several, every network is
+            trained with each, and named as "unet[epochs=3]" in the scores.
+        train_cases: Numbers of training cases to compare; all cases by default. A smaller number takes a subset of the
+            cases of a larger one, the same for all variants and seeds, see `choose_cases`. In the scores, the network
+            is named as "unet[train_cases=6]".
+        budget: Time for the whole study, such as "2h" or "1h30m"; determines the number of epochs, the same for all
+            runs. It is kept in the folder, so that a second call uses the same.
+        settings: Fields of `Settings` that replace the preset's.
+        view: Plane of the slices; derived from the data by default.
+        spacing: Millimetres per pixel in the plane; by default that of the data, and 3 mm for the built-in cohort.
+        skip_bad: Leave out cases with problems instead of raising.
+        notes: Caveats for the report.
+        cache: Folder of the prepared arrays.
+        on_event: Called with every event, see `scse.support.events`.
+        stop: Called after every training step and case; True stops the study.
 
     Raises:
-        ValueError: a wrong argument.
-        DataError: something is wrong with the data, or `out` holds another study.
-        StoppedError: `stop` said so; call again to go on.
+        ValueError: An argument is wrong.
+        DataError: The data have problems, or `out` contains another study.
+        StoppedError: `stop` returned True; call again to continue.
     """
     command = command_text(study, dict(locals()))
     began = time.monotonic()
+    watch = Watch(on_event, stop)
     out = Path(out)
     _check_folder(out)
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
@@ -182,7 +186,7 @@ def study(
     given = {**(settings or {}), "attach_to": attach_to, **_one_number(epochs, settings or {}, budget)}
     if dataset is None and preset == "quick":
         given = {**COHORT_SETTINGS, **given}
-    # wrong names are told before any file is read
+    # wrong names are reported before any file is read
     expand = partial(grid, networks, variants, seeds=seeds, epochs=epochs, train_cases=train_cases, control=control)
     expand(folds=1)
     chosen_margin("dice", margin)
@@ -191,8 +195,8 @@ def study(
     for network in networks:
         find_maker(check_network(network))
     if dataset is None:
-        dataset, spacing = _cohort(out, on_event, stop), COHORT_SPACING if spacing is None else spacing
-    inspection, cases = checked(Path(dataset), skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
+        dataset, spacing = _cohort(out, watch), COHORT_SPACING if spacing is None else spacing
+    inspection, cases = checked(Path(dataset), skip_bad=skip_bad, progress=watch.counter("inspect"))
     splits = make_folds(cases, folds)
     plan = Plan(
         inspection=inspection,
@@ -209,33 +213,32 @@ def study(
         margin=margin,
     )
     for run in plan.runs:
-        plan.training(run)  # too few cases are told before anything is trained
+        plan.training(run)  # too few cases are reported before anything is trained
     places = find_places(plan)
-    with claimed(out / LOCKS / "plan.lock", stop, wait=True):  # a budget's epochs are fitted once
-        plan, duration = plan_time(plan, on_event, stop)
-    rows = [*describe(plan, places), *duration, prospect(plan)]
-    on_event({"event": "plan", "rows": rows, "runs": len(plan.runs)})
-    elsewhere = [numbered for numbered in enumerate(plan.runs, start=1) if not _take(plan, *numbered, on_event, stop)]
+    with claimed(out / LOCKS / "plan.lock", watch, wait=True):  # a budget's epochs are fitted once
+        plan, duration = plan_time(plan, watch)
+    watch.report(Planned([*describe(plan, places), *duration, prospect(plan)], runs=len(plan.runs)))
+    elsewhere = [numbered for numbered in enumerate(plan.runs, start=1) if not _take(plan, *numbered, watch)]
     for numbered in elsewhere:  # by now done, or left by a process that ended
-        _take(plan, *numbered, on_event, stop, wait=True)
-    with claimed(out / LOCKS / "report.lock", stop, wait=True):
-        return _finish(plan, partial(_facts, plan, places, notes, command), began, on_event, stop)
+        _take(plan, *numbered, watch, wait=True)
+    with claimed(out / LOCKS / "report.lock", watch, wait=True):
+        return _finish(plan, partial(_facts, plan, places, notes, command), began, watch)
 
 
-def _finish(
-    plan: Plan, facts: Callable[[float], StudyFacts], began: float, on_event: OnEvent, stop: Stop
-) -> StudyResult:
-    """Gather what the runs left, measure costs, and write the report; its facts wait for the seconds of the study."""
+def _finish(plan: Plan, facts: Callable[[float], StudyFacts], began: float, watch: Watch) -> StudyResult:
+    """Collect the results of the runs, measure costs, and write the report.
+
+    Args:
+        plan: Plan of the study.
+        facts: Makes the facts of the report from the seconds that the study took.
+        began: When the study began, on the monotonic clock.
+        watch: Gets the events; checked after every event.
+    """
     out = plan.out
-
-    def told(event: Event) -> None:
-        on_event(event)
-        if stop():
-            raise StoppedError("stopped while the report was made; all runs are finished and kept")
-
+    checking = watch.checking("stopped while the report was made; all runs are finished and kept")
     scores = pd.concat([_read_scores(plan, run) for run in plan.runs], ignore_index=True)
     write_scores(scores, out)
-    costs = _costs(plan, told, stop)
+    costs = _costs(plan, checking)
     curves = _curves(plan)
     # of a study that went on, or was shared, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(RUN)["seconds"].max().sum())
@@ -250,9 +253,9 @@ def _finish(
         structures=plan.dataset.structures,
         colors=plan.dataset.colors,
         cache=out / "viewer.json",
-        on_event=told,
+        watch=checking,
     )
-    gates = channel_gates(finished, cache=out / "gates.parquet", on_event=told)
+    gates = channel_gates(finished, cache=out / "gates.parquet", watch=checking)
     report = write_report(
         out / "report",
         scores=scores,
@@ -262,11 +265,11 @@ def _finish(
         viewer=viewer,
         gates=gates,
         margin=plan.margin,
-        on_event=told,
+        watch=checking,
     )
     comparison = compare(scores, margin=plan.margin)
     keep_spread(plan, comparison)
-    on_event({"event": "report", "path": report, "folder": out})
+    watch.report(Reported(report, out))
     return StudyResult(out, scores, costs, comparison, report)
 
 
@@ -290,44 +293,45 @@ def _check_folder(out: Path) -> None:
         raise UserError(f"{', '.join(there)}: already there, and not of a study of scse; choose another folder")
 
 
-def _cohort(out: Path, on_event: OnEvent, stop: Stop) -> Path:
+def _cohort(out: Path, watch: Watch) -> Path:
     folder = out / "cohort"
-    with claimed(out / LOCKS / "cohort.lock", stop, wait=True):
+    with claimed(out / LOCKS / "cohort.lock", watch, wait=True):
         if not folder.exists():
-            simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=counting("simulate", on_event, stop))
+            simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=watch.counter("simulate"))
     return folder
 
 
-def _take(plan: Plan, number: int, run: Run, on_event: OnEvent, stop: Stop, *, wait: bool = False) -> bool:
-    """Do a run, unless another process is at it; with `wait`, wait for that one, and do what it left."""
-    with claimed(plan.out / LOCKS / f"{run.name}.lock", stop, wait=wait) as ours:
+def _take(plan: Plan, number: int, run: Run, watch: Watch, *, wait: bool = False) -> bool:
+    """Do a run, unless another process is doing it; with `wait`, wait for that process and do what it left."""
+    with claimed(plan.out / LOCKS / f"{run.name}.lock", watch, wait=wait) as ours:
         if not ours:
-            on_event({"event": "stage", "what": f"{run.name} is left to another process"})
+            watch.report(Stage(f"{run.name} is left to another process"))
             return False
-        told = {"run": run.name, "folder": plan.folder(run)}
-        asked = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
-        on_event({"event": "run", **told, "number": number, "runs": len(plan.runs), "settings": asked})
-        skipped = _do_run(plan, run, on_event, stop)
+        folder = plan.folder(run)
+        settings = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
+        watch.report(RunStarted(run.name, folder, number, len(plan.runs), settings))
+        skipped = _do_run(plan, run, watch)
         means = _read_scores(plan, run).groupby("metric")["value"].mean()
-        on_event({"event": "scored", **told, "scores": means.to_dict(), "skipped": skipped})
+        scores = {str(metric): float(mean) for metric, mean in means.items()}
+        watch.report(Scored(run.name, folder, scores, skipped))
     return True
 
 
-def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
-    """Train and score a run; returns whether it was finished before."""
+def _do_run(plan: Plan, run: Run, watch: Watch) -> bool:
+    """Train and score a run; returns whether an earlier call had finished it."""
     folder = plan.folder(run)
-    task, settings = plan.task(run, on_event, stop), plan.run_settings(run)
+    task, settings = plan.task(run, watch), plan.run_settings(run)
     if (folder / SCORES).exists():
         check_record(folder, RunRecord.of(task, settings))
         if not (folder / "scores.csv").exists():
             write_scores(_read_scores(plan, run), folder)
         return True
-    segmenter = train(task, settings, folder, on_event=on_event, stop=stop)
+    segmenter = train_task(task, settings, folder, watch)
     test, absent, tables = plan.folds[run.fold].test, plan.absent(run), []
-    count = counting("score", on_event, stop)
+    count = watch.counter("score")
     for done, case in enumerate(test, start=1):
         table = _score_case(segmenter, case, plan, folder / "predictions")
-        # what was never learned has no score: 0 would count as a failure of the network
+        # a structure that no training case has gets no score: 0 would count as a failure of the network
         table.loc[table["structure"].isin(absent), "value"] = float("nan")
         tables.append(table.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
         count(done, len(test))
@@ -362,22 +366,18 @@ def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> p
     return table.assign(case=case.name)
 
 
-def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
+def _costs(plan: Plan, watch: Watch) -> pd.DataFrame:
     """Costs of every network's variants; measured once, and again only if a variant or label is added.
 
-    Epochs and training cases change no cost: what is measured for a network stands at all of its labels.
+    Epochs and training cases do not change the costs: those of a network are repeated for all of its labels.
     """
     path = plan.out / "costs.csv"
     if path.exists():
         known = _known_costs(path)
         if set(known.index) == {(run.label, run.variant) for run in plan.runs}:
             return known.reset_index()
-
-    def asked() -> None:
-        if stop():
-            raise StoppedError("stopped while the costs were measured; all runs are finished and kept")
-
-    on_event({"event": "stage", "what": "measuring the cost of each variant"})
+    check = partial(watch.check, "stopped while the costs were measured; all runs are finished and kept")
+    watch.report(Stage("measuring the cost of each variant"))
     case = plan.folds[0].test[0]
     tables = []
     for network in plan.networks:
@@ -385,8 +385,8 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
         first = {run.variant: run for run in reversed(runs)}
         variants = sorted(dict.fromkeys(run.variant for run in runs), key=_paper_order)
         segmenters = {variant: Segmenter.load(plan.folder(first[variant]), network=network) for variant in variants}
-        task, settings = plan.task(runs[0], on_event, stop), plan.run_settings(runs[0])
-        table = measure_costs(task, settings, segmenters, read_image(case.images), before=asked)
+        task, settings = plan.task(runs[0], watch), plan.run_settings(runs[0])
+        table = measure_costs(task, settings, segmenters, read_image(case.images), before=check)
         tables += [table.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
     costs = pd.concat(tables, ignore_index=True)
     write_atomic(path, costs.to_csv(index=False).encode())
