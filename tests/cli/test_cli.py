@@ -30,7 +30,8 @@ from scse.inference.segmenter import Segmenter
 from scse.studies import runner, tracking
 from scse.studies.tracking import MlflowTracker
 from scse.support.errors import DataError, UserError
-from scse.training.run import LOCK, StoppedError, alone
+from scse.support.events import Planned, Progress, RunStarted, StepDone, StoppedError
+from scse.training.run import LOCK, alone
 from scse.zoo.library import build_network
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
@@ -113,8 +114,8 @@ def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monke
 
         def __call__(self, event):
             self.on_event(event)
-            told.append(event["event"])
-            if event["event"] == "step":
+            told.append(type(event))
+            if isinstance(event, StepDone):
                 os.kill(os.getpid(), signal.SIGINT)
 
         def __exit__(self, kind, error, trace):
@@ -125,7 +126,7 @@ def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monke
     ended = call("train", data, "-o", run, "--epochs", 1, *TINY, "--track", track)
     assert ended.code == INTERRUPTED
     assert f"scse train --resume {run} --track {track}" in ended.out
-    assert list(dict.fromkeys(told)) == ["progress", "plan", "run", "step", ("http://there", run, StoppedError)]
+    assert list(dict.fromkeys(told)) == [Progress, Planned, RunStarted, StepDone, ("http://there", run, StoppedError)]
 
 
 def test_help_lists_the_verbs_and_loads_nothing_heavy():
