@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from scse.cli import datasets, machine, models, scoring, training
-from scse.cli.printing import complain, say
+from scse.cli.printing import complain
 from scse.cli.training import INTERRUPTED, SAME
 from scse.support.errors import UserError
 
@@ -70,7 +70,7 @@ data_app.command()(datasets.simulate)
 )
 def _attach(context: typer.Context) -> None:
     """The old name of `scse places`."""
-    say("scse attach is now scse places; the next version no longer has scse attach")
+    complain("notice", "scse attach is now scse places; the next version no longer has scse attach")
     app(["places", *context.args], prog_name="scse")
 
 

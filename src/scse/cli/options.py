@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
 
-from scse.cli.printing import say
+from scse.cli.printing import complain
 from scse.support.requests import REPEATED, Request
 
 T = TypeVar("T")
@@ -58,7 +58,9 @@ def takes(request: type[Request], **defaults: Any) -> Callable[[Callable[..., No
             fields = {name: values.pop(name) for name in [*request.model_fields, *request.renamed]}
             typed = {name: value for name, value in fields.items() if is_typed(context, name)}
             for name in request.renamed.keys() & typed.keys():
-                say(f"--{name} is now --{request.renamed[name]}; the next version no longer accepts --{name}")
+                complain(
+                    "notice", f"--{name} is now --{request.renamed[name]}; the next version no longer accepts --{name}"
+                )
                 typed[request.renamed[name]] = typed.pop(name)
             command(typed, **values)
 
@@ -85,16 +87,18 @@ def renamed_option(old: str, value: T | None, new: str, default: T) -> T:
     """The value of an option that may have been given under its old name."""
     if value is None:
         return default
-    say(f"{old} is now {new}; the next version no longer accepts {old}")
+    complain("notice", f"{old} is now {new}; the next version no longer accepts {old}")
     return value
 
 
 def _option(request: type[Request], name: str) -> inspect.Parameter:
     """The option of a field: its type on the command line, default and help."""
     field = request.model_fields[name]
+    kind: Any
     kind, default = _shown(field.annotation, None if field.is_required() else field.default)
     if name in (*REPEATED, "settings"):
         kind, default = list[str] | None, None
+    annotation: Any
     text = " ".join((field.description or "").split())
     if name == "dataset":
         annotation = Annotated[kind, typer.Argument(help=text)]

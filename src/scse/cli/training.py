@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,11 @@ from scse.cli.options import Track, takes
 from scse.cli.printing import console, say
 from scse.studies.request import StudyRequest
 from scse.training.request import TrainRequest
+from scse.vocabulary.variants import Variant
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 SAME = "call the same command again"
+DEFAULT_VARIANT = "scse"
 
 
 @takes(StudyRequest)
@@ -33,7 +36,7 @@ def study(fields: dict[str, Any], track: Track = "tensorboard") -> None:
     say(f"report: {result.report}")
 
 
-@takes(TrainRequest, variant="scse")
+@takes(TrainRequest, variant=DEFAULT_VARIANT)
 def train(
     fields: dict[str, Any],
     resume: Annotated[
@@ -51,13 +54,14 @@ def train(
     if resume is not None and (others := fields.keys() - {"network"}):
         raise typer.BadParameter(f"--resume uses the run's own settings; leave out {', '.join(sorted(others))}")
     network = fields.get("network")
-    request = None if resume is not None else TrainRequest.make({"variant": "scse", **fields})
-    folder = resume or request.out
-
-    def run(watch: Any) -> Any:
-        if request is not None:
-            return training.run_training(request, watch)
-        return training.resume(folder, network=network, on_event=watch.on_event, stop=watch.stop)
+    run: Callable[[Any], Any]
+    if resume is None:
+        request = TrainRequest.make(fields)
+        if not {"variant"} & {*fields, *request.settings}:
+            request = request.model_copy(update={"variant": Variant(DEFAULT_VARIANT)})
+        folder, run = request.out, partial(training.run_training, request)
+    else:
+        folder, run = resume, partial(training.run_again, resume, network=network)
 
     def again() -> str:
         # stopped while it reads or prepares the data, there is no run to resume yet

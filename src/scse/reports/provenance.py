@@ -1,14 +1,10 @@
 """Where numbers come from: the machine, the code, the data, and what to cite."""
 
 import hashlib
-import inspect
 import platform
-import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -22,23 +18,6 @@ BIBTEX = """@inproceedings{roy2018concurrent,
   note      = {arXiv:1803.02579}
 }
 """
-
-
-def command_text(function: Callable[..., object], asked: Mapping[str, Any]) -> str:
-    """What to type to do the same again: the command of this process, or the call of a function of scse.
-
-    Args:
-        function: such as `scse.study`.
-        asked: its arguments; what is at its default, and functions, are left out.
-    """
-    if Path(sys.argv[0]).name == "scse":
-        return shlex.join(["scse", *sys.argv[1:]])
-    given = {
-        name: str(asked[name]) if isinstance(asked[name], Path) else asked[name]
-        for name, parameter in inspect.signature(function).parameters.items()
-        if asked[name] != parameter.default and not callable(asked[name])
-    }
-    return f"scse.{function.__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def describe_machine() -> list[tuple[str, str]]:

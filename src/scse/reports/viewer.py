@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from scse.inference.finished import FinishedRun
 from scse.inference.segmenter import Segmenter
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
+from scse.support.events import UNWATCHED, Stage, Watch
 from scse.support.json_files import read_json
 from scse.vocabulary.titles import network_name, variant_name
 
@@ -66,7 +67,7 @@ def viewer_data(
     colors: Mapping[int, Color] | None = None,
     cache: Path,
     budget: int = BUDGET,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    watch: Watch = UNWATCHED,
 ) -> str:
     """Pack what the viewer shows, or find it packed.
 
@@ -82,7 +83,7 @@ def viewer_data(
         colors: of colour masks, see `Dataset`.
         cache: file that keeps the result for the next call with the same runs.
         budget: characters.
-        on_event: told before the work begins, and of its progress.
+        watch: Gets a `Stage` before the work begins, and its `Progress`; checked after every case.
 
     Returns:
         JSON, to be read by the page's script.
@@ -92,7 +93,8 @@ def viewer_data(
     key = _key(shown, budget)
     if (kept := _kept(cache)).startswith(f'{{"key": "{key}"'):
         return kept
-    on_event({"event": "stage", "what": "packing cases for the report's viewer"})
+    watch.report(Stage("packing cases for the report's viewer"))
+    count = watch.counter("viewer")
     packer = _Packer(shown, recipe, structures, colors)
     ranked = _ranked(scores, shown)
     order = spread(len(ranked))
@@ -106,8 +108,8 @@ def viewer_data(
         if left < 0 and len(cases) >= 3:
             break
         cases[place] = {**case, "dice": _dice(scores, ranked[place], shown, structures)}
-        on_event({"event": "progress", "what": "viewer", "done": len(cases), "total": len(order)})
-    on_event({"event": "progress", "what": "viewer", "done": len(order), "total": len(order)})
+        count(len(cases), len(order))
+    count(len(order), len(order))
     places = sorted(cases)
     picked = dict(zip(("worst", "best", "median"), map(places.index, order), strict=False))
     content = {

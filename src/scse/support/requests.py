@@ -7,7 +7,7 @@ types, defaults, and the docstrings below them, which are the help texts.
 import inspect
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 from scse.support.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def construct(model: type[Model], values: Mapping[str, Any], *, what: str) -> Model:
@@ -155,3 +156,15 @@ def _plain_default(value: object) -> object:
 
 def _plain(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def signed(request: type[Request]) -> Callable[[F], F]:
+    """Show the fields of a request in the signature of a function that takes them as `**fields`."""
+
+    def sign(function: F) -> F:
+        own = inspect.signature(function).parameters.values()
+        further = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        function.__signature__ = request.signature(*further)  # type: ignore[attr-defined]
+        return function
+
+    return sign
