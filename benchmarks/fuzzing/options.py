@@ -15,7 +15,8 @@ from scse.attachment.patterns import choose
 from scse.networks import NETWORKS
 from scse.studies.estimate import parse_budget
 from scse.studies.runner import study
-from scse.training.run import StoppedError, train_on
+from scse.support.events import StoppedError
+from scse.training.run import train_on
 from scse.training.settings import Settings, make_settings
 from scse.vocabulary.grammar import split_names
 from scse.vocabulary.variants import Variant

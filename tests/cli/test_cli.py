@@ -152,7 +152,7 @@ def test_every_verb_has_help(verb):
 
 def test_what_stands_in_brackets_is_part_of_the_help():
     shown = " ".join(call("study", "--help").out.replace("│", " ").split())
-    assert "smp:Unet[encoder_name=resnet18]. Several are separated by commas." in shown
+    assert "separated by commas; options as smp:Unet[encoder_name=resnet18]." in shown
     assert "are compared with each other [from the preset]." in shown
 
 
@@ -251,7 +251,7 @@ WRONG = {
         "2h",
         "--epochs",
         "3",
-    ): "epochs, budget each determine the number of epochs; give one of them",
+    ): "epochs, budget each determine the number of epochs",
     ("study", "DATA", "--margin", "0"): "margin must be positive, in units of dice, got 0.0",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
     ("study", "DATA", "--set", "variant=cse"): "settings must not contain variant",
@@ -354,7 +354,7 @@ def test_train_leaves_a_segmenter_and_says_where(trained, data):
     assert (trained.ended.code, trained.ended.err) == (0, "")
     assert trained.ended.out.endswith(f"segmenter: {trained.folder / 'segmenter'}\n")
     assert "epoch 1: loss" in trained.ended.out
-    assert "3 for training, 2 watched" in trained.ended.out
+    assert "3 for training, 2 for validation" in trained.ended.out
     segmenter = scse.Segmenter.load(trained.folder)
     assert segmenter.variant == "none"
     assert segmenter.structures == {"left": 1, "right": 2}
@@ -1010,4 +1010,4 @@ def test_sound_real_data_has_no_problem_and_bad_cases_can_be_skipped(hippocampus
     trained = call("train", folder, "-o", tmp_path / "out", *options)
     assert (trained.code, trained.err) == (0, "")
     assert "hippocampus_003, hippocampus_006" in trained.out
-    assert "2 for training, 2 watched" in trained.out
+    assert "2 for training, 2 for validation" in trained.out

@@ -411,7 +411,7 @@ def test_an_interrupted_study_goes_on_to_exactly_the_same_scores(finished, quick
     [
         ({"settings": {"width": 8}}, "settings width = 4, asked for is 8"),
         ({"settings": {"epochs": 3}}, "settings epochs = 2, asked for is 3"),
-        ({"view": "axial"}, "recipe view = 'coronal', asked for is 'axial'"),
+        ({"plane": "axial"}, "recipe view = 'coronal', asked for is 'axial'"),
         ({"spacing": 3.0}, "recipe spacing = None, asked for is"),
         ({"folds": 3}, "training c"),
     ],

@@ -116,7 +116,7 @@ def test_a_run_keeps_the_name_of_its_network_and_the_places_of_its_blocks(data, 
         (
             ["unet", BASIC],
             {"settings": {"attach_to": "x"}},
-            "settings must not name attach_to: networks, variants, attach",
+            "settings must not contain attach_to: networks, variants, attach",
         ),
         (["nowhere/mine.py:make"], {}, "there is no file nowhere/mine.py"),
         ([BASIC, BASIC], {}, "networks must be named once each"),

@@ -73,7 +73,7 @@ def test_what_is_reported(learned: Learned) -> None:
         *(Progress("prepare", done, 5) for done in range(1, 6)),
     ]
     plan = dict(next(event.rows for event in events if isinstance(event, Planned)))
-    assert plan["cases"] == "3 for training, 2 watched"
+    assert plan["cases"] == "3 for training, 2 for validation"
     assert plan["view"] == "coronal"
     steps = [event for event in events if isinstance(event, StepDone)]
     of_epoch = 3 * 28 // 8

@@ -1,4 +1,4 @@
-"""Batches of slices: which, in what order, cut and changed how; all of it fixed by (seed, epoch, step)."""
+"""Training batches of slices. Their order, crops and augmentation depend only on (seed, epoch, step)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ OFFSET = 0.1  # of the image's standard deviation, which is 1
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """A seed for one step, so that a resumed run draws what an uninterrupted one would have drawn."""
+    """A seed for one step, so that a resumed run draws the same numbers as an uninterrupted one."""
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0])
 
 
@@ -26,12 +26,12 @@ class Batches:
     """Batches of (images, labels) for training.
 
     Args:
-        cases: the training cases.
+        cases: Training cases.
         patch: (height, width) of every slice in a batch; larger slices are cropped at random.
-        batch_size: slices a batch, fewer if there are fewer; the last, smaller batch of an epoch is left out.
-        limit: at most so many slices an epoch, None for all.
-        augment: whether to change slices at random.
-        seed: of order, crops and changes.
+        batch_size: Slices per batch, at most `limit`; a last, smaller batch of an epoch is left out.
+        limit: Most slices per epoch; None takes all.
+        augment: Whether to augment slices at random.
+        seed: Seed of order, crops and augmentation.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Batches:
         self.seed = seed
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Steps per epoch."""
         return self.limit // self.batch_size
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of an epoch from step `start`: images (N, C, height, width), labels (N, height, width) int64."""
+        """Batches of an epoch from step `start` on: images (N, C, height, width), labels (N, height, width) int64."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.slices))
         for step in range(start, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -81,12 +81,12 @@ class Batches:
 
 
 def augmented(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Turn, scale and shift each slice with its labels, and change the image's gain and offset.
+    """Rotate, scale and shift each slice with its labels, and change the image's gain and offset.
 
     Args:
-        images: (N, C, height, width), standardised.
-        labels: (N, height, width) int64.
-        rng: the source of all randomness.
+        images: Standardised images, (N, C, height, width).
+        labels: Class indices, (N, height, width) int64.
+        rng: Generator of all random numbers.
     """
     count = len(images)
     angle = rng.uniform(-ROTATION, ROTATION, count)

@@ -1,4 +1,4 @@
-"""What a run was asked to do, kept in its folder, so that going on with anything else is refused."""
+"""The record of a run in its folder: it continues only with the same settings, data and code."""
 
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,23 +19,23 @@ RECORD = "run.json"
 REMEDY = "copy the run again, or train anew in another folder"
 
 Key = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=100)]
-"""Of prepared arrays: the name of a folder in the cache, and no path that leads out of it."""
+"""Key of prepared arrays: the name of a folder in the cache, never a path out of it."""
 
 WRITTEN = ("checkpoint.safetensors", "log.jsonl", "segmenter", "scores.csv", "scores.parquet", "predictions")
-"""What a run writes into its folder beside the record, which comes first."""
+"""What a run writes into its folder after the record."""
 
 
 class RunRecord(BaseModel):
-    """What a run was asked to do, kept in its folder: going on with anything else is refused.
+    """The record of a run, kept in its folder. A run continues only with an equal record.
 
     Attributes:
-        settings: of the training.
-        recipe: of the images.
-        structures: name -> label value.
-        training, held_out: case -> key of its prepared arrays.
-        code: file that makes the network, if it is the user's own -> digest, so that no run mixes two versions.
-        classes, cases: the order of the structures and of the cases, which other programs may change in an object;
-            None in records of earlier versions.
+        settings: Settings of the training.
+        recipe: How images are prepared.
+        structures: Name -> label value.
+        training, held_out: Case -> key of its prepared arrays.
+        code: File with the user's own network -> its digest, so that no run mixes two versions of it.
+        classes, cases: The order of the structures and of the cases, because other programs may reorder the keys of a
+            JSON object; None in records of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,10 +80,10 @@ class RunRecord(BaseModel):
 
 
 def check_record(folder: Path, record: RunRecord) -> None:
-    """Write the record into a new run's folder, or compare it with the one there.
+    """Write the record into the folder of a new run, or compare it with the one there.
 
     Raises:
-        DataError: the folder holds a run with other settings, recipe or cases, or files of a run's names without one.
+        DataError: The folder contains a run with other settings, recipe or cases, or files of a run without a record.
     """
     path = folder / RECORD
     if not path.exists():
@@ -111,7 +111,7 @@ def read_record(folder: Path) -> RunRecord:
     """The record of a run.
 
     Raises:
-        DataError: the folder holds no run, or one whose record cannot be read.
+        DataError: The folder contains no run, or its record cannot be read.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -120,10 +120,10 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def prepared_task(record: RunRecord, cache: Path) -> Task:
-    """The task of a recorded run, from its prepared arrays.
+    """The data of a recorded run, from its prepared arrays.
 
     Raises:
-        DataError: some of them are gone or damaged.
+        DataError: Prepared arrays are gone or damaged.
     """
     remedy = "train on the data set again with the same -o: the run goes on from its checkpoint"
 
