@@ -51,7 +51,7 @@ def test_public_names_are_the_objects_of_their_modules():
     from scse.blocks import ConcurrentSE
 
     assert scse.ConcurrentSE is ConcurrentSE
-    assert scse.blocks.functional is sys.modules["scse.functional"]
+    assert scse.functional is sys.modules["scse.functional"]
 
 
 def test_unknown_name_is_an_attribute_error():
