@@ -315,8 +315,8 @@ def predict(
         int | None, typer.Option(min=1, help="Slices at a time; fewer need less memory [as memory allows].")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: the fastest that pays.")
-    ] = "auto",
+        str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
+    ] = "torch",
     overwrite: Overwrite = False,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
