@@ -5,7 +5,7 @@ Networks", MICCAI 2018 (arXiv 1803.02579).
 """
 
 from scse.support.extras import MissingLibraryError, needing
-from scse.support.keras_backend import BACKENDS, chosen_backend, installed_backends
+from scse.support.keras_backend import BACKENDS, installed_backends
 
 try:
     with needing("scse.keras", "keras"):
@@ -17,8 +17,8 @@ except ModuleNotFoundError as error:
     if error.name not in BACKENDS:
         raise
     raise MissingLibraryError(
-        f"Keras runs on {error.name} here ({chosen_backend().by}), which is not installed: pip install {error.name}, "
-        f"or set KERAS_BACKEND to {' or '.join(installed_backends() or BACKENDS)}",
+        f"Keras runs on {error.name} here, which is not installed: pip install {error.name}, or set "
+        f"KERAS_BACKEND to {' or '.join(installed_backends() or BACKENDS)}",
         name=error.name,
     ) from error
 
