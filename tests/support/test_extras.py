@@ -55,9 +55,9 @@ def test_a_missing_library_is_said_in_a_line_with_what_to_install() -> None:
 
 
 def test_the_first_that_knows_what_is_missing_says_it() -> None:
-    with pytest.raises(MissingLibraryError, match="^scse.attach needs torch"), needing("the command line", "study"):
-        with needing("scse.attach", "torch"):
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    attach = needing("scse.attach", "torch")
+    with pytest.raises(MissingLibraryError, match=r"^scse\.attach needs"), needing("the command line", "study"), attach:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
 
 @pytest.mark.parametrize(
