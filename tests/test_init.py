@@ -51,7 +51,47 @@ def test_public_names_are_the_objects_of_their_modules():
     from scse.blocks import ConcurrentSE
 
     assert scse.ConcurrentSE is ConcurrentSE
-    assert scse.blocks.functional is sys.modules["scse.functional"]
+    assert scse.functional is sys.modules["scse.functional"]
+
+
+OF_STUDIES = {"Segmenter", "explain", "study"}
+
+
+def test_where_a_library_is_missing_a_name_says_what_to_install():
+    """In a process that takes torch for missing; a data set is read without it."""
+    code = """
+import sys, scse
+sys.modules["torch"] = None
+for name in scse.__all__:
+    try:
+        getattr(scse, name)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+    expected = [
+        f"scse.{name} needs torch: pip install 'scse[{'study' if name in OF_STUDIES else 'torch'}]'"
+        for name in scse.__all__
+        if name != "Dataset"
+    ]
+    assert run(code) == " ".join(expected).split()
+
+
+def test_a_library_that_is_broken_keeps_its_own_error(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import scse; scse.ConcurrentSE"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == "ImportError: libcudart.so.13: cannot open shared object file"
+
+
+@pytest.mark.parametrize(("library", "verb"), [("typer", "doctor"), ("torch", "bench"), ("pandas", "compare")])
+def test_where_a_library_is_missing_the_command_line_says_so_in_a_line(library, verb, tmp_path):
+    code = f"import sys; sys.modules[{library!r}] = None; from scse.cli import main; main()"
+    command = [sys.executable, "-c", code, verb, *([tmp_path] if verb == "compare" else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = f"error: the command line needs {library}: pip install 'scse[study]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False).stderr
+    assert shown.startswith("Traceback")
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -7,6 +7,8 @@ Networks", MICCAI 2018 (arXiv 1803.02579).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scse.support.extras import needing
+
 if TYPE_CHECKING:
     from scse import functional, networks
     from scse.attachment.attaching import attach, detach
@@ -44,6 +46,9 @@ _HOMES = {
     "study": "scse.studies.runner",
 }
 
+# Public names that need the extra `study`; `torch` is enough for the others.
+_OF_STUDIES = ("Dataset", "Segmenter", "explain", "study")
+
 __all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)
     "ChannelSE",
     "SpatialSE",
@@ -69,7 +74,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'scse' has no attribute {name!r}")
     home = _HOMES[name]
-    value = getattr(import_module(home), name) if home else import_module(f"scse.{name}")
+    with needing(f"scse.{name}", "study" if name in _OF_STUDIES else "torch"):
+        value = getattr(import_module(home), name) if home else import_module(f"scse.{name}")
     globals()[name] = value
     return value
 

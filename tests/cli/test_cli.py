@@ -391,8 +391,9 @@ def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ((), "engine: torch (another pays from 50 volumes on)"),
-        (("--engine", "torch", "--batch-size", 3), "engine: torch (as asked)"),
+        ((), "engine: torch (the default)"),
+        (("--engine", "torch", "--batch-size", 3), "engine: torch (the default)"),
+        (("--engine", "auto"), "engine: torch (another pays from 50 volumes on)"),
     ],
 )
 def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, line):

@@ -1,6 +1,7 @@
 """`scse compare`: what it prints and writes."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,3 +108,19 @@ def test_a_wrong_file_of_a_variant_ends_in_one_message(command, tmp_path: Path) 
     assert (code, out) == (1, "")
     assert err.startswith(f"error: {tmp_path / 'b.csv'}: there is no such file; give a CSV or Parquet file with")
     assert err.count("\n") == 1
+
+
+def test_comparing_tables_loads_no_torch(tmp_path: Path) -> None:
+    trainings({"none": PLAIN, "scse": PLAIN + gains()}).to_csv(tmp_path / "scores.csv", index=False)
+    code = """
+import sys
+from scse.cli import main
+try:
+    main()
+finally:
+    print(sorted({"torch", "monai", "matplotlib", "lightning_fabric"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code, "compare", tmp_path / "scores.csv", "-o", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "U-Net: scSE is better than plain." in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

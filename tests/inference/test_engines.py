@@ -79,7 +79,7 @@ def test_the_labels_of_other_libraries_networks_are_torchs(engine: str, spec: st
 
 def test_torch_is_the_network_itself() -> None:
     network = ours("unet", "none")
-    assert make_engine("torch", network, images(1)) == Engine("torch", "as asked", network)
+    assert make_engine("torch", network, images(1)) == Engine("torch", "the default", network)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

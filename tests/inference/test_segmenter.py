@@ -610,7 +610,7 @@ def test_every_engine_gives_the_same_labels(trained: Segmenter, case: tuple[Any,
     assert (other.predict(case[0]) == trained.predict(case[0])).mean() > 0.999
 
 
-def test_an_engine_that_is_faster_pays_for_many_volumes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_measured_on_request_and_for_volumes_only(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def make(name: str, network: torch.nn.Module, example: torch.Tensor, *, volumes: int) -> Engine:
@@ -618,9 +618,10 @@ def test_an_engine_that_is_faster_pays_for_many_volumes_only(monkeypatch: pytest
         return Engine("torch", "", network)
 
     monkeypatch.setattr("scse.inference.segmenter.make_engine", make)
-    reader(view="axial", channels=2).with_engine(images=7)
+    reader(view="axial", channels=2).with_engine("auto", images=7)
     reader(view="picture").with_engine("auto", images=7)
-    assert asked == [("auto", (2, 16, 16), 7), ("auto", (1, 16, 16), 0)]
+    reader(view="axial").with_engine(images=7)
+    assert asked == [("auto", (2, 16, 16), 7), ("auto", (1, 16, 16), 0), ("torch", (1, 16, 16), 7)]
 
 
 # Pictures

@@ -1,13 +1,12 @@
 """A model with its blocks as one file, and the same attachment made again on a fresh model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from scse.attachment.placements import Placements, placements
 from scse.blocks.modules import BLOCKS
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError, in_short
-from scse.support.json_files import parse_json, validated
+from scse.support.json_files import LARGEST_INTEGER, parse_json, shortened
 
 FORMAT = 1
 KEY = "scse"
@@ -27,39 +26,93 @@ KEY = "scse"
 REMEDY = "give a file that save_attached wrote"
 
 
-class _Options(BaseModel):
-    """Options of a block; which of them it has, and the words that it takes, are checked by the block."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reduction: int = Field(default=1, ge=1)
-    hidden: int | None = Field(default=None, ge=1, le=2**20)
-    activation: str = ""
-    gate: str = ""
-    aggregation: str = ""
-    bias: bool = True
-    identity: bool = True
+Check = Callable[[Any], str]
+"""Says what is wrong with a value; "" if nothing is."""
 
 
-class _Place(BaseModel):
-    """A block of the recipe."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    where: str
-    layout: Literal["channels-first", "channels-last"]
-    block: Literal["cse", "sse", "scse"]
-    channels: int = Field(ge=1, le=2**20)
-    options: _Options
+def _text(value: object) -> str:
+    return "" if isinstance(value, str) else "Input should be a valid string"
 
 
-class _Recipe(BaseModel):
-    """Which blocks are where."""
+def _truth(value: object) -> str:
+    return "" if isinstance(value, bool) else "Input should be a valid boolean"
 
-    model_config = ConfigDict(extra="forbid")
 
-    format: int
-    blocks: list[_Place] = Field(min_length=1)
+def _whole(most: int = LARGEST_INTEGER) -> Check:
+    def check(value: object) -> str:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return "Input should be a valid integer"
+        if value < 1:
+            return "Input should be greater than or equal to 1"
+        return "" if value <= most else f"Input should be less than or equal to {most}"
+
+    return check
+
+
+def _or_null(check: Check) -> Check:
+    return lambda value: "" if value is None else check(value)
+
+
+def _word(*allowed: str) -> Check:
+    told = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
+    return lambda value: "" if isinstance(value, str) and value in allowed else f"Input should be {told}"
+
+
+_OPTIONS: Mapping[str, Check] = {
+    "reduction": _whole(),
+    "hidden": _or_null(_whole(2**20)),
+    "activation": _text,
+    "gate": _text,
+    "aggregation": _text,
+    "bias": _truth,
+    "identity": _truth,
+}
+"""Options of a block; which of them it has, and the words that it takes, are checked by the block."""
+
+_PLACE = {
+    "where": _text,
+    "layout": _word("channels-first", "channels-last"),
+    "block": _word("cse", "sse", "scse"),
+    "channels": _whole(2**20),
+    "options": _OPTIONS,
+}
+"""A block of the recipe."""
+
+_RECIPE = {"format": _whole(), "blocks": [_PLACE]}
+"""Which blocks are where."""
+
+
+def _problems(field: str, value: Any, wanted: Any) -> Generator[str]:
+    """What is wrong with a field of the recipe.
+
+    Args:
+        field: its name, for the message.
+        value: as it was read.
+        wanted: a check, the fields of an object, or a list with what each of its one or more items is.
+    """
+    found = f"got {shortened(value)}"
+    if isinstance(wanted, Mapping):
+        if not isinstance(value, dict):
+            yield f"{field}: Input should be an object, {found}"
+            return
+        for name, inner in wanted.items():
+            if name in value:
+                yield from _problems(f"{field}.{name}", value[name], inner)
+            elif wanted is not _OPTIONS:
+                yield f"{field}.{name}: Field required"
+        for name in value:
+            if name not in wanted:
+                yield f"{field}.{name}: Extra inputs are not permitted, got {shortened(value[name])}"
+    elif isinstance(wanted, list):
+        if not isinstance(value, list):
+            yield f"{field}: Input should be a valid array, {found}"
+            return
+        if not value:
+            yield f"{field}: List should have at least 1 item after validation, not 0, {found}"
+        for index, item in enumerate(value):
+            yield from _problems(f"{field}.{index}", item, wanted[0])
+    elif problem := wanted(value):
+        yield f"{field}: {problem}, {found}"
 
 
 def save_attached(model: nn.Module, path: Path | str) -> Path:
@@ -109,14 +162,15 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
     recipe, weights = _read(path)
     hung, blocks = [], {}
     try:
-        for place in recipe.blocks:
-            host = model.get_submodule(place.where)
+        for place in recipe:
+            where = place["where"]
+            host = model.get_submodule(where)
             like = next(chain(host.parameters(), model.parameters()))
-            block = BLOCKS[place.block](place.channels, **place.options.model_dump(exclude_unset=True))
-            block = block.to(like.device, _dtype(host, place.where, weights))
-            hang(host, block.train(host.training), layout=place.layout)
+            block = BLOCKS[place["block"]](place["channels"], **place["options"])
+            block = block.to(like.device, _dtype(host, where, weights))
+            hang(host, block.train(host.training), layout=place["layout"])
             hung.append(host)
-            blocks[place.where] = block
+            blocks[where] = block
         load_exactly(model, weights)
     # of get_submodule, of an option that the block does not have, and of what does not fit
     except (AttributeError, StopIteration, TypeError, UserError) as error:
@@ -161,15 +215,17 @@ def _dtype(host: nn.Module, where: str, weights: Mapping[str, Tensor]) -> torch.
     return own[-1] if own else next(value.dtype for key, value in weights.items() if key.startswith(prefix))
 
 
-def _read(path: Path) -> tuple[_Recipe, Mapping[str, Tensor]]:
-    """The recipe and the weights of a file."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], Mapping[str, Tensor]]:
+    """The blocks of the recipe, with the fields of `_PLACE`, and the weights of a file."""
     weights, metadata = read_tensors(path, remedy=REMEDY)
     if KEY not in metadata:
         raise DataError(f"{path}: holds no blocks of format {FORMAT}; {REMEDY}")
     described = parse_json(metadata[KEY], path=path, remedy=REMEDY)
     if isinstance(described, dict) and described.get("format") != FORMAT:
         raise DataError(f"{path}: holds no blocks of format {FORMAT}; {REMEDY}")
-    return validated(_Recipe, described, path=path, remedy=REMEDY, within=KEY, strict=True), weights
+    for problem in _problems(KEY, described, _RECIPE):
+        raise DataError(f"{path}: {problem}; {REMEDY}")
+    return described["blocks"], weights
 
 
 def read_tensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -61,7 +61,7 @@ def make_engine(name: str, network: nn.Module, example: Tensor, *, volumes: int 
     """
     check_choice("engine", name, ("auto", "torch", *ENGINES))
     if name == "torch":
-        return Engine("torch", "as asked", network)
+        return Engine("torch", "the default", network)
     device = next(network.parameters()).device
     if name == "auto":
         if device.type != "cpu":

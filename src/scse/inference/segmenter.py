@@ -155,7 +155,7 @@ class Segmenter:
             settings=saved.settings,
         )
 
-    def with_engine(self, name: str = "auto", *, images: int = 1) -> "Segmenter":
+    def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
         """The same segmenter, whose network is run by torch, ONNX Runtime or OpenVINO.
 
         An engine keeps the weights as they are now. Labels of the engines agree but for single voxels whose two best
@@ -163,7 +163,8 @@ class Segmenter:
 
         Args:
             name: "torch"; "onnxruntime" or "openvino", on the CPU, for which the network is exported, in seconds;
-                "auto" takes the fastest if there are images enough for that to pay, else torch.
+                "auto" measures them and takes the fastest if there are images enough for that to pay, else torch, so
+                that what runs depends on the machine and its load.
             images: how many are to be predicted.
 
         Raises:

@@ -4,9 +4,22 @@ Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitat
 Networks", MICCAI 2018 (arXiv 1803.02579).
 """
 
-from scse.keras import networks
-from scse.keras.attaching import attach, detach
-from scse.keras.layers import ChannelSE, ConcurrentSE, SpatialSE
-from scse.keras.weights import from_torch, to_torch
+from scse.support.extras import MissingLibraryError, needing
+from scse.support.keras_backend import BACKENDS, installed_backends
+
+try:
+    with needing("scse.keras", "keras"):
+        from scse.keras import networks
+        from scse.keras.attaching import attach, detach
+        from scse.keras.layers import ChannelSE, ConcurrentSE, SpatialSE
+        from scse.keras.weights import from_torch, to_torch
+except ModuleNotFoundError as error:
+    if error.name not in BACKENDS:
+        raise
+    raise MissingLibraryError(
+        f"Keras runs on {error.name} here, which is not installed: pip install {error.name}, or set "
+        f"KERAS_BACKEND to {' or '.join(installed_backends() or BACKENDS)}",
+        name=error.name,
+    ) from error
 
 __all__ = ["ChannelSE", "ConcurrentSE", "SpatialSE", "attach", "detach", "from_torch", "networks", "to_torch"]

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scse.support.errors import DataError
 
-Model = TypeVar("Model", bound=BaseModel)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
 
 LARGEST_INTEGER = 2**63 - 1
 """What other programs, NumPy among them, hold in an integer."""
@@ -69,6 +70,8 @@ def validated(
         DataError: a field is missing, of another type, or out of bounds; the message names the file, the field and its
             value.
     """
+    from pydantic import ValidationError  # noqa: PLC0415 (what only parses JSON works without pydantic)
+
     try:
         # only of JSON itself does a strict model take a list for a tuple
         return model.model_validate_json(json.dumps(content), strict=True) if strict else model.model_validate(content)

