@@ -26,7 +26,7 @@ from scse.attachment.stages import find_stages, known_places, list_stages, sugge
 from scse.networks import NETWORKS
 from scse.support.checks import check_choice
 from scse.support.errors import UserError, in_short
-from scse.vocabulary.options import IDENTITY_SCALE
+from scse.vocabulary.options import AGGREGATIONS
 from scse.vocabulary.specs import Spec
 from scse.vocabulary.variants import Variant
 
@@ -342,7 +342,7 @@ def _build_other(
     chosen = Variant.parse(variant)
     if chosen.kind != "none":
         filled = (size + -size % MULTIPLE for size in size)
-        identity = chosen.aggregation in IDENTITY_SCALE
+        identity = AGGREGATIONS[chosen.aggregation] is not None
         example = torch.zeros(1, in_channels, *filled)
         try:
             attach(network, chosen.kind, to=attach_to, example=example, identity=identity, **chosen.block_options)
