@@ -1,4 +1,4 @@
-"""A model with blocks through a file and back."""
+"""Saving and loading models with blocks."""
 
 import json
 
@@ -169,23 +169,23 @@ def write_recipe(path, change, weights=None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.update(blocks=None), "scse.blocks.modules: "),
-        (lambda r: r.update(blocks=[]), "scse.blocks.modules: "),
-        (lambda r: r.update(blocks=[7]), "scse.blocks.modules.0: "),
+        (lambda r: r.update(blocks=None), "scse.blocks: "),
+        (lambda r: r.update(blocks=[]), "scse.blocks: "),
+        (lambda r: r.update(blocks=[7]), "scse.blocks.0: "),
         (lambda r: r.update(shell="ls"), "scse.shell: "),
-        (lambda r: r["blocks"][0].pop("where"), "scse.blocks.modules.0.where: Field required"),
-        (lambda r: r["blocks"][0].update(layout="up"), "scse.blocks.modules.0.layout: "),
-        (lambda r: r["blocks"][0].update(block="print"), "scse.blocks.modules.0.block: "),
-        (lambda r: r["blocks"][0].update(channels="4"), "scse.blocks.modules.0.channels: "),
-        (lambda r: r["blocks"][0].update(channels=True), "scse.blocks.modules.0.channels: "),
-        (lambda r: r["blocks"][0].update(channels=4.0), "scse.blocks.modules.0.channels: "),
-        (lambda r: r["blocks"][0].update(channels=-1), "scse.blocks.modules.0.channels: "),
-        (lambda r: r["blocks"][0].update(channels=2**50), "scse.blocks.modules.0.channels: "),
-        (lambda r: r["blocks"][0].update(channels=float("nan")), "scse.blocks.modules.0.channels: "),
-        (lambda r: r["blocks"][0].update(options=None), "scse.blocks.modules.0.options: "),
-        (lambda r: r["blocks"][0]["options"].update(bias="yes"), "scse.blocks.modules.0.options.bias: "),
-        (lambda r: r["blocks"][0]["options"].update(identity=1), "scse.blocks.modules.0.options.identity: "),
-        (lambda r: r["blocks"][0]["options"].update(shell=1), "scse.blocks.modules.0.options.shell: "),
+        (lambda r: r["blocks"][0].pop("where"), "scse.blocks.0.where: Field required"),
+        (lambda r: r["blocks"][0].update(layout="up"), "scse.blocks.0.layout: "),
+        (lambda r: r["blocks"][0].update(block="print"), "scse.blocks.0.block: "),
+        (lambda r: r["blocks"][0].update(channels="4"), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=True), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=4.0), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=-1), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=2**50), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(channels=float("nan")), "scse.blocks.0.channels: "),
+        (lambda r: r["blocks"][0].update(options=None), "scse.blocks.0.options: "),
+        (lambda r: r["blocks"][0]["options"].update(bias="yes"), "scse.blocks.0.options.bias: "),
+        (lambda r: r["blocks"][0]["options"].update(identity=1), "scse.blocks.0.options.identity: "),
+        (lambda r: r["blocks"][0]["options"].update(shell=1), "scse.blocks.0.options.shell: "),
         (lambda r: r["blocks"][0]["options"].update(reduction=2), "does not fit Sequential .*reduction"),
         (lambda r: r["blocks"][0].update(where="nowhere"), "does not fit Sequential .*nowhere"),
     ],

@@ -118,7 +118,7 @@ def to_torch(source: keras.Layer) -> "nn.Module":
     """
     import torch  # noqa: PLC0415 (the one place where Keras' side needs it)
 
-    from scse.attachment.hosts import hang  # noqa: PLC0415
+    from scse.attachment.hosts import attach_block  # noqa: PLC0415
 
     names = {made: name for name, made in (_BLOCKS | _NETWORKS).items()}
     if type(source) not in names:
@@ -134,7 +134,7 @@ def to_torch(source: keras.Layer) -> "nn.Module":
     made: nn.Module = getattr(import_module(module), name)(**options)
     if isinstance(source, EncoderDecoder):
         for place, block in source.blocks.items():
-            hang(made.get_submodule(place.replace("_", ".")), to_torch(block))
+            attach_block(made.get_submodule(place.replace("_", ".")), to_torch(block))
     made.to(getattr(torch, source.variable_dtype))
     state = made.state_dict()
     exact = "float32" if source.variable_dtype == "bfloat16" else source.variable_dtype  # NumPy has no bfloat16
