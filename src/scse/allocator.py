@@ -15,7 +15,7 @@ MALLOC_OPTIONS = {
 def keep_large_blocks() -> bool:
     """Reuse the memory of feature maps from step to step, on Linux with glibc.
 
-    By default, glibc maps every large block anew, and the kernel zeroes its pages when they are first written. With
+    By default, glibc maps new memory for every large block, and the kernel zeroes its pages at the first write. With
     this setting, the process stays at its peak memory until it exits. The command line calls this function when it
     starts; `import scse` never does. In your own program, call it before any thread starts, because a thread keeps
     the heap that it started with.
