@@ -1,4 +1,4 @@
-"""A model with blocks through a file and back."""
+"""Saving and loading models with blocks."""
 
 import json
 

@@ -453,7 +453,7 @@ def test_an_image_is_never_replaced_by_its_label_map(trained, tmp_path):
     before = image.read_bytes()
     ended = call("predict", image, "-m", trained.folder, "-o", tmp_path)
     assert ended.code == 1
-    assert "brain.nii.gz: would be replaced by what is made from it" in said(ended, "error")[0]
+    assert "brain.nii.gz: would be replaced by its own output" in said(ended, "error")[0]
     assert call("predict", image, "-m", trained.folder, "-o", tmp_path, "--overwrite").code == 1
     assert image.read_bytes() == before
 

@@ -865,7 +865,7 @@ def test_a_label_map_never_replaces_another_image(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     images["p0"] = [save_picture(tmp_path / "other" / "p0.png", picture(16, 16))]
     before = (tmp_path / "p1.png").read_bytes()
-    with pytest.raises(ValueError, match=r"p1\.png: would be replaced by what is made from it"):
+    with pytest.raises(ValueError, match=r"p1\.png: would be replaced by its own output"):
         reader().predict_files(images, tmp_path, overwrite=True)
     assert (tmp_path / "p1.png").read_bytes() == before
 

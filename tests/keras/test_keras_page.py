@@ -1,4 +1,4 @@
-"""What the page for readers of the article and the README show of Keras runs as it stands."""
+"""The Keras examples of the README and of the page for readers of the article run without changes."""
 
 import pytest
 
@@ -20,6 +20,6 @@ def test_python_example_of_the_readme_runs():
 
 
 def test_the_page_shows_every_block_and_every_way_on():
-    shown = "\n".join(SNIPPETS)
+    text = "\n".join(SNIPPETS)
     names = ("ChannelSE", "SpatialSE", "ConcurrentSE", "attach", "detach", "networks.UNet", "from_torch", "to_torch")
-    assert [name for name in names if f"scse.keras.{name}(" not in shown] == []
+    assert [name for name in names if f"scse.keras.{name}(" not in text] == []

@@ -34,7 +34,7 @@ def test_times_and_ratios_are_finite_and_positive(found):
 
 
 def test_it_tells_what_the_blocks_run_on(found):
-    assert found.path == bench.path()
+    assert found.path == bench.describe_backend()
 
 
 def test_rows_are_for_people():

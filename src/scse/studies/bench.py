@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from scse.attachment.placements import placements
 from scse.blocks import formulas
-from scse.blocks.kernels import path
+from scse.blocks.kernels import describe_backend
 from scse.blocks.modules import ConcurrentSE
 from scse.support.checks import check_positive
 from scse.support.errors import UserError
@@ -138,7 +138,7 @@ def bench(
     steps = [_stepper(model, images, labels) for model in (plain, recalibrated)]
     inferences = [_inference(model, images) for model in (plain, recalibrated)]
     return Bench(
-        path=path(),
+        path=describe_backend(),
         blocks=blocks,
         network=(
             _compare("training step", steps, seconds * STEP),

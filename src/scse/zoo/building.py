@@ -19,7 +19,7 @@ from scse.attachment.stages import find_stages, known_places, list_stages, sugge
 from scse.networks import NETWORKS
 from scse.support.checks import check_choice
 from scse.support.errors import UserError, in_short
-from scse.vocabulary.options import IDENTITY_SCALE
+from scse.vocabulary.options import AGGREGATIONS
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import Variant
 from scse.zoo.catalogue import LIBRARIES, Library, check_placement
@@ -188,7 +188,7 @@ def _build_other(
     _check_forward(sized, spec, (1, in_channels, *size))
     if variant.kind != "none":
         filled = (size + -size % MULTIPLE for size in size)
-        identity = variant.aggregation in IDENTITY_SCALE
+        identity = AGGREGATIONS[variant.aggregation] is not None
         example = torch.zeros(1, in_channels, *filled)
         try:
             attach(network, variant.kind, to=attach_to, example=example, identity=identity, **variant.block_options)
