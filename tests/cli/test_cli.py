@@ -207,7 +207,7 @@ WRONG = {
     ("train", "DATA", "--fold", "9"): "fold must be from 0 to 0, got 9",
     ("train", "DATA", "--folds", "1"): "folds must be at least 2, got 1",
     ("train", "DATA", "--folds", "4"): "too few for 4 folds",
-    ("train", "nowhere"): "nowhere: found nothing; give the folder of a data set",
+    ("train", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("train", "--resume", "nowhere"): "nowhere: holds no run, run.json is missing",
     ("study", "DATA", "--networks", "unet,vnet"): "network must be one of",
     ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
@@ -240,10 +240,10 @@ WRONG = {
     ("study", "DATA", "--margin", "0"): "margin must be positive, in units of dice, got 0.0",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
     ("study", "DATA", "--set", "variant=cse"): "settings must not name variant",
-    ("study", "nowhere"): "nowhere: found nothing; give the folder of a data set",
-    ("inspect", "nowhere"): "nowhere: found nothing; give the folder of a data set",
-    ("inspect", "no[/]where"): "no[/]where: found nothing",
-    ("inspect", "[red]x:car:"): "[red]x:car:: found nothing",
+    ("study", "nowhere"): "nowhere: does not exist; give the folder of a data set",
+    ("inspect", "nowhere"): "nowhere: does not exist; give the folder of a data set",
+    ("inspect", "no[/]where"): "no[/]where: does not exist",
+    ("inspect", "[red]x:car:"): "[red]x:car:: does not exist",
     ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
     ("explain", "nowhere", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
@@ -270,7 +270,7 @@ def test_wrong_input_ends_in_one_message_and_exit_code_1(arguments, data, tmp_pa
 def test_debug_shows_the_traceback(monkeypatch, capsys):
     for arguments in (["--debug", "inspect", "nowhere"], ["inspect", "nowhere", "--debug"]):
         monkeypatch.setattr(sys, "argv", ["scse", *arguments])
-        with pytest.raises(DataError, match="nowhere: found nothing"):
+        with pytest.raises(DataError, match="nowhere: does not exist"):
             main()
 
 
@@ -429,7 +429,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data,
     assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == ["t0.nii.gz", "t1.nii.gz"]
     broken, flat = said(ended, "problem")
     assert f"{images / 'broken.nii.gz'}: cannot be read" in broken
-    assert f"{images / 'flat.nii.gz'}: the model takes coronal slices of volumes" in flat
+    assert f"{images / 'flat.nii.gz'}: the model expects coronal slices of volumes" in flat
 
 
 def test_an_image_is_never_replaced_by_its_label_map(trained, tmp_path):
@@ -901,25 +901,29 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     "truncated": (truncate, "cannot be read", "copy or export it again"),
     "not gzip": (no_gzip, "cannot be read", "copy or export it again"),
     "wrong shape": (lambda v: change(v.label, lambda a: a[:-2]), "has shape", "resample one of them"),
-    "wrong place": (lambda v: change(v.label, lambda a: a, shift=5), "its affine differs", "copy that file's affine"),
+    "wrong place": (
+        lambda v: change(v.label, lambda a: a, shift=5),
+        "its affine differs",
+        "copy its affine if the voxels correspond",
+    ),
     "value out of the list": (
         lambda v: change(v.label, put(7, np.uint8)),
-        "holds 7 in 1 voxels, but dataset.json lists 0, 1, 2",
+        "contains 7 in 1 voxels, but dataset.json lists 0, 1, 2",
         "add them there, or relabel these voxels",
     ),
     "fractional label": (
         lambda v: change(v.label, put(1.5, np.float32)),
-        "1 voxels hold no whole number (such as 1.5; stored as float32)",
+        "1 voxels are not whole numbers (such as 1.5; stored as float32)",
         "round them",
     ),
     "empty label": (
         lambda v: change(v.label, np.zeros_like),
-        "holds background (0) only",
+        "contains only background (0)",
         "label it, or remove the case",
     ),
     "mask of 255": (
         lambda v: change(v.label, lambda a: (a > 0).astype(np.uint8) * 255),
-        "is a mask of the values 0 and 255",
+        "is a mask with the values 0 and 255",
         "divide the mask by 255",
     ),
     "NaN": (lambda v: change(v.image, put(np.nan, np.float32)), "voxels are NaN or infinite", "replace them"),
@@ -928,11 +932,11 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     "missing image": (lambda v: remove(v.image), "does not exist", "add the image of case hippocampus_003"),
     "one channel too many": (
         lambda v: change(v.image, lambda a: np.stack([a, a], axis=-1)),
-        "to 2 channels, but dataset.json lists 1",
+        "the case has 2 channels, but dataset.json lists 1",
         "add or remove channels, or correct dataset.json",
     ),
-    "the same image twice": (copy_case, "holds the same image as case hippocampus_003", "remove one of them"),
-    "the same case twice": (list_twice, "is there twice", "rename or remove one of them"),
+    "the same image twice": (copy_case, "contains the same image as case hippocampus_003", "remove one of them"),
+    "the same case twice": (list_twice, "already exists as", "rename or remove one of them"),
     "dataset.json is no JSON": (no_json, "cannot be read as JSON", "correct it there"),
     "no dataset.json": (lambda v: remove(v.description).parent, "found imagesTr/, labelsTr/", "allowed: an nnU-Net v2"),
 }

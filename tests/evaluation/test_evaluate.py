@@ -94,7 +94,7 @@ def test_a_file_and_a_folder_do_not_go_together(tmp_path: Path) -> None:
     file = label(tmp_path / "folder" / "a.nii.gz", half(1))
     with pytest.raises(DataError, match=r"a\.nii\.gz is no folder; give the folder that holds the label files"):
         evaluate(file, tmp_path / "folder")
-    with pytest.raises(DataError, match="folder: is of no known type"):
+    with pytest.raises(DataError, match="folder: has an unknown ending"):
         evaluate(tmp_path / "folder", file)
 
 

@@ -270,7 +270,7 @@ def test_wrong_inputs_are_named_before_anything_is_written(scan: Path, tmp_path:
         (lambda: explain(plain, scan, out), ValueError, "the network unet is plain, without gates; give a segmenter"),
         (lambda: explain(model, scan, scan), ValueError, "scan.nii.gz: is a file; name a folder"),
         (lambda: explain(model, [scan, flat], out), ValueError, "one image .* got 2: scan, flat"),
-        (lambda: explain(model, flat, out), ValueError, "flat.nii.gz: the model takes coronal slices"),
+        (lambda: explain(model, flat, out), ValueError, "flat.nii.gz: the model expects coronal slices"),
         (lambda: explain(model, broken, out), DataError, "broken.nii.gz: cannot be read"),
         (lambda: explain(model, tmp_path / "none", out), DataError, "none: there is no such file"),
         (lambda: explain(tmp_path, scan, out), DataError, "holds no segmenter"),

@@ -658,7 +658,7 @@ def test_sources_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     flat, deep = reader(), reader(view="axial")
     save_picture(tmp_path / "p.png", picture(20, 18))
     for call, message in (
-        (lambda: flat.predict(picture(20, 18, 3)), "the image has 20 channels, the model takes 1"),
+        (lambda: flat.predict(picture(20, 18, 3)), "the image has 20 channels, but the model expects 1"),
         (lambda: flat.predict(picture(2, 2, 2, 2)), r"arrays of 2 spatial axes, channels first, got shape \(2, 2, 2"),
         (lambda: deep.predict(picture(20, 18)), r"arrays of 3 spatial axes, channels first, got shape \(20, 18\)"),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 1)), r"spacing must be 3 positive numbers of mm, got \(1"),
@@ -765,7 +765,7 @@ def test_one_bad_image_does_not_stop_the_others(trained: Segmenter, case: tuple[
     assert len(failed) == 3
     for name, message in zip(names, failed, strict=False):
         assert message.startswith(str(tmp_path / f"{name}.nii.gz"))
-    assert "has 2 channels, the model takes 1" in failed[2]
+    assert "has 2 channels, but the model expects 1" in failed[2]
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     [written] = (tmp_path / "out").glob("*.*z")
     found, source = nib.load(written), nib.load(good)

@@ -12,7 +12,7 @@ import pytest
 
 from datasets import write_nnunet
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.recipe import Recipe
 from scse.evaluation import compare
 from scse.evaluation.pairing import COLUMNS
@@ -29,7 +29,7 @@ CASES = 20
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("planned")
     data = write_nnunet(folder / "data", cases=6, tests=CASES, shape=(6, 6, 6))
-    inspection, cases = checked(data, skip_bad=False, progress=lambda done, of: None)
+    inspection, cases = open_checked(data, skip_bad=False, progress=lambda done, of: None)
     return Plan(
         inspection=inspection,
         dataset=cases,

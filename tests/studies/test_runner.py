@@ -681,10 +681,10 @@ def test_ignored_voxels_and_structures_without_a_training_case_have_no_score(qui
     (data / "labels.csv").write_text("name,value\nleft,1\nright,2\nrare,3\nvoid,255\n")
     result = quick(data, tmp_path / "out", variants=["none"], folds=3, settings={"epochs": 1})
     rows = next(event["rows"] for event in quick.events if event["event"] == "plan")
-    assert ("ignored", "voxels of the value 255: left out of training and scores") in rows
+    assert ("ignored", "voxels of value 255 are left out of training and scores") in rows
     [warning] = [text for what, text in rows if what == "warning"]
     [without] = [fold for fold in range(3) if f"of fold {fold}," in warning]
-    assert warning.startswith("rare: in no training case of fold")
+    assert warning.startswith("rare: absent from all training cases of fold")
     caveats = quick.reported["facts"].caveats
     assert any(warning in caveat for caveat in caveats)
     assert any("left out of training and scores" in caveat for caveat in caveats)

@@ -20,6 +20,7 @@ from scse.blocks.modules import BLOCKS
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError, in_short
 from scse.support.json_files import parse_json, validated
+from scse.support.paths import check_regular_file
 
 FORMAT = 1
 KEY = "scse"
@@ -178,9 +179,7 @@ def read_tensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[st
     Raises:
         DataError: it cannot be read, as when it is truncated.
     """
-    if not path.is_file():
-        found = "is no regular file" if path.exists() else "there is no such file"
-        raise DataError(f"{path}: cannot be read ({found}); {remedy}")
+    check_regular_file(path, remedy=remedy)
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)

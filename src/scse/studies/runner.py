@@ -17,7 +17,7 @@ from scse.data.cohort import COHORT_NAME, simulate
 from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
@@ -192,7 +192,7 @@ def study(
         find_maker(check_network(network))
     if dataset is None:
         dataset, spacing = _cohort(out, on_event, stop), COHORT_SPACING if spacing is None else spacing
-    inspection, cases = checked(Path(dataset), skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
+    inspection, cases = open_checked(Path(dataset), skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     plan = Plan(
         inspection=inspection,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from scse.support.errors import DataError
+from scse.support.paths import check_regular_file
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,8 +29,7 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
         DataError: it is no regular file, cannot be read, is no JSON in UTF-8, is nested too deeply, or holds a key
             twice in one object or an integer of more than 64 bits.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file, where a JSON file is wanted; put the file itself there")
+    check_regular_file(path, remedy="put a JSON file there")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.utils.tensorboard import SummaryWriter
 
 from scse.data.folds import make_folds
-from scse.data.inspection import absent_row, checked
+from scse.data.inspection import absent_row, open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
 from scse.inference.segmenter import Segmenter
@@ -179,7 +179,7 @@ def train_on(
             pass
     check_sense([chosen.network], [chosen.variant], settings or {})
     find_maker(check_network(chosen.network))  # what is missing is told before any file is read
-    inspection, cases = checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
+    inspection, cases = open_checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     if not 0 <= fold < len(splits):
         raise UserError(f"fold must be from 0 to {len(splits) - 1}, got {fold}")
