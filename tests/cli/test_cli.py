@@ -244,12 +244,12 @@ WRONG = {
     ("inspect", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("inspect", "no[/]where"): "no[/]where: does not exist",
     ("inspect", "[red]x:car:"): "[red]x:car:: does not exist",
-    ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
-    ("explain", "nowhere", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
-    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
+    ("predict", "nowhere", "-m", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
+    ("explain", "nowhere", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
+    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "contains no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
     ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
-    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: is already there; give a new folder",
+    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: already exists; choose a new folder",
     ("evaluate", "nowhere", "DATA"): "nowhere: there is no such file or folder",
     ("data", "simulate", "out", "--cases", "1"): "cases",
     ("data", "simulate", "DATA"): "two [bold] :car: boxes",
@@ -376,7 +376,7 @@ def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ((), "engine: torch (another pays from 50 volumes on)"),
+        ((), "engine: torch (other engines save time from 50 volumes)"),
         (("--engine", "torch", "--batch-size", 3), "engine: torch (as asked)"),
     ],
 )
@@ -416,7 +416,7 @@ def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypa
     ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, "--engine", "openvino")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert message == "engine='openvino': openvino not installed, pip install 'scse[openvino]'\n"
+    assert message == "engine='openvino': openvino not installed: pip install 'scse[openvino]'\n"
 
 
 def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data, tmp_path):

@@ -62,7 +62,7 @@ def test_with_one_training_no_p_is_printed(command, tmp_path: Path) -> None:
     runs({"none": PLAIN, "scse": PLAIN + gains()}).to_csv(tmp_path / "few.csv", index=False)
     code, out, _ = command(tmp_path / "few.csv")
     assert code == 0
-    assert "a verdict needs 3 or more (--seeds 3)" in out
+    assert "a verdict needs 3 or more trainings (--seeds 3)" in out
     assert "p =" not in out
     assert "p <" not in out
 

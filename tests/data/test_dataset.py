@@ -287,7 +287,7 @@ def test_a_wrong_folder_is_refused_with_what_was_found_and_what_is_allowed(tmp_p
     (tmp_path / "dataset.json").write_text("{")
     refused(tmp_path, r"dataset\.json: cannot be read as JSON \(.*line 1 column 2")
     write_json(tmp_path / "dataset.json", [1])
-    refused(tmp_path, f"holds a list{layouts}")
+    refused(tmp_path, f"contains a list{layouts}")
     write_json(tmp_path / "dataset.json", {"title": "x"})
     refused(tmp_path, f"found title, but neither channel_names nor modality{layouts}")
 
@@ -313,13 +313,13 @@ def test_splits_of_the_folder_are_honoured_and_checked(tmp_path: Path) -> None:
         ([{"train": ["a"], "val": ["z"]}], r"lists 1 cases that the data set does not contain \('z'\)"),
         ([{"train": ["a", "b"], "val": ["a"]}], "a is in both train and val"),
         ([{"train": ["a", "a"], "val": ["b"]}], "a is listed twice"),
-        ([], "must be a list like"),
-        ({"train": ["a"], "val": ["b"]}, "must be a list like"),
-        ([{"train": "a", "val": ["b"]}], r"0\.train: .*must be a list like"),
-        ([{"train": [1], "val": ["b"]}], r"0\.train\.0: .*got 1; must be a list like"),
-        ([{"train": [["a"]], "val": ["b"]}], "must be a list like"),
-        ([["a"]], "must be a list like"),
-        ([{"train": ["a"]}], "must be a list like"),
+        ([], "must be a list of case names like"),
+        ({"train": ["a"], "val": ["b"]}, "must be a list of case names like"),
+        ([{"train": "a", "val": ["b"]}], r"0\.train: .*must be a list of case names like"),
+        ([{"train": [1], "val": ["b"]}], r"0\.train\.0: .*got 1; it must be a list of case names like"),
+        ([{"train": [["a"]], "val": ["b"]}], "must be a list of case names like"),
+        ([["a"]], "must be a list of case names like"),
+        ([{"train": ["a"]}], "must be a list of case names like"),
     ]:
         write_json(splits, content)
         refused(folder, rf"splits_final\.json: .*{message}")

@@ -50,8 +50,8 @@ def test_an_undecided_verdict_says_what_such_a_study_finds_and_what_the_margin_n
     frame = trainings({"none": PLAIN, "scse": PLAIN + 0.004}, luck=(0.02, -0.02, 0.0))
     (found,) = verdicts(compare(frame))
     assert re.fullmatch(
-        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; such a study finds "
-        r"differences of 0.065 or more; to find 0.005 needs about \d+ trainings",
+        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; a study finds "
+        r"differences of 0.065 or more; detecting 0.005 needs about \d+ trainings",
         found.text,
     )
 
@@ -59,7 +59,7 @@ def test_an_undecided_verdict_says_what_such_a_study_finds_and_what_the_margin_n
 def test_an_undecided_verdict_may_ask_for_cases_instead_of_trainings() -> None:
     scattered = PLAIN + 0.2 * np.array([1, -1] * (CASES // 2))
     (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": scattered})))
-    assert found.text.endswith(" or more; no number of trainings finds 0.005, which needs more cases")
+    assert found.text.endswith(" or more; detecting 0.005 needs more cases, more trainings are not enough")
 
 
 def test_equivalence_that_is_not_zero_says_so() -> None:
@@ -92,7 +92,7 @@ def test_with_one_or_two_trainings_the_verdict_is_what_was_seen_and_how_to_decid
     effect = {1: "+0.010 Dice observed, 1 training", 2: "+0.008 Dice observed, 2 trainings"}[seeds]
     assert headline == "U-Net: too few trainings to decide."
     assert verdict == (
-        f"  scSE: too few trainings: {effect} and 10 cases; {known}a verdict needs 3 or more (--seeds 3)."
+        f"  scSE: too few trainings: {effect} and 10 cases; {known}a verdict needs 3 or more trainings (--seeds 3)."
     )
 
 

@@ -273,7 +273,7 @@ def test_wrong_inputs_are_named_before_anything_is_written(scan: Path, tmp_path:
         (lambda: explain(model, flat, out), ValueError, "flat.nii.gz: the model expects coronal slices"),
         (lambda: explain(model, broken, out), DataError, "broken.nii.gz: cannot be read"),
         (lambda: explain(model, tmp_path / "none", out), DataError, "none: there is no such file"),
-        (lambda: explain(tmp_path, scan, out), DataError, "holds no segmenter"),
+        (lambda: explain(tmp_path, scan, out), DataError, "contains no segmenter"),
     ]
     for call, kind, message in cases:
         with pytest.raises(kind, match=message):

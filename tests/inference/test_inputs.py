@@ -1,4 +1,4 @@
-"""Which files are one image: channels together, everything else on its own, no two results of one name."""
+"""Grouping of files into images: channels together, all other files alone, no two results of one name."""
 
 import os
 from pathlib import Path
@@ -60,15 +60,15 @@ def test_files_and_folders_together_each_file_once(tmp_path: Path) -> None:
 
 
 def test_a_file_of_any_name_is_taken_when_named(tmp_path: Path) -> None:
-    assert found(*touch(tmp_path, "scan.dat")) == {"scan.dat": ["scan.dat"]}  # reading it will tell
+    assert found(*touch(tmp_path, "scan.dat")) == {"scan.dat": ["scan.dat"]}  # reading it checks the ending
 
 
 @pytest.mark.parametrize(
     ("names", "channels", "message"),
     [
-        (["a_0000.nii.gz", "a_0002.nii.gz"], 2, "a: found .*a_0002.nii.gz, but the model takes .*a_0000, a_0001"),
-        (["a_0000.nii.gz", "a_0001.nii.gz"], 3, "takes the channels a_0000, a_0001, a_0002"),
-        (["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], 2, "takes the channels a_0000, a_0001$"),
+        (["a_0000.nii.gz", "a_0002.nii.gz"], 2, "a: found .*a_0002.nii.gz, but the model expects .*a_0000, a_0001"),
+        (["a_0000.nii.gz", "a_0001.nii.gz"], 3, "expects the channels a_0000, a_0001, a_0002"),
+        (["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], 2, "expects the channels a_0000, a_0001$"),
         (["a.nii.gz", "a.png"], 1, r"2 images would be written as a \(.*a.nii.gz, .*a.png\); rename"),
         (["a.nii.gz", "a_0000.nii.gz"], 1, "2 images would be written as a"),
     ],

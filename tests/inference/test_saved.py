@@ -1,4 +1,4 @@
-"""What lies in a segmenter's folder: read as it was written, without torch, and refused in one line if it is not."""
+"""Folders of segmenters: read without torch, and refused with one line if they are damaged."""
 
 import json
 import subprocess
@@ -61,7 +61,9 @@ def test_a_run_is_the_folder_of_its_segmenter(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "model")
     (folder / name).unlink()
-    with pytest.raises(DataError, match=f"model: holds no segmenter, {name} is missing; give the folder of a trained"):
+    with pytest.raises(
+        DataError, match=f"model: contains no segmenter, {name} is missing; give the folder of a trained"
+    ):
         read_saved(folder)
 
 

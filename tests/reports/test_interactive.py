@@ -6,7 +6,7 @@ import pytest
 
 from scse.evaluation import Comparison, compare
 from scse.evaluation.comparison import ALL
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.reports.interactive import differences, gate_strips, heat_map, sweeps, time_ratios, trainings
 
 
@@ -20,7 +20,7 @@ def make_scores(networks: tuple[str, ...], variants: tuple[str, ...], *, seeds: 
         for case in range(7)
         for structure in ("cortex", "stem", "thalamus")
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 @pytest.fixture(scope="module")

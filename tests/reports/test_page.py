@@ -270,7 +270,7 @@ def test_one_seed_has_no_interval_and_no_p_and_its_verdict_says_why(tmp_path: Pa
     html = write(tmp_path, small[small["seed"] == 0])
     text = words(html)
     assert "U-Net: too few trainings to decide" in text
-    assert "1 training and 15 cases; a verdict needs 3 or more (--seeds 3)" in text
+    assert "1 training and 15 cases; a verdict needs 3 or more trainings (--seeds 3)" in text
     assert "It is not known how far two trainings of plain lie apart; scse study --control" in text
     assert "There are too few trainings or cases for intervals" in text
     assert "With one seed, they say nothing about other trainings" in text

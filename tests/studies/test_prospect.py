@@ -15,7 +15,7 @@ from scse.data.folds import make_folds
 from scse.data.inspection import open_checked
 from scse.data.recipe import Recipe
 from scse.evaluation import compare
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.studies.grid import grid
 from scse.studies.plan import Plan
@@ -55,7 +55,7 @@ def scores(seeds: int) -> pd.DataFrame:
         for seed in range(seeds)
         for case in range(CASES)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:

@@ -21,7 +21,7 @@ from scse.data.inspection import open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe, View
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.quality import RUN
 from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
@@ -331,7 +331,7 @@ def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
         table.loc[table["structure"].isin(absent), "value"] = float("nan")
         tables.append(table.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
         count(done, len(test))
-    write_scores(pd.concat(tables, ignore_index=True)[list(COLUMNS)], folder)
+    write_scores(pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)], folder)
     return False
 
 
