@@ -250,7 +250,7 @@ WRONG = {
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
     ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
     ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: already exists; choose a new folder",
-    ("evaluate", "nowhere", "DATA"): "nowhere: there is no such file or folder",
+    ("evaluate", "nowhere", "DATA"): "nowhere: does not exist",
     ("data", "simulate", "out", "--cases", "1"): "cases",
     ("data", "simulate", "DATA"): "two [bold] :car: boxes",
 }
@@ -526,7 +526,7 @@ def test_evaluate_names_every_file_without_partner(data, tmp_path):
     ended = call("evaluate", tmp_path / "p", data / "labelsTs")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert all(name in message for name in ("t1.nii.gz", "other.nii.gz", "2 files have no partner"))
+    assert all(name in message for name in ("t1.nii.gz", "other.nii.gz", "2 files are unpaired"))
 
 
 def test_study_prints_table_verdict_and_report(data, tmp_path):

@@ -113,11 +113,11 @@ def test_rows_come_structure_by_structure_in_the_given_order() -> None:
 @pytest.mark.parametrize(
     ("shapes", "dtype", "spacing", "message"),
     [
-        (((4, 4), (4, 5)), "uint8", (1, 1), r"shape \(4, 4\), reference \(4, 5\)"),
+        (((4, 4), (4, 5)), "uint8", (1, 1), r"shape \(4, 4\), but the reference has shape \(4, 5\)"),
         (((4, 4), (4, 4)), "float32", (1, 1), "dtype float32"),
         (((4, 4), (4, 4)), "uint8", (1, 1, 1), "spacing"),
         (((4, 4), (4, 4)), "uint8", (1, 0), "positive"),
-        (((4,), (4,)), "uint8", (1,), "1 axes"),
+        (((4,), (4,)), "uint8", (1,), "2 or 3 axes, got 1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(shapes, dtype, spacing, message) -> None:
@@ -187,7 +187,7 @@ def test_of_many_files_without_partner_the_first_are_named(tmp_path: Path) -> No
     for index in range(40):
         write_label(tmp_path / f"r/lost{index:02d}.png", np.ones((3, 3), np.uint8))
     write_label(tmp_path / "r/both.png", np.ones((3, 3), np.uint8))
-    with pytest.raises(DataError, match=r"40 files have no partner: .*lost04.png has .*; and 35 more") as caught:
+    with pytest.raises(DataError, match=r"40 files are unpaired: .*lost04.png has .* and 35 more") as caught:
         score_folders(tmp_path / "p", tmp_path / "r", structures={"a": 1})
     assert str(caught.value).count("lost") == 5
     assert "\n" not in str(caught.value)

@@ -46,12 +46,12 @@ def test_verdicts_name_what_helps_what_hurts_and_what_does_neither() -> None:
     ]
 
 
-def test_an_undecided_verdict_says_what_such_a_study_finds_and_what_the_margin_needs() -> None:
+def test_an_undecided_verdict_says_what_the_study_detects_and_what_the_margin_needs() -> None:
     frame = trainings({"none": PLAIN, "scse": PLAIN + 0.004}, luck=(0.02, -0.02, 0.0))
     (found,) = verdicts(compare(frame))
     assert re.fullmatch(
-        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; a study finds "
-        r"differences of 0.065 or more; detecting 0.005 needs about \d+ trainings",
+        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; a study of "
+        r"this size detects differences of 0.065 or more; detecting 0.005 needs about \d+ trainings",
         found.text,
     )
 
@@ -65,8 +65,8 @@ def test_an_undecided_verdict_may_ask_for_cases_instead_of_trainings() -> None:
 def test_equivalence_that_is_not_zero_says_so() -> None:
     (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": PLAIN + 0.002}, luck=STILL)))
     assert found.text == (
-        "scSE is equivalent to plain within 0.005 Dice: +0.002 Dice [0.002, 0.002], p < 0.001 of a difference as large "
-        "as that, p < 0.001 of none, 3 trainings and 10 cases"
+        "scSE is equivalent to plain within 0.005 Dice: +0.002 Dice [0.002, 0.002], equivalence p < 0.001, "
+        "difference p < 0.001, 3 trainings and 10 cases"
     )
 
 
@@ -145,7 +145,7 @@ def test_the_noise_floor_is_what_plain_says_of_itself() -> None:
     found = noise_texts(compare(pd.concat([frame, control])))
     assert re.fullmatch(
         r"Two trainings of plain differ by 0.005 Dice on average \(6 trainings\); plain compared with itself, "
-        r"3 trainings against 3, has p < 0.05 in \d of all 60 ways to split them \(\d.\d %\)",
+        r"3 trainings against 3, has p < 0.05 in \d of all 60 splits \(\d.\d %\)",
         found["unet"],
     )
     assert noise_texts(compare(runs({"none": PLAIN, "scse": PLAIN}))) == {}

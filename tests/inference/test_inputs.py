@@ -87,7 +87,7 @@ def test_one_name_in_two_folders(tmp_path: Path, channels: int) -> None:
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
+    with pytest.raises(DataError, match="nowhere: does not exist"):
         find_images([tmp_path / "nowhere"], channels=1)
     touch(tmp_path / "empty", "notes.txt")
     with pytest.raises(DataError, match="empty: holds no images; NIfTI, PNG"):

@@ -58,7 +58,7 @@ def read_score_file(path: Path, *, metric: str) -> pd.DataFrame:
         return table
     if not table["metric"].eq(metric).any():
         known = ", ".join(map(str, table["metric"].dropna().unique()))
-        raise DataError(f"{path}: the metric {metric!r} does not occur; choose one of {known} with --metric")
+        raise DataError(f"{path}: the metric {metric!r} does not occur; choose another with --metric: {known}")
     return table[table["metric"].eq(metric) | table["metric"].isna()].copy()
 
 
