@@ -17,9 +17,9 @@ from scse.studies.estimate import parse_budget
 from scse.studies.runner import study
 from scse.training.run import StoppedError, train_on
 from scse.training.settings import Settings, make_settings
-from scse.vocabulary.specs import split_specs
-from scse.vocabulary.variants import canonical
-from scse.zoo.library import check_network
+from scse.vocabulary.grammar import split_names
+from scse.vocabulary.variants import Variant
+from scse.zoo.catalogue import read_network
 
 LETTERS = "abcsexn=[](),'\"|*?.:+-_/\\ 0123459\n\t\0é\u200b\ud7ff[]=,"
 NUMBERS = [
@@ -99,13 +99,15 @@ def option_strings(rng: Rng, folder: Path) -> Trial:
     what = pick(rng, ["variant", "variant", "network", "networks", "pattern", "budget", "setting", "setting", "attach"])
     if what == "variant":
         text = _scrambled(rng, pick(rng, VARIANTS))
-        return _text(what, text, lambda: canonical(text), lambda found: _same(canonical(found), found))
+        return _text(
+            what, text, lambda: str(Variant.parse(text)), lambda found: _same(str(Variant.parse(found)), found)
+        )
     if what == "network":
         text = _scrambled(rng, pick(rng, NETWORK_NAMES))
-        return _text(what, text, lambda: check_network(text))
+        return _text(what, text, lambda: read_network(text))
     if what == "networks":
         text = _scrambled(rng, ",".join([pick(rng, NETWORK_NAMES), pick(rng, NETWORK_NAMES)]))
-        return _text(what, text, lambda: split_specs(text), lambda found: _joined(found, text))
+        return _text(what, text, lambda: split_names(text), lambda found: _joined(found, text))
     if what == "pattern":
         text = _scrambled(rng, pick(rng, PATTERNS))
         model = NETWORKS["unet"](in_channels=1, classes=2, width=2, depth=2, kernel_size=3, recalibration="none")

@@ -21,6 +21,7 @@ import pytest
 
 import scse
 from datasets import SHAPE, save_nifti, write_nnunet, write_pictures
+from named import build
 from other_process import Other
 from scse.cli import console, doctor
 from scse.cli.app import BUG, INTERRUPTED, main
@@ -31,7 +32,6 @@ from scse.studies import runner, tracking
 from scse.studies.tracking import MlflowTracker
 from scse.support.errors import DataError, UserError
 from scse.training.run import LOCK, StoppedError, alone
-from scse.zoo.library import build_network
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
 VERBS = (
@@ -389,7 +389,7 @@ def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, li
 def test_explain_writes_the_gates_and_tells_them_in_a_table(data, tmp_path):
     recipe = Recipe(view="coronal", spacing=None, patch=(16, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
-    network = build_network("unet", arguments, variant="scse", size=recipe.patch)
+    network = build("unet", arguments, variant="scse", size=recipe.patch)
     folder = Segmenter(network, "unet", arguments, "scse", recipe, {"left": 1, "right": 2}).save(tmp_path / "run")
     ended = call("explain", folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "[out]", "--batch-size", 5)
     assert (ended.code, ended.err) == (0, "")

@@ -35,7 +35,7 @@ def test_it_prints_and_writes_all_tables_what_is_missing_and_the_verdict(command
         "U-Net: Dice over cases, mean over structures, higher is better",
         "U-Net: all structures, mean difference to plain; Holm over 1 variants; margin 0.005",
         "U-Net: each structure, mean difference to plain [95 %]; Holm over 2 tests",
-        "U-Net: each seed alone",
+        "U-Net: each seed separately",
         "U-Net: ranks by the mean over 9 common cases",
         "missing: U-Net, [red]: NaN in 6 scores (cases case3); left out of means and pairs",
         "U-Net: [red] is better than plain.",

@@ -98,7 +98,7 @@ def test_values_outside_the_list_are_refused(folder: Path, tmp_path: Path) -> No
 
 
 def test_more_structures_than_8_bits_hold_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="lists 255 structures; at most 254"):
+    with pytest.raises(ValueError, match="lists 255 structures, but at most 254"):
         prepare_all(folder, tmp_path / "cache", structures={str(n): n for n in range(1, 256)})
 
 

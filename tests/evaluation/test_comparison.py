@@ -361,7 +361,7 @@ def test_missing_columns_doubled_and_infinite_scores_are_refused() -> None:
         compare(pd.concat([frame, frame], ignore_index=True))
     with pytest.raises(ValueError, match="row 4: the value is infinite"):
         compare(frame.assign(value=frame["value"].where(frame.index != 4, np.inf)))
-    with pytest.raises(ValueError, match="value must hold numbers"):
+    with pytest.raises(ValueError, match="value must contain numbers"):
         compare(frame.assign(value="0.7"))
 
 

@@ -183,7 +183,7 @@ def summary(metrics: object, **others: object) -> str:
     ("name", "text", "message"),
     [
         ("a.json", "{", "cannot be read as JSON .*write the file again"),
-        ("a.json", "\xff", "is no summary|cannot be read as JSON"),
+        ("a.json", "\xff", "is not a summary|cannot be read as JSON"),
         ("a.json", "[]", r"is not a summary.json of nnU-Net v2: its content: .*allowed: a CSV or Parquet"),
         ("a.json", '{"mean": {}}', "is not a summary.json of nnU-Net v2: metric_per_case: Field required"),
         (
@@ -230,7 +230,7 @@ def test_a_file_that_may_not_be_read_is_refused(
 
     path = write("a.csv", "case,value\na,1\n")
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(DataError, match=r"a.csv: cannot be read: PermissionError: .*; give a file that can be read"):
+    with pytest.raises(DataError, match=r"a.csv: cannot be read \(PermissionError: .*; give a CSV or Parquet file"):
         read_score_file(path, metric="dice")
 
 

@@ -55,7 +55,7 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
     [
         ("", "cannot be read as CSV .*EmptyDataError"),
         (HEAD, "contains no scores"),
-        ("network;variant;value\nunet;none;0.5\n", "no column variant, case, value; .*separated by commas"),
+        ("network;variant;value\nunet;none;0.5\n", "no column variant, case, value, but .*separated by commas"),
         ("network;variant;value\nunet;none;0,5\n", "more fields .*separate them by commas"),
         (HEAD + ROWS + "unet,cse,0,0,a,left,dice,good\n", "row 4: the value 'good' is not a number"),
         (
@@ -64,7 +64,7 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
         ),
         (HEAD + ROWS + "unet,,0,0,a,left,dice,0.5\n", "row 4: variant is empty"),
         (HEAD + ROWS + ROWS, "2 scores are duplicates, the first in rows 2 and 4 .*variant none"),
-        (HEAD + ROWS.splitlines()[0], "the only variant is none; at least two"),
+        (HEAD + ROWS.splitlines()[0], "the only variant is none; a comparison needs at least two"),
         (HEAD + ROWS.replace("\n", ",7\n"), "more fields"),
         (HEAD + ROWS + "unet,cse,0,0,a,left,dice,0.5,7\n", "cannot be read as CSV .*line 4"),
         (HEAD + ROWS.replace("none", "plain"), "baseline 'none' does not occur .*choose plain, scse"),
@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_file_is_told_in_one_message(write, text: str, mess
 def test_files_that_are_no_tables_are_refused(tmp_path: Path, write) -> None:
     with pytest.raises(DataError, match=r"missing.csv: does not exist"):
         read_scores(tmp_path / "missing.csv")
-    with pytest.raises(DataError, match=r"is a folder; give a CSV or Parquet file"):
+    with pytest.raises(DataError, match=r"is a folder, not a file; give a CSV or Parquet file"):
         read_scores(tmp_path)
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_scores(write(HEAD + ROWS, "scores.parquet"))

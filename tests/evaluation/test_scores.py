@@ -211,7 +211,7 @@ def test_folders_without_labels_or_with_one_name_twice_are_refused(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     for name in ("twice/a.png", "twice/a.tif"):
         write_label(tmp_path / name, labels)
-    for name, message in (("missing", "no folder"), ("empty", "no label file"), ("twice", "same name")):
+    for name, message in (("missing", "is not a folder"), ("empty", "no label file"), ("twice", "same name")):
         with pytest.raises(DataError, match=message):
             score_folders(tmp_path / name, tmp_path / name, structures={"a": 1})
 

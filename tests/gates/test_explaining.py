@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datasets import save_nifti, save_picture, scene
+from named import build
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
 from scse.data.files import Image, read_image
 from scse.data.recipe import Recipe
 from scse.gates.explaining import explain, slice_gates
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import DataError
-from scse.zoo.library import Sized, build_network, check_network
+from scse.zoo.building import Sized
+from scse.zoo.catalogue import read_network
 
 STRUCTURES = {"left": 1, "right": 2}
 RANDOM = np.random.default_rng(0)
@@ -104,7 +106,7 @@ def test_gates_lie_as_the_slices_of_the_stored_volume(codes: str, axis: int) -> 
 def test_coarse_gates_are_brought_to_the_pixels_where_they_were_computed(sized: bool) -> None:
     """Halved by the network, resampled from 1 to 2 mm, and filled up to 32 pixels where another library wants that."""
     network = Gated(SpatialSE(1), halve=True)
-    wrapped = Sized(network, spec=check_network("unet"), classes=3) if sized else network
+    wrapped = Sized(network, spec=read_network("unet"), classes=3) if sized else network
     ramp = np.broadcast_to(np.linspace(1, 5, 40)[:, None, None] * np.linspace(1, 4, 36), (40, 3, 36)).astype(np.float32)
     image = Image(ramp[None], np.eye(4))
     model = segmenter(wrapped, spacing=(2.0, 2.0), patch=(24, 24))
@@ -250,7 +252,7 @@ def test_blocks_attached_to_a_network_of_ones_own_are_named_as_attach_has_them(
     mine: Path, scan: Path, tmp_path: Path
 ) -> None:
     network, arguments = f"{mine}:make", {"in_channels": 1, "classes": 3}
-    built = build_network(network, arguments, variant="scse", size=(16, 16), attach_to="first")
+    built = build(network, arguments, variant="scse", size=(16, 16), attach_to="first")
     model = segmenter(built)
     replace(model, name=network, arguments=arguments).save(tmp_path / "run")
     found = explain(tmp_path / "run", scan, tmp_path / "out", network=network)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from named import build
 from scse.inference import engines
 from scse.inference.engines import ENGINES, EXTRAS, FEWEST_VOLUMES, Engine, make_engine
 from scse.networks import NETWORKS, UNet
-from scse.zoo.library import build_network
 
 SIZE = (24, 32)
 
@@ -31,7 +31,7 @@ def of_others(spec: str) -> nn.Module:
     torch.manual_seed(0)
     arguments = {"in_channels": 2, "classes": 4}
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # raised by imports of the libraries
-        return build_network(spec, arguments, variant="scse", size=SIZE, pretrained=False).eval()
+        return build(spec, arguments, variant="scse", size=SIZE, pretrained=False).eval()
 
 
 def check_agreement(engine: str, network: nn.Module, channels: int = 1) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from datasets import save_nifti, save_picture, scene, write_nnunet
+from named import build
 from scse.attachment import stages
 from scse.attachment.placements import placements
 from scse.data.files import Image, read_image, read_label
@@ -33,7 +34,6 @@ from scse.inference.segmenter import Segmenter, write_prediction
 from scse.networks import NETWORKS
 from scse.support.errors import DataError, UserError
 from scse.training.run import train_on
-from scse.zoo.library import build_network
 
 STRUCTURES = {"left": 300, "right": 3}
 CODES = ("RAS", "LAS", "PIR", "SLA", "IPR")
@@ -315,7 +315,7 @@ def of_others(name: str, *, variant: str = "scse", attach_to: str = "auto") -> S
     recipe = Recipe(view="picture", spacing=None, patch=(24, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3}
     torch.manual_seed(0)
-    network = build_network(name, arguments, variant=variant, size=recipe.patch, attach_to=attach_to)
+    network = build(name, arguments, variant=variant, size=recipe.patch, attach_to=attach_to)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # otherwise the blocks are the identity
     return Segmenter(network.eval(), name, arguments, variant, recipe, STRUCTURES, {"epochs": 3})

@@ -12,9 +12,9 @@ from twins import NAMES, TITLES, VARIANTS, gradients, image, run, small, tensor
 
 import scse
 import scse.keras
+from named import build
 from scse.data.recipe import Recipe
 from scse.support.errors import DataError
-from scse.zoo.library import build_network
 
 pytestmark = pytest.mark.usefixtures("quick_networks")
 
@@ -202,7 +202,7 @@ def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path)
     ("source", "told"),
     [
         (nn.Conv2d(1, 1, 1), r"got torch\.nn\.modules\.conv\.Conv2d; export other networks"),
-        (build_network("monai:BasicUNet", {"in_channels": 1, "classes": 2}, size=(32, 32)), r"library\.Sized"),
+        (build("monai:BasicUNet", {"in_channels": 1, "classes": 2}, size=(32, 32)), r"building\.Sized"),
         (3, r"from_torch takes what scse itself has on the torch side \(ChannelSE, .*got builtins\.int"),
     ],
     ids=["layer", "monai", "number"],
@@ -213,11 +213,11 @@ def test_what_is_not_of_scse_is_refused(source, told):
 
 
 def test_segmenter_of_another_library_is_refused(tmp_path):
-    network = build_network("monai:BasicUNet", {"in_channels": 1, "classes": 3}, size=(16, 16))
+    network = build("monai:BasicUNet", {"in_channels": 1, "classes": 3}, size=(16, 16))
     recipe = Recipe(view="picture", spacing=None, patch=(16, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3}
     other = scse.Segmenter(network, "monai:BasicUNet", arguments, "none", recipe, {"a": 1, "b": 2})
-    with pytest.raises(ValueError, match=r"got a segmenter with scse\.networks\.library\.Sized"):
+    with pytest.raises(ValueError, match=r"got a segmenter with scse\.networks\.building\.Sized"):
         scse.keras.from_torch(other)
     with pytest.raises(ValueError, match=r"segmenter\.json: the network is 'monai:BasicUNet', and Keras has scse's"):
         scse.keras.from_torch(other.save(tmp_path))

@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
+from named import build
 from scse.networks import UNet
 from scse.studies import bench
-from scse.zoo.library import build_network
 
 QUICK = {"size": 32, "batch": 2, "seconds": 0.1}
 
@@ -46,7 +46,7 @@ def test_rows_are_for_people():
 
 
 def test_blocks_of_other_sizes_are_found_where_attach_put_them():
-    network = build_network(
+    network = build(
         "monai:BasicUNet[features=(4,4,8,8,16,4)]", {"in_channels": 1, "classes": 2}, variant="scse", size=(32, 32)
     )
     shapes = bench.block_shapes(network, torch.zeros(1, 1, 32, 32))

@@ -21,8 +21,11 @@ from scse.studies.grid import grid
 from scse.studies.plan import Plan
 from scse.studies.prospect import PRIOR, keep_spread, prospect
 from scse.training.settings import make_settings
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import Variant
 
 CASES = 20
+UNET = NetworkSpec.parse("unet")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         recipe=Recipe.derive(inspection.facts_of(cases)),
         settings=make_settings("quick"),
         folds=make_folds(cases, None),
-        runs=grid(["unet"], ["none", "cse", "scse"], seeds=4, folds=1),
+        runs=grid([UNET], [*map(Variant, ["none", "cse", "scse"])], seeds=4, folds=1),
         out=folder / "out",
         cache=folder / "cache",
     )
@@ -137,10 +140,10 @@ def test_the_margin_may_be_out_of_reach(plan: Plan) -> None:
 
 @pytest.mark.parametrize(("seeds", "told"), [(1, "1 seed;"), (2, "2 seeds;")])
 def test_with_too_few_seeds_it_says_that_there_will_be_no_verdict(plan: Plan, seeds: int, told: str) -> None:
-    few = replace(plan, runs=grid(["unet"], ["none", "cse"], seeds=seeds, folds=1, control=True))
+    few = replace(plan, runs=grid([UNET], [*map(Variant, ["none", "cse"])], seeds=seeds, folds=1, control=True))
     assert prospect(few) == ("can see", f"no verdict with {told} 3 or more are needed: --seeds 3")
 
 
 def test_plain_alone_is_compared_with_nothing(plan: Plan) -> None:
-    alone = replace(plan, runs=grid(["unet"], ["none"], seeds=4, folds=1))
+    alone = replace(plan, runs=grid([UNET], [*map(Variant, ["none"])], seeds=4, folds=1))
     assert prospect(alone)[1] == "nothing: plain alone is compared with no variant"

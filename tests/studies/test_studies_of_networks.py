@@ -13,7 +13,7 @@ from scse.attachment.placements import placements
 from scse.inference.segmenter import Segmenter
 from scse.studies import costs, runner
 from scse.studies.runner import StudyResult
-from scse.vocabulary.specs import slug
+from scse.vocabulary.titles import slug
 
 SHAPE = (12, 10, 8)
 SETTINGS = {"epochs": 1, "batch_size": 8, "precision": "32", "slices_per_epoch": 16}

@@ -163,7 +163,7 @@ def test_a_record_of_before_the_code_was_kept_is_read(task: Task, tmp_path: Path
 
 def test_a_record_of_an_unknown_network_is_named(task: Task, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(record(task).model_dump_json().replace('"unet"', '"vnet"'))
-    with pytest.raises(DataError, match=r"run\.json: settings: .*network must be one of .*got 'vnet'"):
+    with pytest.raises(DataError, match=r"run\.json: settings\.network: network must be one of .*got 'vnet'"):
         read_record(tmp_path)
 
 

@@ -10,13 +10,13 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from scse.blocks.modules import BLOCKS
 from scse.support.errors import UserError
-from scse.vocabulary.variants import Variant
+from scse.vocabulary.variants import PLAIN, Variant
 
 NAME = "recalibration"
 """The name under which a host module holds its block."""
 
-Recalibration = str | Callable[[int], nn.Module] | None
-"""Which block to place: None or "none", a variant (see `scse.variants`), or a function of the channel count."""
+Recalibration = str | Variant | Callable[[int], nn.Module] | None
+"""Block to place: None or "none", a variant or its name (see `scse.variants`), or a function of the channel count."""
 
 LAYOUTS = ("channels-first", "channels-last")
 """Where a host's output has its channels: (N, C, *spatial), or (N, *spatial, C) such as tokens (N, tokens, C)."""
@@ -94,11 +94,12 @@ def recalibrate(places: Iterable[tuple[nn.Module, int]], recalibration: Recalibr
     Raises:
         ValueError: `recalibration` is no variant.
     """
-    if recalibration is None or recalibration == "none":
-        return
     if isinstance(recalibration, str):
-        variant = Variant.parse(recalibration, name="recalibration")
-        recalibration = partial(BLOCKS[variant.kind], **variant.block_options)
+        recalibration = Variant.parse(recalibration, name="recalibration")
+    if recalibration is None or recalibration == PLAIN:
+        return
+    if isinstance(recalibration, Variant):
+        recalibration = partial(BLOCKS[recalibration.kind], **recalibration.block_options)
     for host, channels in places:
         hang(host, recalibration(channels))
 

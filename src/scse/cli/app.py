@@ -202,13 +202,13 @@ def study(
     """
     from scse.reports.page import table_text
     from scse.studies.runner import study as run_study
-    from scse.vocabulary.specs import split_specs
+    from scse.vocabulary.grammar import split_names
 
     def run(watch: Any, stop: Any) -> Any:
         return run_study(
             dataset,
-            networks=split_specs(networks),
-            variants=split_specs(variants),
+            networks=split_names(networks),
+            variants=split_names(variants),
             reductions=_numbers("--reductions", reductions),
             aggregations=_words(aggregations),
             placements=_words(placements),
@@ -264,7 +264,7 @@ def train(
 ) -> None:
     """Train one segmenter on a data set, or go on with an interrupted run."""
     from scse.training import run as training
-    from scse.zoo.library import check_network
+    from scse.zoo.catalogue import read_network
 
     if (dataset is None) == (resume is None):
         raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
@@ -295,7 +295,7 @@ def train(
     def again() -> str:
         # stopped while it reads or prepares the data, there is no run to resume yet
         resumable = (folder / training.CHECKPOINT).exists()
-        named = ["--network", network] if check_network(network).is_file else []
+        named = ["--network", network] if read_network(network).is_file else []
         tracking = ["--track", track] if "track" in given else []
         return shlex.join(["scse", "train", "--resume", str(folder), *named, *tracking]) if resumable else SAME
 
@@ -399,13 +399,14 @@ def attach(
     import torch
 
     from scse.attachment.attaching import attach as place
-    from scse.zoo.library import build_plain, check_network
-    from scse.zoo.library import explain as explain_places
+    from scse.zoo.building import build_plain
+    from scse.zoo.building import explain as explain_places
+    from scse.zoo.catalogue import read_network
 
     if explain and (given := _given(context) & {"block", "to"}):
         raise typer.BadParameter(f"--explain places no blocks; leave out {', '.join(sorted(given))}")
     arguments = {"in_channels": channels, "classes": classes, "spatial_dims": spatial_dims}
-    model = build_plain(check_network(network), arguments, pretrained=False)
+    model = build_plain(read_network(network), arguments, pretrained=False)
     example = torch.zeros(1, channels, *[size] * spatial_dims)
     try:
         _say(explain_places(model, example) if explain else place(model, block, to=to, example=example))

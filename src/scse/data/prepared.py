@@ -156,8 +156,8 @@ def prepare(
         UserError: There are more than 254 structures, or a case has no label map.
     """
     if len(structures) > MOST_STRUCTURES:
-        found = f"the data set lists {len(structures)} structures"
-        raise UserError(f"{found}; at most {MOST_STRUCTURES} are allowed: remove or merge some")
+        problem = f"the data set lists {len(structures)} structures, but at most {MOST_STRUCTURES} are allowed"
+        raise UserError(f"{problem}; remove or merge some")
     read = partial(_read_classes, structures=structures, colors=colors, ignored=ignored)
     result = []
     for done, case in enumerate(cases, start=1):

@@ -15,7 +15,6 @@ from scse.gates.computing import SHUT
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
 from scse.support.atomic import write_atomic
-from scse.vocabulary.variants import Variant
 
 MOST_CASES = 24
 SLICES = 16
@@ -40,7 +39,7 @@ def channel_gates(
         order of execution. Empty if no variant weighs channels.
     """
     first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
-    measured = [run for run in first if Variant.parse(run.variant).kind in {"cse", "scse"}]
+    measured = [run for run in first if run.variant.has_channel_gate]
     key = _key(measured)
     if (kept := _kept(cache)).attrs.get("key") == key:
         return kept
@@ -76,7 +75,7 @@ def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
         for gates in slice_gates(segmenter, image, slices):
             if gates.channel is not None:
                 mean = gates.channel.mean(axis=0)
-                same = (run.network, run.variant, gates.where, gates.identity)
+                same = (run.network, str(run.variant), gates.where, gates.identity)
                 rows = [(*same, channel, case.name, gate) for channel, gate in enumerate(mean)]
                 tables.append(pd.DataFrame(rows, columns=COLUMNS))
     return tables

@@ -25,7 +25,7 @@ from scse.support.errors import UserError
 from scse.support.figure_files import save_figure
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.titles import network_name, variant_name
-from scse.zoo.library import MULTIPLE, Sized
+from scse.zoo.building import MULTIPLE, Sized
 
 SHOWN = 6
 """Slices of a volume in the figure."""

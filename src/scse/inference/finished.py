@@ -6,6 +6,8 @@ from pathlib import Path
 
 from scse.data.dataset import Case
 from scse.inference.segmenter import Segmenter
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +25,13 @@ class FinishedRun:
     """
 
     network: str
-    variant: str
+    variant: Variant
     seed: int
     fold: int
     folder: Path
     test: Sequence[Case]
-    source: str
+    source: NetworkSpec
 
     def segmenter(self) -> Segmenter:
         """Load the trained segmenter."""
-        return Segmenter.load(self.folder, network=self.source)
+        return Segmenter.load(self.folder, network=self.source.text)

@@ -63,7 +63,7 @@ class Saved:
 
     Attributes:
         folder: Folder of the files.
-        network: Name of the network, see `scse.zoo.library.check_network`.
+        network: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
         variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
         recipe: Preparation of images: the fields of `scse.data.recipe.Recipe`.

@@ -32,8 +32,9 @@ from scse.support.checks import check_positive
 from scse.support.errors import DataError, UserError
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
-from scse.vocabulary.variants import canonical
-from scse.zoo.library import Sized, build_network, check_network, find_maker, named_again
+from scse.vocabulary.variants import Variant
+from scse.zoo.building import Sized, build_network, find_factory
+from scse.zoo.catalogue import confirm_network, read_network
 
 WINDOW_OVERLAP = 0.5
 
@@ -55,7 +56,7 @@ class Segmenter:
 
     Attributes:
         network: Network from images (N, channels, height, width) to logits (N, classes, height, width).
-        name: Name of the network, see `scse.zoo.library.check_network`.
+        name: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
         variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
         recipe: Preparation of images.
@@ -117,22 +118,21 @@ class Segmenter:
         """
         saved = read_saved(folder)
         with readable(saved.description):
-            check_network(saved.network)
-            canonical(saved.variant)
+            spec, variant = read_network(saved.network), Variant.parse(saved.variant)
         recipe = read_recipe(saved)
-        name = named_again(saved.folder, saved.network, network)
-        find_maker(check_network(name), pretrained=False)  # outside `readable`: a missing library is not a data error
+        spec = confirm_network(saved.folder, spec, None if network is None else read_network(network))
+        find_factory(spec, pretrained=False)  # outside `readable`: a missing library is not a data error
         weights, _ = read_tensors(saved.weights, remedy=REMEDY)
         make = partial(
             build_network,
-            name,
+            spec,
             saved.arguments,
-            variant=saved.variant,
+            variant=variant,
             size=recipe.patch,
             attach_to="auto" if saved.attached is None else "|".join(saved.attached),
             pretrained=False,
         )
-        if not check_network(name).source:
+        if spec.is_own:
             # on the meta device, because sizes that do not match the weights must not allocate memory
             with readable(saved.description), torch.device("meta"):
                 planned = make()
@@ -147,7 +147,7 @@ class Segmenter:
         built.to(device).to(memory_format=torch.channels_last).eval()
         return cls(
             network=built,
-            name=name,
+            name=spec.text,
             arguments=saved.arguments,
             variant=saved.variant,
             recipe=recipe,

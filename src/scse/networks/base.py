@@ -83,7 +83,9 @@ class EncoderDecoder(nn.Module):
         """
         parts = PLACEMENTS["both"]
         if isinstance(recalibration, str):
-            parts = Variant.parse(recalibration, name="recalibration").parts
+            recalibration = Variant.parse(recalibration, name="recalibration")
+        if isinstance(recalibration, Variant):
+            parts = recalibration.parts
         hosts = [*self.encoder, *self.decoder, self.bottleneck]
         of = ["encoder"] * self.depth + ["decoder"] * self.depth + ["bottleneck"]
         places = [(host, width) for host, part, width in zip(hosts, of, channels, strict=True) if part in parts]

@@ -46,8 +46,7 @@ from scse.reports.provenance import BIBTEX
 from scse.support.atomic import write_atomic
 from scse.support.figure_files import save_figure
 from scse.support.timing import in_words
-from scse.vocabulary.specs import slug
-from scse.vocabulary.titles import network_name, variant_name
+from scse.vocabulary.titles import network_name, slug, variant_name
 
 METRIC_TITLES = {
     "dice": "Dice",

@@ -30,7 +30,6 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
 from scse.support.json_files import read_json
 from scse.vocabulary.titles import network_name, variant_name
-from scse.vocabulary.variants import Variant
 
 FORMAT = 2
 """Raised when the data are packed in another way, so that a page is not built from older ones."""
@@ -89,7 +88,7 @@ def viewer_data(
         JSON, to be read by the page's script.
     """
     # the plain network first, which the cases are ranked by
-    shown = sorted((run for run in runs if run.seed == runs[0].seed), key=lambda run: run.variant != "none")
+    shown = sorted((run for run in runs if run.seed == runs[0].seed), key=lambda run: run.variant.kind != "none")
     key = _key(shown, budget)
     if (kept := _kept(cache)).startswith(f'{{"key": "{key}"'):
         return kept
@@ -118,7 +117,7 @@ def viewer_data(
         "cases": [cases[place] for place in places],
         "left_out": len(ranked) - len(cases),
         "picked": {name: picked[name] for name in ("worst", "median", "best") if name in picked},
-        "by": variant_name(shown[0].variant),
+        "by": variant_name(str(shown[0].variant)),
         "seed": shown[0].seed,
         "gate_levels": GATE_LEVELS,
         "view": recipe.view,
@@ -141,7 +140,7 @@ def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     """Networks and their variants, with their names for people."""
     variants: dict[str, dict[str, None]] = {}
     for run in runs:
-        variants.setdefault(run.network, {})[run.variant] = None
+        variants.setdefault(run.network, {})[str(run.variant)] = None
     return [
         {
             "id": network,
@@ -171,11 +170,6 @@ def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
     return [
         {"name": name, "color": PALETTE[places[pair] % len(PALETTE)]} for name, pair in zip(names, pairs, strict=True)
     ]
-
-
-def has_spatial_gate(variant: str) -> bool:
-    """Whether the blocks of a variant weigh pixels."""
-    return Variant.parse(variant).kind in {"sse", "scse"}
 
 
 class _Packer:
@@ -212,7 +206,7 @@ class _Packer:
             key = f"{run.network}|{run.variant}"
             predicted = plane.screen(read_label(_prediction(run, name)).array, slices)[:, ::step, ::step]
             maps[key] = _deflate(self._classes(predicted) - shown)  # modulo 256
-            if has_spatial_gate(run.variant) and (gate := self._gate(run, image, plane, slices)) is not None:
+            if run.variant.has_spatial_gate and (gate := self._gate(run, image, plane, slices)) is not None:
                 gates[key] = gate
         return {
             "name": name,
@@ -339,7 +333,9 @@ def _jpeg(picture: NDArray[np.uint8]) -> str:
 def _ranked(scores: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
     """Cases from worst to best by the Dice of the first variant, averaged over structures and networks."""
     names = {case.name for run in runs for case in run.test}
-    rows = scores[(scores["metric"] == "dice") & (scores["variant"] == runs[0].variant) & scores["case"].isin(names)]
+    rows = scores[
+        (scores["metric"] == "dice") & (scores["variant"] == str(runs[0].variant)) & scores["case"].isin(names)
+    ]
     rows = rows[rows["seed"] == runs[0].seed]
     per_network = rows.groupby(["network", "case"], sort=True)["value"].mean()
     return list(per_network.groupby("case").mean().sort_values(kind="stable").index)

@@ -21,7 +21,9 @@ from scse.support.timing import in_turn
 from scse.training.losses import SegmentationLoss
 from scse.training.settings import OWN_SIZES, PRESETS
 from scse.vocabulary.options import REDUCTION
-from scse.zoo.library import build_network, check_network
+from scse.vocabulary.variants import Variant
+from scse.zoo.building import build_network
+from scse.zoo.catalogue import read_network
 
 MOST_SIZES = 6
 """Block sizes that are measured, the largest first."""
@@ -120,11 +122,11 @@ def bench(
         check_positive(name, value)
     if not seconds > 0:
         raise UserError(f"seconds must be a positive number, got {seconds}")
-    spec = check_network(network)
+    spec = read_network(network)
     sizes = {} if spec.source else {name: getattr(PRESETS["quick"], name) for name in OWN_SIZES}
     arguments = {"in_channels": channels_in, "classes": classes, **sizes}
     plain, recalibrated = (
-        build_network(network, arguments, variant=variant, size=(size, size), pretrained=False).to(
+        build_network(spec, arguments, variant=Variant(variant), size=(size, size), pretrained=False).to(
             memory_format=torch.channels_last
         )
         for variant in ("none", "scse")

@@ -19,6 +19,7 @@ from scse.training.run import make_batches, make_loss, new_fabric, new_state
 from scse.training.settings import Settings
 from scse.training.state import State
 from scse.training.task import Task
+from scse.vocabulary.variants import Variant
 
 STEP_ROUNDS, PREDICT_ROUNDS = 15, 5
 """Repetitions of each measurement, the variants in turn, so that a drift of the machine's speed meets all alike."""
@@ -27,7 +28,7 @@ STEP_ROUNDS, PREDICT_ROUNDS = 15, 5
 def measure_costs(
     task: Task,
     settings: Settings,
-    segmenters: Mapping[str, Segmenter],
+    segmenters: Mapping[Variant, Segmenter],
     image: Image,
     *,
     before: Callable[[], object] = lambda: None,
@@ -37,7 +38,7 @@ def measure_costs(
     Args:
         task: data to take training steps on.
         settings: of the runs; network as measured, variant ignored.
-        segmenters: variant -> trained segmenter, the plain one ("none") first.
+        segmenters: Variant -> trained segmenter, the plain one ("none") first.
         image: a case to predict.
         before: called, untimed, before each of the measurements.
 
@@ -53,8 +54,8 @@ def measure_costs(
     predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS, before=before)
     return pd.DataFrame(
         {
-            "network": settings.network,
-            "variant": variants,
+            "network": settings.network.text,
+            "variant": [str(variant) for variant in variants],
             "parameters": [sum(p.numel() for p in segmenters[v].network.parameters()) for v in variants],
             "kept_mib": kept,
             "step_seconds": np.median(steps, axis=0),

@@ -25,7 +25,9 @@ from scse.training.loop import held_out_dice
 from scse.training.run import CHECKPOINT, LOG, OnEvent, Stop, StoppedError, as_segmenter, make_batches, most_watched
 from scse.training.settings import MOST_EPOCHS, Settings
 from scse.training.task import Task
+from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.titles import network_name
+from scse.vocabulary.variants import Variant
 
 STEPS, STEP_SECONDS = 5, 2.0
 """Training steps that are measured after one that warms up; no further one begins after so many seconds."""
@@ -200,11 +202,11 @@ def _epochs_left(plan: Plan, run: Run) -> int:
 
 def _measure(
     plan: Plan, runs: Sequence[Run], tasks: Mapping[Hashable, Task], stop: Stop
-) -> dict[tuple[str, str], Rates]:
+) -> dict[tuple[NetworkSpec, Variant], Rates]:
     """Rates of every (network, variant) of the runs."""
-    rates: dict[tuple[str, str], Rates] = {}
+    rates: dict[tuple[NetworkSpec, Variant], Rates] = {}
     image = read_image(plan.folds[0].test[0].images)
-    predicted: dict[str, float] = {}
+    predicted: dict[NetworkSpec, float] = {}
 
     def asked() -> None:
         if stop():
@@ -291,11 +293,11 @@ def _seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _told(rates: Mapping[tuple[str, str], Rates]) -> str:
+def _told(rates: Mapping[tuple[NetworkSpec, Variant], Rates]) -> str:
     """The milliseconds of a step by network, from the fastest to the slowest variant."""
     told = []
     for network in dict.fromkeys(network for network, _ in rates):
         steps = sorted(round(1000 * rate.step) for (name, _), rate in rates.items() if name == network)
         span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
-        told.append(f"{network_name(network)} {span} ms a step")
+        told.append(f"{network_name(network.text)} {span} ms a step")
     return ", ".join(told)

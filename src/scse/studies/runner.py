@@ -44,9 +44,10 @@ from scse.support.errors import DataError, UserError
 from scse.training.loop import Event
 from scse.training.record import RunRecord, check_record
 from scse.training.run import OnEvent, Stop, StoppedError, counting, read_log, resolve_precision, train
-from scse.training.settings import check_sense, make_settings
-from scse.vocabulary.variants import Variant
-from scse.zoo.library import LIBRARIES, check_network, find_maker
+from scse.training.settings import make_settings, reject_unused
+from scse.vocabulary.variants import PLAIN, Variant
+from scse.zoo.building import find_factory
+from scse.zoo.catalogue import LIBRARIES, read_network
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 3.0
 COHORT_SETTINGS = {"epochs": 4, "slices_per_epoch": 1000}
@@ -178,18 +179,24 @@ def study(
     if swept := sorted({"network", "variant", "attach_to", "seed"} & set(settings or ())):
         options = "networks, variants, attach_to and seeds"
         raise UserError(f"settings must not name {', '.join(swept)}: {options} choose them")
-    variants = expand_variants(variants, reductions=reductions, aggregations=aggregations, placements=placements)
+    specs = [read_network(network) for network in networks]
+    chosen_variants = expand_variants(
+        [Variant.parse(variant, name="variants") for variant in variants],
+        reductions=reductions,
+        aggregations=aggregations,
+        placements=placements,
+    )
     given = {**(settings or {}), "attach_to": attach_to, **_one_number(epochs, settings or {}, budget)}
     if dataset is None and preset == "quick":
         given = {**COHORT_SETTINGS, **given}
     # wrong names are told before any file is read
-    expand = partial(grid, networks, variants, seeds=seeds, epochs=epochs, train_cases=train_cases, control=control)
+    expand = partial(grid, specs, chosen_variants, seeds=seeds, epochs=epochs, train_cases=train_cases, control=control)
     expand(folds=1)
     chosen_margin("dice", margin)
-    check_sense(networks, variants, given)
+    reject_unused(specs, chosen_variants, given)
     chosen = make_settings(preset, given)
-    for network in networks:
-        find_maker(check_network(network))
+    for spec in specs:
+        find_factory(spec)
     if dataset is None:
         dataset, spacing = _cohort(out, on_event, stop), COHORT_SPACING if spacing is None else spacing
     inspection, cases = open_checked(Path(dataset), skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
@@ -329,7 +336,7 @@ def _do_run(plan: Plan, run: Run, on_event: OnEvent, stop: Stop) -> bool:
         table = _score_case(segmenter, case, plan, folder / "predictions")
         # what was never learned has no score: 0 would count as a failure of the network
         table.loc[table["structure"].isin(absent), "value"] = float("nan")
-        tables.append(table.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
+        tables.append(table.assign(network=run.label, variant=str(run.variant), seed=run.seed, fold=run.fold))
         count(done, len(test))
     write_scores(pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)], folder)
     return False
@@ -343,7 +350,7 @@ def _read_scores(plan: Plan, run: Run) -> pd.DataFrame:
         table = tidy(read_table(path), path).reset_index(drop=True)
     except DataError as error:
         raise DataError(f"{error}; {remedy}") from error
-    own = {"network": run.label, "variant": run.variant, "seed": run.seed, "fold": run.fold}
+    own = {"network": run.label, "variant": str(run.variant), "seed": run.seed, "fold": run.fold}
     for column, value in own.items():
         if wrong := [found for found in table[column].unique() if found != value]:
             raise DataError(f"{path}: {column} is {wrong[0]!r}, where the run has {value!r}; {remedy}")
@@ -370,7 +377,7 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     path = plan.out / "costs.csv"
     if path.exists():
         known = _known_costs(path)
-        if set(known.index) == {(run.label, run.variant) for run in plan.runs}:
+        if set(known.index) == {(run.label, str(run.variant)) for run in plan.runs}:
             return known.reset_index()
 
     def asked() -> None:
@@ -383,8 +390,10 @@ def _costs(plan: Plan, on_event: OnEvent, stop: Stop) -> pd.DataFrame:
     for network in plan.networks:
         runs = [run for run in plan.runs if run.network == network]
         first = {run.variant: run for run in reversed(runs)}
-        variants = sorted(dict.fromkeys(run.variant for run in runs), key=_paper_order)
-        segmenters = {variant: Segmenter.load(plan.folder(first[variant]), network=network) for variant in variants}
+        variants = sorted(first, key=lambda variant: VARIANTS.index(variant.kind))
+        segmenters = {
+            variant: Segmenter.load(plan.folder(first[variant]), network=network.text) for variant in variants
+        }
         task, settings = plan.task(runs[0], on_event, stop), plan.run_settings(runs[0])
         table = measure_costs(task, settings, segmenters, read_image(case.images), before=asked)
         tables += [table.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
@@ -407,16 +416,12 @@ def _known_costs(path: Path) -> pd.DataFrame:
     return known.set_index(COST_NAMES) if sound and not known.duplicated(COST_NAMES).any() else none
 
 
-def _paper_order(variant: str) -> int:
-    return VARIANTS.index(Variant.parse(variant).kind)
-
-
 def _curves(plan: Plan) -> pd.DataFrame:
     """Every epoch of every run, written as `curves.csv` too."""
     tables = []
     for run in plan.runs:
         rows = pd.DataFrame(read_log(plan.folder(run)))
-        tables.append(rows.assign(network=run.label, variant=run.variant, seed=run.seed, fold=run.fold))
+        tables.append(rows.assign(network=run.label, variant=str(run.variant), seed=run.seed, fold=run.fold))
     curves = pd.concat(tables, ignore_index=True)[[*RUN, *CURVE_COLUMNS]]
     write_atomic(plan.out / "curves.csv", curves.to_csv(index=False).encode())
     return curves
@@ -428,9 +433,7 @@ def _facts(
     first, simulated = plan.folds[0], plan.dataset.name == COHORT_NAME
     seeds = ", ".join(map(str, sorted({run.seed for run in plan.runs})))
     left_out = plan.inspection.left_out()
-    libraries = [
-        LIBRARIES[source] for network in plan.networks if (source := check_network(network).source) in LIBRARIES
-    ]
+    libraries = [LIBRARIES[network.source] for network in plan.networks if network.source in LIBRARIES]
     known = ["scse", "torch", "monai", "numpy", "scipy", "pandas", "nibabel"]
     packages = dict.fromkeys([*known, *(library.package for library in libraries)])
     digests = {fact.name: fact.digest for fact in plan.inspection.facts_of(plan.dataset)}
@@ -446,7 +449,7 @@ def _facts(
         structures=len(plan.dataset.structures),
         caveats=[
             *([SIMULATED_NOTE] if simulated else []),
-            *([FEW_SEEDS_NOTE] if len({run.seed for run in plan.runs if run.variant != "none"}) in (1, 2) else []),
+            *([FEW_SEEDS_NOTE] if len({run.seed for run in plan.runs if run.variant != PLAIN}) in (1, 2) else []),
             *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
             *(f"Structures without a training case. {text}." for _, text in warnings_of(plan)),
             *(f"{what.capitalize()}: {text}." for what, text in plan.inspection.notices()),

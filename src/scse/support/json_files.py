@@ -75,6 +75,8 @@ def validated(
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, [*([within] if within else []), *problem["loc"]])) or "the whole"
+        if problem["type"] == "value_error":  # raised by a check of scse, whose message contains the value
+            raise DataError(f"{path}: {field}: {problem['ctx']['error']}; {remedy}") from error
         found = "" if problem["type"] == "missing" else f", got {shortened(problem['input'])}"
         raise DataError(f"{path}: {field}: {problem['msg']}{found}; {remedy}") from error
 

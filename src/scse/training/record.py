@@ -13,7 +13,7 @@ from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
 from scse.training.settings import Settings
 from scse.training.task import Task
-from scse.zoo.library import code_digest
+from scse.zoo.catalogue import code_digest
 
 RECORD = "run.json"
 REMEDY = "copy the run again, or train anew in another folder"

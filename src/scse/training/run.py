@@ -27,10 +27,11 @@ from scse.training.batches import Batches
 from scse.training.loop import Event, fit, held_out_dice
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.record import RunRecord, check_record, prepared_task, read_record
-from scse.training.settings import OWN_SIZES, Precision, Settings, check_sense, make_settings
+from scse.training.settings import OWN_SIZES, Precision, Settings, make_settings, reject_unused
 from scse.training.state import Clock, Row, State
 from scse.training.task import Task, make_task
-from scse.zoo.library import build_network, check_network, find_maker, named_again
+from scse.zoo.building import build_network, find_factory
+from scse.zoo.catalogue import confirm_network, read_network
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]
@@ -177,8 +178,8 @@ def train_on(
     if (Path(out) / LOCK).exists():  # who cannot train there need not wait for the data to be read
         with alone(Path(out)):
             pass
-    check_sense([chosen.network], [chosen.variant], settings or {})
-    find_maker(check_network(chosen.network))  # what is missing is told before any file is read
+    reject_unused([chosen.network], [chosen.variant], settings or {})
+    find_factory(chosen.network)  # what is missing is told before any file is read
     inspection, cases = open_checked(dataset, skip_bad=skip_bad, progress=counting("inspect", on_event, stop))
     splits = make_folds(cases, folds)
     if not 0 <= fold < len(splits):
@@ -226,7 +227,9 @@ def resume(
     """
     folder = Path(folder)
     record = read_record(folder)
-    chosen = named_again(folder, record.settings.network, network, fetching=not (folder / CHECKPOINT).exists())
+    given = None if network is None else read_network(network)
+    downloading = not (folder / CHECKPOINT).exists()
+    chosen = confirm_network(folder, record.settings.network, given, downloading=downloading)
     settings = record.settings.model_copy(update={"network": chosen})
     return _train_alone(prepared_task(record, cache or cache_folder()), settings, folder, on_event, stop)
 
@@ -352,7 +355,7 @@ def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
 
 
 def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
-    sizes = () if check_network(settings.network).source else OWN_SIZES
+    sizes = OWN_SIZES if settings.network.is_own else ()
     return {
         "in_channels": task.recipe.channels,
         "classes": task.classes,
@@ -364,9 +367,9 @@ def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmente
     """A network of a run as a segmenter."""
     return Segmenter(
         network=network,
-        name=settings.network,
+        name=settings.network.text,
         arguments=_network_arguments(task, settings),
-        variant=settings.variant,
+        variant=str(settings.variant),
         recipe=task.recipe,
         structures=dict(task.structures),
         settings={**settings.model_dump(), "precision": resolve_precision(settings.precision)},
