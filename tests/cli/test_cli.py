@@ -248,7 +248,7 @@ WRONG = {
     ("explain", "nowhere", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "contains no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
-    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
+    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; choose another name",
     ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: already exists; choose a new folder",
     ("evaluate", "nowhere", "DATA"): "nowhere: does not exist",
     ("data", "simulate", "out", "--cases", "1"): "cases",

@@ -100,7 +100,9 @@ def test_a_file_and_a_folder_do_not_go_together(tmp_path: Path) -> None:
 
 def test_references_of_background_only_are_refused(tmp_path: Path) -> None:
     empty = label(tmp_path / "empty.nii.gz", half(0))
-    with pytest.raises(DataError, match=r"empty\.nii\.gz: contains only background \(0\); label at least one structure"):
+    with pytest.raises(
+        DataError, match=r"empty\.nii\.gz: contains only background \(0\); label at least one structure"
+    ):
         evaluate(empty, empty)
 
 

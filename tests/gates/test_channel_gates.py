@@ -1,4 +1,4 @@
-"""Channel gates of a study: measured once, and counted."""
+"""Channel gates of a study: measurement, caching and counting."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def test_gates_are_the_mean_over_the_slices_of_each_case_and_measured_once(tmp_p
     assert set(of_case["identity"]) == {0.5}
     again = channel_gates(study.runs, cache=tmp_path / "gates.parquet", on_event=events.append)
     pd.testing.assert_frame_equal(again, gates)
-    assert len(events) == 2  # the beginning, and the only run that has gates
+    assert len(events) == 2  # the start, and the only run with gates
 
 
 def test_a_study_without_channel_gates_has_an_empty_table(tmp_path):

@@ -200,8 +200,8 @@ def edit(folder: Path, **changes: object) -> None:
     ("to", "out", "message"),
     [
         ("onnx", "model.onnx", "to must be one of 'keras', 'saved_model', got 'onnx'"),
-        ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; give another name"),
-        ("keras", "folder.keras", r"folder.keras: is a folder; give another name"),
+        ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; choose another name"),
+        ("keras", "folder.keras", r"folder.keras: is a folder; choose another name"),
         ("saved_model", "model.keras", r"model.keras: to='saved_model' writes a folder, not a file"),
         ("saved_model", "file", "file: already exists; choose a new folder"),
         ("saved_model", "folder.keras/..", "already exists; choose a new folder"),
@@ -277,7 +277,10 @@ def test_a_file_is_replaced_and_an_empty_folder_filled(folder: Path, tmp_path: P
 
 def test_keras_on_another_backend_is_told(folder: Path, tmp_path: Path, stub: Any) -> None:
     stub(backend="jax")
-    with pytest.raises(ValueError, match="to='saved_model' needs Keras on tensorflow, here it is on jax; export in a"):
+    with pytest.raises(
+        ValueError,
+        match="to='saved_model' needs Keras with the backend tensorflow, but it was imported with jax; export in a",
+    ):
         export(folder / "unet", "saved_model", tmp_path / "model")
 
 

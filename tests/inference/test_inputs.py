@@ -69,8 +69,8 @@ def test_a_file_of_any_name_is_taken_when_named(tmp_path: Path) -> None:
         (["a_0000.nii.gz", "a_0002.nii.gz"], 2, "a: found .*a_0002.nii.gz, but the model expects .*a_0000, a_0001"),
         (["a_0000.nii.gz", "a_0001.nii.gz"], 3, "expects the channels a_0000, a_0001, a_0002"),
         (["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], 2, "expects the channels a_0000, a_0001$"),
-        (["a.nii.gz", "a.png"], 1, r"2 images would be written as a \(.*a.nii.gz, .*a.png\); rename"),
-        (["a.nii.gz", "a_0000.nii.gz"], 1, "2 images would be written as a"),
+        (["a.nii.gz", "a.png"], 1, r"2 images have the same output name, a \(.*a.nii.gz, .*a.png\); rename"),
+        (["a.nii.gz", "a_0000.nii.gz"], 1, "2 images have the same output name, a"),
     ],
 )
 def test_files_that_do_not_fit_together(tmp_path: Path, names: list[str], channels: int, message: str) -> None:
@@ -90,7 +90,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: does not exist"):
         find_images([tmp_path / "nowhere"], channels=1)
     touch(tmp_path / "empty", "notes.txt")
-    with pytest.raises(DataError, match="empty: holds no images; NIfTI, PNG"):
+    with pytest.raises(DataError, match="empty: contains no images; allowed: NIfTI, PNG"):
         find_images([tmp_path / "empty"], channels=1)
 
 
@@ -100,7 +100,7 @@ def test_paths_that_are_neither_files_nor_folders(tmp_path: Path) -> None:
         find_images([tmp_path / "pipe.nii.gz"], channels=1)
     (tmp_path / "link.nii.gz").symlink_to("gone.nii.gz")
     with pytest.raises(
-        DataError, match=r"link\.nii\.gz: is a link to gone\.nii\.gz, which does not exist; name images"
+        DataError, match=r"link\.nii\.gz: is a link to gone\.nii\.gz, which does not exist; give images"
     ):
         find_images([tmp_path / "link.nii.gz"], channels=1)
 

@@ -157,7 +157,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda d: d.update(network="monai:utils"), "the network of monai must be one of"),
         (lambda d: d.update(network=None), "network: Input should be a valid string"),
         (lambda d: d.update(variant="os.system"), "os.system"),
-        (lambda d: d.update(format=99), "its format is 99, this version reads 1"),
+        (lambda d: d.update(format=99), "its format is 99, but this version reads format 1"),
         (lambda d: d.pop("format"), "format"),
         (lambda d: d.pop("structures"), "structures"),
         (lambda d: d.pop("settings"), "settings"),
@@ -403,7 +403,7 @@ def test_a_missing_library_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
         (lambda d: d.update(attached=[1]), "attached.0: "),
         (lambda d: d.update(variant="se"), "'se'"),
         (lambda d: d["arguments"].update(shell="ls"), "shell"),
-        (lambda d: d["arguments"].update(in_channels=7), "recipe.channels is 1 and arguments.in_channels 7"),
+        (lambda d: d["arguments"].update(in_channels=7), "recipe.channels is 1, but arguments.in_channels is 7"),
         (lambda d: d["arguments"].update(classes=7), "2 structures and 7 classes"),
         (lambda d: d.update(network="smp:Unet[encoder_name=/tmp/x]"), "no file or address"),
         (lambda d: d.update(network="smp:Unet[checkpoint_path=x.pth]"), "got 'checkpoint_path'"),
@@ -659,7 +659,10 @@ def test_sources_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_picture(tmp_path / "p.png", picture(20, 18))
     for call, message in (
         (lambda: flat.predict(picture(20, 18, 3)), "the image has 20 channels, but the model expects 1"),
-        (lambda: flat.predict(picture(2, 2, 2, 2)), r"arrays of 2 spatial axes, channels first, got shape \(2, 2, 2"),
+        (
+            lambda: flat.predict(picture(2, 2, 2, 2)),
+            r"arrays of 2 spatial axes, with or without a channel axis first, got shape \(2, 2, 2",
+        ),
         (lambda: deep.predict(picture(20, 18)), r"arrays of 3 spatial axes, channels first, got shape \(20, 18\)"),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 1)), r"spacing must be 3 positive numbers of mm, got \(1"),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 0, 1)), "spacing must be 3 positive"),

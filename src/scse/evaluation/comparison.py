@@ -340,13 +340,13 @@ def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFra
     family = [tests["network"], tests["structure"] == ALL]
     for name in ("p", "p_equivalent"):
         tests[f"{name}_holm"] = tests.groupby(family)[name].transform(lambda p: holm(p.to_numpy(dtype=np.float64)))
-    tests["detectable"], tests["needed"] = _sight(tests, pairs, margin)
+    tests["detectable"], tests["needed"] = _detectable(tests, pairs, margin)
     for name, counted in (("better", np.greater), ("equal", np.equal), ("worse", np.less)):
         tests[name] = [int(counted(gain, 0).sum()) for gain in gains]
     return tests.assign(kind=_kinds(tests, lower))
 
 
-def _sight(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
+def _detectable(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
     """The columns `detectable` and `needed`."""
     detected, needed = [], []
     compared = tests[(tests["structure"] == ALL) & tests["p"].notna()].groupby("network").size()
