@@ -407,7 +407,7 @@ def test_a_plain_segmenter_has_no_gates_to_explain(trained, data, tmp_path):
     ended = call("explain", trained.folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "out")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert f"{trained.folder}: its network is plain, without gates; give a segmenter that was trained" in message
+    assert f"{trained.folder}: its network has no blocks and so no gates; give a segmenter trained" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Paired comparison of variants: pairing, what is counted, tests and their families."""
+"""Paired comparison of variants: pairing, counts, tests and their families."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Scoring what a user names: files or folders, with a data set's structures or with the values found."""
+"""Scoring of files and folders, with the structures of a data set or with the label values found."""
 
 import json
 import os

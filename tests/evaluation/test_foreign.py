@@ -1,4 +1,4 @@
-"""Files of scores of other programs, where possible written by the programs themselves."""
+"""Score files of other programs, written by the programs themselves where possible."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from monai.handlers import write_metrics_reports
 from scse.evaluation.foreign import case_names, read_score_file
 from scse.support.errors import DataError
 
-# as `Evaluator.run` of mist-medical 2.3.0 writes it: pandas' to_csv of what compute_results_stats returns
+# as written by `Evaluator.run` of mist-medical 2.3.0: pandas' to_csv of the result of compute_results_stats
 MIST = """\
 id,WT_dice,WT_haus95,WT_lesion_wise_dice,ET_dice,ET_haus95,ET_lesion_wise_dice
 BraTS_2,0.9,2.5,0.8,0.7,3.5,0.6
@@ -26,7 +26,7 @@ Median,0.85,2.75,0.75,0.7,88.35,0.55
 75th Percentile,0.875,2.875,0.775,0.7,130.775,0.575
 """
 
-# a region, a region of one label that is not in a list, and what nnU-Net leaves out
+# a region, a region of one label outside a list, and labels that nnU-Net ignores
 LABELS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
 
 

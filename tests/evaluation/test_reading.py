@@ -1,4 +1,4 @@
-"""Tables of scores from anywhere: what they may lack, and one clear message for everything that is wrong."""
+"""Tables of scores: optional columns, and one clear message for each kind of error."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ def blobs(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return smooth.argmax(axis=0).astype(np.uint8)
 
 
-# MONAI's public functions call their own helper with an argument that MONAI has deprecated
+# MONAI's public functions call a helper with a deprecated argument
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_line_inside_a_longer_line_has_known_scores() -> None:
     prediction, reference = np.zeros((2, 3, 9), dtype=np.int64)
     prediction[1, 2:5] = 1
     reference[1, 2:7] = 1
-    # 5 reference voxels lie 0, 0, 0, 3 and 6 mm off, the 3 predicted ones 0: the mean is 9 / 8, and the 95th
-    # percentile of the five lies 0.8 of the way from 3 to 6
+    # the distances are 0, 0, 0, 3 and 6 mm for 5 reference voxels, and 0 for 3 predicted ones: the mean is 9 / 8, and
+    # the 95th percentile of the five is 3 + 0.8 * (6 - 3)
     dice, hd95, msd = table(score(prediction, reference, spacing=(1, 3), structures={"a": 1}))["a"]
     assert dice == pytest.approx(2 * 3 / 8)
     assert hd95 == pytest.approx(3 + 0.8 * 3)

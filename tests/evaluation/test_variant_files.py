@@ -1,4 +1,4 @@
-"""Scores given as files of each variant: which files are meant, their seeds and folds, and what cannot be paired."""
+"""Scores in files of each variant: selection of files, seeds and folds, and scores that cannot be paired."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes a long table of the cases; relative paths are from its folder."""
+    """A function that writes a long table of the cases into the current folder."""
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, cases: Sequence[str] = CASES, **columns: object) -> Path:
@@ -32,7 +32,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def write_summary(folder: Path, cases: Sequence[str] = CASES) -> None:
-    """A `summary.json` in the form that test_foreign.py gets from nnU-Net itself."""
+    """A `summary.json` in the form that nnU-Net writes, see test_foreign.py."""
     folder.mkdir(parents=True)
     entries = [
         {"prediction_file": f"/x/{case}.nii.gz", "reference_file": f"/y/{case}.nii.gz", "metrics": {"1": {"Dice": 0.5}}}
@@ -42,7 +42,7 @@ def write_summary(folder: Path, cases: Sequence[str] = CASES) -> None:
 
 
 def read(*arguments: str, notes: list[str] | None = None) -> dict[str, list[tuple[object, object, str]]]:
-    """Seed, fold and case of each variant's scores."""
+    """Seed, fold and case of the scores of each variant."""
     said = [] if notes is None else notes
     found = read_compared(arguments, metric="dice", baseline="none", on_note=said.append)
     return {
@@ -136,7 +136,7 @@ def test_paths_and_patterns_find_files(table: Write, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", "home")
     table("none.csv")
     table(name)
-    table("scse4/fold_0/x.txt")  # what [reduction=4] would match as a pattern
+    table("scse4/fold_0/x.txt")  # a name that [reduction=4] would match as a pattern
     assert len(read("none=none.csv", f"scse={argument}")["scse"]) == 3
 
 

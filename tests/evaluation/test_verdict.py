@@ -1,4 +1,4 @@
-"""The verdict: sentences made by fixed rules."""
+"""Verdicts: sentences made by fixed rules."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the viewer is given: label maps and gates that unpack to what lies on disk, within the budget."""
+"""Data of the viewer: label maps and gates that unpack to the files on disk, within the budget."""
 
 import base64
 import io
@@ -44,7 +44,7 @@ def unpacked(case: dict[str, Any], text: str, sizes: dict[str, Any] | None = Non
 
 
 def on_screen(volume: NDArray[Any], slices: list[int]) -> NDArray[Any]:
-    """Coronal slices of a volume stored as LAS: left is left, superior is up."""
+    """Display coronal slices of a volume stored as LAS: left is left, superior is up."""
     return volume[::-1][:, slices].transpose(1, 2, 0)[:, ::-1]
 
 
@@ -113,7 +113,7 @@ def test_a_second_call_packs_nothing_and_other_scores_pack_anew(study, tmp_path)
     cache = tmp_path / "viewer.json"
     first = pack(study, cache, on_event=lambda event: seen.append(event["event"]))
     assert pack(study, cache, on_event=lambda event: seen.append(event["event"])) == first
-    assert seen == ["stage", *["progress"] * 5]  # of each of the four cases, and that all are done
+    assert seen == ["stage", *["progress"] * 5]  # after each of the four cases, and at the end
     pack(study, cache, budget=10, on_event=lambda event: seen.append(event["event"]))
     assert seen.count("stage") == 2
 

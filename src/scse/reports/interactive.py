@@ -405,8 +405,8 @@ def _natural(value: str) -> tuple[int, float, str]:
 def gate_strips(gates: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
     """Draw the channel gates of a network: one row per block, one point per channel, and a line for its range.
 
-    The range is that over cases. Channels of a block are sorted by their median over cases, so that a row shows their distribution. The legend
-    switches between variants; the last variant is shown at first.
+    The range is that over cases. Channels of a block are sorted by their median over cases, so that a row shows their
+    distribution. The legend switches between variants; the last variant is shown at first.
     """
     gates = gates[gates["network"] == network]
     blocks = list(gates["block"].unique())
