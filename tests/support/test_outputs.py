@@ -27,7 +27,7 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path) -> None:
     for path in files:
         path.write_bytes(b"mine")
     with pytest.raises(
-        ValueError, match=r"7 files \(.*0\.png, .*4\.png, \.\.\.\): already there.*--overwrite"
+        ValueError, match=r"0\.png, .*4\.png and 2 more: already there.*--overwrite"
     ) as caught:
         check_outputs(files)
     assert "5.png" not in str(caught.value)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.support.text import shortened_list
 
 MARKS = ".scse-written"
-NAMED = 5
 
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
@@ -59,8 +59,7 @@ def marked(outputs: Sequence[Path]) -> Generator[None]:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    first = ", ".join(map(str, paths[:NAMED]))
-    return first if len(paths) <= NAMED else f"{len(paths)} files ({first}, ...)"
+    return shortened_list(paths)
 
 
 def _is_ours(path: Path) -> bool:
