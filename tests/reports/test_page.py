@@ -282,7 +282,7 @@ def test_a_p_never_stands_without_its_difference_and_interval(report: Path) -> N
     text = words(report.read_text())
     found = [text[: match.start()] for match in re.finditer(r",? p [=<]? ?\d", text)]
     assert len(found) > len(STRUCTURES) * 2 * 3
-    effect = r"[+\N{MINUS SIGN}][\d.]+ (Dice )?\[[^]]+\]$"
+    effect = r"[+\N{MINUS SIGN}][\d.]+ (Dice )?\[[^]]+\](, equivalence( p [=<] [\d.]+, difference)?)?$"
     of_noise = "has$"
     assert [before[-60:] for before in found if not re.search(f"{effect}|{of_noise}", before)] == []
 
@@ -299,7 +299,7 @@ def test_the_verdict_counts_trainings_and_cases_and_names_what_is_estimated(repo
 def test_equivalence_is_shown_with_the_margin(tmp_path: Path, report: Path, small: pd.DataFrame) -> None:
     text = words(report.read_text())
     assert re.search(
-        r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], p [=<] [\d.]+ of a difference", text
+        r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], equivalence p [=<] [\d.]+", text
     )
     assert "margin ± 0.005" in text
     assert "≈ equivalent" in text
@@ -318,7 +318,7 @@ def test_the_noise_floor_is_that_of_all_plain_trainings(report: Path) -> None:
     assert re.search(
         r"Two trainings of plain differ by 0\.\d+ Dice on average \(5 trainings\); plain compared with", text
     )
-    assert re.search(r"two trainings of plain: 0\.\d+ apart on average", text)
+    assert re.search(r"average difference of two trainings of plain: 0\.\d+", text)
     assert (
         "Dice on average (3 trainings); scse study --control trains plain at least 4 times to compare plain with itself"
         in text
