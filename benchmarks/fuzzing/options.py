@@ -122,7 +122,7 @@ def option_strings(rng: Rng, folder: Path) -> Trial:
         return Trial(trial.mutation, trial.run, [*trial.names, name or "settings"], trial.must, trial.wrong)
     text = _scrambled(rng, pick(rng, PATTERNS))
     network = pick(rng, ["unet", "monai:BasicUNet"])
-    run = lambda: command_line("attach", network, "--to", text, "--size", "32")  # noqa: E731
+    run = lambda: command_line("places", network, "--to", text, "--size", "32")  # noqa: E731
     return Trial(f"scse attach {network} --to {text[:60]!r}", run, [*_parts(text), "to", "Usage"])
 
 
@@ -172,9 +172,9 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
     what = pick(rng, ["attach", "train", "train", "study", "command", "command"])
     data = base / "nnunet"
     if what == "attach":
-        option = pick(rng, ["--size", "--channels", "--classes", "--spatial-dims"])
+        option = pick(rng, ["--size", "--in-channels", "--classes", "--spatial-dims"])
         size = [] if option == "--size" else ["--size", "32"]
-        run: Callable[[], Any] = lambda: command_line("attach", "unet", option, number, *size)  # noqa: E731
+        run: Callable[[], Any] = lambda: command_line("places", "unet", option, number, *size)  # noqa: E731
         return Trial(f"scse attach {option} {number}", run, [option, option.strip("-"), "Usage"])
     if what == "command":
         option, command = pick(
@@ -191,7 +191,7 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
                 ("--margin", "study"),
                 ("--cases", "data"),
                 ("--batch-size", "predict"),
-                ("--view", "train"),
+                ("--plane", "train"),
                 ("--preset", "train"),
                 ("--track", "train"),
             ],

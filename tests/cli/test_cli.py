@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,13 +30,15 @@ from scse.data.files import write_label
 from scse.data.recipe import Recipe
 from scse.inference.segmenter import Segmenter
 from scse.studies import runner, tracking
+from scse.studies.request import StudyRequest
 from scse.studies.tracking import MlflowTracker
 from scse.support.errors import DataError, UserError
-from scse.training.run import LOCK, StoppedError, alone
+from scse.support.events import Planned, Progress, RunStarted, StepDone, StoppedError
+from scse.training.run import LOCK, alone
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
 VERBS = (
-    *("study", "train", "predict", "explain", "export", "attach"),
+    *("study", "train", "predict", "explain", "export", "places"),
     *("evaluate", "compare", "inspect", "doctor", "bench", "data"),
 )
 
@@ -113,8 +116,8 @@ def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monke
 
         def __call__(self, event):
             self.on_event(event)
-            told.append(event["event"])
-            if event["event"] == "step":
+            told.append(type(event))
+            if isinstance(event, StepDone):
                 os.kill(os.getpid(), signal.SIGINT)
 
         def __exit__(self, kind, error, trace):
@@ -125,7 +128,7 @@ def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monke
     ended = call("train", data, "-o", run, "--epochs", 1, *TINY, "--track", track)
     assert ended.code == INTERRUPTED
     assert f"scse train --resume {run} --track {track}" in ended.out
-    assert list(dict.fromkeys(told)) == ["progress", "plan", "run", "step", ("http://there", run, StoppedError)]
+    assert list(dict.fromkeys(told)) == [Progress, Planned, RunStarted, StepDone, ("http://there", run, StoppedError)]
 
 
 def test_help_lists_the_verbs_and_loads_nothing_heavy():
@@ -170,9 +173,9 @@ def test_version_is_told_and_nothing_else():
         ("train", "data", "--width", "3"),
         ("predict", "image.nii.gz"),
         ("evaluate", "one"),
-        ("attach",),
-        ("attach", "unet", "--size", "0"),
-        ("attach", "unet", "--explain", "--to", "encoder.*"),
+        ("places",),
+        ("places", "unet", "--size", "0"),
+        ("places", "unet", "--explain", "--to", "encoder.*"),
         ("bench", "unet", "--batch", "0"),
         ("data", "copy"),
     ],
@@ -186,23 +189,28 @@ def test_wrong_usage_ends_with_two(arguments):
 
 
 def test_options_beside_resume_are_named():
-    ended = call("train", "--resume", "run", "--epochs", "3", "--view", "axial")
+    ended = call("train", "--resume", "run", "--epochs", "3", "--plane", "axial")
     assert ended.code == 2
-    assert "leave out epochs, view" in " ".join(ended.err.replace("│", " ").split())
+    assert "leave out epochs, plane" in " ".join(ended.err.replace("│", " ").split())
 
 
 WRONG = {
     ("train", "DATA", "--network", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', got 'se'",
     ("train", "DATA", "--preset", "slow"): "preset must be one of 'quick', 'paper', got 'slow'",
-    ("train", "DATA", "--set", "width"): "--set takes NAME=VALUE, such as --set width=16, got 'width'",
+    ("train", "DATA", "--set", "width"): "settings must have the form NAME=VALUE, such as width=16, got 'width'",
     ("train", "DATA", "--set", "width=x"): "width: Input should be a valid integer",
     ("train", "DATA", "--set", "wide=1"): "wide: Extra inputs are not permitted",
-    ("train", "DATA", "--set", "seed=1"): "--set seed=1: seed has an option of its own, --seed 1",
+    ("train", "DATA", "--seed", "1", "--set", "seed=1"): "settings must not contain seed: there are arguments of these",
     ("train", "DATA", "--epochs", "0"): "epochs: Input should be greater than or equal to 1, got 0",
     ("train", "DATA", "--seed", "-1"): "seed: Input should be greater than or equal to 0, got -1",
-    ("train", "DATA", "--view", "top"): "view must be one of 'sagittal', 'coronal', 'axial', 'picture', got 'top'",
-    ("train", "DATA", "--view", "picture"): "view='picture' needs 2D images",
+    (
+        "train",
+        "DATA",
+        "--plane",
+        "top",
+    ): "plane: Input should be 'sagittal', 'coronal', 'axial' or 'picture', got 'top'",
+    ("train", "DATA", "--plane", "picture"): "view='picture' needs 2D images",
     ("train", "DATA", "--spacing", "0"): "spacing must be a positive number of mm, got 0",
     ("train", "DATA", "--fold", "9"): "fold must be from 0 to 0, got 9",
     ("train", "DATA", "--folds", "1"): "folds must be at least 2, got 1",
@@ -213,14 +221,14 @@ WRONG = {
     ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
     ("train", "DATA", "--network", "no.py:make"): "no.py:make: there is no file no.py; give the path of a Python file",
     ("train", "DATA", "--attach-to", "encoder.*"): "attach_to has no effect on unet",
-    ("train", "DATA", "--set", "attach_to=x"): "attach_to has an option of its own, --attach-to x",
+    ("train", "DATA", "--set", "attach_to=x"): "attach_to has no effect on unet",
     ("study", "DATA", "--networks", "smp:Unet[a=(1,unet"): "is missing",
     ("study", "DATA", "--networks", "monai:BasicUNet", "--set", "width=4"): "width have no effect on monai:BasicUNet",
-    ("attach", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
-    ("attach", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
-    ("attach", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
-    ("attach", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
-    ("attach", "unet", "--size", "8"): "does not run through UNet",
+    ("places", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
+    ("places", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
+    ("places", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
+    ("places", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
+    ("places", "unet", "--size", "8"): "does not run through UNet",
     ("bench", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("bench", "unet", "--size", "4"): "needs every spatial axis to be at least 8, got (4, 4)",
     ("bench", "unet", "--seconds", "0"): "seconds must be a positive number, got 0",
@@ -232,14 +240,21 @@ WRONG = {
         "--variants",
         "none,scse[r=4]",
     ): "must be one of 'reduction', 'aggregation', 'placement', got 'r'",
-    ("study", "DATA", "--reductions", "2,x"): "--reductions takes whole numbers, one or several with commas",
-    ("study", "DATA", "--epochs", "3,,6"): "--epochs takes whole numbers, one or several with commas, as 3,6,12",
+    ("study", "DATA", "--reductions", "2,x"): "reductions must be whole numbers with commas, such as 3,6,12, got '2,x'",
+    ("study", "DATA", "--epochs", "3,,6"): "epochs must be whole numbers with commas, such as 3,6,12",
     ("study", "DATA", "--train-cases", "9"): "train_cases: fold 0 has 3 training cases, asked for are 9; take fewer",
     ("study", "DATA", "--budget", "2 hours"): "budget must be a time such as 2h, 90m, 1h30m or 45s, got '2 hours'",
-    ("study", "DATA", "--budget", "2h", "--epochs", "3"): "epochs, budget each say how many epochs; give one of them",
+    (
+        "study",
+        "DATA",
+        "--budget",
+        "2h",
+        "--epochs",
+        "3",
+    ): "epochs, budget each determine the number of epochs; give one of them",
     ("study", "DATA", "--margin", "0"): "margin must be positive, in units of dice, got 0.0",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
-    ("study", "DATA", "--set", "variant=cse"): "settings must not name variant",
+    ("study", "DATA", "--set", "variant=cse"): "settings must not contain variant",
     ("study", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("inspect", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("inspect", "no[/]where"): "no[/]where: does not exist",
@@ -290,13 +305,13 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(kind, monkeypatch):
 
 
 def test_attach_names_the_size_that_does_not_run():
-    ended = call("attach", "unet", "--size", 3)
+    ended = call("places", "unet", "--size", 3)
     assert ended.code == 1
-    assert ended.err.startswith("error: unet, --size 3, --channels 1: the given example")
+    assert ended.err.startswith("error: unet, --size 3, --in-channels 1: the given example")
 
 
 def test_attach_takes_no_size_beyond_any_image():
-    ended = call("attach", "unet", "--size", 10**30)
+    ended = call("places", "unet", "--size", 10**30)
     assert ended.code == 2
     assert "--size" in ended.err
 
@@ -548,29 +563,52 @@ FAST = ("--epochs", 1, "--set", "precision=32", "--set", "slices_per_epoch=16")
 
 
 def test_study_passes_on_what_is_varied(data, monkeypatch):
-    asked = {}
+    requests = []
 
-    def study(dataset: Path, **options: object) -> None:
-        asked.update(options)
+    def study(request: StudyRequest, _watch: object, *, command: str) -> None:
+        requests.append((request, command))
         raise UserError("enough")
 
-    monkeypatch.setattr(runner, "study", study)
+    monkeypatch.setattr(runner, "run_study", study)
     varied = ("--reductions", "2,4", "--aggregations", "add,max", "--placements", "encoder,+bottleneck")
     call("study", data, "--variants", "none,scse[reduction=4,aggregation=max]", *varied, "--train-cases", "3,6")
-    assert asked["variants"] == ["none", "scse[reduction=4,aggregation=max]"]
-    assert (asked["reductions"], asked["aggregations"]) == ([2, 4], ["add", "max"])
-    assert asked["placements"] == ["encoder", "+bottleneck"]
-    assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([], [3, 6], None)
-    assert (asked["seeds"], asked["control"], asked["margin"]) == (3, False, None)
-    call("study", data, "--seeds", "5", "--control", "--margin", "0.01")
-    assert (asked["seeds"], asked["control"], asked["margin"]) == (5, True, 0.01)
+    request, command = requests.pop()
+    assert [*map(str, request.variants)] == ["none", "scse[reduction=4,aggregation=max]"]
+    assert (request.reductions, request.aggregations) == ((2, 4), ("add", "max"))
+    assert request.placements == ("encoder", "+bottleneck")
+    assert (request.epochs, request.train_cases, request.budget) == ((), (3, 6), None)
+    assert (request.seeds, request.control, request.margin) == (3, False, None)
+    arguments = ("--variants", "none,scse[reduction=4,aggregation=max]", *varied, "--train-cases", "3,6")
+    assert shlex.split(command) == ["scse", "study", str(data), *arguments]
+    call("study", data, "--seeds", "5", "--control", "--margin", "0.01", "--note", "a, b", "--note", "c")
+    request, command = requests.pop()
+    assert (request.seeds, request.control, request.margin, request.notes) == (5, True, 0.01, ("a, b", "c"))
+    assert command.endswith("--seeds 5 --control --margin 0.01 --note 'a, b' --note c")
     call("study", data, "--epochs", "3,6", "--budget", "1h")
-    assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([3, 6], [], "1h")
-    assert asked["reductions"] == asked["aggregations"] == asked["placements"] == []
+    request, _ = requests.pop()
+    assert (request.epochs, request.train_cases, request.budget) == ((3, 6), (), "1h")
+    assert request.reductions == request.aggregations == request.placements == ()
+
+
+def test_former_names_are_accepted_with_a_notice(data, monkeypatch):
+    planes = []
+    monkeypatch.setattr(runner, "run_study", lambda request, *_, **__: planes.append(request.plane) or stop())
+
+    def stop() -> None:
+        raise UserError("enough")
+
+    ended = call("study", data, "--view", "axial")
+    assert planes == ["axial"]
+    assert ended.err.startswith("notice: --view is now --plane; the next version no longer accepts --view\n")
+    ended = call("attach", "unet", "--channels", 2, "--size", 32, "--block", "cse")
+    assert ended.code == 0
+    assert "notice: scse attach is now scse places" in ended.err
+    assert "notice: --channels is now --in-channels" in ended.err
+    assert "ChannelSE" in ended.out
 
 
 def test_attach_shows_which_blocks_go_where():
-    ended = call("attach", BASIC, "--block", "cse", "--to", "upcat_*", "--size", 32)
+    ended = call("places", BASIC, "--block", "cse", "--to", "upcat_*", "--size", 32)
     assert (ended.code, ended.err) == (0, "")
     rows = [line.split("  ")[0].strip() for line in ended.out.splitlines()]
     assert rows == ["where", "upcat_4", "upcat_3", "upcat_2", "upcat_1", "all"]
@@ -578,11 +616,11 @@ def test_attach_shows_which_blocks_go_where():
 
 
 def test_attach_explains_what_there_is_to_attach_to(mine):
-    ended = call("attach", "--explain", f"{mine}:make[width=6]", "--channels", 2, "--size", 16)
+    ended = call("places", "--explain", f"{mine}:make[width=6]", "--in-channels", 2, "--size", 16)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("auto does not know Net\nstages, for an input (1, 2, 16, 16):\n")
     assert "first  Conv2d" in ended.out
-    known = call("attach", "--explain", BASIC, "--spatial-dims", 3, "--size", 32)
+    known = call("places", "--explain", BASIC, "--spatial-dims", 3, "--size", 32)
     assert known.out.startswith("auto attaches to conv_")
     assert "(1, 4, 32, 32, 32)" in known.out
 
@@ -626,7 +664,7 @@ def test_stopped_with_a_network_of_ones_own_it_says_how_to_go_on(data, mine, tmp
     network = f"{mine}:make"
     ended = call("train", data, "-o", run, "--network", network, "--variant", "none", *FAST)
     assert (ended.code, ended.err) == (130, "")
-    assert ended.out.endswith(f"to go on: scse train --resume {run} --network '{network}'\n")
+    assert ended.out.endswith(f"to continue: scse train --resume {run} --network '{network}'\n")
 
 
 def test_simulate_passes_on_what_was_asked_and_says_where(tmp_path, monkeypatch):
@@ -680,7 +718,7 @@ def test_stopped_before_training_it_says_to_call_again(data, tmp_path, monkeypat
     for verb in ("train", "study"):
         ended = call(verb, data, "-o", tmp_path / verb)
         assert (ended.code, ended.err) == (130, "")
-        assert ended.out == "stopped after 1 of 5 (inspect)\nto go on: call the same command again\n"
+        assert ended.out == "stopped after 1 of 5 (inspect)\nto continue: call the same command again\n"
 
 
 def test_a_full_disk_is_one_message_and_keeps_what_was_computed(data, trained, tmp_path, monkeypatch):
@@ -804,7 +842,7 @@ def test_ctrl_c_saves_and_resume_finishes(data, tmp_path):
     assert (process.returncode, err) == (130, ""), (lines, out, err)
     assert "stopping after this step" in out
     assert f"of {epochs}; its state is in {run / 'checkpoint.safetensors'}" in out
-    assert out.endswith(f"to go on: scse train --resume '{run}'\n")
+    assert out.endswith(f"to continue: scse train --resume '{run}'\n")
     assert not (run / "segmenter").exists()
     resumed = call("train", "--resume", run)
     assert (resumed.code, resumed.err) == (0, "")

@@ -298,9 +298,7 @@ def test_the_verdict_counts_trainings_and_cases_and_names_what_is_estimated(repo
 
 def test_equivalence_is_shown_with_the_margin(tmp_path: Path, report: Path, small: pd.DataFrame) -> None:
     text = words(report.read_text())
-    assert re.search(
-        r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], equivalence p [=<] [\d.]+", text
-    )
+    assert re.search(r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], equivalence p [=<] [\d.]+", text)
     assert "margin ± 0.005" in text
     assert "≈ equivalent" in text
     wide = words(write(tmp_path, small, margin=0.03))

@@ -20,7 +20,7 @@ def numbers(found: bench.Bench) -> list[float]:
 
 @pytest.fixture(scope="module")
 def found() -> bench.Bench:
-    return bench.bench(channels_in=3, **QUICK)
+    return bench.bench(in_channels=3, **QUICK)
 
 
 def test_a_row_for_every_size_of_the_networks_blocks_the_largest_first(found):
@@ -99,7 +99,7 @@ def test_the_time_is_kept():
         ({"size": 0}, "size must be a whole number of at least 1, got 0"),
         ({"size": 4}, "needs every spatial axis to be at least 8"),
         ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
-        ({"channels_in": 0}, "channels_in must be a whole number of at least 1, got 0"),
+        ({"in_channels": 0}, "in_channels must be a whole number of at least 1, got 0"),
         ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
         ({"seconds": 0}, "seconds must be a positive number, got 0"),
         ({"seconds": math.nan}, "seconds must be a positive number, got nan"),

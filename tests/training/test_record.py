@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from scse.data.prepared import Prepared
 from scse.support.errors import DataError
+from scse.support.events import StoppedError
 from scse.training.record import RECORD, RunRecord, check_record, prepared_task, read_record
-from scse.training.run import StoppedError, resume, train
+from scse.training.run import resume, train
 from scse.training.settings import Settings
 from scse.training.task import Task
 

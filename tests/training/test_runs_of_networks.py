@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from scse.attachment.placements import placements
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import DataError
+from scse.support.events import StoppedError
 from scse.training.record import RECORD
-from scse.training.run import CHECKPOINT, StoppedError, new_state, resume, train, train_on
+from scse.training.run import CHECKPOINT, resume, train, train_on
 from scse.training.settings import Settings
+from scse.training.setup import new_state
 from scse.training.task import Task
 
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"

@@ -12,7 +12,7 @@ import torch
 from scse.blocks.kernels import path
 from scse.data.prepared import cache_folder
 from scse.support.keras_backend import BACKENDS, chosen_backend, installed_backends
-from scse.training.run import resolve_precision
+from scse.training.setup import resolve_precision
 
 OPTIONAL = {
     "onnx": "export",

@@ -1,9 +1,8 @@
 """Channel gates of the networks of a study, block by block."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from scse.gates.computing import SHUT
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
 from scse.support.atomic import write_atomic
+from scse.support.events import UNWATCHED, Stage, Watch
 
 MOST_CASES = 24
 SLICES = 16
@@ -23,15 +23,13 @@ SLICES = 16
 COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
 
 
-def channel_gates(
-    runs: Sequence[FinishedRun], *, cache: Path, on_event: Callable[[dict[str, Any]], None] = lambda event: None
-) -> pd.DataFrame:
+def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UNWATCHED) -> pd.DataFrame:
     """Measure the channel gates of the first run of each variant, or read them from the cache.
 
     Args:
         runs: Runs of the study. Those of the first seed and fold are measured, on at most 24 of their test cases.
         cache: Parquet file that stores the table for later calls with the same runs.
-        on_event: told before the work begins, and of its progress.
+        watch: Receives a `Stage` before the measurement, and `Progress`; checked after every run.
 
     Returns:
         A table with the columns network, variant, block (its position in the network), identity (the gate that leaves
@@ -44,11 +42,11 @@ def channel_gates(
     if (kept := _kept(cache)).attrs.get("key") == key:
         return kept
     if measured:
-        on_event({"event": "stage", "what": "measuring channel gates"})
-    tables = []
+        watch.report(Stage("measuring channel gates"))
+    count, tables = watch.counter("gates"), []
     for done, run in enumerate(measured, start=1):
         tables += _run_tables(run)
-        on_event({"event": "progress", "what": "gates", "done": done, "total": len(measured)})
+        count(done, len(measured))
     gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))

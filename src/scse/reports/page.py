@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as files_of
 from pathlib import Path
@@ -44,6 +44,7 @@ from scse.reports.interactive import (
 )
 from scse.reports.provenance import BIBTEX
 from scse.support.atomic import write_atomic
+from scse.support.events import UNWATCHED, Watch
 from scse.support.figure_files import save_figure
 from scse.support.timing import in_words
 from scse.vocabulary.titles import network_name, slug, variant_name
@@ -123,7 +124,7 @@ def write_report(
     gates: pd.DataFrame | None = None,
     viewer: str | None = None,
     margin: float | None = None,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    watch: Watch = UNWATCHED,
 ) -> Path:
     """Write the report of a study. Sections without data are omitted.
 
@@ -143,7 +144,7 @@ def write_report(
         gates: Result of `channel_gates`.
         viewer: Result of `viewer_data`.
         margin: Largest irrelevant difference in Dice; by default that of `compare`.
-        on_event: told of the progress, before each network's figures and before the page.
+        watch: Receives `Progress` before the figures of each network and before the page; checked at the same times.
 
     Returns:
         The path of `index.html`.
@@ -157,10 +158,11 @@ def write_report(
     note = SIMULATED if facts.simulated else ""
     networks = list(dice.summary["network"].unique())
     files: list[Path] = []
+    count, total = watch.counter("report"), len(networks) + 1
     for done, network in enumerate(networks):
-        on_event({"event": "progress", "what": "report", "done": done, "total": len(networks) + 1})
+        count(done, total)
         files += _save_box_plots(paired, network, folder, note)
-    on_event({"event": "progress", "what": "report", "done": len(networks), "total": len(networks) + 1})
+    count(len(networks), total)
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
     table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
@@ -212,7 +214,7 @@ def write_report(
         )
     )
     write_atomic(folder / "index.html", page.encode())
-    on_event({"event": "progress", "what": "report", "done": len(networks) + 1, "total": len(networks) + 1})
+    count(total, total)
     return folder / "index.html"
 
 

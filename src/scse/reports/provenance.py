@@ -1,14 +1,10 @@
 """Provenance of results: machine, code, data and citation."""
 
 import hashlib
-import inspect
 import platform
-import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -22,23 +18,6 @@ BIBTEX = """@inproceedings{roy2018concurrent,
   note      = {arXiv:1803.02579}
 }
 """
-
-
-def command_text(function: Callable[..., object], arguments: Mapping[str, Any]) -> str:
-    """The command of this process, or the equivalent call of a function of scse.
-
-    Args:
-        function: Function, such as `scse.study`.
-        arguments: Arguments of the function. Defaults and callables are omitted from the text.
-    """
-    if Path(sys.argv[0]).name == "scse":
-        return shlex.join(["scse", *sys.argv[1:]])
-    shown = {
-        name: str(arguments[name]) if isinstance(arguments[name], Path) else arguments[name]
-        for name, parameter in inspect.signature(function).parameters.items()
-        if arguments[name] != parameter.default and not callable(arguments[name])
-    }
-    return f"scse.{function.__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def describe_machine() -> list[tuple[str, str]]:

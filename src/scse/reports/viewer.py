@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from scse.inference.finished import FinishedRun
 from scse.inference.segmenter import Segmenter
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
+from scse.support.events import UNWATCHED, Stage, Watch
 from scse.support.json_files import read_json
 from scse.vocabulary.titles import network_name, variant_name
 
@@ -66,7 +67,7 @@ def viewer_data(
     colors: Mapping[int, Color] | None = None,
     cache: Path,
     budget: int = BUDGET,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    watch: Watch = UNWATCHED,
 ) -> str:
     """Pack the data of the viewer, or read them from the cache.
 
@@ -83,7 +84,7 @@ def viewer_data(
         colors: Colours of colour masks, see `Dataset`.
         cache: File that stores the result for later calls with the same runs.
         budget: Most characters of the result.
-        on_event: told before the work begins, and of its progress.
+        watch: Receives a `Stage` before the packing, and `Progress`; checked after every case.
 
     Returns:
         JSON for the script of the page.
@@ -93,7 +94,8 @@ def viewer_data(
     key = _key(shown, budget)
     if (kept := _kept(cache)).startswith(f'{{"key": "{key}"'):
         return kept
-    on_event({"event": "stage", "what": "packing cases for the report's viewer"})
+    watch.report(Stage("packing cases for the report's viewer"))
+    count = watch.counter("viewer")
     packer = _Packer(shown, recipe, structures, colors)
     ranked = _ranked(scores, shown)
     order = spread(len(ranked))
@@ -107,8 +109,8 @@ def viewer_data(
         if left < 0 and len(cases) >= 3:
             break
         cases[place] = {**case, "dice": _dice(scores, ranked[place], shown, structures)}
-        on_event({"event": "progress", "what": "viewer", "done": len(cases), "total": len(order)})
-    on_event({"event": "progress", "what": "viewer", "done": len(order), "total": len(order)})
+        count(len(cases), len(order))
+    count(len(order), len(order))
     places = sorted(cases)
     picked = dict(zip(("worst", "best", "median"), map(places.index, order), strict=False))
     content = {

@@ -15,8 +15,8 @@ from scse.inference.segmenter import Segmenter
 from scse.support.timing import in_turn
 from scse.training.batches import Batches
 from scse.training.loop import train_step
-from scse.training.run import make_batches, make_loss, new_fabric, new_state
 from scse.training.settings import Settings
+from scse.training.setup import make_batches, make_loss, new_fabric, new_state
 from scse.training.state import State
 from scse.training.task import Task
 from scse.vocabulary.variants import Variant
@@ -98,8 +98,8 @@ class Stepper:
         return cls(network, state, loss, batches, fabric)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Take one step; returns the loss."""
-        return train_step(self.state, self.loss, images, labels, self.fabric)
+        """Take one step and wait until the device has done it; returns the loss."""
+        return float(train_step(self.state, self.loss, images, labels, self.fabric))
 
 
 def _stepper(task: Task, settings: Settings) -> Callable[[], float]:

@@ -12,8 +12,9 @@ from scse.data.inspection import Inspection, absent_row
 from scse.data.recipe import Recipe
 from scse.studies.grid import Run
 from scse.support.errors import UserError
-from scse.training.run import OnEvent, Stop, counting, resolve_precision
+from scse.support.events import Watch
 from scse.training.settings import OWN_SIZES, Settings
+from scse.training.setup import resolve_precision
 from scse.training.task import Task, make_task
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.titles import network_name
@@ -79,16 +80,15 @@ class Plan:
         """The structures that no training case of a run has."""
         return self.inspection.absent(self.training(run))
 
-    def task(self, run: Run, on_event: OnEvent, stop: Stop) -> Task:
-        """The data of a run, prepared."""
+    def task(self, run: Run, watch: Watch) -> Task:
+        """The prepared data of a run."""
         return make_task(
             self.inspection,
             training=self.training(run),
             held_out=self.folds[run.fold].test,
             recipe=self.recipe,
             cache=self.cache,
-            progress=counting("prepare", on_event, stop),
-            on_note=lambda note: on_event({"event": "stage", "what": note}),
+            watch=watch,
         )
 
 

@@ -56,6 +56,7 @@ class StudyRequest(Request):
 
     verb: ClassVar[str] = "study"
     flags: ClassVar[Mapping[str, str]] = {"settings": "--set", "notes": "--note"}
+    renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
 
     dataset: Path | None = None
     """Folder of a data set [the built-in, simulated cohort]."""

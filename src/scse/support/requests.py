@@ -6,7 +6,8 @@ types, defaults, and the docstrings below them, which are the help texts.
 
 import inspect
 import shlex
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
@@ -14,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 from scse.support.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def construct(model: type[Model], values: Mapping[str, Any], *, what: str) -> Model:
@@ -32,7 +34,7 @@ def construct(model: type[Model], values: Mapping[str, Any], *, what: str) -> Mo
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
         unknown = any(entry["type"] == "extra_forbidden" for entry in error.errors())
-        allowed = f" ({what.split()[-1]} are {', '.join(model.model_fields)})" if unknown else ""
+        allowed = f" ({what.rsplit(maxsplit=1)[-1]} are {', '.join(model.model_fields)})" if unknown else ""
         raise UserError(f"wrong {what}: {problems}{allowed}") from error
 
 
@@ -76,21 +78,29 @@ class Request(BaseModel):
     Attributes:
         verb: Name of the command and of the function.
         flags: Field -> its option on the command line, where that is not `--field`.
+        renamed: Former name of a field -> its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True)
 
     verb: ClassVar[str]
     flags: ClassVar[Mapping[str, str]] = {}
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def make(cls, values: Mapping[str, Any]) -> Self:
         """Make the request from the values of its fields.
 
+        A former name of a field is accepted with a FutureWarning.
+
         Raises:
             UserError: A value is not allowed.
         """
-        return construct(cls, values, what=f"{cls.verb} arguments")
+        chosen = dict(values)
+        for old in cls.renamed.keys() & chosen.keys():
+            warnings.warn(f"{old}= is now {cls.renamed[old]}=", FutureWarning, stacklevel=3)
+            chosen[cls.renamed[old]] = chosen.pop(old)
+        return construct(cls, chosen, what=f"{cls.verb} arguments")
 
     @classmethod
     def signature(cls, *further: inspect.Parameter) -> inspect.Signature:
@@ -146,3 +156,15 @@ def _plain_default(value: object) -> object:
 
 def _plain(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def signed(request: type[Request]) -> Callable[[F], F]:
+    """Show the fields of a request in the signature of a function that takes them as `**fields`."""
+
+    def sign(function: F) -> F:
+        own = inspect.signature(function).parameters.values()
+        further = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        function.__signature__ = request.signature(*further)  # type: ignore[attr-defined]
+        return function
+
+    return sign

@@ -38,6 +38,7 @@ class TrainRequest(Request):
 
     verb: ClassVar[str] = "train"
     flags: ClassVar[Mapping[str, str]] = {"settings": "--set"}
+    renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
 
     dataset: Path
     """Folder of a data set: nnU-Net v2, MSD, or images/ and masks/."""
