@@ -43,7 +43,7 @@ from scse.allocator import keep_large_blocks
 from scse.data.dataset import Case, Dataset
 from scse.data.files import read_image, read_label
 from scse.data.folds import Fold, make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
 from scse.evaluation import compare, score, verdicts, write_scores
@@ -99,7 +99,7 @@ def environment(out: Path) -> dict[str, str]:
 def run(name: str, arguments: argparse.Namespace) -> None:
     """Prepare, train, predict and score one system."""
     keep_large_blocks()
-    inspection, dataset = checked(arguments.dataset)
+    inspection, dataset = open_checked(arguments.dataset)
     fold = make_folds(dataset, arguments.folds)[arguments.fold]
     if arguments.smoke:
         fold = Fold(fold.training[:SMOKE_TRAINING], fold.test[:SMOKE_TEST])

@@ -215,7 +215,7 @@ WRONG = {
     ("train", "DATA", "--fold", "9"): "fold must be from 0 to 0, got 9",
     ("train", "DATA", "--folds", "1"): "folds must be at least 2, got 1",
     ("train", "DATA", "--folds", "4"): "too few for 4 folds",
-    ("train", "nowhere"): "nowhere: found nothing; give the folder of a data set",
+    ("train", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("train", "--resume", "nowhere"): "nowhere: holds no run, run.json is missing",
     ("study", "DATA", "--networks", "unet,vnet"): "network must be one of",
     ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
@@ -255,17 +255,17 @@ WRONG = {
     ("study", "DATA", "--margin", "0"): "margin must be positive, in units of dice, got 0.0",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
     ("study", "DATA", "--set", "variant=cse"): "settings must not contain variant",
-    ("study", "nowhere"): "nowhere: found nothing; give the folder of a data set",
-    ("inspect", "nowhere"): "nowhere: found nothing; give the folder of a data set",
-    ("inspect", "no[/]where"): "no[/]where: found nothing",
-    ("inspect", "[red]x:car:"): "[red]x:car:: found nothing",
-    ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
-    ("explain", "nowhere", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
-    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
+    ("study", "nowhere"): "nowhere: does not exist; give the folder of a data set",
+    ("inspect", "nowhere"): "nowhere: does not exist; give the folder of a data set",
+    ("inspect", "no[/]where"): "no[/]where: does not exist",
+    ("inspect", "[red]x:car:"): "[red]x:car:: does not exist",
+    ("predict", "nowhere", "-m", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
+    ("explain", "nowhere", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
+    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "contains no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
-    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
-    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: is already there; give a new folder",
-    ("evaluate", "nowhere", "DATA"): "nowhere: there is no such file or folder",
+    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; choose another name",
+    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: already exists; choose a new folder",
+    ("evaluate", "nowhere", "DATA"): "nowhere: does not exist",
     ("data", "simulate", "out", "--cases", "1"): "cases",
     ("data", "simulate", "DATA"): "two [bold] :car: boxes",
 }
@@ -285,7 +285,7 @@ def test_wrong_input_ends_in_one_message_and_exit_code_1(arguments, data, tmp_pa
 def test_debug_shows_the_traceback(monkeypatch, capsys):
     for arguments in (["--debug", "inspect", "nowhere"], ["inspect", "nowhere", "--debug"]):
         monkeypatch.setattr(sys, "argv", ["scse", *arguments])
-        with pytest.raises(DataError, match="nowhere: found nothing"):
+        with pytest.raises(DataError, match="nowhere: does not exist"):
             main()
 
 
@@ -393,7 +393,7 @@ def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data
     [
         ((), "engine: torch (the default)"),
         (("--engine", "torch", "--batch-size", 3), "engine: torch (the default)"),
-        (("--engine", "auto"), "engine: torch (another pays from 50 volumes on)"),
+        (("--engine", "auto"), "engine: torch (other engines save time from 50 volumes)"),
     ],
 )
 def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, line):
@@ -423,7 +423,7 @@ def test_a_plain_segmenter_has_no_gates_to_explain(trained, data, tmp_path):
     ended = call("explain", trained.folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "out")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert f"{trained.folder}: its network is plain, without gates; give a segmenter that was trained" in message
+    assert f"{trained.folder}: its network has no blocks and so no gates; give a segmenter trained" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -432,7 +432,7 @@ def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypa
     ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, "--engine", "openvino")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert message == "engine='openvino': openvino not installed, pip install 'scse[openvino]'\n"
+    assert message == "engine='openvino': openvino not installed: pip install 'scse[openvino]'\n"
 
 
 def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data, tmp_path):
@@ -445,7 +445,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data,
     assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == ["t0.nii.gz", "t1.nii.gz"]
     broken, flat = said(ended, "problem")
     assert f"{images / 'broken.nii.gz'}: cannot be read" in broken
-    assert f"{images / 'flat.nii.gz'}: the model takes coronal slices of volumes" in flat
+    assert f"{images / 'flat.nii.gz'}: the model expects coronal slices of volumes" in flat
 
 
 def test_an_image_is_never_replaced_by_its_label_map(trained, tmp_path):
@@ -542,7 +542,7 @@ def test_evaluate_names_every_file_without_partner(data, tmp_path):
     ended = call("evaluate", tmp_path / "p", data / "labelsTs")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert all(name in message for name in ("t1.nii.gz", "other.nii.gz", "2 files have no partner"))
+    assert all(name in message for name in ("t1.nii.gz", "other.nii.gz", "2 files are unpaired"))
 
 
 def test_study_prints_table_verdict_and_report(data, tmp_path):
@@ -940,25 +940,29 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     "truncated": (truncate, "cannot be read", "copy or export it again"),
     "not gzip": (no_gzip, "cannot be read", "copy or export it again"),
     "wrong shape": (lambda v: change(v.label, lambda a: a[:-2]), "has shape", "resample one of them"),
-    "wrong place": (lambda v: change(v.label, lambda a: a, shift=5), "its affine differs", "copy that file's affine"),
+    "wrong place": (
+        lambda v: change(v.label, lambda a: a, shift=5),
+        "its affine differs",
+        "copy its affine if the voxels correspond",
+    ),
     "value out of the list": (
         lambda v: change(v.label, put(7, np.uint8)),
-        "holds 7 in 1 voxels, but dataset.json lists 0, 1, 2",
+        "contains 7 in 1 voxels, but dataset.json lists 0, 1, 2",
         "add them there, or relabel these voxels",
     ),
     "fractional label": (
         lambda v: change(v.label, put(1.5, np.float32)),
-        "1 voxels hold no whole number (such as 1.5; stored as float32)",
+        "1 voxels are not whole numbers (such as 1.5; stored as float32)",
         "round them",
     ),
     "empty label": (
         lambda v: change(v.label, np.zeros_like),
-        "holds background (0) only",
+        "contains only background (0)",
         "label it, or remove the case",
     ),
     "mask of 255": (
         lambda v: change(v.label, lambda a: (a > 0).astype(np.uint8) * 255),
-        "is a mask of the values 0 and 255",
+        "is a mask with the values 0 and 255",
         "divide the mask by 255",
     ),
     "NaN": (lambda v: change(v.image, put(np.nan, np.float32)), "voxels are NaN or infinite", "replace them"),
@@ -967,11 +971,11 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     "missing image": (lambda v: remove(v.image), "does not exist", "add the image of case hippocampus_003"),
     "one channel too many": (
         lambda v: change(v.image, lambda a: np.stack([a, a], axis=-1)),
-        "to 2 channels, but dataset.json lists 1",
+        "the case has 2 channels, but dataset.json lists 1",
         "add or remove channels, or correct dataset.json",
     ),
-    "the same image twice": (copy_case, "holds the same image as case hippocampus_003", "remove one of them"),
-    "the same case twice": (list_twice, "is there twice", "rename or remove one of them"),
+    "the same image twice": (copy_case, "contains the same image as case hippocampus_003", "remove one of them"),
+    "the same case twice": (list_twice, "already exists as", "rename or remove one of them"),
     "dataset.json is no JSON": (no_json, "cannot be read as JSON", "correct it there"),
     "no dataset.json": (lambda v: remove(v.description).parent, "found imagesTr/, labelsTr/", "allowed: an nnU-Net v2"),
 }

@@ -1,4 +1,4 @@
-"""Channel gates of a study: measured once, and counted."""
+"""Channel gates of a study: measurement, caching and counting."""
 
 import numpy as np
 import pandas as pd

@@ -183,7 +183,7 @@ def test_options_of_a_variant_are_those_of_the_saved_segmenter(tmp_path):
 
 
 def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no segmenter, segmenter\.json is missing"):
+    with pytest.raises(DataError, match=r"contains no segmenter, segmenter\.json is missing"):
         scse.keras.from_torch(tmp_path)
     folder = segmenter().save(tmp_path)
     plain = small("unet")
@@ -195,7 +195,7 @@ def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path)
         scse.keras.from_torch(tmp_path)
 
 
-# Refusals
+# Invalid input
 
 
 @pytest.mark.parametrize(

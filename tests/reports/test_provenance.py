@@ -1,4 +1,4 @@
-"""Where numbers come from: machine, commit, digest of the data."""
+"""Provenance: machine, commit, digest of the data."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""What the viewer is given: label maps and gates that unpack to what lies on disk, within the budget."""
+"""Data of the viewer: label maps and gates that unpack to the files on disk, within the budget."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ def unpacked(case: dict[str, Any], text: str, sizes: dict[str, Any] | None = Non
 
 
 def on_screen(volume: NDArray[Any], slices: list[int]) -> NDArray[Any]:
-    """Coronal slices of a volume stored as LAS: left is left, superior is up."""
+    """Display coronal slices of a volume stored as LAS: left is left, superior is up."""
     return volume[::-1][:, slices].transpose(1, 2, 0)[:, ::-1]
 
 
@@ -114,7 +114,7 @@ def test_a_second_call_packs_nothing_and_other_scores_pack_anew(study, tmp_path)
     cache, watch = tmp_path / "viewer.json", Watch(lambda event: seen.append(type(event)))
     first = pack(study, cache, watch=watch)
     assert pack(study, cache, watch=watch) == first
-    assert seen == [Stage, *[Progress] * 5]  # of each of the four cases, and that all are done
+    assert seen == [Stage, *[Progress] * 5]  # after each of the four cases, and at the end
     pack(study, cache, budget=10, watch=watch)
     assert seen.count(Stage) == 2
 

@@ -12,10 +12,10 @@ import pytest
 
 from datasets import write_nnunet
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.recipe import Recipe
 from scse.evaluation import compare
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.studies.grid import grid
 from scse.studies.plan import Plan
@@ -32,7 +32,7 @@ UNET = NetworkSpec.parse("unet")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("planned")
     data = write_nnunet(folder / "data", cases=6, tests=CASES, shape=(6, 6, 6))
-    inspection, cases = checked(data, skip_bad=False, progress=lambda done, of: None)
+    inspection, cases = open_checked(data, skip_bad=False, progress=lambda done, of: None)
     return Plan(
         inspection=inspection,
         dataset=cases,
@@ -58,7 +58,7 @@ def scores(seeds: int) -> pd.DataFrame:
         for seed in range(seeds)
         for case in range(CASES)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:

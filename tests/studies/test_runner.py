@@ -23,7 +23,7 @@ from other_process import Other
 from scse.cli.console import Watcher
 from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.quality import time_to_quality
 from scse.evaluation.scores import score_files
 from scse.inference.segmenter import Segmenter
@@ -140,8 +140,8 @@ def quick(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Quick:
 
 def test_a_study_scores_every_case_and_structure_of_every_run(finished):
     scores = finished.result.scores
-    assert list(scores.columns) == list(COLUMNS)
-    keys = {name: list(scores[name].unique()) for name in COLUMNS[:-1]}
+    assert list(scores.columns) == list(SCORE_COLUMNS)
+    keys = {name: list(scores[name].unique()) for name in SCORE_COLUMNS[:-1]}
     assert keys == {
         "network": ["unet", "sdnet"],
         "variant": ["none", "scse"],
@@ -152,7 +152,7 @@ def test_a_study_scores_every_case_and_structure_of_every_run(finished):
         "metric": ["dice", "hd95", "msd"],
     }
     assert len(scores) == 2 * 2 * 2 * 2 * 3
-    assert not scores.duplicated(list(COLUMNS[:-1])).any()
+    assert not scores.duplicated(list(SCORE_COLUMNS[:-1])).any()
     assert scores[scores["metric"] == "dice"]["value"].between(0, 1).all()
     assert len(finished.result.comparison.summary) == 4
 
@@ -430,8 +430,10 @@ def test_a_variant_that_is_added_later_is_trained_alone(finished, quick, tmp_pat
     result = quick(finished.data, out, variants=["scse", "cse", "none"])
     assert quick.trained() == ["unet-cse-seed0-fold0"]
     assert quick.measured == [["none", "cse", "scse"]]
-    kept = result.scores.query("variant != 'cse'").sort_values(list(COLUMNS[:-1]), ignore_index=True)
-    expected = finished.result.scores.query("network == 'unet'").sort_values(list(COLUMNS[:-1]), ignore_index=True)
+    kept = result.scores.query("variant != 'cse'").sort_values(list(SCORE_COLUMNS[:-1]), ignore_index=True)
+    expected = finished.result.scores.query("network == 'unet'").sort_values(
+        list(SCORE_COLUMNS[:-1]), ignore_index=True
+    )
     pd.testing.assert_frame_equal(kept, expected)
     assert len(result.scores.query("variant == 'cse'")) == 2 * 2 * 3
 
@@ -698,10 +700,10 @@ def test_ignored_voxels_and_structures_without_a_training_case_have_no_score(qui
     result = quick(data, tmp_path / "out", variants=["none"], folds=3, settings={"epochs": 1})
     [plan] = quick.of(Planned)
     rows = plan.rows
-    assert ("ignored", "voxels of the value 255: left out of training and scores") in rows
+    assert ("ignored", "voxels of value 255 are left out of training and scores") in rows
     [warning] = [text for what, text in rows if what == "warning"]
     [without] = [fold for fold in range(3) if f"of fold {fold}," in warning]
-    assert warning.startswith("rare: in no training case of fold")
+    assert warning.startswith("rare: absent from all training cases of fold")
     caveats = quick.reported["facts"].caveats
     assert any(warning in caveat for caveat in caveats)
     assert any("left out of training and scores" in caveat for caveat in caveats)

@@ -37,7 +37,7 @@ def test_json_that_cannot_be_used_is_refused_by_the_name_of_its_file(tmp_path, t
 def test_json_in_another_encoding_and_things_that_are_no_files_are_refused(tmp_path):
     (tmp_path / "latin.json").write_bytes('{"a": "é"}'.encode("latin-1"))
     os.mkfifo(tmp_path / "pipe.json")
-    for name, what in {"latin.json": "utf-8", "pipe.json": "no regular file", "none.json": "No such file"}.items():
+    for name, what in {"latin.json": "utf-8", "pipe.json": "is a named pipe", "none.json": "does not exist"}.items():
         with pytest.raises(DataError, match=what):
             read_json(tmp_path / name)
 

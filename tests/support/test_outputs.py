@@ -26,9 +26,7 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path) -> None:
     files = [tmp_path / f"{n}.png" for n in range(7)]
     for path in files:
         path.write_bytes(b"mine")
-    with pytest.raises(
-        ValueError, match=r"7 files \(.*0\.png, .*4\.png, \.\.\.\): already there.*--overwrite"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"0\.png, .*4\.png and 2 more: already there.*--overwrite") as caught:
         check_outputs(files)
     assert "5.png" not in str(caught.value)
     assert "\n" not in str(caught.value)

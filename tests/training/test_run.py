@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datasets import save_prepared, write_nnunet, write_pictures
 from scse.data.files import read_image, read_label
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.recipe import Recipe
 from scse.evaluation.scores import dice_scores
@@ -186,7 +186,7 @@ def test_a_second_call_goes_on(folder: Path, tmp_path: Path) -> None:
 
 def test_only_some_held_out_cases_are_watched(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "set", cases=1, tests=MONITORED + 2, shape=(9, 4, 9))
-    inspection, dataset = checked(folder)
+    inspection, dataset = open_checked(folder)
     recipe = Recipe.derive(inspection.facts)
     task = make_task(
         inspection, training=dataset.cases, held_out=dataset.test_cases, recipe=recipe, cache=tmp_path / "cache"

@@ -13,6 +13,7 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from scse.attachment.hosts import block_of, is_attached, restore_hooks
+from scse.support.text import shortened_list
 
 _RECORD = "_attached"
 """Attribute of a model with its attached blocks by the names of their hosts. The name is part of pickled models."""
@@ -87,8 +88,7 @@ def _runs_at(model: nn.Module, place: str) -> bool:
 
 
 def _listed(places: list[str], model: nn.Module) -> str:
-    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
-    return f"{len(places)} blocks that were attached to {type(model).__name__} ({', '.join(places[:5])}{more})"
+    return f"{len(places)} blocks that were attached to {type(model).__name__} ({shortened_list(places)})"
 
 
 def _warn(message: str) -> None:

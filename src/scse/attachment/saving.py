@@ -12,13 +12,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from scse.attachment.compiled import forget_compiled, uncompiled
-from scse.attachment.hosts import NAME, layout_of, remove_block
+from scse.attachment.hosts import NAME, attach_block, layout_of, remove_block
 from scse.attachment.losing import lost_blocks, record_blocks
 from scse.attachment.placements import Placements, placements
 from scse.blocks.modules import BLOCKS
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError, in_short
 from scse.support.json_files import LARGEST_INTEGER, parse_json, shortened
+from scse.support.paths import check_regular_file
 
 FORMAT = 1
 KEY = "scse"
@@ -160,7 +161,7 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
     if len(placements(model)):
         raise UserError(f"{type(model).__name__} has blocks already; load into a fresh model, or detach first")
     recipe, weights = _read(path)
-    hung, blocks = [], {}
+    attached, blocks = [], {}
     try:
         for place in recipe:
             where = place["where"]
@@ -168,13 +169,13 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
             like = next(chain(host.parameters(), model.parameters()))
             block = BLOCKS[place["block"]](place["channels"], **place["options"])
             block = block.to(like.device, _dtype(host, where, weights))
-            hang(host, block.train(host.training), layout=place["layout"])
-            hung.append(host)
+            attach_block(host, block.train(host.training), layout=place["layout"])
+            attached.append(host)
             blocks[where] = block
         load_exactly(model, weights)
     # of get_submodule, of an option that the block does not have, and of what does not fit
     except (AttributeError, StopIteration, TypeError, UserError) as error:
-        for host in hung:
+        for host in attached:
             remove_block(host)
         raise DataError(
             f"{path}: does not fit {type(model).__name__} ({in_short(error)}); build the model as it was when saved"
@@ -234,9 +235,7 @@ def read_tensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[st
     Raises:
         DataError: The file cannot be read, for instance because it is truncated.
     """
-    if not path.is_file():
-        found = "is no regular file" if path.exists() else "there is no such file"
-        raise DataError(f"{path}: cannot be read ({found}); {remedy}")
+    check_regular_file(path, remedy=remedy)
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)

@@ -1,4 +1,4 @@
-"""Channel gates of a study's networks: what the channel excitation learned, block by block."""
+"""Channel gates of the networks of a study, block by block."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from scse.support.events import UNWATCHED, Stage, Watch
 
 MOST_CASES = 24
 SLICES = 16
-"""Of a case, spread evenly; its gates are the mean over them."""
+"""Number of slices of a case, spread evenly; the gates of a case are the mean over them."""
 
 COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
 
 
 def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UNWATCHED) -> pd.DataFrame:
-    """Measure the channel gates of each variant's first run, or find them measured.
+    """Measure the channel gates of the first run of each variant, or read them from the cache.
 
     Args:
-        runs: of the study; those of the first seed and fold are measured, on at most 24 of their test cases.
-        cache: Parquet file that keeps the table for the next call with the same runs.
-        watch: Gets a `Stage` before the work begins, and its `Progress`; checked after every run.
+        runs: Runs of the study. Those of the first seed and fold are measured, on at most 24 of their test cases.
+        cache: Parquet file that stores the table for later calls with the same runs.
+        watch: Receives a `Stage` before the measurement, and `Progress`; checked after every run.
 
     Returns:
-        A table with the columns network, variant, block (where it is), identity (the gate that leaves a channel as it
-        is, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices); blocks in the
-        order of execution. Empty if no variant weighs channels.
+        A table with the columns network, variant, block (its position in the network), identity (the gate that leaves
+        a channel unchanged, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices),
+        with blocks in the order of execution. It is empty if no variant has channel gates.
     """
     first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
     measured = [run for run in first if run.variant.has_channel_gate]
@@ -54,7 +54,7 @@ def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UN
 
 
 def _kept(cache: Path) -> pd.DataFrame:
-    """The table of an earlier call; an empty one where there is none that can be read."""
+    """The table of an earlier call; an empty table if it does not exist or cannot be read."""
     try:
         return pd.read_parquet(cache)
     except (OSError, ValueError, ArrowException):
@@ -80,10 +80,12 @@ def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
 
 
 def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
-    """Count channels: network, variant, block, channels, shut, which, and change.
+    """Count shut channels of each block.
 
-    A channel is shut if its gate is below 0.1 in every case; `which` are their numbers. `change` is the mean distance
-    of the gates from the identity; NaN for blocks that have none.
+    Returns:
+        A table with the columns network, variant, block, channels (number of channels), shut (number of channels whose
+        gate is below 0.1 in all cases), change (mean distance of the gates from the identity; NaN for blocks without
+        identity), and which (indices of the shut channels).
     """
     highest = gates.groupby(["network", "variant", "block", "channel"], sort=False)["gate"].max().reset_index()
     keys = ["network", "variant", "block"]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
 from scse.inference.segmenter import Segmenter, write_prediction
@@ -55,7 +55,7 @@ def _train_and_score(plan: Plan, run: Run, watch: Watch) -> bool:
         table.loc[table["structure"].isin(absent), "value"] = float("nan")
         tables.append(table.assign(network=run.label, variant=str(run.variant), seed=run.seed, fold=run.fold))
         count(done, len(test))
-    write_scores(pd.concat(tables, ignore_index=True)[list(COLUMNS)], folder)
+    write_scores(pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)], folder)
     return False
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from scse.data.cohort import simulate
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
@@ -138,7 +138,7 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
     dataset, spacing = request.dataset, request.spacing
     if dataset is None:
         dataset, spacing = _cohort(out, watch), COHORT_SPACING if spacing is None else spacing
-    inspection, cases = checked(dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
+    inspection, cases = open_checked(dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
     folds = make_folds(cases, request.folds)
     plan = Plan(
         inspection=inspection,

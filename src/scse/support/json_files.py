@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scse.support.errors import DataError
+from scse.support.paths import check_regular_file
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,8 +30,7 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
         DataError: The file is not a regular file, cannot be read, is not JSON in UTF-8, is nested too deeply, has a key
             twice in one object, or has an integer of more than 64 bits.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file, but a JSON file is needed; put the file itself there")
+    check_regular_file(path, remedy="put a JSON file there")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.support.text import shortened_list
 
 MARKS = ".scse-written"
-MAX_LISTED = 5
-"""Largest number of paths that a message lists."""
 
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
@@ -60,8 +59,7 @@ def marked(outputs: Sequence[Path]) -> Generator[None]:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    first = ", ".join(map(str, paths[:MAX_LISTED]))
-    return first if len(paths) <= MAX_LISTED else f"{len(paths)} files ({first}, ...)"
+    return shortened_list(paths)
 
 
 def _is_ours(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from scse.data.folds import make_folds
-from scse.data.inspection import absent_row, checked
+from scse.data.inspection import absent_row, open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe
 from scse.inference.segmenter import Segmenter
@@ -64,7 +64,7 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
             pass
     reject_unused([settings.network], [settings.variant], request.settings_given())
     find_factory(settings.network)  # a missing library is reported before any file is read
-    inspection, cases = checked(request.dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
+    inspection, cases = open_checked(request.dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
     splits = make_folds(cases, request.folds)
     if not 0 <= request.fold < len(splits):
         raise UserError(f"fold must be from 0 to {len(splits) - 1}, got {request.fold}")

@@ -35,7 +35,7 @@ class Settings(BaseModel):
 
     Attributes:
         network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
-            without options in brackets; see `scse.zoo.library`.
+            without options in brackets; see `scse.zoo.catalogue`.
         variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: where another network gets its blocks, see `to` of `scse.attach`; ours have their own places.
