@@ -373,7 +373,7 @@ def test_train_into_the_folder_of_another_run_names_the_difference(trained, data
     ended = call("train", data, "-o", trained.folder, "--epochs", 2, *TINY)
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert f"{trained.folder}: holds a run with settings epochs = 1, asked for is 2" in message
+    assert f"{trained.folder}: already contains a run with settings epochs=1; you requested epochs=2" in message
 
 
 def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data, tmp_path):

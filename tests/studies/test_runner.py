@@ -409,16 +409,18 @@ def test_an_interrupted_study_goes_on_to_exactly_the_same_scores(finished, quick
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"settings": {"width": 8}}, "settings width = 4, asked for is 8"),
-        ({"settings": {"epochs": 3}}, "settings epochs = 2, asked for is 3"),
-        ({"plane": "axial"}, "recipe view = 'coronal', asked for is 'axial'"),
+        ({"settings": {"width": 8}}, "settings width=4; you requested width=8"),
+        ({"settings": {"epochs": 3}}, "settings epochs=2; you requested epochs=3"),
+        ({"plane": "axial"}, "recipe view='coronal'; you requested view='axial'"),
         ({"spacing": 3.0}, "recipe spacing = None, asked for is"),
         ({"folds": 3}, "training c"),
     ],
 )
 def test_a_folder_of_another_study_is_refused_with_the_difference(finished, quick, options, difference):
     before = (finished.out / "runs" / RUNS[0] / "run.json").read_bytes()
-    with pytest.raises(DataError, match=f"{RUNS[0]}: holds a run with {difference}.*choose another folder with -o"):
+    with pytest.raises(
+        DataError, match=f"{RUNS[0]}: already contains a run with {difference}.*choose another folder with -o"
+    ):
         quick(finished.data, finished.out, variants=["none", "scse"], **options)
     assert quick.trained() == []
     assert (finished.out / "runs" / RUNS[0] / "run.json").read_bytes() == before

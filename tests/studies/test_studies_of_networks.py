@@ -91,7 +91,7 @@ def test_a_second_call_trains_nothing_and_another_version_of_the_code_is_refused
     second = run(data, tmp_path / "out", networks, told, attach_to="first")
     assert not any(isinstance(event, StepDone) for event in told)
     pd.testing.assert_frame_equal(first.scores, second.scores)
-    with pytest.raises(ValueError, match="settings attach_to = 'first', asked for is 'last'"):
+    with pytest.raises(ValueError, match="settings attach_to='first'; you requested attach_to='last'"):
         run(data, tmp_path / "out", networks, attach_to="last")
     mine.write_text(mine.read_text().replace("relu", "tanh"))
     with pytest.raises(ValueError, match=r"code mine.py = "):

@@ -149,8 +149,8 @@ def _kept_epochs(plan: Plan) -> int | None:
     kept = validated(_Budget, read_json(path, remedy=remedy), path=path, remedy=remedy, strict=True)
     if kept.seconds != parse_budget(plan.budget):
         raise DataError(
-            f"{path}: the study began with a budget of {kept.budget} ({kept.epochs} epochs), asked for is "
-            f"{plan.budget}; ask for the same as before, or choose another folder with -o"
+            f"{path}: the study began with a budget of {kept.budget} ({kept.epochs} epochs); you requested "
+            f"{plan.budget}; request the same as before, or choose another folder with -o"
         )
     return kept.epochs
 

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scse import __version__
+from scse.blocks.kernels import describe_backend
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.inference.saved import Name, Structures, in_order
@@ -36,6 +39,8 @@ class RunRecord(BaseModel):
         code: File with the user's own network -> its digest, so that no run mixes two versions of it.
         classes, cases: The order of the structures and of the cases, because other programs may reorder the keys of a
             JSON object; None in records of earlier versions.
+        software: Versions of scse and torch, and the backend of the blocks, with which the run began; None in records
+            of earlier versions. They may differ when the run continues.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +53,7 @@ class RunRecord(BaseModel):
     code: dict[Name, Name] = {}
     classes: list[Name] | None = None
     cases: list[Name] | None = None
+    software: dict[Name, Name] | None = None
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -76,11 +82,15 @@ class RunRecord(BaseModel):
             code=code_digest(settings.network),
             classes=list(task.structures),
             cases=[case.name for case in (*task.training, *task.held_out)],
+            software={"scse": __version__, "torch": str(torch.__version__), "blocks": describe_backend()},
         )
 
 
-def check_record(folder: Path, record: RunRecord) -> None:
+def check_record(folder: Path, record: RunRecord) -> str:
     """Write the record into the folder of a new run, or compare it with the one there.
+
+    Returns:
+        How the software differs from that with which the run began; "" if it does not.
 
     Raises:
         DataError: The folder contains a run with other settings, recipe or cases, or files of a run without a record.
@@ -93,18 +103,22 @@ def check_record(folder: Path, record: RunRecord) -> None:
                 f"{named}: already there, but {path} is not, so this is no run of scse; choose another folder"
             )
         write_atomic(path, record.model_dump_json(indent=2).encode())
-        return
-    orders = {"classes", "cases"}
-    found, wanted = (r.model_dump(mode="json", exclude=orders) for r in (read_record(folder), record))
+        return ""
+    kept = read_record(folder)
+    uncompared = {"classes", "cases", "software"}
+    found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:
-            raise DataError(f"{folder}: holds a run with {_difference(part, found[part], wanted[part])}")
+            raise DataError(f"{folder}: already contains a run with {_difference(part, found[part], wanted[part])}")
+    before, now = kept.software or {}, record.software or {}
+    changes = [f"{name} {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
+    return f"the run in {folder} began with {'; '.join(changes)}" if changes else ""
 
 
 def _difference(part: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    remedy = "ask for the same as before, or choose another folder with -o"
+    remedy = "request the same as before, or choose another folder with -o"
     key = next(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
-    return f"{part} {key} = {found.get(key)!r}, asked for is {wanted.get(key)!r}; {remedy}"
+    return f"{part} {key}={found.get(key)!r}; you requested {key}={wanted.get(key)!r}; {remedy}"
 
 
 def read_record(folder: Path) -> RunRecord:

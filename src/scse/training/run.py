@@ -13,7 +13,7 @@ from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
-from scse.support.events import OnEvent, Planned, RunStarted, Stop, StoppedError, Trained, Watch, ignore, never
+from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
 from scse.training.log import open_log
 from scse.training.loop import fit
@@ -156,7 +156,8 @@ def train(task: Task, settings: Settings, folder: Path, *, on_event: OnEvent = i
 def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Segmenter:
     """See `train`."""
     with alone(folder):
-        check_record(folder, RunRecord.of(task, settings))
+        if changes := check_record(folder, RunRecord.of(task, settings)):
+            watch.report(Stage(changes))
         fabric = new_fabric(settings)
         batches = make_batches(task, settings)
         checkpoint = folder / CHECKPOINT

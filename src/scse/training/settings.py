@@ -51,7 +51,11 @@ class Settings(BaseModel):
         weight_decay: of the optimiser.
         loss: cross-entropy and Dice, or one of them.
         class_weights: weights of the cross-entropy; "median-frequency" is the paper's.
-        augment: random rotation, scaling, shift and intensity changes; no mirroring, which would swap left and right.
+        augment: Random changes of every slice, within the ranges of the five settings that follow; no mirroring, which
+            would exchange left and right.
+        rotation, scaling, shift: Largest rotation in degrees, relative change of size, and shift as a fraction of the
+            slice's side.
+        gain, offset: Largest relative change of intensity, and change in standard deviations of the image.
         precision: "bf16" computes convolutions in bfloat16; "auto" does so where the processor has instructions for it.
         seed: of initial weights, order and augmentation.
     """
@@ -76,6 +80,11 @@ class Settings(BaseModel):
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
     class_weights: Literal["median-frequency", "none"] = "median-frequency"
     augment: bool = True
+    rotation: float = Field(default=10.0, ge=0, le=180)
+    scaling: float = Field(default=0.1, ge=0, lt=1)
+    shift: float = Field(default=0.05, ge=0, le=0.5)
+    gain: float = Field(default=0.1, ge=0, lt=1)
+    offset: float = Field(default=0.1, ge=0, le=100)
     precision: Precision = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
@@ -83,6 +92,9 @@ class Settings(BaseModel):
         """Check that the network has the places that the variant names."""
         check_placement(self.network, self.variant)
 
+
+RANGES = ("rotation", "scaling", "shift", "gain", "offset")
+"""Settings of the augmentation."""
 
 OWN_SIZES = ("width", "depth", "kernel_size")
 """Settings of our networks only."""
@@ -138,6 +150,8 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
             )
         if all(variant == PLAIN for variant in variants):
             raise UserError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
+    if given.get("augment") in (False, "false") and (ranges := [name for name in RANGES if name in given]):
+        raise UserError(f"{', '.join(ranges)} have no effect without augmentation; leave them out, or augment=true")
     if not own and (sizes := [name for name in OWN_SIZES if name in given]):
         names = ", ".join(map(str, networks))
         raise UserError(

@@ -10,9 +10,9 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from scse.inference.segmenter import Segmenter
-from scse.training.batches import Batches
+from scse.training.batches import Augmentation, Batches
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
-from scse.training.settings import OWN_SIZES, Precision, Settings
+from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
 from scse.training.task import Task
 from scse.zoo.building import build_network
@@ -44,7 +44,7 @@ def make_batches(task: Task, settings: Settings) -> Batches:
         patch=task.recipe.patch,
         batch_size=settings.batch_size,
         limit=settings.slices_per_epoch,
-        augment=settings.augment,
+        augmentation=Augmentation(**{name: getattr(settings, name) for name in RANGES}) if settings.augment else None,
         seed=settings.seed,
     )
 
