@@ -664,7 +664,10 @@ def test_sources_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             lambda: flat.predict(picture(2, 2, 2, 2)),
             r"arrays of 2 spatial axes, with or without a channel axis first, got shape \(2, 2, 2",
         ),
-        (lambda: deep.predict(picture(20, 18)), r"arrays of 3 spatial axes, channels first, got shape \(20, 18\)"),
+        (
+            lambda: deep.predict(picture(20, 18)),
+            r"arrays of 3 spatial axes, with or without a channel axis first, got shape \(20, 18\)",
+        ),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 1)), r"spacing must be 3 positive numbers of mm, got \(1"),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 0, 1)), "spacing must be 3 positive"),
         (lambda: flat.predict(picture(9, 9), spacing=(1, 1)), "pictures, which have no spacing"),

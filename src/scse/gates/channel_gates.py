@@ -20,7 +20,7 @@ MOST_CASES = 24
 SLICES = 16
 """Number of slices of a case, spread evenly; the gates of a case are the mean over them."""
 
-COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
+GATE_COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
 
 
 def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UNWATCHED) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UN
     for done, run in enumerate(measured, start=1):
         tables += _run_tables(run)
         count(done, len(measured))
-    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=GATE_COLUMNS)
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))
     return gates
@@ -75,7 +75,7 @@ def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
                 mean = gates.channel.mean(axis=0)
                 same = (run.network, str(run.variant), gates.where, gates.identity)
                 rows = [(*same, channel, case.name, gate) for channel, gate in enumerate(mean)]
-                tables.append(pd.DataFrame(rows, columns=COLUMNS))
+                tables.append(pd.DataFrame(rows, columns=GATE_COLUMNS))
     return tables
 
 
@@ -99,7 +99,7 @@ def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(runs: Sequence[FinishedRun]) -> str:
-    digest = hashlib.sha256(f"{COLUMNS} {MOST_CASES} {SLICES}".encode())
+    digest = hashlib.sha256(f"{GATE_COLUMNS} {MOST_CASES} {SLICES}".encode())
     for run in runs:
         digest.update(f"{run.folder.name} {' '.join(case.name for case in run.test)}".encode())
         digest.update((run.folder / "scores.parquet").read_bytes())

@@ -162,9 +162,9 @@ class Segmenter:
         classes have almost equal scores.
 
         Args:
-            name: "torch"; "onnxruntime" or "openvino", on the CPU, for which the network is exported, in seconds;
-                "auto" measures all of them and takes the fastest if there are enough images for that to pay, else
-                torch; what runs then depends on the machine and its load.
+            name: "torch"; "onnxruntime" or "openvino", which run on the CPU and need an export of a few seconds; or
+                "auto", which times all of them and chooses the fastest if there are enough images to save time,
+                otherwise torch. The choice of "auto" depends on the machine and its load.
             images: Number of images to be predicted.
 
         Raises:
