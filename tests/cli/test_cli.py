@@ -210,7 +210,7 @@ WRONG = {
         "--plane",
         "top",
     ): "plane: Input should be 'sagittal', 'coronal', 'axial' or 'picture', got 'top'",
-    ("train", "DATA", "--plane", "picture"): "view='picture' needs 2D images",
+    ("train", "DATA", "--plane", "picture"): "plane='picture' needs 2D images",
     ("train", "DATA", "--spacing", "0"): "spacing must be a positive number of mm, got 0",
     ("train", "DATA", "--fold", "9"): "fold must be from 0 to 0, got 9",
     ("train", "DATA", "--folds", "1"): "folds must be at least 2, got 1",

@@ -129,10 +129,10 @@ def test_volumes_that_are_one_voxel_wide_in_the_plane_of_the_others_are_refused_
     cases = [facts((40, 44, 1)), facts((40, 44, 1)), replace(facts((40, 1, 44)), name="odd")]
     with pytest.raises(
         ValueError,
-        match=r"the axial view fits most volumes, but in its slices 1 of 3 volumes \(odd\) are one voxel wide",
+        match=r"the axial plane fits most volumes, but in its slices 1 of 3 volumes \(odd\) are one voxel wide",
     ):
         Recipe.derive(cases)
-    assert Recipe.derive(cases, view="axial").view == "axial"
+    assert Recipe.derive(cases, plane="axial").view == "axial"
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
@@ -152,7 +152,7 @@ def test_one_slice_goes_through_the_network_as_one_slice_and_comes_back() -> Non
 
 
 def test_a_view_that_is_asked_for_is_taken() -> None:
-    assert Recipe.derive([facts((16, 24, 32), (1, 1, 4))], view="sagittal").view == "sagittal"
+    assert Recipe.derive([facts((16, 24, 32), (1, 1, 4))], plane="sagittal").view == "sagittal"
 
 
 def test_pictures_have_a_view_of_their_own() -> None:
@@ -167,7 +167,7 @@ def test_the_patch_holds_the_largest_slice_up_to_a_limit() -> None:
 
 def test_differing_spacings_are_resampled_to_their_median() -> None:
     found = [facts((20, 20, 20), (s, 1, 2 * s)) for s in (1.0, 1.2, 1.3)]
-    chosen = Recipe.derive(found, view="coronal")
+    chosen = Recipe.derive(found, plane="coronal")
     assert chosen.spacing == pytest.approx((1.2, 2.4))
     assert chosen.patch == (24, 24)  # 20 voxels of 1.3 mm equal 21.7 voxels of 1.2 mm
 
@@ -185,9 +185,9 @@ def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
         ([facts((4, 4, 4))], {"spacing": float("nan")}, "spacing must be a positive"),
         ([facts((4, 4, 4))], {"spacing": 1e9}, r"got 1e\+09; 1e-08 to 1e\+08 are allowed"),
         ([facts((4, 4, 4), (1, 1, 1)), facts((4, 4, 4), (9e8, 9e8, 9e8))], {}, r"to 1e\+08 are allowed"),
-        ([facts((4, 4, 4))], {"view": "frontal"}, "view must be one of 'sagittal', 'coronal', .* got 'frontal'"),
-        ([facts((4, 4, 4))], {"view": "picture"}, "needs 2D images, but these are volumes"),
-        ([facts((4, 4), (1, 1), None)], {"view": "axial"}, "view='axial' needs volumes, but the images are 2D"),
+        ([facts((4, 4, 4))], {"plane": "frontal"}, "plane must be one of 'sagittal', 'coronal', .* got 'frontal'"),
+        ([facts((4, 4, 4))], {"plane": "picture"}, "needs 2D images, but these are volumes"),
+        ([facts((4, 4), (1, 1), None)], {"plane": "axial"}, "plane='axial' needs volumes, but the images are 2D"),
         ([facts((4, 4), (1, 1), None), facts((4, 4, 4))], {}, "mixes 2D pictures and volumes"),
     ],
 )
@@ -205,7 +205,7 @@ def test_json_round_trip() -> None:
 
 def test_the_choices_are_described_in_words() -> None:
     rows = dict(recipe(spacing=(1.5, 2)).describe())
-    assert rows["view"] == "coronal"
+    assert rows["plane"] == "coronal"
     assert rows["spacing in the plane"] == "1.5 mm x 2 mm"
     assert rows["patch"] == "8 x 8 pixels"
     assert dict(recipe().describe())["spacing in the plane"] == "as stored"

@@ -74,7 +74,7 @@ def test_what_is_reported(learned: Learned) -> None:
     ]
     plan = dict(next(event.rows for event in events if isinstance(event, Planned)))
     assert plan["cases"] == "3 for training, 2 for validation"
-    assert plan["view"] == "coronal"
+    assert plan["plane"] == "coronal"
     steps = [event for event in events if isinstance(event, StepDone)]
     of_epoch = 3 * 28 // 8
     assert [(step.epoch, step.step, step.steps) for step in steps] == [

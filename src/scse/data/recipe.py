@@ -5,7 +5,7 @@ Only resampling needs torch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar, get_args
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +17,7 @@ from scse.data.inspection import CaseFacts
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 from scse.support.text import shortened_list
+from scse.vocabulary.planes import Plane
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 V = TypeVar("V", np.float32, np.uint8)
 W = TypeVar("W", bound=np.generic)
-View = Literal["sagittal", "coronal", "axial", "picture"]
 SLICE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Axis perpendicular to the slices, of a volume reoriented to RAS (right, anterior, superior)."""
 
@@ -148,7 +148,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    view: View
+    view: Plane
     spacing: tuple[Millimetres, Millimetres] | None
     patch: tuple[Pixels, Pixels]
     channels: int = Field(ge=1, le=1024)
@@ -161,12 +161,12 @@ class Recipe(BaseModel):
         return self
 
     @classmethod
-    def derive(cls, facts: Sequence[CaseFacts], *, view: View | None = None, spacing: float | None = None) -> Self:
+    def derive(cls, facts: Sequence[CaseFacts], *, plane: Plane | None = None, spacing: float | None = None) -> Self:
         """Choose a recipe for a data set.
 
         Args:
             facts: Facts of the cases, as found by `inspect`.
-            view: Plane of the slices. By default it is chosen from the medians of the cases: across the axis with the
+            plane: Plane of the slices. By default it is chosen from the medians of the cases: across the axis with the
                 fewest voxels if the volumes are thin along it (one voxel, or at most a quarter of the voxels of each
                 other axis), unless they have at least 16 voxels there and the pixels of the slices would be
                 anisotropic; otherwise across the coarsest axis if the volumes are anisotropic (coarsest spacing at
@@ -175,14 +175,14 @@ class Recipe(BaseModel):
                 differ.
 
         Raises:
-            UserError: There are no facts, the view does not fit the images, or the spacing is not positive or out of
+            UserError: There are no facts, the plane does not fit the images, or the spacing is not positive or out of
                 range.
         """
         if not facts:
             raise UserError("the data set has no readable cases to derive a recipe from; fix them, or add cases")
-        if view is not None:
-            check_choice("view", view, get_args(View))
-        view = _choose_view(facts, view)
+        if plane is not None:
+            check_choice("plane", plane, get_args(Plane))
+        view = _choose_plane(facts, plane)
         planes = [_plane(case, view) for case in facts]
         spacings = np.array([plane_spacing for _, plane_spacing in planes])
         target = _choose_spacing(spacings, spacing)
@@ -200,7 +200,7 @@ class Recipe(BaseModel):
         spacing = "as stored" if self.spacing is None else " x ".join(f"{mm:g} mm" for mm in self.spacing)
         low, high = self.clip
         return [
-            ("view", self.view),
+            ("plane", self.view),
             ("spacing in the plane", spacing),
             ("patch", " x ".join(map(str, self.patch)) + " pixels"),
             ("channels", str(self.channels)),
@@ -211,7 +211,7 @@ class Recipe(BaseModel):
         """Prepare an image: (C, *spatial) -> (slices, C, height, width) float32, at least `patch` in size.
 
         Raises:
-            UserError: The image has another number of channels, does not fit the view, or is not finite.
+            UserError: The image has another number of channels, does not fit the plane, or is not finite.
         """
         slices = self.slices(image)
         prepared = np.empty(slices.shape, np.float32)
@@ -294,25 +294,25 @@ class Recipe(BaseModel):
         return float(height), float(width)
 
 
-def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:
+def _choose_plane(facts: Sequence[CaseFacts], plane: Plane | None) -> Plane:
     axes = {len(case.shape) for case in facts}
     if len(axes) > 1:
         raise UserError("the data set mixes 2D pictures and volumes; put them into separate data sets")
     if axes == {2}:
-        if view not in {None, "picture"}:
-            raise UserError(f"view={view!r} needs volumes, but the images are 2D; omit view")
+        if plane not in {None, "picture"}:
+            raise UserError(f"plane={plane!r} needs volumes, but the images are 2D; omit plane")
         return "picture"
-    if view == "picture":
-        raise UserError(f"view='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
-    if view is not None:
-        return view
-    views: list[View] = ["sagittal", "coronal", "axial"]
-    chosen = views[_slice_axis(facts)]
+    if plane == "picture":
+        raise UserError(f"plane='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
+    if plane is not None:
+        return plane
+    planes: list[Plane] = ["sagittal", "coronal", "axial"]
+    chosen = planes[_slice_axis(facts)]
     astray = [case.name for case in facts if 1 in _plane(case, chosen)[0] and max(_plane(case, chosen)[0]) > 1]
     if astray:
         raise UserError(
-            f"the {chosen} view fits most volumes, but in its slices {len(astray)} of {len(facts)} volumes "
-            f"({shortened_list(astray)}) are one voxel wide; make one data set per slice plane, or choose another view"
+            f"the {chosen} plane fits most volumes, but in its slices {len(astray)} of {len(facts)} volumes "
+            f"({shortened_list(astray)}) are one voxel wide; make one data set per slice plane, or choose another plane"
         )
     return chosen
 
@@ -338,7 +338,7 @@ def _canonical(case: CaseFacts, values: Sequence[T]) -> list[T]:
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda pair: pair[0])]
 
 
-def _plane(case: CaseFacts, view: View) -> tuple[tuple[int, int], tuple[float, float]]:
+def _plane(case: CaseFacts, view: Plane) -> tuple[tuple[int, int], tuple[float, float]]:
     """Size and spacing of the slices of a case."""
     if view == "picture":
         return (case.shape[0], case.shape[1]), (1.0, 1.0)

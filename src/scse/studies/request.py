@@ -8,10 +8,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from scse.support.errors import UserError
 from scse.support.requests import Numbers, Request, Words
-from scse.training.request import Plane, SettingValues
+from scse.training.request import SettingValues
 from scse.training.settings import Settings, make_settings
 from scse.vocabulary.budgets import parse_budget
 from scse.vocabulary.grammar import split_names
+from scse.vocabulary.planes import Plane
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import OPTIONS, Variant
 from scse.zoo.catalogue import read_network

@@ -143,7 +143,7 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
     plan = Plan(
         inspection=inspection,
         dataset=cases,
-        recipe=Recipe.derive(inspection.facts_of(cases), view=request.plane, spacing=spacing),
+        recipe=Recipe.derive(inspection.facts_of(cases), plane=request.plane, spacing=spacing),
         settings=settings,
         folds=folds,
         runs=runs_of(folds=len(folds)),

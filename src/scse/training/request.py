@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
 from scse.support.errors import UserError
 from scse.support.requests import Request
 from scse.training.settings import NetworkName, Settings, VariantName, make_settings
-
-Plane = Literal["sagittal", "coronal", "axial", "picture"]
+from scse.vocabulary.planes import Plane
 
 
 def _pairs(value: object) -> object:

@@ -73,7 +73,7 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         inspection,
         training=training,
         held_out=held_out,
-        recipe=Recipe.derive(inspection.facts_of(cases), view=request.plane, spacing=request.spacing),
+        recipe=Recipe.derive(inspection.facts_of(cases), plane=request.plane, spacing=request.spacing),
         cache=cache or cache_folder(),
         watch=watch,
     )
