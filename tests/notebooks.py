@@ -1,4 +1,4 @@
-"""The notebooks of docs/: their cells run in order, and what they print. `python tests/notebooks.py FILES` stores it."""
+"""The notebooks of docs/: their cells run in order. `python tests/notebooks.py FILES` stores what they print."""
 
 import io
 import json

@@ -45,7 +45,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 def command_line_page() -> str:
     """All verbs and their options, as typer documents them."""
-    command = [sys.executable, "-m", "typer", COMMAND_LINE, "utils", "docs", "--name", "scse", "--title", "Command line"]
+    documenting = ["utils", "docs", "--name", "scse", "--title", "Command line"]
+    command = [sys.executable, "-m", "typer", COMMAND_LINE, *documenting]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
