@@ -65,12 +65,15 @@ def mentions_of_scse(page: str) -> list[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse arguments as the command line does, without running anything."""
+    """Parse arguments as the command line does, without running anything; old names, which are hidden, are refused."""
     command: Any = typer.main.get_command(app)
     context = command.make_context("scse", list(arguments))
     while hasattr(command, "resolve_command"):
         name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert not command.hidden, f"{name} is an old name"
         context = command.make_context(name, rest, parent=context)
+    old = {name for parameter in command.params if getattr(parameter, "hidden", False) for name in parameter.opts}
+    assert not old & set(arguments)
 
 
 def options_of(arguments: list[str]) -> tuple[str, set[str]]:
@@ -82,8 +85,12 @@ def options_of(arguments: list[str]) -> tuple[str, set[str]]:
             break
         verbs.append(word)
         command = command.commands[word]
-    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+    options = {name for parameter in shown for name in (*parameter.opts, *parameter.secondary_opts)}
     return " ".join(verbs), options | {"--help"}
+
+
+HIDDEN = {name for name, verb in typer.main.get_command(app).commands.items() if verb.hidden}  # type: ignore[attr-defined]
 
 
 def words_of(value: object) -> str:
@@ -115,12 +122,13 @@ def test_a_wrong_command_is_found() -> None:
 def test_command_in_a_sentence_names_options_that_exist(page: str, call: list[str]) -> None:
     verb, options = options_of(call)
     assert verb
+    assert verb not in HIDDEN
     assert {word.partition("=")[0] for word in call if word.startswith("-")} <= options
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_scripts_that_a_page_calls_exist(page: str) -> None:
-    words = {word for line in shell_lines(page) for word in line.split() if word.startswith(SCRIPTS)}
+    words = {word.rstrip(";") for line in shell_lines(page) for word in line.split() if word.startswith(SCRIPTS)}
     assert [word for word in sorted(words) if not list(ROOT.glob(word))] == []
 
 
@@ -155,9 +163,9 @@ def test_pages_of_the_site_load_nothing_from_other_hosts(site: Path) -> None:
 
 
 def test_the_reference_has_every_verb_and_every_public_name(site: Path) -> None:
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    verbs = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     page = (site / "cli.html").read_text()
-    assert [verb for verb in verbs if f'id="scse-{verb}"' not in page] == []
+    assert {verb for verb in verbs if f'id="scse-{verb}"' in page} == verbs - HIDDEN
     shown = "\n".join(page.read_text() for page in (site / "api").iterdir())
     names = [f"scse.{name}" for name in scse.__all__ if name not in {"functional", "networks"}]
     names += [f"scse.evaluation.{name}" for name in scse.evaluation.__all__]

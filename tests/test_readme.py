@@ -1,5 +1,6 @@
 """What the README and the pages of docs/ show as Python runs as it stands."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,15 +15,23 @@ RUN = [snippet for snippet in SNIPPETS if not snippet.reason and not snippet.ker
 LEFT_OUT = [snippet for snippet in SNIPPETS if snippet.reason]
 
 
+def write_scores(folder: Path) -> None:
+    """What a reader has who wants to compare: a study's table, and what nnU-Net writes for two trainers."""
+    (folder / "my-study").mkdir()
+    shutil.copy(ROOT / "docs" / "evidence" / "malc_3mm" / "scores.parquet", folder / "my-study")
+    for trainer, dice in (("plain", 0.8), ("blocks", 0.9)):
+        cases = [{"prediction_file": f"{case}.nii.gz", "metrics": {"1": {"Dice": dice}}} for case in "abc"]
+        (folder / trainer).mkdir()
+        (folder / trainer / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+
+
 def place(snippet: Snippet) -> str:
     return f"{snippet.page}, block {python_snippets(snippet.page).index(snippet) + 1}"
 
 
 @pytest.mark.parametrize("snippet", RUN, ids=place)
 def test_python_example_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a table of scores, as a reader has one who wants to compare
-    scores = ROOT / "docs" / "evidence" / "malc_3mm" / "scores.parquet"
-    shutil.copy(scores, tmp_path / "scores.parquet")
+    write_scores(tmp_path)
     monkeypatch.chdir(tmp_path)
     run_snippet(snippet)
 

@@ -6,9 +6,11 @@ import posixpath
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -44,10 +46,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def command_line_page() -> str:
-    """All verbs and their options, as typer documents them."""
+    """All verbs and their options, as typer documents them; without the hidden ones, which are old names."""
     documenting = ["utils", "docs", "--name", "scse", "--title", "Command line"]
     command = [sys.executable, "-m", "typer", COMMAND_LINE, *documenting]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    verbs = typer.main.get_command(import_module(COMMAND_LINE).app).commands  # type: ignore[attr-defined]
+    for name in (name for name, verb in verbs.items() if verb.hidden):
+        text = re.sub(rf"^\* `{name}`: .*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(rf"^## `scse {name}`\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
+    return text
 
 
 def example_page(path: Path) -> str:
