@@ -51,9 +51,12 @@ def command_line_page() -> str:
     command = [sys.executable, "-m", "typer", COMMAND_LINE, *documenting]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     verbs = typer.main.get_command(import_module(COMMAND_LINE).app).commands  # type: ignore[attr-defined]
-    for name in (name for name, verb in verbs.items() if verb.hidden):
-        text = re.sub(rf"^\* `{name}`: .*\n", "", text, flags=re.MULTILINE)
-        text = re.sub(rf"^## `scse {name}`\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
+    for name, verb in verbs.items():
+        # typer cuts the sentence in the list of verbs short
+        line = "" if verb.hidden else f"* [`{name}`](#scse-{name}): {verb.help.splitlines()[0]}\n"
+        text = re.sub(rf"^\* `{name}`: .*\n", lambda _, line=line: line, text, flags=re.MULTILINE)
+        if verb.hidden:
+            text = re.sub(rf"^## `scse {name}`\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
     return text
 
 
@@ -67,7 +70,7 @@ def example_page(path: Path) -> str:
 def notebook_page(path: Path) -> str:
     """A notebook's cells one after the other, with what its code printed, and a link to the notebook itself."""
     title, *cells = json.loads(path.read_text())["cells"]
-    parts = ["".join(title["source"]), f"[Download this notebook]({path.name}){{ .md-button download }}"]
+    parts = ["".join(title["source"]), f"[Download this notebook]({path.name}){{ download='' }}"]
     for cell in cells:
         source = "".join(cell["source"])
         parts += [source] if cell["cell_type"] == "markdown" else [f"```python\n{source}\n```", *_outputs(cell)]
