@@ -297,7 +297,7 @@ def test_wrong_label_maps_are_not_written(tmp_path: Path, volume: np.ndarray) ->
         ("a.nii", volume.astype(np.int64) << 40, {}, "fit into 32 bits"),
         ("a.png", volume, {}, "a picture has 2 axes"),
         ("a.png", mask, {"affine": AFFINE}, "cannot store an affine"),
-        ("a.jpg", mask, {}, "JPEG alters values"),
+        ("a.jpg", mask, {}, "JPEG would alter their values"),
         ("a.png", mask.astype(np.int16) - 1, {}, "PNG cannot store label values from -1 to -1"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -160,7 +160,7 @@ def test_a_study_scores_every_case_and_structure_of_every_run(finished):
 def test_a_study_leaves_its_tables_runs_and_report(finished):
     out = finished.out
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    wanted = {"scores.csv", SCORES, "costs.csv", "curves.csv", "viewer.json", "gates.parquet"}
+    wanted = {"study.json", "scores.csv", SCORES, "costs.csv", "curves.csv", "viewer.json", "gates.parquet"}
     wanted |= {f"report/{name}" for name in ("index.html", "table.csv", "table.tex")}
     wanted |= {f"report/boxplot_{network}.{end}" for network in ("unet", "sdnet") for end in ("png", "pdf", "svg")}
     for run in RUNS:
