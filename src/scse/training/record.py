@@ -1,12 +1,11 @@
 """The record of a run in its folder: it continues only with the same settings, data and code."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scse import __version__
 from scse.blocks.kernels import describe_backend
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
@@ -82,7 +81,7 @@ class RunRecord(BaseModel):
             code=code_digest(settings.network),
             classes=list(task.structures),
             cases=[case.name for case in (*task.training, *task.held_out)],
-            software={"scse": __version__, "torch": str(torch.__version__), "blocks": describe_backend()},
+            software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
 
