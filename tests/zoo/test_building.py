@@ -319,7 +319,7 @@ def test_no_volumes_for_networks_of_pictures():
 
 @pytest.mark.parametrize("attach_to", ["auto", "second"])
 def test_places_that_are_not_found_are_told_with_how_to_look(mine, attach_to):
-    message = rf"mine.py:make.*no blocks with attach_to='{attach_to}' \(`scse attach --explain .*mine.py:make` lists"
+    message = rf"mine.py:make.*no blocks with attach_to='{attach_to}' \(`scse places --explain .*mine.py:make` lists"
     with pytest.raises(ValueError, match=message):
         build(f"{mine}:make", ARGUMENTS, size=(32, 32), variant="cse", attach_to=attach_to)
 

@@ -193,7 +193,7 @@ def _build_other(
         try:
             attach(network, variant.kind, to=attach_to, example=example, identity=identity, **variant.block_options)
         except ValueError as error:
-            look = f"`scse attach --explain {shlex.quote(spec.text)}` lists its modules"
+            look = f"`scse places --explain {shlex.quote(spec.text)}` lists its modules"
             raise UserError(f"{spec.text}: no blocks with attach_to={attach_to!r} ({look}): {error}") from error
     return sized
 
