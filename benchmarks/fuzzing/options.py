@@ -124,7 +124,7 @@ def option_strings(rng: Rng, folder: Path) -> Trial:
     text = _scrambled(rng, pick(rng, PATTERNS))
     network = pick(rng, ["unet", "monai:BasicUNet"])
     run = lambda: command_line("places", network, "--to", text, "--size", "32")  # noqa: E731
-    return Trial(f"scse attach {network} --to {text[:60]!r}", run, [*_parts(text), "to", "Usage"])
+    return Trial(f"scse places {network} --to {text[:60]!r}", run, [*_parts(text), "to", "Usage"])
 
 
 def _text(
@@ -176,7 +176,7 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
         option = pick(rng, ["--size", "--in-channels", "--classes", "--spatial-dims"])
         size = [] if option == "--size" else ["--size", "32"]
         run: Callable[[], Any] = lambda: command_line("places", "unet", option, number, *size)  # noqa: E731
-        return Trial(f"scse attach {option} {number}", run, [option, option.strip("-"), "Usage"])
+        return Trial(f"scse places {option} {number}", run, [option, option.strip("-"), "Usage"])
     if what == "command":
         option, command = pick(
             rng,
@@ -215,7 +215,8 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
         }[command]
         (folder / "file").write_text("")
         run = lambda: command_line(*arguments)  # noqa: E731
-        return Trial(f"scse {command} {option} {number}", run, [str(folder), option.strip("-"), "Usage"])
+        name = option.strip("-")  # a message names the option or the field of the request
+        return Trial(f"scse {command} {option} {number}", run, [str(folder), name, name.replace("-", "_"), "Usage"])
     value: Any = _number(number)
     names: list[str]
     must: Must = "either"

@@ -412,7 +412,7 @@ def test_an_interrupted_study_goes_on_to_exactly_the_same_scores(finished, quick
         ({"settings": {"width": 8}}, "settings width=4; you requested width=8"),
         ({"settings": {"epochs": 3}}, "settings epochs=2; you requested epochs=3"),
         ({"plane": "axial"}, "recipe view='coronal'; you requested view='axial'"),
-        ({"spacing": 3.0}, "recipe spacing = None, asked for is"),
+        ({"spacing": 3.0}, "recipe spacing=None; you requested spacing="),
         ({"folds": 3}, "training c"),
     ],
 )
@@ -642,7 +642,9 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
     again(budget)
     assert quick.trained() == ["unet-cse-seed0-fold0"], "on a faster machine it goes on with the same epochs"
     assert "for 1 of 2 runs" in rows_of(quick)["estimated time"]
-    with pytest.raises(DataError, match=rf"plan.json: the study began with a budget of {budget} \(3 epochs\), asked"):
+    with pytest.raises(
+        DataError, match=rf"plan.json: the study began with a budget of {budget} \(3 epochs\); you requested"
+    ):
         again("2h")
 
 

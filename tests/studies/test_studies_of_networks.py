@@ -94,7 +94,7 @@ def test_a_second_call_trains_nothing_and_another_version_of_the_code_is_refused
     with pytest.raises(ValueError, match="settings attach_to='first'; you requested attach_to='last'"):
         run(data, tmp_path / "out", networks, attach_to="last")
     mine.write_text(mine.read_text().replace("relu", "tanh"))
-    with pytest.raises(ValueError, match=r"code mine.py = "):
+    with pytest.raises(ValueError, match=r"code mine.py="):
         run(data, tmp_path / "out", networks, attach_to="first")
 
 
