@@ -26,7 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(TableWriter(path))
 
 
-LONG = ("test_keras_backends.py", "test_kernel_library.py", "test_trainers.py", "test_examples.py")
+LONG = (
+    *("test_keras_backends.py", "test_kernel_library.py", "test_trainers.py", "test_examples.py"),
+    "test_installation.py",
+)
 """Files with tests of a minute: they start first, so that no worker is left with one when the others have ended."""
 
 
