@@ -334,8 +334,7 @@ def test_a_library_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
 
 
 def confirm(folder: Path, saved: str, network: str | None, **options: bool) -> str:
-    given = None if network is None else read_network(network)
-    return confirm_network(folder, read_network(saved), given, **options).text
+    return confirm_network(folder, read_network(saved), network, **options).text
 
 
 @pytest.mark.parametrize(

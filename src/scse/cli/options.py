@@ -58,10 +58,9 @@ def takes(request: type[Request], **defaults: Any) -> Callable[[Callable[..., No
             fields = {name: values.pop(name) for name in [*request.model_fields, *request.renamed]}
             typed = {name: value for name, value in fields.items() if is_typed(context, name)}
             for name in request.renamed.keys() & typed.keys():
-                complain(
-                    "notice", f"--{name} is now --{request.renamed[name]}; the next version no longer accepts --{name}"
-                )
-                typed[request.renamed[name]] = typed.pop(name)
+                new = request.renamed[name]
+                _notice(f"--{name}", f"--{new}")
+                typed[new] = typed.pop(name)
             command(typed, **values)
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -87,8 +86,12 @@ def renamed_option(old: str, value: T | None, new: str, default: T) -> T:
     """The value of an option that may have been given under its old name."""
     if value is None:
         return default
-    complain("notice", f"{old} is now {new}; the next version no longer accepts {old}")
+    _notice(old, new)
     return value
+
+
+def _notice(old: str, new: str) -> None:
+    complain("notice", f"{old} is now {new}; the next version no longer accepts {old}")
 
 
 def _option(request: type[Request], name: str) -> inspect.Parameter:
@@ -103,8 +106,7 @@ def _option(request: type[Request], name: str) -> inspect.Parameter:
     if name == "dataset":
         annotation = Annotated[kind, typer.Argument(help=text)]
     else:
-        flag = request.flags.get(name, f"--{name.replace('_', '-')}")
-        names = [*([SHORT[name]] if name in SHORT else []), flag]
+        names = [*([SHORT[name]] if name in SHORT else []), request.flag(name)]
         metavar = "NAME=VALUE" if name == "settings" else None
         annotation = Annotated[kind, typer.Option(*names, help=text, metavar=metavar)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -57,7 +57,7 @@ def train(
     run: Callable[[Any], Any]
     if resume is None:
         request = TrainRequest.make(fields)
-        if not {"variant"} & {*fields, *request.settings}:
+        if "variant" not in {*fields, *request.settings}:
             request = request.model_copy(update={"variant": Variant(DEFAULT_VARIANT)})
         folder, run = request.out, partial(training.run_training, request)
     else:

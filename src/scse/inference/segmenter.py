@@ -120,7 +120,7 @@ class Segmenter:
         with readable(saved.description):
             spec, variant = read_network(saved.network), Variant.parse(saved.variant)
         recipe = read_recipe(saved)
-        spec = confirm_network(saved.folder, spec, None if network is None else read_network(network))
+        spec = confirm_network(saved.folder, spec, network)
         find_factory(spec, pretrained=False)  # outside `readable`: a missing library is not a data error
         weights, _ = read_tensors(saved.weights, remedy=REMEDY)
         make = partial(

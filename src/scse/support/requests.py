@@ -7,7 +7,7 @@ types, defaults, and the docstrings below them, which are the help texts.
 import inspect
 import shlex
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
@@ -55,9 +55,9 @@ def numbers(value: object, info: ValidationInfo) -> object:
     Raises:
         UserError: The text contains anything else.
     """
-    words = listed(value)
-    if not isinstance(value, str) or not isinstance(words, list):
+    if not isinstance(value, str):
         return value
+    words = [word.strip() for word in value.split(",")]
     if not all(word.isdecimal() for word in words):
         raise UserError(f"{info.field_name} must be whole numbers with commas, such as 3,6,12, got {value!r}")
     return [int(word) for word in words]
@@ -103,6 +103,11 @@ class Request(BaseModel):
         return construct(cls, chosen, what=f"{cls.verb} arguments")
 
     @classmethod
+    def flag(cls, name: str) -> str:
+        """The option of a field on the command line."""
+        return cls.flags.get(name, f"--{name.replace('_', '-')}")
+
+    @classmethod
     def signature(cls, *further: inspect.Parameter) -> inspect.Signature:
         """The signature of the Python function: `dataset`, the other fields by keyword, then further parameters."""
         kinds = {"dataset": inspect.Parameter.POSITIONAL_OR_KEYWORD}
@@ -134,17 +139,17 @@ class Request(BaseModel):
         """The command that makes the same request."""
         words = ["scse", self.verb]
         for name, value in self.given().items():
-            flag = self.flags.get(name, f"--{name.replace('_', '-')}")
+            flag = self.flag(name)
             if name == "dataset":
                 words.append(str(value))
             elif isinstance(value, bool):
                 words.append(flag)
             elif isinstance(value, Mapping):
                 words += [word for key, entry in value.items() for word in (flag, f"{key}={_plain(entry)}")]
-            elif isinstance(value, Sequence) and not isinstance(value, str) and name not in REPEATED:
-                words += [flag, ",".join(map(str, value))]
-            elif isinstance(value, Sequence) and not isinstance(value, str):
+            elif name in REPEATED:
                 words += [word for entry in value for word in (flag, str(entry))]
+            elif isinstance(value, list):  # tuples are lists in JSON
+                words += [flag, ",".join(map(str, value))]
             else:
                 words += [flag, str(value)]
         return shlex.join(words)

@@ -25,7 +25,7 @@ from scse.training.state import State
 from scse.training.task import Task, make_task
 from scse.training.validation import held_out_dice, validation_slices
 from scse.zoo.building import find_factory
-from scse.zoo.catalogue import confirm_network, read_network
+from scse.zoo.catalogue import confirm_network
 
 CHECKPOINT, LOCK = "checkpoint.safetensors", ".lock"
 
@@ -116,9 +116,8 @@ def resume(
 def run_again(folder: Path, watch: Watch, *, network: str | None = None, cache: Path | None = None) -> Segmenter:
     """Continue an interrupted run, see `resume`."""
     record = read_record(folder)
-    given = None if network is None else read_network(network)
     downloading = not (folder / CHECKPOINT).exists()
-    chosen = confirm_network(folder, record.settings.network, given, downloading=downloading)
+    chosen = confirm_network(folder, record.settings.network, network, downloading=downloading)
     settings = record.settings.model_copy(update={"network": chosen})
     return _train_alone(prepared_task(record, cache or cache_folder()), settings, folder, watch)
 

@@ -1,6 +1,6 @@
 """What a training run is asked to do, and the presets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -18,16 +18,12 @@ MOST_EPOCHS = 1_000_000
 Precision = Literal["auto", "32", "bf16"]
 
 
-def _network(value: object) -> object:
-    return read_network(value) if isinstance(value, str) else value
+def _text(parse: Callable[[str], object]) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
-def _variant(value: object) -> object:
-    return Variant.parse(value) if isinstance(value, str) else value
-
-
-NetworkName = Annotated[NetworkSpec, BeforeValidator(_network), PlainSerializer(str)]
-VariantName = Annotated[Variant, BeforeValidator(_variant), PlainSerializer(str)]
+NetworkName = Annotated[NetworkSpec, _text(read_network), PlainSerializer(str)]
+VariantName = Annotated[Variant, _text(Variant.parse), PlainSerializer(str)]
 
 
 class Settings(BaseModel):

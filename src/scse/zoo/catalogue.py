@@ -110,21 +110,19 @@ def check_placement(network: NetworkSpec, variant: Variant) -> None:
         )
 
 
-def confirm_network(
-    folder: Path, saved: NetworkSpec, given: NetworkSpec | None, *, downloading: bool = False
-) -> NetworkSpec:
+def confirm_network(folder: Path, saved: NetworkSpec, network: str | None, *, downloading: bool = False) -> NetworkSpec:
     """Decide which network to build for a saved model or run: the user's own code only if the caller names it.
 
     Args:
         folder: Folder of the model or run.
         saved: Network that was read there.
-        given: Network that the caller names.
+        network: Name of the network that the caller gives.
         downloading: Whether weights would be downloaded, which requires that the caller names the network too.
 
     Raises:
         UserError: The saved network is a factory in a file and the caller names none, or the caller names another one.
     """
-    if given is None:
+    if network is None:
         if saved.is_file:
             raise UserError(
                 f"{folder}: its network is a factory in a file, {saved.text!r}, and what a folder names is not run; if "
@@ -135,6 +133,7 @@ def confirm_network(
                 f"{folder}: its network {saved.text!r} would fetch weights; name it again to allow it (--network)"
             )
         return saved
+    given = read_network(network)
     moved = saved.is_file and given.is_file and (given.name, given.options) == (saved.name, saved.options)
     if given != saved and not moved:
         raise UserError(f"{folder}: its network is {saved.text!r}, got network={given.text!r}; name the same one")
