@@ -1,4 +1,4 @@
-"""One run of a study: trained, scored, and skipped where that is done."""
+"""One run of a study: it is trained and scored, or skipped if an earlier call finished it."""
 
 from pathlib import Path
 

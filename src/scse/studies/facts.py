@@ -1,4 +1,4 @@
-"""The facts of a study that its report states."""
+"""Facts about a study for its report."""
 
 from collections.abc import Sequence
 from datetime import datetime

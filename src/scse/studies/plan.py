@@ -1,4 +1,4 @@
-"""A study ready to run, with all choices made."""
+"""The plan of a study: its data, settings and runs, with all choices made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ from scse.vocabulary.variants import PLAIN
 from scse.zoo.building import build_network, describe_places
 
 CASES_SEED = 0
-"""Of the shuffle that training cases are taken from; fixed, so that all studies of a data set take the same."""
+"""Seed of the shuffle from which training cases are taken. It is fixed, so that all studies of a data set agree."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study ready to run.
+    """A study that is ready to run.
 
     Attributes:
-        inspection: of the data set.
-        dataset: the cases that are used.
-        recipe: how images are prepared.
-        settings: of all runs, but for what the runs themselves say.
-        folds: of the cases.
-        runs: in their order.
-        out: folder of the study.
-        cache: folder of the prepared arrays.
-        epochs: that are varied, none if they are the same in all runs.
-        train_cases: that are varied, none if all are used.
-        budget: that the epochs were fitted to, as the user wrote it; "" without one.
-        margin: differences in Dice below it do not matter; None takes the default of `compare`.
+        inspection: Inspection of the data set.
+        dataset: The cases that the study uses.
+        recipe: Preparation of the images.
+        settings: Settings of all runs, except those that a run itself contains.
+        folds: Folds of the cases.
+        runs: Runs in the order in which they are done.
+        out: Folder of the study.
+        cache: Folder of the prepared arrays.
+        epochs: Numbers of epochs to compare; empty if all runs have the same number.
+        train_cases: Numbers of training cases to compare; empty if all cases are used.
+        budget: Time to which the epochs were fitted, as the user wrote it; "" without a budget.
+        margin: Differences in Dice below it do not matter; None selects the default of `compare`.
     """
 
     inspection: Inspection
@@ -59,11 +59,11 @@ class Plan:
 
     @property
     def networks(self) -> list[NetworkSpec]:
-        """Names of the networks, without what is varied."""
+        """The networks of the study."""
         return list(dict.fromkeys(run.network for run in self.runs))
 
     def folder(self, run: Run) -> Path:
-        """Where a run is kept."""
+        """The folder of a run."""
         return self.out / "runs" / run.name
 
     def run_settings(self, run: Run) -> Settings:
@@ -72,7 +72,7 @@ class Plan:
         return self.settings.model_copy(update=chosen | ({"epochs": run.epochs} if run.epochs else {}))
 
     def training(self, run: Run) -> Sequence[Case]:
-        """The cases that a run learns from."""
+        """The training cases of a run."""
         cases = self.folds[run.fold].training
         return cases if run.train_cases is None else choose_cases(cases, run.train_cases, fold=run.fold)
 
@@ -93,13 +93,13 @@ class Plan:
 
 
 def choose_cases(cases: Sequence[Case], count: int, *, fold: int) -> list[Case]:
-    """Some of a fold's training cases, in their own order.
+    """Choose some of a fold's training cases, in their original order.
 
-    They are the first of one shuffle of the fold's cases, which depends on nothing but the fold: all variants, networks
-    and seeds learn from the same ones, and fewer are always among more.
+    They are the first cases of a shuffle that depends on the fold alone: all variants, networks and seeds are trained
+    on the same cases, and the cases of a smaller number are a subset of those of a larger one.
 
     Raises:
-        ValueError: there are fewer.
+        UserError: The fold has fewer training cases.
     """
     if count > len(cases):
         raise UserError(f"train_cases: fold {fold} has {len(cases)} training cases, asked for are {count}; take fewer")
@@ -108,9 +108,9 @@ def choose_cases(cases: Sequence[Case], count: int, *, fold: int) -> list[Case]:
 
 
 def find_places(plan: Plan) -> list[tuple[str, str]]:
-    """Where networks that are not ours get their blocks: each is built once, as a row (what, patterns).
+    """List the places of blocks in networks that are not scse's own, as rows (what, patterns).
 
-    So a network that is wrong is told before others are trained for hours.
+    Every such network is built once, so that a wrong one is reported before others are trained for hours.
     """
     variant = next((run.variant for run in plan.runs if run.variant != PLAIN), PLAIN)
     arguments = {"in_channels": plan.recipe.channels, "classes": len(plan.dataset.structures) + 1}
@@ -130,7 +130,7 @@ def find_places(plan: Plan) -> list[tuple[str, str]]:
 
 
 def warnings_of(plan: Plan) -> list[tuple[str, str]]:
-    """Rows of the structures that some runs cannot learn, because their training cases have none of them."""
+    """Rows about structures that some runs cannot learn, because none of their training cases contains them."""
     found: dict[tuple[int, int | None], list[tuple[str, str]]] = {}
     for run in plan.runs:
         fold = f" of fold {run.fold}" if len(plan.folds) > 1 else ""
@@ -141,7 +141,7 @@ def warnings_of(plan: Plan) -> list[tuple[str, str]]:
 
 
 def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The study in rows (what, value), but for the time that it takes."""
+    """Describe the study in rows (what, value), without its duration."""
     first = plan.folds[0]
     precision = resolve_precision(plan.settings.precision)
     return [

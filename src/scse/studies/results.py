@@ -1,4 +1,4 @@
-"""What the runs of a study left, gathered: costs and learning curves."""
+"""Costs and learning curves of all runs of a study."""
 
 from functools import partial
 from pathlib import Path

@@ -57,14 +57,15 @@ WRITTEN = (
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found.
+    """Result of a study.
 
     Attributes:
-        folder: with `runs`, `scores.parquet`, `scores.csv`, `costs.csv`, `curves.csv` and `report`.
-        scores: the tidy table of all runs.
-        costs: parameters and times of every variant.
-        comparison: of the variants' Dice.
-        report: the page.
+        folder: Folder of the study, with `runs`, `scores.parquet`, `scores.csv`, `costs.csv`, `curves.csv` and
+            `report`.
+        scores: Scores of all runs, one score per row.
+        costs: Parameters and times of every variant.
+        comparison: Comparison of the variants by Dice.
+        report: Path of the page.
     """
 
     folder: Path

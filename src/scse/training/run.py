@@ -106,7 +106,7 @@ def resume(
         stop: Called after every training step; True stops the run.
 
     Raises:
-        ValueError: The network is a factory in a file and not given, or another one is given.
+        UserError: The network is a factory in a file and not given, or another one is given.
         DataError: The folder contains no run, or its prepared arrays are gone.
         StoppedError: `stop` returned True; call again to continue.
     """

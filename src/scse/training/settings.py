@@ -1,4 +1,4 @@
-"""What a training run is asked to do, and the presets."""
+"""Settings of a training run, and presets of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -34,26 +34,28 @@ class Settings(BaseModel):
             without options in brackets; see `scse.zoo.catalogue`.
         variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
-        attach_to: where another network gets its blocks, see `to` of `scse.attach`; ours have their own places.
-        width, depth, kernel_size: of our networks; others have options of their own, in brackets after their name.
-        epochs: how many.
-        slices_per_epoch: at most so many slices, drawn anew each epoch; None takes all of them.
-        batch_size: slices a step.
-        optimizer: "adamw" or "sgd" (with `momentum`).
-        learning_rate: the greatest.
-        schedule: "one-cycle" (up and down once over the whole run) or "steps" (a tenth every `step_epochs`).
-        step_epochs: epochs between the steps of "steps".
-        momentum: of "sgd".
-        weight_decay: of the optimiser.
-        loss: cross-entropy and Dice, or one of them.
-        class_weights: weights of the cross-entropy; "median-frequency" is the paper's.
+        attach_to: Modules of other networks that get a block, see `to` of `scse.attach`; scse's own networks have fixed
+            places.
+        width, depth, kernel_size: Size of scse's own networks. The options of other networks are in brackets after
+            their name.
+        epochs: Number of epochs.
+        slices_per_epoch: Largest number of slices per epoch, drawn anew for each epoch; None takes all slices.
+        batch_size: Slices per step.
+        optimizer: "adamw", or "sgd" with `momentum`.
+        learning_rate: Largest learning rate of the schedule.
+        schedule: "one-cycle" (up and down once in the whole run), or "steps" (a tenth after every `step_epochs`).
+        step_epochs: Epochs between two steps of the schedule "steps".
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay of the optimizer.
+        loss: Cross-entropy plus Dice loss, or one of them.
+        class_weights: Class weights of the cross-entropy; the paper uses "median-frequency".
         augment: Random changes of every slice, within the ranges of the five settings that follow; no mirroring, which
             would exchange left and right.
         rotation, scaling, shift: Largest rotation in degrees, relative change of size, and shift as a fraction of the
             slice's side.
         gain, offset: Largest relative change of intensity, and change in standard deviations of the image.
-        precision: "bf16" computes convolutions in bfloat16; "auto" does so where the processor has instructions for it.
-        seed: of initial weights, order and augmentation.
+        precision: "bf16" computes convolutions in bfloat16; "auto" does so if the processor has instructions for it.
+        seed: Seed of the initial weights, the order of slices, and the augmentation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,7 +95,7 @@ RANGES = ("rotation", "scaling", "shift", "gain", "offset")
 """Settings of the augmentation."""
 
 OWN_SIZES = ("width", "depth", "kernel_size")
-"""Settings of our networks only."""
+"""Settings of scse's own networks."""
 
 PRESETS: dict[str, Settings] = {
     "quick": Settings(),
@@ -111,14 +113,14 @@ PRESETS: dict[str, Settings] = {
         precision="32",
     ),
 }
-"""quick: for CPUs, the default. paper: the network and optimiser of Roy et al. 2018; give it a GPU."""
+"""quick: the default, for CPUs. paper: the network and optimizer of Roy et al. 2018, which need a GPU."""
 
 
 def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Settings:
     """The settings of a preset, with some fields replaced.
 
     Raises:
-        ValueError: an unknown preset or field, or a value that the field does not allow.
+        UserError: The preset or a field is unknown, or a value is not allowed.
     """
     start = PRESETS[check_choice("preset", preset, PRESETS)]
     return construct(Settings, {**start.model_dump(), **(replaced or {})}, what="training settings")

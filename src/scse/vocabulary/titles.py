@@ -1,4 +1,4 @@
-"""Names for people: of networks, of the labels that a study gives them, and of variants."""
+"""Display names of networks, of their labels in scores, and of variants."""
 
 import re
 from hashlib import sha256
@@ -35,35 +35,38 @@ def slug(text: str) -> str:
 
 
 def label(network: str, *, epochs: int | None = None, train_cases: int | None = None) -> str:
-    """A network's name in the scores: "unet", and "unet[epochs=3,train_cases=6]" where these are varied."""
+    """The label of a network in scores: "unet", or "unet[epochs=3,train_cases=6]" in a study that varies these."""
     varied = {"epochs": epochs, "train_cases": train_cases}
-    told = [f"{name}={value}" for name, value in varied.items() if value is not None]
-    return f"{network}[{','.join(told)}]" if told else network
+    options = [f"{name}={value}" for name, value in varied.items() if value is not None]
+    return f"{network}[{','.join(options)}]" if options else network
 
 
 def network_name(network: str) -> str:
-    """The name in the literature, or as the user named it, without folders; of a label "U-Net, 3 epochs"."""
+    """Display name of a label: "U-Net", "U-Net, 3 epochs", or the user's own name without its folder."""
     match = _LABEL.fullmatch(network)
     if match is None:
         return NETWORK_NAMES.get(network) or title(network)
     counts = [(match["epochs"], "epoch"), (match["cases"], "training case")]
-    told = [f"{count} {what}{'' if count == '1' else 's'}" for count, what in counts if count]
-    return ", ".join([network_name(match["network"]), *told])
+    varied = [f"{count} {what}{'' if count == '1' else 's'}" for count, what in counts if count]
+    return ", ".join([network_name(match["network"]), *varied])
 
 
 def variant_name(variant: str) -> str:
-    """The name in the paper, with what differs from it: "scSE (r = 4, max, encoder only)"; others stay as they are."""
+    """Display name of a variant, with the options that differ from the paper: "scSE (r = 4, max, encoder only)".
+
+    A name that is not a variant of scse is returned unchanged.
+    """
     try:
         chosen = Variant.parse(variant)
     except ValueError:
         return variant
     plain = Variant(chosen.kind)
-    told = []
+    differences = []
     if chosen.reduction != plain.reduction:
-        told.append(f"r = {chosen.reduction}")
+        differences.append(f"r = {chosen.reduction}")
     if chosen.aggregation != plain.aggregation:
-        told.append(chosen.aggregation)
+        differences.append(chosen.aggregation)
     if chosen.placement != plain.placement:
-        told.append(PLACEMENT_NAMES[chosen.placement])
+        differences.append(PLACEMENT_NAMES[chosen.placement])
     name = VARIANT_NAMES[chosen.kind]
-    return f"{name} ({', '.join(told)})" if told else name
+    return f"{name} ({', '.join(differences)})" if differences else name
