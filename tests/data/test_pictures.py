@@ -425,6 +425,19 @@ def test_a_picture_that_holds_more_than_it_claims_is_refused(
             read()
 
 
+@pytest.mark.parametrize("compression", [None, "zlib", "packbits"])
+@pytest.mark.parametrize("layout", [{"rowsperstrip": 8}, {"tile": (16, 16)}], ids=["strips", "tiles"])
+def test_a_tiff_with_more_strips_or_tiles_than_it_claims_is_refused(
+    tmp_path: Path, layout: dict[str, Any], compression: str | None
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, random((64, 64)), compression=compression, metadata=None, **layout)
+    read_image([path])
+    path.write_bytes(claiming(path.read_bytes(), "tif", 64, 16))
+    with pytest.raises(DataError, match=r"has \d+ strips or tiles, but its header describes \d+\); .*export it again"):
+        read_image([path])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 9), (13, 5), (70, 33)])
 @pytest.mark.parametrize(("color", "bits", "samples"), [(0, 1, 1), (3, 2, 1), (0, 4, 1), (2, 8, 3), (6, 16, 4)])
 def test_an_interlaced_png_is_read(tmp_path: Path, color: int, bits: int, samples: int, size: tuple[int, int]) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Keep = Literal["values", "indices", "colors"]  # displayed values, palette indices, or always RGB
 
 ORIENTATION = 274  # number of this tag in EXIF and TIFF
+STRIP_BYTES, TILE_BYTES = 279, 325  # TIFF's tags of the bytes of each strip and of each tile
 ALPHA = (1, 2)  # values of TIFF's tag ExtraSamples for alpha; 0 is a channel
 SMALL = 1 << 26
 """Bytes of pixels that any file may describe, whatever its size."""
@@ -290,6 +291,11 @@ def _check_segments(path: Path, page: Any) -> None:
     sound = sum(count > 0 and offset + count <= size for offset, count in places[:wanted])
     if sound < wanted:
         raise unreadable(path, f"{wanted - sound} of its {wanted} strips or tiles are empty or lie beyond its end")
+    # tifffile drops surplus ones from what it lists, so they are counted in the tag itself
+    listed = page.tags.valueof(TILE_BYTES if page.is_tiled else STRIP_BYTES, 0)
+    found = sum(count > 0 for count in listed) if isinstance(listed, tuple) else 1
+    if found > wanted:
+        raise unreadable(path, f"it has {found} strips or tiles, but its header describes {wanted}")
     rows, columns, *samples = page.chunks
     bits = page.bitspersample * math.prod(samples) if isinstance(page.bitspersample, int) else sum(page.bitspersample)
     row = -(-columns * bits // 8)
