@@ -236,7 +236,7 @@ class ConcurrentSE(nn.Module):
         by_position = formulas.scaled(self.spatial.gates(x), self.scale)
         joined: Tensor = formulas.join(flat, by_channel, by_position, self.aggregation)
         # "concat" has twice the channels, so that no view of the input's shape would do
-        return torch.unflatten(joined, 2, x.shape[2:])
+        return joined.unflatten(2, x.shape[2:])
 
     __jit_unused_properties__ = ("options",)
 
