@@ -217,7 +217,7 @@ def test_segmenter_of_another_library_is_refused(tmp_path):
     recipe = Recipe(view="picture", spacing=None, patch=(16, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3}
     other = scse.Segmenter(network, "monai:BasicUNet", arguments, "none", recipe, {"a": 1, "b": 2})
-    with pytest.raises(ValueError, match=r"got a segmenter with scse\.networks\.library\.Sized"):
+    with pytest.raises(ValueError, match=r"got a segmenter with scse\.zoo\.library\.Sized"):
         scse.keras.from_torch(other)
     with pytest.raises(ValueError, match=r"segmenter\.json: the network is 'monai:BasicUNet', and Keras has scse's"):
         scse.keras.from_torch(other.save(tmp_path))

@@ -236,7 +236,8 @@ class ConcurrentSE(nn.Module):
         by_position = formulas.scaled(self.spatial.gates(x), self.scale)
         joined: Tensor = formulas.join(flat, by_channel, by_position, self.aggregation)
         # "concat" has twice the channels, so that no view of the input's shape would do
-        return joined.unflatten(2, x.shape[2:])
+        output: Tensor = joined.unflatten(2, x.shape[2:])
+        return output
 
     __jit_unused_properties__ = ("options",)
 
