@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from scse import ChannelSE, ConcurrentSE
 from scse.allocator import keep_large_blocks
-from scse.blocks.kernels import path
+from scse.blocks.kernels import describe_backend
 from scse.studies.bench import plain_formula
 
 with warnings.catch_warnings():
@@ -181,7 +181,8 @@ def main() -> None:
     if not arguments.default:
         keep_large_blocks()
     print(machine())
-    print(f"blocks run on {path()}; allocator {'as it is' if arguments.default else 'as in the commands of scse'}")
+    allocator = "as it is" if arguments.default else "as in the commands of scse"
+    print(f"blocks run on {describe_backend()}; allocator {allocator}")
     time_tables(arguments.rounds)
     volume_table(arguments.rounds)
     channel_table(arguments.rounds)

@@ -43,14 +43,16 @@ from scse.allocator import keep_large_blocks
 from scse.data.dataset import Case, Dataset
 from scse.data.files import read_image, read_label
 from scse.data.folds import Fold, make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
 from scse.evaluation import compare, score, verdicts, write_scores
 from scse.inference.segmenter import write_prediction
 from scse.support.atomic import write_atomic
-from scse.training.run import resolve_precision, train
+from scse.support.events import EpochDone, StepDone
+from scse.training.run import train
 from scse.training.settings import PRESETS
+from scse.training.setup import resolve_precision
 from scse.training.task import make_task
 
 SYSTEMS = {"nnunet": "nnU-Net 2D", "none": "U-Net", "scse": "U-Net + scSE"}
@@ -97,7 +99,7 @@ def environment(out: Path) -> dict[str, str]:
 def run(name: str, arguments: argparse.Namespace) -> None:
     """Prepare, train, predict and score one system."""
     keep_large_blocks()
-    inspection, dataset = checked(arguments.dataset)
+    inspection, dataset = open_checked(arguments.dataset)
     fold = make_folds(dataset, arguments.folds)[arguments.fold]
     if arguments.smoke:
         fold = Fold(fold.training[:SMOKE_TRAINING], fold.test[:SMOKE_TEST])
@@ -143,20 +145,20 @@ def run_scse(
     epochs = max(1, round(seconds / trial_pace(task, settings)))
     folder = arguments.out / variant / "run"
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted call left: its time would not count
-    told: list[str] = []
+    steps: list[StepDone] = []
     began = time.perf_counter()
     segmenter = train(
         task,
         settings.model_copy(update={"epochs": epochs}),
         folder,
-        on_event=lambda event: told.append(event["event"]),
+        on_event=lambda event: steps.append(event) if isinstance(event, StepDone) else None,
     )
     took = time.perf_counter() - began
     times = {
         "preparation (s)": prepared,
         "training (s)": took,
         "epochs": epochs,
-        "steps": told.count("step"),
+        "steps": epochs * steps[-1].steps,
         "batch": settings.batch_size,
         "parameters": sum(weight.numel() for weight in segmenter.network.parameters()),
         "workers": 0,
@@ -173,7 +175,7 @@ def trial_pace(task: Any, settings: Any) -> float:
             task,
             settings.model_copy(update={"epochs": 2}),
             Path(folder),
-            on_event=lambda event: ends.append(time.perf_counter()) if event["event"] == "epoch" else None,
+            on_event=lambda event: ends.append(time.perf_counter()) if isinstance(event, EpochDone) else None,
         )
     return ends[1] - ends[0]
 

@@ -37,7 +37,8 @@ from scse.allocator import keep_large_blocks
 from scse.cli.console import Watcher
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
-from scse.training import loop, run
+from scse.support.events import Watch
+from scse.training import loop, run, setup
 from scse.training.batches import Batches
 from scse.training.settings import PRESETS, Settings
 from scse.training.state import State
@@ -60,7 +61,7 @@ def main() -> None:
     keep_large_blocks()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     settings = PRESETS["quick"].model_copy(update={"variant": arguments.variant, "epochs": arguments.epochs})
-    print(f"{machine()}; precision {run.resolve_precision(settings.precision)}, variant {settings.variant}")
+    print(f"{machine()}; precision {setup.resolve_precision(settings.precision)}, variant {settings.variant}")
     with tempfile.TemporaryDirectory() as folder:
         task = make_task(Path(folder) / "cache")
         for name in [arguments.only] if arguments.only else TABLES:
@@ -91,8 +92,8 @@ def loop_table(task: Task, settings: Settings, arguments: argparse.Namespace) ->
     steps = arguments.steps
     # the schedule is to last to the end
     settings = settings.model_copy(update={"epochs": 1 + (arguments.rounds + 1) * steps})
-    with Watcher(Console(file=io.StringIO(), force_terminal=True)) as watch:
-        actions = {"bare": bare_chunk(task, settings, steps), "loop": loop_chunk(task, settings, steps, watch)}
+    with Watcher(Console(file=io.StringIO(), force_terminal=True)) as show:
+        actions = {"bare": bare_chunk(task, settings, steps), "loop": loop_chunk(task, settings, steps, show)}
         seconds = interleaved(actions, rounds=arguments.rounds)
     images = steps * settings.batch_size
     rows = [
@@ -104,11 +105,11 @@ def loop_table(task: Task, settings: Settings, arguments: argparse.Namespace) ->
 
 def bare_chunk(task: Task, settings: Settings, steps: int) -> Callable[[], None]:
     """A plain torch loop over batches in memory."""
-    drawn = run.make_batches(task, settings.model_copy(update={"augment": False})).epoch(0)
+    drawn = setup.make_batches(task, settings.model_copy(update={"augment": False})).epoch(0)
     ready = [(to_channels_last(images), labels) for images, labels in itertools.islice(drawn, steps)]
-    state, loss = run.new_state(task, settings, steps=1), run.make_loss(task, settings)
+    state, loss = setup.new_state(task, settings, steps=1), setup.make_loss(task, settings)
     state.network.train()
-    bf16 = run.resolve_precision(settings.precision) == "bf16"
+    bf16 = setup.resolve_precision(settings.precision) == "bf16"
 
     def chunk() -> None:
         for images, labels in itertools.islice(itertools.cycle(ready), steps):
@@ -121,10 +122,10 @@ def bare_chunk(task: Task, settings: Settings, steps: int) -> Callable[[], None]
     return chunk
 
 
-def loop_chunk(task: Task, settings: Settings, steps: int, watch: Watcher) -> Callable[[], None]:
+def loop_chunk(task: Task, settings: Settings, steps: int, show: Watcher) -> Callable[[], None]:
     """`fit`, stopped after so many steps and gone on with at the next call."""
-    fabric, batches = run.new_fabric(settings), run.make_batches(task, settings)
-    state, loss = run.new_state(task, settings, steps=len(batches)), run.make_loss(task, settings)
+    fabric, batches = setup.new_fabric(settings), setup.make_batches(task, settings)
+    state, loss = setup.new_state(task, settings, steps=len(batches)), setup.make_loss(task, settings)
     state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
 
     def chunk() -> None:
@@ -136,9 +137,9 @@ def loop_chunk(task: Task, settings: Settings, steps: int, watch: Watcher) -> Ca
             fabric=fabric,
             epochs=settings.epochs,
             validate=lambda: 0.0,
-            on_event=watch,
+            log=lambda epoch: None,
             checkpoint=lambda: None,
-            stop=lambda: next(asked) == steps,
+            watch=Watch(show, stop=lambda: next(asked) == steps),
         )
 
     return chunk
@@ -173,15 +174,17 @@ def shares_of(task: Task, settings: Settings) -> dict[str, float]:
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         for part, owner, name in parts:
             stack.enter_context(patch.object(owner, name, timed(part, getattr(owner, name), seconds)))
-        watch = stack.enter_context(Watcher(Console(file=io.StringIO(), force_terminal=True)))
-        make_logger = run._logger
+        show = stack.enter_context(Watcher(Console(file=io.StringIO(), force_terminal=True)))
+        open_log = run.open_log
 
-        def make_timed_logger(*given: Any) -> Callable[..., Any]:
-            return timed("logs and progress bar", make_logger(*given), seconds)
+        @contextmanager
+        def open_timed_log(*given: Any) -> Iterator[Callable[..., Any]]:
+            with open_log(*given) as log:
+                yield timed("logs and progress bar", log, seconds)
 
-        stack.enter_context(patch.object(run, "_logger", make_timed_logger))
+        stack.enter_context(patch.object(run, "open_log", open_timed_log))
         began = time.perf_counter()
-        run.train(task, settings, Path(folder), on_event=watch)
+        run.train(task, settings, Path(folder), on_event=timed("logs and progress bar", show, seconds))
         total = time.perf_counter() - began
     seconds["all else"] = total - sum(seconds.values())
     return {part: taken / total for part, taken in seconds.items()}
@@ -213,7 +216,7 @@ def ways_table(task: Task, settings: Settings, arguments: argparse.Namespace) ->
         "bfloat16, contiguous": {"channels_last": False, "bf16": True},
         "bfloat16, channels-last": {"channels_last": True, "bf16": True},
     }
-    base = ways["bfloat16, channels-last" if run.resolve_precision("auto") == "bf16" else "float32, channels-last"]
+    base = ways["bfloat16, channels-last" if setup.resolve_precision("auto") == "bf16" else "float32, channels-last"]
     ways |= {f"as chosen, {count} thread(s)": {**base, "threads": count} for count in {1, threads // 2} - {0, threads}}
     ways["as chosen, denormals flushed"] = {**base, "flush": True}
     made = {
@@ -238,12 +241,12 @@ class Way:
     def __init__(
         self, task: Task, settings: Settings, *, channels_last: bool, bf16: bool, threads: int, flush: bool
     ) -> None:
-        images, self.labels = next(run.make_batches(task, settings).epoch(0))
+        images, self.labels = next(setup.make_batches(task, settings).epoch(0))
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.images = images.contiguous(memory_format=layout)
-        self.state = run.new_state(task, settings, steps=1)
+        self.state = setup.new_state(task, settings, steps=1)
         self.state.network.to(memory_format=layout)
-        self.loss = run.make_loss(task, settings)
+        self.loss = setup.make_loss(task, settings)
         self.bf16, self.threads, self.flush = bf16, threads, flush
 
     def step(self) -> None:

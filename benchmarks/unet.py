@@ -19,7 +19,7 @@ from measuring import interleaved, machine, markdown, milliseconds, ratio
 from torch import Tensor, nn
 
 from scse.allocator import keep_large_blocks
-from scse.blocks.kernels import path
+from scse.blocks.kernels import describe_backend
 from scse.blocks.modules import VARIANTS
 from scse.networks import UNet
 
@@ -92,7 +92,7 @@ def main() -> None:
         "inference": {n: partial(inference, model, images, given.precision) for n, model in models.items()},
     }
     print(machine())
-    print(f"blocks run on {path()}; {vars(given)}")
+    print(f"blocks run on {describe_backend()}; {vars(given)}")
     for what, actions in runs.items():
         seconds = interleaved(actions, rounds=given.rounds)
         rows = [

@@ -7,7 +7,7 @@ import pandas as pd
 
 from scse.evaluation import Comparison
 from scse.evaluation.comparison import ALL
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 
 CASES = 10
 PLAIN = np.linspace(0.70, 0.79, CASES)
@@ -30,7 +30,7 @@ def runs(
         for variant, values in variants.items()
         for i, value in enumerate(np.asarray(values, dtype=float))
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def trainings(variants: Mapping[str, object], *, luck: Sequence[float] = LUCK, **options: object) -> pd.DataFrame:

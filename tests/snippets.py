@@ -1,16 +1,51 @@
-"""The Python examples of a page."""
+"""The examples of a page: what it shows as Python and as commands."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    ["README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
+)
+"""Every page that a reader sees, but those that are made when the site is built."""
+
+FENCE = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n+)?```(?P<language>\w*).*\n(?P<code>(?s:.*?))^```$", re.M)
 
 
-def python_snippets(page: str) -> list[str]:
-    """All that a page, such as "README.md", shows as Python."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+@dataclass(frozen=True)
+class Snippet:
+    """A code block of a page.
+
+    Attributes:
+        page: such as "README.md".
+        language: "python", "sh", ... or "".
+        code: the text.
+        reason: why it is not run, from a comment `<!-- not run: REASON -->` above it; "" if it is run.
+    """
+
+    page: str
+    language: str
+    code: str
+    reason: str
+
+    @property
+    def keras(self) -> bool:
+        """Whether it runs on Keras, in tests/keras, once on every backend."""
+        return "import keras" in self.code or "scse.keras" in self.code
 
 
-def run_snippet(snippet: str, page: str) -> None:
+def snippets(page: str) -> list[Snippet]:
+    """All code blocks of a page."""
+    found = FENCE.finditer((ROOT / page).read_text())
+    return [Snippet(page, match["language"], match["code"], match["reason"] or "") for match in found]
+
+
+def python_snippets(*pages: str) -> list[Snippet]:
+    """All that these pages show as Python."""
+    return [snippet for page in pages for snippet in snippets(page) if snippet.language == "python"]
+
+
+def run_snippet(snippet: Snippet) -> None:
     """Run it alone, as a reader would who copies it."""
-    exec(compile(snippet, page, "exec"), {})
+    exec(compile(snippet.code, snippet.page, "exec"), {"__name__": "__main__"})

@@ -61,7 +61,11 @@ def test_where_a_library_is_missing_a_name_says_what_to_install():
     """In a process that takes torch for missing; a data set is read without it."""
     code = """
 import sys, scse
-sys.modules["torch"] = None
+class Missing:  # unlike None in sys.modules, which SciPy takes for torch
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, Missing())
 for name in scse.__all__:
     try:
         getattr(scse, name)

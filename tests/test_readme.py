@@ -1,22 +1,49 @@
-"""What the README and the pages of its longer sections show runs as it stands."""
+"""What the README and the pages of docs/ show as Python runs as it stands."""
+
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from snippets import ROOT, python_snippets, run_snippet
+from snippets import PAGES, ROOT, Snippet, python_snippets, run_snippet
 
-PAGES = ("README.md", "docs/attaching.md", "docs/explaining.md", "docs/studies.md")
 MOST_LINES = 150
+SNIPPETS = python_snippets(*PAGES)
 # those of Keras run in tests/keras, on every backend
-SNIPPETS = [(page, snippet) for page in PAGES for snippet in python_snippets(page) if "import keras" not in snippet]
+RUN = [snippet for snippet in SNIPPETS if not snippet.reason and not snippet.keras]
+LEFT_OUT = [snippet for snippet in SNIPPETS if snippet.reason]
 
 
-@pytest.mark.parametrize(("page", "snippet"), SNIPPETS)
-def test_python_example_runs(page: str, snippet: str) -> None:
-    run_snippet(snippet, page)
+def write_scores(folder: Path) -> None:
+    """What a reader has who wants to compare: a study's table, and what nnU-Net writes for two trainers."""
+    (folder / "my-study").mkdir()
+    shutil.copy(ROOT / "docs" / "evidence" / "malc_3mm" / "scores.parquet", folder / "my-study")
+    for trainer, dice in (("plain", 0.8), ("blocks", 0.9)):
+        cases = [{"prediction_file": f"{case}.nii.gz", "metrics": {"1": {"Dice": dice}}} for case in "abc"]
+        (folder / trainer).mkdir()
+        (folder / trainer / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+
+
+def place(snippet: Snippet) -> str:
+    return f"{snippet.page}, block {python_snippets(snippet.page).index(snippet) + 1}"
+
+
+@pytest.mark.parametrize("snippet", RUN, ids=place)
+def test_python_example_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scores(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_snippet(snippet)
+
+
+@pytest.mark.parametrize("snippet", LEFT_OUT, ids=place)
+def test_python_example_that_is_not_run_compiles(snippet: Snippet) -> None:
+    compile(snippet.code, snippet.page, "exec")
 
 
 def test_pages_show_python_examples() -> None:
-    assert {page for page, _ in SNIPPETS} >= {"README.md", "docs/attaching.md", "docs/explaining.md"}
+    pages = {"README.md", "docs/index.md", "docs/get-started.md", "docs/attaching.md", "docs/explaining.md"}
+    assert {snippet.page for snippet in RUN} >= pages
 
 
 def test_readme_stays_short() -> None:

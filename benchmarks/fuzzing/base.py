@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fuzzing.images import nifti
 from scse.inference.segmenter import Segmenter
-from scse.training.run import StoppedError, train_on
+from scse.support.events import StoppedError
+from scse.training.run import train_on
 
 SHAPE = (12, 10, 9)
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])

@@ -18,13 +18,13 @@ from fuzzing.mutations import SAME_JSON, Rng, bad_json, changed_json, garbled, p
 from fuzzing.sandbox import Must, Trial, command_line
 from scse.data.dataset import Dataset
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.recipe import Recipe
 
 
 def use(folder: Path) -> tuple[Any, ...]:
     """Open, check and split a data set, and choose its recipe; everything that a training would start from."""
-    inspection, dataset = checked(folder)
+    inspection, dataset = open_checked(folder)
     recipe = Recipe.derive(inspection.facts_of(dataset))
     own = dataset.splits or any(case.label for case in dataset.test_cases)
     folds = make_folds(dataset, None if own else 2)

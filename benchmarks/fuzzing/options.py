@@ -15,11 +15,12 @@ from scse.attachment.patterns import choose
 from scse.networks import NETWORKS
 from scse.studies.estimate import parse_budget
 from scse.studies.runner import study
-from scse.training.run import StoppedError, train_on
+from scse.support.events import StoppedError
+from scse.training.run import train_on
 from scse.training.settings import Settings, make_settings
-from scse.vocabulary.specs import split_specs
-from scse.vocabulary.variants import canonical
-from scse.zoo.library import check_network
+from scse.vocabulary.grammar import split_names
+from scse.vocabulary.variants import Variant
+from scse.zoo.catalogue import read_network
 
 LETTERS = "abcsexn=[](),'\"|*?.:+-_/\\ 0123459\n\t\0é\u200b\ud7ff[]=,"
 NUMBERS = [
@@ -99,13 +100,15 @@ def option_strings(rng: Rng, folder: Path) -> Trial:
     what = pick(rng, ["variant", "variant", "network", "networks", "pattern", "budget", "setting", "setting", "attach"])
     if what == "variant":
         text = _scrambled(rng, pick(rng, VARIANTS))
-        return _text(what, text, lambda: canonical(text), lambda found: _same(canonical(found), found))
+        return _text(
+            what, text, lambda: str(Variant.parse(text)), lambda found: _same(str(Variant.parse(found)), found)
+        )
     if what == "network":
         text = _scrambled(rng, pick(rng, NETWORK_NAMES))
-        return _text(what, text, lambda: check_network(text))
+        return _text(what, text, lambda: read_network(text))
     if what == "networks":
         text = _scrambled(rng, ",".join([pick(rng, NETWORK_NAMES), pick(rng, NETWORK_NAMES)]))
-        return _text(what, text, lambda: split_specs(text), lambda found: _joined(found, text))
+        return _text(what, text, lambda: split_names(text), lambda found: _joined(found, text))
     if what == "pattern":
         text = _scrambled(rng, pick(rng, PATTERNS))
         model = NETWORKS["unet"](in_channels=1, classes=2, width=2, depth=2, kernel_size=3, recalibration="none")
@@ -120,8 +123,8 @@ def option_strings(rng: Rng, folder: Path) -> Trial:
         return Trial(trial.mutation, trial.run, [*trial.names, name or "settings"], trial.must, trial.wrong)
     text = _scrambled(rng, pick(rng, PATTERNS))
     network = pick(rng, ["unet", "monai:BasicUNet"])
-    run = lambda: command_line("attach", network, "--to", text, "--size", "32")  # noqa: E731
-    return Trial(f"scse attach {network} --to {text[:60]!r}", run, [*_parts(text), "to", "Usage"])
+    run = lambda: command_line("places", network, "--to", text, "--size", "32")  # noqa: E731
+    return Trial(f"scse places {network} --to {text[:60]!r}", run, [*_parts(text), "to", "Usage"])
 
 
 def _text(
@@ -170,10 +173,10 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
     what = pick(rng, ["attach", "train", "train", "study", "command", "command"])
     data = base / "nnunet"
     if what == "attach":
-        option = pick(rng, ["--size", "--channels", "--classes", "--spatial-dims"])
+        option = pick(rng, ["--size", "--in-channels", "--classes", "--spatial-dims"])
         size = [] if option == "--size" else ["--size", "32"]
-        run: Callable[[], Any] = lambda: command_line("attach", "unet", option, number, *size)  # noqa: E731
-        return Trial(f"scse attach {option} {number}", run, [option, option.strip("-"), "Usage"])
+        run: Callable[[], Any] = lambda: command_line("places", "unet", option, number, *size)  # noqa: E731
+        return Trial(f"scse places {option} {number}", run, [option, option.strip("-"), "Usage"])
     if what == "command":
         option, command = pick(
             rng,
@@ -189,7 +192,7 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
                 ("--margin", "study"),
                 ("--cases", "data"),
                 ("--batch-size", "predict"),
-                ("--view", "train"),
+                ("--plane", "train"),
                 ("--preset", "train"),
                 ("--track", "train"),
             ],
@@ -212,7 +215,8 @@ def option_numbers(rng: Rng, folder: Path, base: Path) -> Trial:
         }[command]
         (folder / "file").write_text("")
         run = lambda: command_line(*arguments)  # noqa: E731
-        return Trial(f"scse {command} {option} {number}", run, [str(folder), option.strip("-"), "Usage"])
+        name = option.strip("-")  # a message names the option or the field of the request
+        return Trial(f"scse {command} {option} {number}", run, [str(folder), name, name.replace("-", "_"), "Usage"])
     value: Any = _number(number)
     names: list[str]
     must: Must = "either"

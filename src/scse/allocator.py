@@ -1,30 +1,31 @@
-"""glibc's allocator, told to keep the memory of feature maps instead of returning it to the system after every step."""
+"""Settings of glibc's allocator that keep the memory of feature maps instead of returning it after every step."""
 
 import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
 
-KEEP = {
-    M_MMAP_MAX: 0,  # no block gets a mapping of its own, which ends with the block
-    M_TRIM_THRESHOLD: -1,  # the heap never shrinks
-    M_ARENA_MAX: 1,  # threads share the heap: those of their own hold no block over 64 MiB
+MALLOC_OPTIONS = {
+    M_MMAP_MAX: 0,  # allocate large blocks on the heap: a mapping of its own is released with its block
+    M_TRIM_THRESHOLD: -1,  # never shrink the heap
+    M_ARENA_MAX: 1,  # share one heap between threads: a heap per thread cannot hold blocks over 64 MiB
 }
 
 
 def keep_large_blocks() -> bool:
     """Reuse the memory of feature maps from step to step, on Linux with glibc.
 
-    By default every large block is mapped anew, and the kernel zeroes its pages when they are first written. Kept, the
-    process holds its greatest memory until it ends. The command line calls this at its start; `import scse` never does.
-    In a program of your own, call it first, before any thread starts: threads keep the heap that they began with.
+    By default, glibc maps new memory for every large block, and the kernel zeroes its pages at the first write. With
+    this setting, the process stays at its peak memory until it exits. The command line calls this function when it
+    starts; `import scse` never does. In your own program, call it before any thread starts, because a thread keeps
+    the heap that it started with.
 
     Returns:
-        Whether the allocator took it; False on other systems, which are left as they are.
+        Whether the allocator accepted the settings. On other systems nothing changes and the result is False.
     """
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
-    return all(libc.mallopt(parameter, value) for parameter, value in KEEP.items())
+    return all(libc.mallopt(parameter, value) for parameter, value in MALLOC_OPTIONS.items())

@@ -1,4 +1,4 @@
-"""Blocks into a network and out again: what is placed, what is refused, and that a refusal changes nothing."""
+"""Attaching and detaching blocks: placements, refused calls, and models that a refused call leaves unchanged."""
 
 import copy
 import re
@@ -12,7 +12,7 @@ from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
 
 
 class Net(nn.Module):
-    """Two units and a head, with everything that can be wrong with a host somewhere in it."""
+    """Two units and a head, and one module for each reason for which a host is refused."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 
 
 def fingerprint(model):
-    """Everything that a refusal must leave as it was."""
+    """Return everything that a refused call must not change."""
     return (
         [(name, id(module), module.training) for name, module in model.named_modules()],
         [list(module._forward_hooks) for module in model.modules()],
@@ -146,7 +146,7 @@ def test_detach_restores_the_model(model):
 
 
 def test_detach_without_blocks_is_an_error(model):
-    with pytest.raises(ValueError, match="Net has no block that could be taken out"):
+    with pytest.raises(ValueError, match="Net has no block to remove"):
         scse.detach(model)
 
 
@@ -186,21 +186,21 @@ def test_example_is_guessed(model):
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("pair", r"'pair' \(Returning\) returns a tuple of 2, no feature map; attach to 'first"),
-        ("keyed", r"'keyed' \(Returning\) returns a dict with the keys a, b, no feature map; attach to "),
-        ("listed", r"'listed' \(Returning\) returns a list of 1, no feature map; attach to "),
+        ("pair", r"'pair' \(Returning\) returns a tuple of 2, not a feature map; attach to 'first"),
+        ("keyed", r"'keyed' \(Returning\) returns a dict with the keys a, b, not a feature map; attach to "),
+        ("listed", r"'listed' \(Returning\) returns a list of 1, not a feature map; attach to "),
         ("tokens", r"returns a tensor of shape \(2, 16, 6\), .*if it is \(N, tokens, C\), give layout='channels-last'"),
-        ("unused", r"'unused' \(Conv2d\) did not run in the example"),
-        ("blocks", r"'blocks' \(ModuleList\) did not run in the example, or is not run as a module; attach to "),
+        ("unused", r"'unused' \(Conv2d\) did not run as a module in the example"),
+        ("blocks", r"'blocks' \(ModuleList\) did not run as a module in the example; attach to "),
         ("act", r"'act' \(ReLU\) ran 2 times in the example, but a block recalibrates one map"),
         ("first|nothing", r"pattern 'nothing' matches no module of Net"),
         (
             "auto",
-            r"to='auto' does not know Net; choose where, such as to='first.*Its stages and .*:\n  first",
+            r"to='auto' does not know Net; choose modules, for instance to='first.*Its stages and .*:\n  first",
         ),
     ],
 )
-def test_wrong_place_is_refused_and_the_model_left_as_it_was(model, to, message):
+def test_wrong_place_is_refused_and_the_model_unchanged(model, to, message):
     before = fingerprint(model)
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
         scse.attach(model, to=to if to in {"auto", "first|nothing"} else f"first|{to}", example=X)
@@ -233,13 +233,17 @@ def test_attaching_elsewhere_adds_to_what_is_there(model):
         (
             "scse",
             {"aggregation": "concat", "identity": False},
-            r"the block at 'first' turns .*\(2, 4, 8, 8\) into .*\(2, 8, 8, 8\); what follows would not fit",
+            r"the block at 'first' turns .*\(2, 4, 8, 8\) into .*\(2, 8, 8, 8\), but a block must keep the shape",
         ),
         ("scse", {"layout": "NHWC"}, "layout must be one of 'channels-first', 'channels-last', got 'NHWC'"),
-        (lambda channels: nn.Conv2d(channels, 1, 1), {}, "the block at 'first' turns .* what follows would not fit"),
+        (
+            lambda channels: nn.Conv2d(channels, 1, 1),
+            {},
+            "the block at 'first' turns .* must keep the shape of its input",
+        ),
     ],
 )
-def test_wrong_option_is_refused_and_the_model_left_as_it_was(model, recalibration, options, message):
+def test_wrong_option_is_refused_and_the_model_unchanged(model, recalibration, options, message):
     before = fingerprint(model)
     with pytest.raises(ValueError, match=message):
         scse.attach(model, recalibration, to="first", example=X, **options)
@@ -268,7 +272,7 @@ def test_block_that_the_model_would_run_itself_is_refused():
 @pytest.mark.parametrize(
     ("model", "example", "message"),
     [
-        (nn.Linear(3, 2), None, r"Linear has no convolution that would tell its input; give example="),
+        (nn.Linear(3, 2), None, r"Linear has no convolution from which to guess its input; give example="),
         (
             nn.Conv2d(3, 4, 1),
             torch.zeros(1, 5, 8, 8),
@@ -277,7 +281,7 @@ def test_block_that_the_model_would_run_itself_is_refused():
         (nn.Sequential(nn.Conv2d(3, 4, 65)), None, r"the guessed example \(.*\) does not run through Sequential"),
     ],
 )
-def test_example_that_does_not_run_is_told(model, example, message):
+def test_example_that_does_not_run_is_refused(model, example, message):
     with pytest.raises(ValueError, match=message):
         scse.attach(model, to=nn.Module, example=example)
 
@@ -337,7 +341,7 @@ def test_resnet50_with_cse_after_bn3_is_se_resnet_50():
     peer = timm.create_model("seresnet50", pretrained=False)
     theirs = peer.state_dict()
     with torch.no_grad():
-        for key, value in theirs.items():  # batch norms and gates as a training may leave them
+        for key, value in theirs.items():  # batch norms and gates with values as after a training
             if value.is_floating_point() and value.ndim == 1:
                 value.add_(0.1 * torch.rand(value.shape, generator=torch.Generator().manual_seed(len(key))))
     names = {"squeeze": "fc1", "excite": "fc2"}

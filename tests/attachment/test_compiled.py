@@ -1,4 +1,4 @@
-"""Models that were compiled, and called, before blocks come or go."""
+"""Models that were compiled and called before blocks are attached or detached."""
 
 import pytest
 import torch
@@ -92,6 +92,6 @@ def test_fused_blocks_run_in_what_was_compiled_and_called_before():
 def test_torchscript_is_refused(model, convert, part):
     if part:
         model[0] = torch.jit.trace(model[0], X)
-    given = model if part else convert(model)
+    target = model if part else convert(model)
     with pytest.raises(ValueError, match="is TorchScript, which cannot be changed; change the model that it was made"):
-        scse.attach(given, "scse", to="1", example=X)
+        scse.attach(target, "scse", to="1", example=X)

@@ -1,4 +1,4 @@
-"""Modules of other libraries and ours in their place: the same numbers, and nothing else changed."""
+"""Modules of other libraries replaced by blocks: the same values, and nothing else changed."""
 
 import copy
 import subprocess
@@ -39,12 +39,12 @@ def load(name):
 
 
 def make(name, *arguments, **options):
-    """A module of a library, imported when its test runs."""
+    """Build a module of a library, which is imported only when its test runs."""
     return load(name)(*arguments, **options)
 
 
 def alive(model):
-    """Random biases and statistics of batch norm: a library's zeros would hide what was not carried over."""
+    """Set biases and batch norm statistics to random values, because zeros would hide values that were not copied."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,7 +59,7 @@ def alive(model):
 
 
 def values(module, x):
-    """The output, the gradient of the input, and those of all parameters, weights as matrices."""
+    """Return the output, and the gradients of the input and of all parameters, with weights as matrices."""
     torch.manual_seed(0)  # dropout
     x = x.detach().clone().requires_grad_()
     y = module(x)
@@ -71,9 +71,10 @@ def values(module, x):
 
 
 def assert_same(one, other, tolerance):
-    """Equal relative to the largest magnitude of each tensor.
+    """Check that tensors are equal, relative to the largest magnitude of each tensor.
 
-    Gradients that are 0 but for rounding, of biases before a batch norm, are held to a thousandth of the largest.
+    The gradients of biases before a batch norm are 0 except for rounding errors. For these, the tolerance is relative
+    to a thousandth of the largest magnitude of all tensors.
     """
     least = 1e-3 * max(value.abs().max().item() for value in other if value is not None)
     for ours, theirs in zip(one, other, strict=True):
@@ -128,7 +129,7 @@ def test_block_computes_what_the_module_computed(name, block, arguments, options
     space = {1: (35,), 3: (3, 4, 5)}.get(arguments[0], (5, 7)) if name in {MONAI, RESIDUAL} else (5, 7)
     x = torch.randn(4, channels, *space) * torch.rand(4, channels, *(1 for _ in space)) * 5 + 0.5
     expected = values(model, x)
-    assert all(value.abs().max() > 0 for value in expected)  # no gradient is trivially the same
+    assert all(value.abs().max() > 0 for value in expected)  # no gradient is trivially equal
     assert fuse(model) == Fused((Swapped("0", name, block.__name__),), ())
     assert type(model[0]) is block
     assert_same(values(model, x), expected, 1e-6)
@@ -152,7 +153,7 @@ def torchvision_model(name):
 
 
 def monai_bottlenecks():
-    """MONAI's own users of its layer, in 3D."""
+    """MONAI's own modules that use its layer, in 3D."""
     blocks = "monai.networks.blocks.squeeze_and_excitation"
     return nn.Sequential(
         make(f"{blocks}.SEBlock", 3, 8, 4, 4, 16),
@@ -182,11 +183,11 @@ NETWORKS = {
     "monai-bottlenecks-3d": (monai_bottlenecks, (2, 8, 9, 8, 7), MONAI, 4),
     "monai-seresnet50": (
         lambda: make("monai.networks.nets.SEResNet50", spatial_dims=2, in_channels=1, num_classes=5),
-        (2, 1, 64, 64),  # of 32 pixels one a channel is left, and batch normalisation over two values amplifies all
+        (2, 1, 64, 64),  # from 32 pixels one pixel remains, and batch normalisation of two values amplifies rounding
         MONAI,
         16,
     ),
-    "monai-quicknat": (  # one module at nine places
+    "monai-quicknat": (  # the same module at nine places
         lambda: make("monai.networks.nets.quicknat.Quicknat", num_filters=8, se_block="CSE"),
         (2, 1, 32, 32),
         MONAI,
@@ -205,8 +206,8 @@ def test_network_of_a_library_computes_the_same(build, shape, name, count):
     assert report.kept == ()
     x = torch.randn(shape)
     assert_modules_are_the_same(network.eval(), fused.eval(), report, x)
-    # in float64, as a network amplifies the last bit of float32, with ours as with any other order of a sum; there
-    # torch's derivative of the hard sigmoid is 1/6 in float32, off by 3e-8
+    # In float64, because a network amplifies the rounding of float32 for any change of the order of a sum. In float64,
+    # torch still uses 1/6 rounded to float32 as derivative of the hard sigmoid, an error of 3e-8.
     tolerance = 1e-7 if any(getattr(block, "gate", "") == "hard-sigmoid" for block in fused.modules()) else 1e-10
     network.double(), fused.double()
     for training in (False, True):
@@ -215,10 +216,10 @@ def test_network_of_a_library_computes_the_same(build, shape, name, count):
 
 
 def assert_modules_are_the_same(network, fused, report, x):
-    """In float32, each module for itself on the map that it sees in the network, against the library's in float64.
+    """Compare each block in float32 with the library's module in float64, on the map of the module in the network.
 
-    Much cancels in the gates of many channels and in the gradients of the weights: the library's own rounding is up to
-    3e-6 of them, and ours has to be of that size.
+    Gates of many channels and gradients of weights suffer from cancellation. The relative error of the library's module
+    in float32 is up to 3e-6, and the error of the block must be of the same size.
     """
     seen = {}
     hooks = [
@@ -241,7 +242,7 @@ def assert_modules_are_the_same(network, fused, report, x):
             assert (own - true).abs().max() <= allowed
 
 
-# What is kept
+# Modules that are kept
 
 
 class Doubled(nn.Conv2d):
@@ -277,19 +278,19 @@ ORIGIN = "which may compute something else"
 KEPT = {
     "effective": (lambda: make(EFFECTIVE, C), "it has one layer, where cSE has two"),
     "last": (lambda: make(CHANNELS_LAST, C), "its channels are the last axis"),
-    "maximum": (lambda: make(TIMM, C, add_maxpool=True), "its squeeze is a mean and a maximum (add_maxpool)"),
+    "maximum": (lambda: make(TIMM, C, add_maxpool=True), "its squeeze averages the mean and the maximum (add_maxpool)"),
     "norm": (lambda: make(TIMM, C, norm_layer=nn.BatchNorm2d), "it has a BatchNorm2d between its layers"),
     "activation": (
         lambda: make(EFFICIENT, C, act_layer=nn.GELU),
-        "act1 is GELU(approximate='none'), which is none of leaky-relu, relu, silu",
+        "act1 is GELU(approximate='none'), not one of leaky-relu, relu, silu",
     ),
     "slope": (
         lambda: make(RESIDUAL, 2, C, acti_type_1=("leakyrelu", {"negative_slope": 0.2})),
-        "fc.1 is LeakyReLU(negative_slope=0.2), which is none of leaky-relu, relu, silu",
+        "fc.1 is LeakyReLU(negative_slope=0.2), not one of leaky-relu, relu, silu",
     ),
     "gate": (
         lambda: make(VISION, C, 4, scale_activation=nn.Tanh),
-        "scale_activation is Tanh(), which is none of hard-sigmoid, relu, sigmoid",
+        "scale_activation is Tanh(), not one of hard-sigmoid, relu, sigmoid",
     ),
     "own-activation": (lambda: make(VISION, C, 4, activation=lambda: subclass("torch.nn.ReLU")), "activation is Own()"),
     "subclass": (lambda: subclass(TIMM, C), f"a subclass of {TIMM}, {ORIGIN}"),
@@ -303,10 +304,10 @@ KEPT = {
         lambda: with_part(make(VISION, C, 4), "fc1", parametrizations.weight_norm(nn.Conv2d(C, 4, 1))),
         "fc1 is ParametrizedConv2d(",
     ),
-    "version": (lambda: with_part(make(SCSE, C), "cSE", nn.Identity()), "it has no cSE.1: another version"),
+    "version": (lambda: with_part(make(SCSE, C), "cSE", nn.Identity()), "it has no cSE.1; this version"),
     "position": (
         lambda: with_part(make(SCSE, C), "sSE.0", nn.Conv2d(C, C, 1)),
-        "its spatial excitation has 16 gates a position instead of one",
+        "its spatial excitation has 16 gates per position instead of one",
     ),
     "scse-activation": (lambda: with_part(make(SCSE, C), "cSE.2", nn.SiLU()), "its activation and gates are not ReLU"),
     "scse-gate": (lambda: with_part(make(SCSE, C), "sSE.1", nn.Hardsigmoid()), "its activation and gates are not"),
@@ -352,7 +353,7 @@ def test_network_whose_modules_differ_is_left_as_it_was(name, count):
     assert dict(network.named_modules()) == before
 
 
-# What stays
+# Properties that are kept
 
 
 @pytest.mark.parametrize("name", [SCSE, TIMM])
@@ -424,7 +425,7 @@ def dynamically_quantised(model, _x, _path):
 def exported(model, x, path):
     torch.onnx.export(model, (x,), path, dynamo=False, input_names=["x"])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda given: torch.from_numpy(session.run(None, {"x": given.numpy()})[0])
+    return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
 
 
 def statically_quantised(model, x, _path):
@@ -489,7 +490,7 @@ def test_module_at_two_places_stays_one_module():
 
 def test_what_is_unknown_is_not_touched():
     class SEModule(nn.Module):
-        """The name alone does not make it timm's."""
+        """A class with the name of timm's, but from another module."""
 
     model = nn.Sequential(SEModule(), nn.Conv2d(3, 3, 1), nn.ReLU(), ChannelSE(3), ConcurrentSE(3), nn.BatchNorm2d(3))
     before = dict(model.named_modules())
@@ -523,7 +524,7 @@ def test_names_and_places_around_the_module_stay():
     assert type(module.attention) is ConcurrentSE
 
 
-# What is refused, reported, and not imported
+# Refusals, the report, and imports
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Blocks hung on modules: run once, saved, copied; wrong hosts refused."""
+"""Blocks attached to hosts: they run once and survive saving and copying; unsuitable hosts are refused."""
 
 import copy
 import io
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from scse.attachment.hosts import block_of, hang, layout_of, recalibrate, take_off
+from scse.attachment.hosts import attach_block, block_of, layout_of, recalibrate, remove_block
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
 
 
@@ -22,14 +22,14 @@ X = torch.linspace(-1, 1, 2 * 3 * 5 * 5).reshape(2, 3, 5, 5)
 def test_block_recalibrates_the_output_of_its_host():
     plain, hosted = host(), host()
     block = ConcurrentSE(4)
-    hang(hosted, block)
+    attach_block(hosted, block)
     assert torch.equal(hosted(X), block(plain(X)))
     assert hosted.recalibration is block
 
 
-def test_block_runs_once_a_call():
+def test_block_runs_once_per_call():
     hosted, calls = host(), []
-    hang(hosted, ChannelSE(4))
+    attach_block(hosted, ChannelSE(4))
     hosted.recalibration.register_forward_hook(lambda *_: calls.append(1))
     hosted(X)
     assert len(calls) == 1
@@ -38,22 +38,22 @@ def test_block_runs_once_a_call():
 def test_keys_of_the_host_stay():
     hosted = host()
     before = list(hosted.state_dict())
-    hang(hosted, SpatialSE(4))
+    attach_block(hosted, SpatialSE(4))
     assert list(hosted.state_dict()) == [*before, "recalibration.project.weight", "recalibration.project.bias"]
 
 
 def test_second_block_on_one_host_is_refused():
     hosted = host()
-    hang(hosted, ChannelSE(4))
+    attach_block(hosted, ChannelSE(4))
     with pytest.raises(ValueError, match="Conv2d has a recalibration block already"):
-        hang(hosted, SpatialSE(4))
+        attach_block(hosted, SpatialSE(4))
     hosted(X)
 
 
 def test_sequential_host_runs_its_block_last_and_once():
     plain, block, calls = nn.Sequential(host(), nn.ReLU()), ConcurrentSE(4), []
     hosted = copy.deepcopy(plain)
-    hang(hosted, block)
+    attach_block(hosted, block)
     block.register_forward_hook(lambda *_: calls.append(1))
     assert torch.equal(hosted(X), block(plain(X)))
     assert len(calls) == 2
@@ -68,15 +68,15 @@ def test_sequential_with_its_own_forward_is_refused():
             return x + 1
 
     with pytest.raises(ValueError, match=r"Odd is an nn\.Sequential with a forward of its own"):
-        hang(Odd(host()), ChannelSE(4))
+        attach_block(Odd(host()), ChannelSE(4))
 
 
 @pytest.mark.parametrize("make", [host, lambda: nn.Sequential(host())])
-def test_taking_off_restores_modules_hooks_and_keys(make):
+def test_removing_a_block_restores_modules_hooks_and_keys(make):
     plain, hosted = make(), make()
     hosted.register_forward_hook(lambda *_: None)
-    hang(hosted, ChannelSE(4))
-    take_off(hosted)
+    attach_block(hosted, ChannelSE(4))
+    remove_block(hosted)
     assert block_of(hosted) is None
     assert list(hosted.state_dict()) == list(plain.state_dict())
     assert len(hosted._forward_hooks) == 1  # the user's own
@@ -88,7 +88,7 @@ def test_channels_may_be_on_the_last_axis(make):
     hosted, block = make(), ConcurrentSE(4)
     tokens = torch.randn(2, 9, 4)
     expected = ConcurrentSE.forward(block, tokens.movedim(-1, 1)).movedim(1, -1)
-    hang(hosted, block, layout="channels-last")
+    attach_block(hosted, block, layout="channels-last")
     assert layout_of(block) == "channels-last"
     assert torch.equal(hosted(tokens), expected)
 
@@ -126,7 +126,7 @@ def test_unknown_name_is_refused_with_all_known(name):
 
 def test_copy_runs_its_own_block():
     hosted = host()
-    hang(hosted, ChannelSE(4))
+    attach_block(hosted, ChannelSE(4))
     before = hosted(X)
     twin = copy.deepcopy(hosted)
     assert torch.equal(twin(X), before)
@@ -138,7 +138,7 @@ def test_copy_runs_its_own_block():
 
 def test_saved_module_keeps_its_block():
     hosted = host()
-    hang(hosted, ChannelSE(4))
+    attach_block(hosted, ChannelSE(4))
     file = io.BytesIO()
     torch.save(hosted, file)
     file.seek(0)
@@ -148,5 +148,5 @@ def test_saved_module_keeps_its_block():
 def test_compiles_without_graph_break():
     torch.compiler.reset()
     hosted = host()
-    hang(hosted, ConcurrentSE(4))
+    attach_block(hosted, ConcurrentSE(4))
     torch.testing.assert_close(torch.compile(hosted, fullgraph=True, backend="eager")(X), hosted(X))

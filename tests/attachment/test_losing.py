@@ -1,4 +1,4 @@
-"""Blocks after modules that something replaces: they survive, or their loss is noticed."""
+"""Blocks after modules that are replaced: they survive, or a warning reports their loss."""
 
 import copy
 import warnings
@@ -23,7 +23,7 @@ X = torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8)
 
 
 class Net(nn.Module):
-    """Two layers with batch normalisation, after which the blocks are."""
+    """Two layers with batch normalisation; the blocks follow the latter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,10 +133,10 @@ DROPPED = {
 @pytest.mark.parametrize(("convert", "lost"), DROPPED.values(), ids=DROPPED)
 def test_block_that_is_dropped_is_noticed(model, convert, lost, tmp_path):
     converted = convert(model)
-    told = rf"{len(lost)} blocks that were attached to Net \({', '.join(lost)}\) do not run any more.*attach afterwards"
-    with pytest.warns(LostBlockWarning, match=told):
+    message = rf"{len(lost)} blocks that were attached to Net \({', '.join(lost)}\) no longer run.*attach afterwards"
+    with pytest.warns(LostBlockWarning, match=message):
         converted(X)
-    with pytest.warns(LostBlockWarning, match=told):
+    with pytest.warns(LostBlockWarning, match=message):
         placed = scse.placements(converted)
     assert {*placed.names} == {"bn1", "bn2"} - {*lost}
     with pytest.warns(LostBlockWarning), pytest.raises(ValueError, match="do not run any more"):
@@ -152,7 +152,7 @@ def test_hook_that_was_removed_is_restored_with_a_warning(model):
     before = model(X)
     for module in model.modules():
         module._forward_hooks.clear()
-    with pytest.warns(LostBlockWarning, match=r"2 blocks .*\(bn1, bn2\) had lost their hooks, which are there again"):
+    with pytest.warns(LostBlockWarning, match=r"2 blocks .*\(bn1, bn2\) had lost their hooks and did not run"):
         after = model(X)
     assert torch.equal(after, before)
 
@@ -166,7 +166,7 @@ def test_part_that_is_replaced_loses_its_blocks_with_a_warning_of_its_model():
         assert len(scse.placements(model)) == 1
 
 
-def test_taking_blocks_out_of_a_part_is_no_loss(model):
+def test_detaching_blocks_of_a_part_is_no_loss(model):
     outer = nn.Sequential(model)
     scse.detach(model)
     scse.attach(outer, "cse", to="0.bn?", example=X)
@@ -176,7 +176,7 @@ def test_taking_blocks_out_of_a_part_is_no_loss(model):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
-def test_hook_without_its_block_tells_what_to_do(model):
+def test_hook_without_its_block_raises_with_the_remedy(model):
     fused = fuse_modules(model, [["conv1", "bn1"]])
     with pytest.warns(LostBlockWarning), pytest.raises(RuntimeError, match=r"this Conv2d is gone.*attach afterwards"):
         fused(X)
@@ -192,8 +192,8 @@ FOLDING = {
 
 @pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated", "ignore:.*reduce_range")
 @pytest.mark.parametrize("convert", FOLDING.values(), ids=FOLDING)
-def test_graph_that_may_fold_a_module_with_its_block_is_told(model, convert):
-    with pytest.warns(LostBlockWarning, match="torch.fx takes a BatchNorm2d with its block as one module.*fold first"):
+def test_graph_that_may_fold_a_module_with_its_block_is_warned_of(model, convert):
+    with pytest.warns(LostBlockWarning, match="torch.fx treats a BatchNorm2d with its block as one module.*fold first"):
         convert(model)
 
 

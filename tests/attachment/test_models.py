@@ -1,4 +1,4 @@
-"""`attach` on real networks of other libraries: one test a network and check, and the table of both in docs/."""
+"""`attach` on real networks of other libraries: one test per network and check, and the table of results in docs/."""
 
 import copy
 import functools
@@ -14,7 +14,7 @@ from zoo import ZOO, leaves
 
 
 def attached(name):
-    """A network with blocks, its plain twin, an example, and what was placed."""
+    """Return a network with blocks, the same network without, an example, and the placements."""
     entry = ZOO[name]
     plain = entry.make()
     network = copy.deepcopy(plain)
@@ -23,7 +23,7 @@ def attached(name):
 
 
 def disturb(placed):
-    """Weights that a training might have left, so that the blocks do something."""
+    """Change the weights of the blocks, so that they are no longer the identity."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in placed.parameters():
@@ -31,7 +31,7 @@ def disturb(placed):
 
 
 def outputs(network, x):
-    torch.manual_seed(7)  # of dropout
+    torch.manual_seed(7)  # for dropout
     return leaves(network(x))
 
 
@@ -40,7 +40,7 @@ def same(first, second):
 
 
 def closest(first, second):
-    """The greatest difference, relative to the greatest value."""
+    """Return the largest difference, relative to the largest value."""
     pairs = list(zip(first, second, strict=True))
     return max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)
 
@@ -56,7 +56,7 @@ def gradients(name, tmp_path):
     network, _, x, placed = attached(name)
     sum(leaf.square().mean() for leaf in outputs(network.train(), x)).backward()
     assert all(parameter.grad is not None for parameter in placed.parameters())
-    for place in placed:  # behind layers that start at zero, gradients are zero in the first step
+    for place in placed:  # in the first step, the gradients before layers that start at zero are zero
         assert place.block.channel.excite.bias.grad.abs().sum() > 0
         assert place.block.spatial.project.weight.grad.abs().sum() > 0
 
@@ -99,7 +99,7 @@ def compiled(name, tmp_path):
     network, _, x, placed = attached(name)
     disturb(placed)
     torch.compiler.reset()
-    # whether it is captured whole; what the compilers make of the blocks, forward and backward, is tested with these
+    # This tests full capture of the graph; the tests of the blocks check the code that compilers generate.
     fast = torch.compile(network.train(), fullgraph=True, backend="eager")
     reached = outputs(fast, x)
     sum(leaf.square().mean() for leaf in reached).backward()
@@ -116,14 +116,14 @@ def compiled_with_breaks_of_its_own(name, tmp_path):
     with pytest.raises(torch._dynamo.exc.Unsupported, match=OWN_BREAKS[name]):
         torch.compile(plain, fullgraph=True, backend="eager")(x)
     torch.compiler.reset()
-    with torch.no_grad():  # torch warns of gradients where a graph goes on after a break
+    with torch.no_grad():  # with gradients, torch warns when a graph continues after a break
         expected = outputs(network.eval(), x)
         assert closest(expected, outputs(torch.compile(network, backend="eager"), x)) < 1e-4
 
 
-@functools.lru_cache(maxsize=1)  # the two checks that need it follow each other
+@functools.lru_cache(maxsize=1)  # the two checks that need it run one after the other
 def program_of(name):
-    """A network exported, an example, and its outputs for it."""
+    """Return an exported network, an example, and the expected outputs."""
     network, _, x, placed = attached(name)
     disturb(placed)
     expected = [leaf.detach() for leaf in outputs(network.eval(), x)]
@@ -179,7 +179,7 @@ CHECKS = {
 
 
 OWN_BREAKS = {f"MONAI BasicUNet {dims}D": "`isinstance` in file .*jit" for dims in (2, 3)}
-"""Networks that break the graph without blocks too, and what torch says of it."""
+"""Networks that break the graph without blocks too, and the message of torch."""
 
 PASSED, PASSED_WITH_BREAKS = "yes", "yes, but MONAI's own `torch.jit.isinstance` breaks the graph, without blocks too"
 TABLE = Path(__file__).parents[2] / "docs" / "models.md"

@@ -1,4 +1,4 @@
-"""What is attached to a model, told, printed and found again."""
+"""Placements: their contents, their table, and placements of copied models."""
 
 import copy
 import io
@@ -31,14 +31,14 @@ def model():
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 
 
-def test_placements_tell_what_is_where(model):
+def test_placements_describe_every_block(model):
     placed = scse.attach(model, "cse", to="first|second", example=X)
     assert placed.names == ("first", "second")
     assert [(p.channels, p.resolution) for p in placed] == [(4, (8, 8)), (6, (4, 4))]
     assert placed[1].host is model.second
     assert placed[1].block is model.second.recalibration
     assert [p.parameters for p in placed] == [4 * 2 + 2 + 2 * 4 + 4, 6 * 3 + 3 + 3 * 6 + 6]
-    assert [p.multiply_adds for p in placed] == [2 * (4 * 2 + 2 * 4), 2 * (6 * 3 + 3 * 6)]  # of two images
+    assert [p.multiply_adds for p in placed] == [2 * (4 * 2 + 2 * 4), 2 * (6 * 3 + 3 * 6)]  # two images
 
 
 def test_placements_know_the_model_without_blocks(model):

@@ -1,4 +1,4 @@
-"""Stages of models that no table knows, and the places in our own networks."""
+"""Stages of models of unknown families, and the places of blocks in the networks of scse."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ class Unit(nn.Module):
 
 
 class Mine(nn.Module):
-    """A U-Net such as users write, with pooling and joining in its forward."""
+    """A typical user's U-Net, which pools and concatenates in its forward method."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,7 @@ def test_suggested_patterns_name_the_stages():
     assert len(scse.attach(model, "scse", to=pattern)) == 5
 
 
-def test_listing_has_a_line_a_stage():
+def test_listing_has_a_line_per_stage():
     listing = list_stages(find_stages(Mine(), torch.zeros(1, 1, 16, 16))).splitlines()
     assert listing[2] == "  middle  Unit  (1, 8, 4, 4)"
     assert len(listing) == 5

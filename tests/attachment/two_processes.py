@@ -1,4 +1,4 @@
-"""A training step on two processes, which a test starts: each runs `train` on its own half of the data."""
+"""Training on two processes, which a test starts. Each process runs `train` on its own half of the data."""
 
 import copy
 import warnings
@@ -15,9 +15,9 @@ PROCESSES = 2
 
 
 def train(rank: int, name: str, folder: str) -> None:
-    """Two steps on the network `name`; writes what this process ended with to `folder`/`rank`.pt."""
+    """Train the network `name` for two steps, and write the resulting weights to `folder`/`rank`.pt."""
     warnings.simplefilter("error")
-    # of timm's ConvNeXt, without blocks too
+    # timm's ConvNeXt causes this warning without blocks too
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
@@ -27,13 +27,13 @@ def train(rank: int, name: str, folder: str) -> None:
         before = copy.deepcopy(network.state_dict())
         parallel = DistributedDataParallel(network)
         optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
-        # the second step is where DDP complains of weights that had no part in the first
+        # in the second step, DDP raises an error if a weight had no gradient in the first
         for step in range(2):
             optimizer.zero_grad()
             sum(leaf.square().mean() for leaf in leaves(parallel(ZOO[name].example(seed=2 * step + rank)))).backward()
             optimizer.step()
         blocks = {key: value for key, value in network.state_dict().items() if ".recalibration." in key}
-        # those behind layers that start at zero may underflow
+        # the gradients of the other weights, before layers that start at zero, may underflow
         last = [key for key in blocks if key.endswith(("excite.bias", "project.weight"))]
         moved = {key: not torch.equal(blocks[key], before[key]) for key in last}
         torch.save({"blocks": blocks, "moved": moved}, Path(folder) / f"{rank}.pt")

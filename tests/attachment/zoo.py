@@ -1,4 +1,4 @@
-"""Real networks of other libraries, randomly initialised, each with an example: what `attach` must work on."""
+"""Real networks of other libraries, randomly initialised, with an example each. `attach` must support all of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 @dataclass(frozen=True)
 class Entry:
-    """A network: how it is built, and the shape of its example."""
+    """A function that builds a network, and the shape of its example."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -126,5 +126,5 @@ ZOO = {
 
 
 def leaves(output: object) -> list[Tensor]:
-    """All tensors of an output, whatever holds them."""
+    """Return all tensors of an output, which may be a nested container."""
     return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -50,7 +50,7 @@ def seeded(make, channels, **options):
 
 
 def expected(block, x):
-    """What the NumPy reference makes of `x` with the weights of `block`."""
+    """Return the output of the NumPy reference for `x` with the weights of `block`."""
 
     def layer(linear):
         bias = 0.0 if linear.bias is None else linear.bias.detach().double().numpy()
@@ -94,7 +94,7 @@ def test_variants_are_named_in_the_order_of_the_paper():
         (lambda: ChannelSE(4, hidden=0), "hidden must be a whole number of at least 1, got 0"),
         (
             lambda: ChannelSE(4, reduction=4, hidden=1),
-            "reduction and hidden both say how wide the hidden layer is, got reduction=4 and hidden=1; "
+            "reduction and hidden both set the width of the hidden layer, got reduction=4 and hidden=1; "
             "give one of them",
         ),
         (
@@ -256,7 +256,7 @@ def test_value_is_that_of_the_reference_with_every_activation_and_gate(activatio
     x = 3 * feature_map(4, 16, 5, 7, dtype=torch.float64)
     np.testing.assert_allclose(block(x).detach(), expected(block, x), rtol=1e-13, atol=1e-13)
     gates = (block(x) / x).mean((2, 3))
-    assert gates.min() < 0.01  # both the flat and the sloping parts of every gate are met
+    assert gates.min() < 0.01  # the values cover the flat and the sloping parts of every gate
     assert gates.max() > 0.9
     assert gates.unique().numel() > 16
 
@@ -340,7 +340,7 @@ def test_strided_input_gives_the_values_of_its_copy(make):
 
 
 @every_block
-def test_input_is_left_as_it_was(make):
+def test_input_is_not_modified(make):
     x = feature_map(2, 4, 5, 5)
     before = x.clone()
     make(4)(x)
@@ -372,7 +372,7 @@ def test_identity_start_learns(make):
     torch.manual_seed(0)
     block = make(6, identity=True)
     x = feature_map(2, 6, 5, 5)
-    optimiser = torch.optim.SGD(block.parameters(), lr=0.01)  # small, as a hard gate has flat parts
+    optimiser = torch.optim.SGD(block.parameters(), lr=0.01)  # small, because a hard gate has flat parts
     for _ in range(2):
         optimiser.zero_grad()
         block(x).square().sum().backward()
@@ -482,7 +482,7 @@ torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x))
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcc"), reason="the default compiler of torch needs gcc")
 def test_compiles_with_the_default_compiler(tmp_path):
-    # a process of its own: the compiler starts workers and caches that would outlive the test
+    # a separate process, because the compiler starts workers and caches that would outlive the test
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", INDUCTOR], env=environment, capture_output=True, text=True, check=False
@@ -506,7 +506,7 @@ def test_exports_with_any_batch_and_size(make, space):
 
 
 class AllBlocks(nn.Module):
-    """Every block on the same input: one export a number of axes, because an export takes seconds."""
+    """All blocks on the same input. One export per number of axes covers them, because an export takes seconds."""
 
     def __init__(self):
         super().__init__()
@@ -533,7 +533,7 @@ def test_exports_to_onnx(space):
 
 @pytest.mark.parametrize("reduction", [2, 16])
 def test_scse_agrees_with_segmentation_models_pytorch(reduction):
-    """A peer that we did not write, with its own convolutions: same weights, same values, same gradients."""
+    """With the same weights, an independent implementation gives the same values and gradients."""
     from segmentation_models_pytorch.base.modules import SCSEModule
 
     peer = SCSEModule(32, reduction=reduction).double()

@@ -1,4 +1,4 @@
-"""A block is a module among modules: its parts are called, wrapped, hooked, pruned, quantised, traced and scripted."""
+"""Blocks as ordinary modules: their layers can be called, wrapped, hooked, pruned, quantised, traced and scripted."""
 
 import copy
 import warnings
@@ -20,7 +20,7 @@ LAYERS[ConcurrentSE] = ("channel.squeeze", "channel.excite", "spatial.project")
 
 
 class LowRank(nn.Module):
-    """A layer with a low-rank term added to its product, as LoRA has it."""
+    """A linear layer with an added low-rank term, as in LoRA."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ def layers(block):
     return [block.get_submodule(name) for name in LAYERS[type(block)]]
 
 
-def called_again(block):
-    """A copy whose layers must be called, because they are no plain nn.Linear."""
+def with_called_layers(block):
+    """Return a copy whose layers must be called, because they are not plain nn.Linear modules."""
 
     class Own(nn.Linear):
         pass
@@ -51,7 +51,7 @@ def called_again(block):
 @every_block
 @every_space
 def test_layers_that_are_called_give_the_values_of_the_reference(make, space):
-    block = called_again(seeded(make, 6).double())
+    block = with_called_layers(seeded(make, 6).double())
     x = feature_map(2, 6, *space, dtype=torch.float64)
     np.testing.assert_allclose(block(x).detach().numpy(), expected(block, x), rtol=1e-12, atol=1e-12)
 
@@ -60,7 +60,7 @@ def test_layers_that_are_called_give_the_values_of_the_reference(make, space):
 def test_identity_start_leaves_every_bit_when_layers_or_gates_are_called(make):
     block = make(6, identity=True)
     x = feature_map(2, 6, 5, 7)
-    assert torch.equal(called_again(block)(x), x)
+    assert torch.equal(with_called_layers(block)(x), x)
     if isinstance(block, ConcurrentSE):
         block.channel.register_forward_hook(lambda *_: None)
         assert torch.equal(block(x), x)
@@ -233,21 +233,21 @@ def test_exports_to_onnx_by_torchscript(make, space, tmp_path):
         torch.onnx.export(block, (x,), path, dynamo=False, input_names=["x"], dynamic_axes={"x": axes})
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     other = feature_map(3, 6, *(side + 2 for side in space))
-    for given in (x, other):
-        (found,) = session.run(None, {"x": given.numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), block(given).detach(), rtol=1e-4, atol=1e-5)
+    for image in (x, other):
+        (found,) = session.run(None, {"x": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), block(image).detach(), rtol=1e-4, atol=1e-5)
 
 
 @every_block
 def test_compiles_without_graph_break_when_layers_are_called(make):
     torch.compiler.reset()
-    block, x = called_again(seeded(make, 6)), feature_map(2, 6, 5, 7)
+    block, x = with_called_layers(seeded(make, 6)), feature_map(2, 6, 5, 7)
     torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="eager")(x), block(x))
 
 
 @every_block
 def test_exports_when_layers_are_called(make):
-    block, x = called_again(seeded(make, 6)).eval(), feature_map(2, 6, 5, 7)
+    block, x = with_called_layers(seeded(make, 6)).eval(), feature_map(2, 6, 5, 7)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(block, (x,), dynamic_shapes=(sizes,))
     other = feature_map(3, 6, 9, 8)
@@ -260,7 +260,7 @@ def test_exports_when_layers_are_called(make):
 @every_block
 def test_map_that_does_not_fit_is_refused_when_layers_are_called(make, shape, message):
     with pytest.raises(ValueError, match=message):
-        called_again(make(6))(torch.zeros(shape))
+        with_called_layers(make(6))(torch.zeros(shape))
 
 
 def test_values_of_wrapped_gates_are_those_of_the_reference():

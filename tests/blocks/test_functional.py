@@ -1,4 +1,4 @@
-"""The blocks as functions: the same as the modules, and strict about shapes that broadcasting would accept."""
+"""The functional blocks: they equal the modules, and refuse shapes that broadcasting would accept."""
 
 import pytest
 import torch
@@ -57,8 +57,8 @@ def test_feature_map_that_does_not_fit_is_refused(run, shape, message):
     [
         ({"excite_weight": torch.ones(1, HIDDEN)}, r"excite_weight must have shape \(4, 2\), got \(1, 2\)"),
         ({"excite_weight": torch.ones(C, C)}, r"excite_weight must have shape \(4, 2\), got \(4, 4\)"),
-        ({"excite_bias": torch.ones(1)}, r"goes with excite_weight must have shape \(4,\), got \(1,\)"),
-        ({"squeeze_bias": torch.ones(1)}, r"goes with squeeze_weight must have shape \(2,\), got \(1,\)"),
+        ({"excite_bias": torch.ones(1)}, r"bias of excite_weight must have shape \(4,\), got \(1,\)"),
+        ({"squeeze_bias": torch.ones(1)}, r"bias of squeeze_weight must have shape \(2,\), got \(1,\)"),
     ],
 )
 def test_channel_weights_that_do_not_fit_are_refused(run, changed, message):
@@ -73,7 +73,7 @@ def test_projection_to_other_than_one_channel_is_refused(run, name):
 
 
 @pytest.mark.parametrize(("run", "name"), [(run_sse, "bias"), (run_scse, "project_bias")], ids=["sse", "scse"])
-def test_projection_bias_a_position_is_refused(run, name):
+def test_projection_bias_per_position_is_refused(run, name):
     with pytest.raises(ValueError, match=r"weight must have shape \(1,\), got \(6,\)"):
         run(torch.zeros(2, C, 6), **{name: torch.ones(6)})
 
@@ -111,7 +111,7 @@ def test_functions_compute_what_the_modules_compute():
 
 
 def test_values_by_hand():
-    """U has the channels 1 and 3 everywhere; all gates are the sigmoid of ln 3, 3/4, or of 0, 1/2."""
+    """U is 1 in the first channel and 3 in the second. Every gate is sigmoid(ln 3) = 3/4 or sigmoid(0) = 1/2."""
     x = torch.tensor([1.0, 3.0]).reshape(1, 2, 1).expand(1, 2, 4)
     ln3 = torch.log(torch.tensor(3.0))
     squeeze, excite = torch.tensor([[1.0, 1.0]]), torch.tensor([[ln3 / 4], [0.0]])

@@ -1,4 +1,4 @@
-"""One regression test for each error known from the article and from public implementations."""
+"""Regression tests for the errors known from the article and from public implementations."""
 
 import math
 
@@ -13,7 +13,7 @@ from scse.vocabulary.options import AGGREGATIONS
 
 
 def alive(block):
-    """Random weights, those of the squeeze positive: inputs above zero keep its ReLU open."""
+    """Draw random weights. Those of the squeeze are positive, so that its ReLU passes positive inputs."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in block.named_parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
@@ -32,7 +32,7 @@ def small(name, **options):
 
 
 def test_trap_1_second_dense_gets_the_squeezed_vector():
-    """The article's code gives it x: a gate a position, none of which sees another position."""
+    """The article's code passes x instead, which gives one gate per position that depends on that position alone."""
     block = alive(ChannelSE(4))
     x = torch.rand(2, 4, 6, 6) + 0.5
     before = gate(block, x)
@@ -66,7 +66,7 @@ def test_trap_3_few_channels_keep_a_live_gate(channels, reduction):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("variant", BLOCKS)
-def test_trap_4_the_asked_block_stands_at_eight_places_and_runs_once_at_each(name, variant):
+def test_trap_4_the_requested_block_is_at_eight_places_and_runs_once_at_each(name, variant):
     network = small(name, recalibration=variant).eval()
     places = [host.recalibration for host in (*network.encoder, *network.decoder)]
     assert [type(block) for block in places] == [BLOCKS[variant]] * 8
@@ -104,7 +104,7 @@ def test_trap_4_no_option_is_accepted_and_ignored(option):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_trap_5_the_squeeze_covers_every_spatial_axis(axis):
-    """A mean over two of three axes leaves one gate a slice; ours is one, and that of the mean over all."""
+    """There is one gate per channel, from the mean over all axes; a mean over two axes would give one per slice."""
     block = alive(ChannelSE(4)).double()
     profile = torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
     shape = [2, 4, 1, 1, 1]
@@ -145,7 +145,7 @@ def test_trap_7_maximum_is_of_the_products_so_a_negative_value_takes_the_smaller
 
 
 def test_trap_8_the_channel_gate_of_a_crop_is_not_that_of_the_whole():
-    """The squeeze is the mean of the whole input: a crop of another mean gets other gates, sSE the same ones."""
+    """The squeeze of cSE is the mean of the whole input, so a crop with another mean has other gates. sSE does not."""
     channel, spatial = alive(ChannelSE(4)), alive(SpatialSE(4))
     whole = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
     whole[..., 4:] *= 3

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 
 import scse
 from datasets import SHAPE, save_nifti, write_nnunet, write_pictures
+from named import build
 from other_process import Other
 from scse.cli import console, doctor
 from scse.cli.app import BUG, INTERRUPTED, main
@@ -28,14 +30,15 @@ from scse.data.files import write_label
 from scse.data.recipe import Recipe
 from scse.inference.segmenter import Segmenter
 from scse.studies import runner, tracking
+from scse.studies.request import StudyRequest
 from scse.studies.tracking import MlflowTracker
 from scse.support.errors import DataError, UserError
-from scse.training.run import LOCK, StoppedError, alone
-from scse.zoo.library import build_network
+from scse.support.events import Planned, Progress, RunStarted, StepDone, StoppedError
+from scse.training.run import LOCK, alone
 
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
 VERBS = (
-    *("study", "train", "predict", "explain", "export", "attach"),
+    *("study", "train", "predict", "explain", "export", "places"),
     *("evaluate", "compare", "inspect", "doctor", "bench", "data"),
 )
 
@@ -113,8 +116,8 @@ def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monke
 
         def __call__(self, event):
             self.on_event(event)
-            told.append(event["event"])
-            if event["event"] == "step":
+            told.append(type(event))
+            if isinstance(event, StepDone):
                 os.kill(os.getpid(), signal.SIGINT)
 
         def __exit__(self, kind, error, trace):
@@ -125,7 +128,7 @@ def test_the_tracker_is_told_everything_and_that_the_run_was_stopped(data, monke
     ended = call("train", data, "-o", run, "--epochs", 1, *TINY, "--track", track)
     assert ended.code == INTERRUPTED
     assert f"scse train --resume {run} --track {track}" in ended.out
-    assert list(dict.fromkeys(told)) == ["progress", "plan", "run", "step", ("http://there", run, StoppedError)]
+    assert list(dict.fromkeys(told)) == [Progress, Planned, RunStarted, StepDone, ("http://there", run, StoppedError)]
 
 
 def test_help_lists_the_verbs_and_loads_nothing_heavy():
@@ -149,7 +152,7 @@ def test_every_verb_has_help(verb):
 
 def test_what_stands_in_brackets_is_part_of_the_help():
     shown = " ".join(call("study", "--help").out.replace("│", " ").split())
-    assert "smp:Unet[encoder_name=resnet18]. Several are separated by commas." in shown
+    assert "separated by commas; options as smp:Unet[encoder_name=resnet18]." in shown
     assert "are compared with each other [from the preset]." in shown
 
 
@@ -170,9 +173,9 @@ def test_version_is_told_and_nothing_else():
         ("train", "data", "--width", "3"),
         ("predict", "image.nii.gz"),
         ("evaluate", "one"),
-        ("attach",),
-        ("attach", "unet", "--size", "0"),
-        ("attach", "unet", "--explain", "--to", "encoder.*"),
+        ("places",),
+        ("places", "unet", "--size", "0"),
+        ("places", "unet", "--explain", "--to", "encoder.*"),
         ("bench", "unet", "--batch", "0"),
         ("data", "copy"),
     ],
@@ -186,41 +189,46 @@ def test_wrong_usage_ends_with_two(arguments):
 
 
 def test_options_beside_resume_are_named():
-    ended = call("train", "--resume", "run", "--epochs", "3", "--view", "axial")
+    ended = call("train", "--resume", "run", "--epochs", "3", "--plane", "axial")
     assert ended.code == 2
-    assert "leave out epochs, view" in " ".join(ended.err.replace("│", " ").split())
+    assert "leave out epochs, plane" in " ".join(ended.err.replace("│", " ").split())
 
 
 WRONG = {
     ("train", "DATA", "--network", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', got 'se'",
     ("train", "DATA", "--preset", "slow"): "preset must be one of 'quick', 'paper', got 'slow'",
-    ("train", "DATA", "--set", "width"): "--set takes NAME=VALUE, such as --set width=16, got 'width'",
+    ("train", "DATA", "--set", "width"): "settings must have the form NAME=VALUE, such as width=16, got 'width'",
     ("train", "DATA", "--set", "width=x"): "width: Input should be a valid integer",
     ("train", "DATA", "--set", "wide=1"): "wide: Extra inputs are not permitted",
-    ("train", "DATA", "--set", "seed=1"): "--set seed=1: seed has an option of its own, --seed 1",
+    ("train", "DATA", "--seed", "1", "--set", "seed=1"): "settings must not contain seed: there are arguments of these",
     ("train", "DATA", "--epochs", "0"): "epochs: Input should be greater than or equal to 1, got 0",
     ("train", "DATA", "--seed", "-1"): "seed: Input should be greater than or equal to 0, got -1",
-    ("train", "DATA", "--view", "top"): "view must be one of 'sagittal', 'coronal', 'axial', 'picture', got 'top'",
-    ("train", "DATA", "--view", "picture"): "view='picture' needs 2D images",
+    (
+        "train",
+        "DATA",
+        "--plane",
+        "top",
+    ): "plane: Input should be 'sagittal', 'coronal', 'axial' or 'picture', got 'top'",
+    ("train", "DATA", "--plane", "picture"): "plane='picture' needs 2D images",
     ("train", "DATA", "--spacing", "0"): "spacing must be a positive number of mm, got 0",
     ("train", "DATA", "--fold", "9"): "fold must be from 0 to 0, got 9",
     ("train", "DATA", "--folds", "1"): "folds must be at least 2, got 1",
     ("train", "DATA", "--folds", "4"): "too few for 4 folds",
-    ("train", "nowhere"): "nowhere: found nothing; give the folder of a data set",
+    ("train", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("train", "--resume", "nowhere"): "nowhere: holds no run, run.json is missing",
     ("study", "DATA", "--networks", "unet,vnet"): "network must be one of",
     ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
     ("train", "DATA", "--network", "no.py:make"): "no.py:make: there is no file no.py; give the path of a Python file",
     ("train", "DATA", "--attach-to", "encoder.*"): "attach_to has no effect on unet",
-    ("train", "DATA", "--set", "attach_to=x"): "attach_to has an option of its own, --attach-to x",
+    ("train", "DATA", "--set", "attach_to=x"): "attach_to has no effect on unet",
     ("study", "DATA", "--networks", "smp:Unet[a=(1,unet"): "is missing",
     ("study", "DATA", "--networks", "monai:BasicUNet", "--set", "width=4"): "width have no effect on monai:BasicUNet",
-    ("attach", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
-    ("attach", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
-    ("attach", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
-    ("attach", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
-    ("attach", "unet", "--size", "8"): "does not run through UNet",
+    ("places", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
+    ("places", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
+    ("places", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
+    ("places", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
+    ("places", "unet", "--size", "8"): "does not run through UNet",
     ("bench", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("bench", "unet", "--size", "4"): "needs every spatial axis to be at least 8, got (4, 4)",
     ("bench", "unet", "--seconds", "0"): "seconds must be a positive number, got 0",
@@ -232,25 +240,32 @@ WRONG = {
         "--variants",
         "none,scse[r=4]",
     ): "must be one of 'reduction', 'aggregation', 'placement', got 'r'",
-    ("study", "DATA", "--reductions", "2,x"): "--reductions takes whole numbers, one or several with commas",
-    ("study", "DATA", "--epochs", "3,,6"): "--epochs takes whole numbers, one or several with commas, as 3,6,12",
+    ("study", "DATA", "--reductions", "2,x"): "reductions must be whole numbers with commas, such as 3,6,12, got '2,x'",
+    ("study", "DATA", "--epochs", "3,,6"): "epochs must be whole numbers with commas, such as 3,6,12",
     ("study", "DATA", "--train-cases", "9"): "train_cases: fold 0 has 3 training cases, asked for are 9; take fewer",
     ("study", "DATA", "--budget", "2 hours"): "budget must be a time such as 2h, 90m, 1h30m or 45s, got '2 hours'",
-    ("study", "DATA", "--budget", "2h", "--epochs", "3"): "epochs, budget each say how many epochs; give one of them",
+    (
+        "study",
+        "DATA",
+        "--budget",
+        "2h",
+        "--epochs",
+        "3",
+    ): "epochs, budget each determine the number of epochs",
     ("study", "DATA", "--margin", "0"): "margin must be positive, in units of dice, got 0.0",
     ("study", "DATA", "--seeds", "0"): "seeds must be a whole number of at least 1, got 0",
-    ("study", "DATA", "--set", "variant=cse"): "settings must not name variant",
-    ("study", "nowhere"): "nowhere: found nothing; give the folder of a data set",
-    ("inspect", "nowhere"): "nowhere: found nothing; give the folder of a data set",
-    ("inspect", "no[/]where"): "no[/]where: found nothing",
-    ("inspect", "[red]x:car:"): "[red]x:car:: found nothing",
-    ("predict", "nowhere", "-m", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
-    ("explain", "nowhere", "DATA", "-o", "out"): "holds no segmenter, segmenter.json is missing",
-    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "holds no segmenter, segmenter.json is missing",
+    ("study", "DATA", "--set", "variant=cse"): "settings must not contain variant",
+    ("study", "nowhere"): "nowhere: does not exist; give the folder of a data set",
+    ("inspect", "nowhere"): "nowhere: does not exist; give the folder of a data set",
+    ("inspect", "no[/]where"): "no[/]where: does not exist",
+    ("inspect", "[red]x:car:"): "[red]x:car:: does not exist",
+    ("predict", "nowhere", "-m", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
+    ("explain", "nowhere", "DATA", "-o", "out"): "contains no segmenter, segmenter.json is missing",
+    ("export", "nowhere", "--to", "keras", "-o", "m.keras"): "contains no segmenter, segmenter.json is missing",
     ("export", "nowhere", "--to", "onnx", "-o", "m"): "to must be one of 'keras', 'saved_model', got 'onnx'",
-    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; give another name",
-    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: is already there; give a new folder",
-    ("evaluate", "nowhere", "DATA"): "nowhere: there is no such file or folder",
+    ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; choose another name",
+    ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: already exists; choose a new folder",
+    ("evaluate", "nowhere", "DATA"): "nowhere: does not exist",
     ("data", "simulate", "out", "--cases", "1"): "cases",
     ("data", "simulate", "DATA"): "two [bold] :car: boxes",
 }
@@ -270,7 +285,7 @@ def test_wrong_input_ends_in_one_message_and_exit_code_1(arguments, data, tmp_pa
 def test_debug_shows_the_traceback(monkeypatch, capsys):
     for arguments in (["--debug", "inspect", "nowhere"], ["inspect", "nowhere", "--debug"]):
         monkeypatch.setattr(sys, "argv", ["scse", *arguments])
-        with pytest.raises(DataError, match="nowhere: found nothing"):
+        with pytest.raises(DataError, match="nowhere: does not exist"):
             main()
 
 
@@ -290,13 +305,13 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(kind, monkeypatch):
 
 
 def test_attach_names_the_size_that_does_not_run():
-    ended = call("attach", "unet", "--size", 3)
+    ended = call("places", "unet", "--size", 3)
     assert ended.code == 1
-    assert ended.err.startswith("error: unet, --size 3, --channels 1: the given example")
+    assert ended.err.startswith("error: unet, --size 3, --in-channels 1: the given example")
 
 
 def test_attach_takes_no_size_beyond_any_image():
-    ended = call("attach", "unet", "--size", 10**30)
+    ended = call("places", "unet", "--size", 10**30)
     assert ended.code == 2
     assert "--size" in ended.err
 
@@ -339,7 +354,7 @@ def test_train_leaves_a_segmenter_and_says_where(trained, data):
     assert (trained.ended.code, trained.ended.err) == (0, "")
     assert trained.ended.out.endswith(f"segmenter: {trained.folder / 'segmenter'}\n")
     assert "epoch 1: loss" in trained.ended.out
-    assert "3 for training, 2 watched" in trained.ended.out
+    assert "3 for training, 2 for validation" in trained.ended.out
     segmenter = scse.Segmenter.load(trained.folder)
     assert segmenter.variant == "none"
     assert segmenter.structures == {"left": 1, "right": 2}
@@ -358,7 +373,7 @@ def test_train_into_the_folder_of_another_run_names_the_difference(trained, data
     ended = call("train", data, "-o", trained.folder, "--epochs", 2, *TINY)
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert f"{trained.folder}: holds a run with settings epochs = 1, asked for is 2" in message
+    assert f"{trained.folder}: already contains a run with settings epochs=1; you requested epochs=2" in message
 
 
 def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data, tmp_path):
@@ -378,7 +393,7 @@ def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data
     [
         ((), "engine: torch (the default)"),
         (("--engine", "torch", "--batch-size", 3), "engine: torch (the default)"),
-        (("--engine", "auto"), "engine: torch (another pays from 50 volumes on)"),
+        (("--engine", "auto"), "engine: torch (other engines save time from 50 volumes)"),
     ],
 )
 def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, line):
@@ -390,7 +405,7 @@ def test_predict_says_what_runs_the_network(trained, data, tmp_path, options, li
 def test_explain_writes_the_gates_and_tells_them_in_a_table(data, tmp_path):
     recipe = Recipe(view="coronal", spacing=None, patch=(16, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
-    network = build_network("unet", arguments, variant="scse", size=recipe.patch)
+    network = build("unet", arguments, variant="scse", size=recipe.patch)
     folder = Segmenter(network, "unet", arguments, "scse", recipe, {"left": 1, "right": 2}).save(tmp_path / "run")
     ended = call("explain", folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "[out]", "--batch-size", 5)
     assert (ended.code, ended.err) == (0, "")
@@ -408,7 +423,7 @@ def test_a_plain_segmenter_has_no_gates_to_explain(trained, data, tmp_path):
     ended = call("explain", trained.folder, data / "imagesTs" / "t0_0000.nii.gz", "-o", tmp_path / "out")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert f"{trained.folder}: its network is plain, without gates; give a segmenter that was trained" in message
+    assert f"{trained.folder}: its network has no blocks and so no gates; give a segmenter trained" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -417,7 +432,7 @@ def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypa
     ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, "--engine", "openvino")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert message == "engine='openvino': openvino not installed, pip install 'scse[openvino]'\n"
+    assert message == "engine='openvino': openvino not installed: pip install 'scse[openvino]'\n"
 
 
 def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data, tmp_path):
@@ -430,7 +445,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_written(trained, data,
     assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == ["t0.nii.gz", "t1.nii.gz"]
     broken, flat = said(ended, "problem")
     assert f"{images / 'broken.nii.gz'}: cannot be read" in broken
-    assert f"{images / 'flat.nii.gz'}: the model takes coronal slices of volumes" in flat
+    assert f"{images / 'flat.nii.gz'}: the model expects coronal slices of volumes" in flat
 
 
 def test_an_image_is_never_replaced_by_its_label_map(trained, tmp_path):
@@ -438,7 +453,7 @@ def test_an_image_is_never_replaced_by_its_label_map(trained, tmp_path):
     before = image.read_bytes()
     ended = call("predict", image, "-m", trained.folder, "-o", tmp_path)
     assert ended.code == 1
-    assert "brain.nii.gz: would be replaced by what is made from it" in said(ended, "error")[0]
+    assert "brain.nii.gz: would be replaced by its own output" in said(ended, "error")[0]
     assert call("predict", image, "-m", trained.folder, "-o", tmp_path, "--overwrite").code == 1
     assert image.read_bytes() == before
 
@@ -527,7 +542,7 @@ def test_evaluate_names_every_file_without_partner(data, tmp_path):
     ended = call("evaluate", tmp_path / "p", data / "labelsTs")
     assert ended.code == 1
     (message,) = said(ended, "error")
-    assert all(name in message for name in ("t1.nii.gz", "other.nii.gz", "2 files have no partner"))
+    assert all(name in message for name in ("t1.nii.gz", "other.nii.gz", "2 files are unpaired"))
 
 
 def test_study_prints_table_verdict_and_report(data, tmp_path):
@@ -549,29 +564,52 @@ FAST = ("--epochs", 1, "--set", "precision=32", "--set", "slices_per_epoch=16")
 
 
 def test_study_passes_on_what_is_varied(data, monkeypatch):
-    asked = {}
+    requests = []
 
-    def study(dataset: Path, **options: object) -> None:
-        asked.update(options)
+    def study(request: StudyRequest, _watch: object, *, command: str) -> None:
+        requests.append((request, command))
         raise UserError("enough")
 
-    monkeypatch.setattr(runner, "study", study)
+    monkeypatch.setattr(runner, "run_study", study)
     varied = ("--reductions", "2,4", "--aggregations", "add,max", "--placements", "encoder,+bottleneck")
     call("study", data, "--variants", "none,scse[reduction=4,aggregation=max]", *varied, "--train-cases", "3,6")
-    assert asked["variants"] == ["none", "scse[reduction=4,aggregation=max]"]
-    assert (asked["reductions"], asked["aggregations"]) == ([2, 4], ["add", "max"])
-    assert asked["placements"] == ["encoder", "+bottleneck"]
-    assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([], [3, 6], None)
-    assert (asked["seeds"], asked["control"], asked["margin"]) == (3, False, None)
-    call("study", data, "--seeds", "5", "--control", "--margin", "0.01")
-    assert (asked["seeds"], asked["control"], asked["margin"]) == (5, True, 0.01)
+    request, command = requests.pop()
+    assert [*map(str, request.variants)] == ["none", "scse[reduction=4,aggregation=max]"]
+    assert (request.reductions, request.aggregations) == ((2, 4), ("add", "max"))
+    assert request.placements == ("encoder", "+bottleneck")
+    assert (request.epochs, request.train_cases, request.budget) == ((), (3, 6), None)
+    assert (request.seeds, request.control, request.margin) == (3, False, None)
+    arguments = ("--variants", "none,scse[reduction=4,aggregation=max]", *varied, "--train-cases", "3,6")
+    assert shlex.split(command) == ["scse", "study", str(data), *arguments]
+    call("study", data, "--seeds", "5", "--control", "--margin", "0.01", "--note", "a, b", "--note", "c")
+    request, command = requests.pop()
+    assert (request.seeds, request.control, request.margin, request.notes) == (5, True, 0.01, ("a, b", "c"))
+    assert command.endswith("--seeds 5 --control --margin 0.01 --note 'a, b' --note c")
     call("study", data, "--epochs", "3,6", "--budget", "1h")
-    assert (asked["epochs"], asked["train_cases"], asked["budget"]) == ([3, 6], [], "1h")
-    assert asked["reductions"] == asked["aggregations"] == asked["placements"] == []
+    request, _ = requests.pop()
+    assert (request.epochs, request.train_cases, request.budget) == ((3, 6), (), "1h")
+    assert request.reductions == request.aggregations == request.placements == ()
+
+
+def test_former_names_are_accepted_with_a_notice(data, monkeypatch):
+    planes = []
+    monkeypatch.setattr(runner, "run_study", lambda request, *_, **__: planes.append(request.plane) or stop())
+
+    def stop() -> None:
+        raise UserError("enough")
+
+    ended = call("study", data, "--view", "axial")
+    assert planes == ["axial"]
+    assert ended.err.startswith("notice: --view is now --plane; the next version no longer accepts --view\n")
+    ended = call("attach", "unet", "--channels", 2, "--size", 32, "--block", "cse")
+    assert ended.code == 0
+    assert "notice: scse attach is now scse places" in ended.err
+    assert "notice: --channels is now --in-channels" in ended.err
+    assert "ChannelSE" in ended.out
 
 
 def test_attach_shows_which_blocks_go_where():
-    ended = call("attach", BASIC, "--block", "cse", "--to", "upcat_*", "--size", 32)
+    ended = call("places", BASIC, "--block", "cse", "--to", "upcat_*", "--size", 32)
     assert (ended.code, ended.err) == (0, "")
     rows = [line.split("  ")[0].strip() for line in ended.out.splitlines()]
     assert rows == ["where", "upcat_4", "upcat_3", "upcat_2", "upcat_1", "all"]
@@ -579,11 +617,11 @@ def test_attach_shows_which_blocks_go_where():
 
 
 def test_attach_explains_what_there_is_to_attach_to(mine):
-    ended = call("attach", "--explain", f"{mine}:make[width=6]", "--channels", 2, "--size", 16)
+    ended = call("places", "--explain", f"{mine}:make[width=6]", "--in-channels", 2, "--size", 16)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("auto does not know Net\nstages, for an input (1, 2, 16, 16):\n")
     assert "first  Conv2d" in ended.out
-    known = call("attach", "--explain", BASIC, "--spatial-dims", 3, "--size", 32)
+    known = call("places", "--explain", BASIC, "--spatial-dims", 3, "--size", 32)
     assert known.out.startswith("auto attaches to conv_")
     assert "(1, 4, 32, 32, 32)" in known.out
 
@@ -627,7 +665,7 @@ def test_stopped_with_a_network_of_ones_own_it_says_how_to_go_on(data, mine, tmp
     network = f"{mine}:make"
     ended = call("train", data, "-o", run, "--network", network, "--variant", "none", *FAST)
     assert (ended.code, ended.err) == (130, "")
-    assert ended.out.endswith(f"to go on: scse train --resume {run} --network '{network}'\n")
+    assert ended.out.endswith(f"to continue: scse train --resume {run} --network '{network}'\n")
 
 
 def test_simulate_passes_on_what_was_asked_and_says_where(tmp_path, monkeypatch):
@@ -681,7 +719,7 @@ def test_stopped_before_training_it_says_to_call_again(data, tmp_path, monkeypat
     for verb in ("train", "study"):
         ended = call(verb, data, "-o", tmp_path / verb)
         assert (ended.code, ended.err) == (130, "")
-        assert ended.out == "stopped after 1 of 5 (inspect)\nto go on: call the same command again\n"
+        assert ended.out == "stopped after 1 of 5 (inspect)\nto continue: call the same command again\n"
 
 
 def test_a_full_disk_is_one_message_and_keeps_what_was_computed(data, trained, tmp_path, monkeypatch):
@@ -805,7 +843,7 @@ def test_ctrl_c_saves_and_resume_finishes(data, tmp_path):
     assert (process.returncode, err) == (130, ""), (lines, out, err)
     assert "stopping after this step" in out
     assert f"of {epochs}; its state is in {run / 'checkpoint.safetensors'}" in out
-    assert out.endswith(f"to go on: scse train --resume '{run}'\n")
+    assert out.endswith(f"to continue: scse train --resume '{run}'\n")
     assert not (run / "segmenter").exists()
     resumed = call("train", "--resume", run)
     assert (resumed.code, resumed.err) == (0, "")
@@ -902,25 +940,29 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     "truncated": (truncate, "cannot be read", "copy or export it again"),
     "not gzip": (no_gzip, "cannot be read", "copy or export it again"),
     "wrong shape": (lambda v: change(v.label, lambda a: a[:-2]), "has shape", "resample one of them"),
-    "wrong place": (lambda v: change(v.label, lambda a: a, shift=5), "its affine differs", "copy that file's affine"),
+    "wrong place": (
+        lambda v: change(v.label, lambda a: a, shift=5),
+        "its affine differs",
+        "copy its affine if the voxels correspond",
+    ),
     "value out of the list": (
         lambda v: change(v.label, put(7, np.uint8)),
-        "holds 7 in 1 voxels, but dataset.json lists 0, 1, 2",
+        "contains 7 in 1 voxels, but dataset.json lists 0, 1, 2",
         "add them there, or relabel these voxels",
     ),
     "fractional label": (
         lambda v: change(v.label, put(1.5, np.float32)),
-        "1 voxels hold no whole number (such as 1.5; stored as float32)",
+        "1 voxels are not whole numbers (such as 1.5; stored as float32)",
         "round them",
     ),
     "empty label": (
         lambda v: change(v.label, np.zeros_like),
-        "holds background (0) only",
+        "contains only background (0)",
         "label it, or remove the case",
     ),
     "mask of 255": (
         lambda v: change(v.label, lambda a: (a > 0).astype(np.uint8) * 255),
-        "is a mask of the values 0 and 255",
+        "is a mask with the values 0 and 255",
         "divide the mask by 255",
     ),
     "NaN": (lambda v: change(v.image, put(np.nan, np.float32)), "voxels are NaN or infinite", "replace them"),
@@ -929,11 +971,11 @@ DAMAGES: dict[str, tuple[Callable[[Victim], Path], str, str]] = {
     "missing image": (lambda v: remove(v.image), "does not exist", "add the image of case hippocampus_003"),
     "one channel too many": (
         lambda v: change(v.image, lambda a: np.stack([a, a], axis=-1)),
-        "to 2 channels, but dataset.json lists 1",
+        "the case has 2 channels, but dataset.json lists 1",
         "add or remove channels, or correct dataset.json",
     ),
-    "the same image twice": (copy_case, "holds the same image as case hippocampus_003", "remove one of them"),
-    "the same case twice": (list_twice, "is there twice", "rename or remove one of them"),
+    "the same image twice": (copy_case, "contains the same image as case hippocampus_003", "remove one of them"),
+    "the same case twice": (list_twice, "already exists as", "rename or remove one of them"),
     "dataset.json is no JSON": (no_json, "cannot be read as JSON", "correct it there"),
     "no dataset.json": (lambda v: remove(v.description).parent, "found imagesTr/, labelsTr/", "allowed: an nnU-Net v2"),
 }
@@ -973,4 +1015,4 @@ def test_sound_real_data_has_no_problem_and_bad_cases_can_be_skipped(hippocampus
     trained = call("train", folder, "-o", tmp_path / "out", *options)
     assert (trained.code, trained.err) == (0, "")
     assert "hippocampus_003, hippocampus_006" in trained.out
-    assert "2 for training, 2 watched" in trained.out
+    assert "2 for training, 2 for validation" in trained.out

@@ -36,9 +36,9 @@ def test_it_prints_and_writes_all_tables_what_is_missing_and_the_verdict(command
         "U-Net: Dice over cases, mean over structures, higher is better",
         "U-Net: all structures, mean difference to plain; Holm over 1 variants; margin 0.005",
         "U-Net: each structure, mean difference to plain [95 %]; Holm over 2 tests",
-        "U-Net: each seed alone",
+        "U-Net: each seed separately",
         "U-Net: ranks by the mean over 9 common cases",
-        "missing: U-Net, [red]: 6 scores NaN (cases case3); left out of means and pairs",
+        "missing: U-Net, [red]: NaN in 6 scores (cases case3); left out of means and pairs",
         "U-Net: [red] is better than plain.",
         "3 trainings and 9 cases, 3 pairs missing.",
         "Two trainings of plain differ by 0.000 Dice on average (3 trainings).",
@@ -63,7 +63,7 @@ def test_with_one_training_no_p_is_printed(command, tmp_path: Path) -> None:
     runs({"none": PLAIN, "scse": PLAIN + gains()}).to_csv(tmp_path / "few.csv", index=False)
     code, out, _ = command(tmp_path / "few.csv")
     assert code == 0
-    assert "a verdict needs 3 or more (--seeds 3)" in out
+    assert "a verdict needs 3 or more trainings (--seeds 3)" in out
     assert "p =" not in out
     assert "p <" not in out
 
@@ -81,7 +81,7 @@ def test_an_unknown_metric_needs_its_direction(command, tmp_path: Path) -> None:
 def test_a_wrong_file_ends_in_one_message(command, tmp_path: Path) -> None:
     code, out, err = command(tmp_path / "nothing.csv")
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: {tmp_path / 'nothing.csv'}: there is no such file")
+    assert err.startswith(f"error: {tmp_path / 'nothing.csv'}: does not exist")
 
 
 def test_files_of_each_variant_are_compared(command, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_files_of_each_variant_are_compared(command, tmp_path: Path) -> None:
     arguments = [f"{variant}={tmp_path}/{variant}/fold_*/validation" for variant in ("none", "scse")]
     code, out, err = command(*arguments)
     assert (code, err) == (0, "")
-    assert "scse: 2 files, taken as seed 0, folds 0, 1" in out
+    assert "scse: 2 files, read as seed 0, folds 0, 1" in out
     assert "scSE: too few trainings: +0.014 Dice observed, 1 training and 10 cases" in out
     assert "missing: " not in out
     assert command(*arguments, "--metric", "iou")[0] == 0
@@ -106,7 +106,7 @@ def test_a_wrong_file_of_a_variant_ends_in_one_message(command, tmp_path: Path) 
     (tmp_path / "a.csv").write_text("case,value\na,0.5\n")
     code, out, err = command(f"none={tmp_path}/a.csv", f"scse={tmp_path}/b.csv")
     assert (code, out) == (1, "")
-    assert err.startswith(f"error: {tmp_path / 'b.csv'}: there is no such file; give a CSV or Parquet file with")
+    assert err.startswith(f"error: {tmp_path / 'b.csv'}: does not exist; give a CSV or Parquet file with")
     assert err.count("\n") == 1
 
 

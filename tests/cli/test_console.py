@@ -2,15 +2,22 @@
 
 import os
 import signal
+from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from scse.cli.console import WHAT, Watcher, rows_table, stop_on_signal
+from scse.support.events import EpochDone, Planned, RunStarted, Stage, StepDone
 
-STEP = {"event": "step", "epoch": 1, "step": 1, "steps": 2, "loss": 0.75, "images_per_second": 9, "seconds_left": 240}
-EPOCH = {"event": "epoch", "epoch": 1, "loss": 0.5, "dice": 0.25, "seconds": 3.2, "learning_rate": 0.1}
+STEP = StepDone(epoch=1, step=1, steps=2, loss=0.75, images_per_second=9, seconds_left=240)
+EPOCH = EpochDone(epoch=1, loss=0.5, dice=0.25, seconds=3.2, learning_rate=0.1)
+
+
+def started(run: str, number: int) -> RunStarted:
+    return RunStarted(run, Path(run), number, runs=2, settings={})
 
 
 def console(*, terminal: bool = False) -> Console:
@@ -24,11 +31,11 @@ def text(shown: Console) -> str:
 def test_a_log_gets_plain_lines_and_no_bars():
     shown = console()
     with Watcher(shown) as watch:
-        watch({"event": "plan", "rows": [("data set", "brains [1] (/tmp/[bold]x)")], "runs": 2})
-        watch({"event": "run", "run": "unet-cse-seed0-fold0", "number": 1, "runs": 2})
+        watch(Planned([("data set", "brains [1] (/tmp/[bold]x)")], runs=2))
+        watch(started("unet-cse-seed0-fold0", 1))
         watch(STEP)
         watch(EPOCH)
-        watch({"event": "stage", "what": "measuring"})
+        watch(Stage("measuring"))
     assert [line.rstrip() for line in text(shown).splitlines()] == [
         "data set  brains [1] (/tmp/[bold]x)",
         "run 1 of 2: unet-cse-seed0-fold0",
@@ -41,9 +48,9 @@ def test_a_terminal_gets_a_bar_with_loss_dice_rate_and_time():
     shown = console(terminal=True)
     with Watcher(shown) as watch:
         watch(EPOCH)
-        watch({**STEP, "epoch": 2})
+        watch(replace(STEP, epoch=2))
         watch.progress.refresh()
-        watch({**STEP, "epoch": 2, "step": 2})
+        watch(replace(STEP, epoch=2, step=2))
         assert watch.tasks == {}
     assert "epoch 2  loss 0.750  Dice 0.250  9 images/s  4 min of training left" in text(shown)
     assert "1/2" in text(shown)
@@ -52,7 +59,7 @@ def test_a_terminal_gets_a_bar_with_loss_dice_rate_and_time():
 def test_the_dice_of_one_run_is_not_shown_in_the_next():
     watch = Watcher(console())
     watch(EPOCH)
-    watch({"event": "run", "run": "unet-cse-seed0-fold0", "number": 2, "runs": 2})
+    watch(started("unet-cse-seed0-fold0", 2))
     assert watch.last_dice == ""
 
 
@@ -111,8 +118,8 @@ def test_the_first_signal_asks_and_the_second_interrupts(number):
 def test_names_are_no_markup_in_any_line():
     shown = console()
     with Watcher(shown) as watch:
-        watch({"event": "run", "run": "a[red]b", "number": 1, "runs": 2})
-        watch({"event": "stage", "what": "a[red]b is left to another process"})
+        watch(started("a[red]b", 1))
+        watch(Stage("a[red]b is left to another process"))
     shown.print(rows_table([("a", "0.5")], "[bold]x", "Dice"))
     assert text(shown).count("a[red]b") == 2
     assert "[bold]x" in text(shown)

@@ -144,7 +144,7 @@ def test_fills_an_empty_folder_and_reports_progress(tmp_path: Path) -> None:
 
 def test_writes_over_nothing(folder: Path) -> None:
     before = files(folder)
-    with pytest.raises(DataError, match="cohort is not empty; give a new folder"):
+    with pytest.raises(DataError, match="cohort: is not empty; give a new folder"):
         cohort.simulate(folder, cases=2)
     with pytest.raises(DataError, match="is a file"):
         cohort.simulate(folder / "dataset.json")
@@ -153,7 +153,7 @@ def test_writes_over_nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"cases": 1}, "cases is 1; .* at least 2"), ({"seed": -1}, "seed is -1; it must be 0 or greater")],
+    [({"cases": 1}, "cases must be at least 2, .* got 1"), ({"seed": -1}, "seed must be at least 0, got -1")],
 )
 def test_refuses_wrong_arguments(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Folders: three layouts are recognised, everything else is refused with one clear message."""
+"""Folders: three layouts are recognised; anything else is refused with one clear message."""
 
 import json
 import tracemalloc
@@ -19,7 +19,7 @@ def touch(*paths: Path) -> None:
 
 
 def nnunet(folder: Path, **changes: Any) -> Path:
-    """Two training cases of two channels and one test case, all files empty."""
+    """Write two training cases with two channels and one test case, with empty files."""
     for case in "ab":
         touch(folder / f"imagesTr/{case}_0000.nii.gz", folder / f"imagesTr/{case}_0001.nii.gz")
         touch(folder / f"labelsTr/{case}.nii.gz")
@@ -162,7 +162,7 @@ def test_labels_csv_names_the_structures(
 def test_labels_csv_names_the_voxels_to_be_ignored(tmp_path: Path, name: str) -> None:
     dataset = Dataset.open(folders(tmp_path / "values", f"name,value\ncup,1\n{name},255\n"))
     assert (dataset.structures, dataset.ignored, dataset.colors) == ({"cup": 1}, 255, None)
-    # CamVid paints them black and has no background
+    # CamVid stores ignored voxels as black and has no background
     dataset = Dataset.open(folders(tmp_path / "colors", f"name,r,g,b\ncup,255,0,0\n{name},0,0,0\n"))
     assert (dataset.structures, dataset.ignored, dataset.colors) == ({"cup": 1}, 2, {1: RED, 2: BLACK})
 
@@ -175,7 +175,7 @@ def test_the_name_of_the_value_0_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("", "found the columns nothing; allowed: name,value or"),
+        ("", "found no columns; allowed: name,value or"),
         ("label,id\ncup,1\n", "found the columns label,id; allowed: name,value or"),
         ("name,value\ncup,one\n", "'cup' has the label value 'one'; allowed: whole numbers from 0"),
         ("name,value\ncup,-1\n", "'cup' has the label value '-1'"),
@@ -192,10 +192,10 @@ def test_the_name_of_the_value_0_is_kept(tmp_path: Path) -> None:
         ("name,value\ncup,True\n", "'cup' has the label value 'True'"),
         ("name,value\ncup,\u0661\n", "'cup' has the label value"),
         ("name,value\nBackground,3\ncup,1\n", "'Background' has the label value 3, but background is always 0"),
-        ("name,value\nvoid,3\nignore,2\ncup,1\n", "'void' and 'ignore' both name voxels to be ignored"),
+        ("name,value\nvoid,3\nignore,2\ncup,1\n", "'void' and 'ignore' both mark ignored voxels"),
         ("name,value\ncup, left,1\n", "has more cells than there are columns"),
         ('name,value\n"cup,1\n', "cannot be read"),
-        ("name,value,value\ncup,1,2\n", "the column 'value' is there twice"),
+        ("name,value,value\ncup,1,2\n", "the column 'value' appears twice"),
         ("name;value\ncup;1\n", "found the columns name;value; allowed"),
         ("name,r,g,b\ncup,1_0,0,0\n", "found 'cup,1_0,0,0'"),
         ("name,color\ncup,red\n", "found 'cup,red'; a colour is #rrggbb"),
@@ -218,8 +218,11 @@ def test_a_labels_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, r"'whole' is a region of labels \[1, 2\]"),
-        ({"labels": {"background": 0, "ignore": 1, "liver": 2}}, "ignore label has the value 1, and a structure 2"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, r"'whole' is a region of the labels \[1, 2\]"),
+        (
+            {"labels": {"background": 0, "ignore": 1, "liver": 2}},
+            "ignore label has the value 1, but a structure has the value 2",
+        ),
         ({"labels": {"background": 0}}, "no structure"),
         ({"labels": {"background": 0, "ignore": 1}}, "no structure"),
         ({"labels": None}, r"labels: .*got None; .*\{\"background\": 0, \"liver\": 1\}"),
@@ -244,7 +247,7 @@ def test_a_labels_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
         ({"file_ending": None}, "file_ending: .*got None"),
         ({"channel_names": {"1": "T1"}}, "number the channels from 0"),
         ({"channel_names": {}}, "number the channels from 0"),
-        ({"dataset": {"a": {}}}, "lists its files under dataset"),
+        ({"dataset": {"a": {}}}, 'lists its files under the key "dataset"'),
     ],
 )
 def test_a_wrong_nnunet_description_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -274,17 +277,17 @@ def refused(folder: Path, message: str) -> None:
         Dataset.open(folder)
 
 
-def test_a_wrong_folder_is_told_what_was_found_and_what_is_allowed(tmp_path: Path) -> None:
+def test_a_wrong_folder_is_refused_with_what_was_found_and_what_is_allowed(tmp_path: Path) -> None:
     layouts = r".*nnU-Net v2.*Medical Segmentation Decathlon.*images/ and masks/"
-    refused(tmp_path / "none", f"none: found nothing{layouts}")
+    refused(tmp_path / "none", f"none: does not exist{layouts}")
     refused(tmp_path, f"found an empty folder{layouts}")
     touch(tmp_path / "scans/a.dcm", tmp_path / "readme.txt")
     refused(tmp_path, rf"found readme\.txt, scans/{layouts}")
-    refused(tmp_path / "readme.txt", f"found a file{layouts}")
+    refused(tmp_path / "readme.txt", f"is a file{layouts}")
     (tmp_path / "dataset.json").write_text("{")
     refused(tmp_path, r"dataset\.json: cannot be read as JSON \(.*line 1 column 2")
     write_json(tmp_path / "dataset.json", [1])
-    refused(tmp_path, f"holds a list{layouts}")
+    refused(tmp_path, f"contains a list{layouts}")
     write_json(tmp_path / "dataset.json", {"title": "x"})
     refused(tmp_path, f"found title, but neither channel_names nor modality{layouts}")
 
@@ -294,7 +297,7 @@ def test_images_named_otherwise_are_shown(tmp_path: Path) -> None:
     refused(folder, r"imagesTr: found a_0000\.nii\.gz, .*but no NAME_0000\.png; rename")
     folder = tmp_path / "plain"
     touch(folder / "images/a.png", folder / "masks/a_mask.png")
-    refused(folder, r"same name: found a\.png in .*images and a_mask\.png in .*masks; name both files")
+    refused(folder, r"same name: found a\.png in .*images and a_mask\.png in .*masks; give both files")
     touch(folder / "labels/a.png")
     refused(folder, "both masks/ and labels/")
 
@@ -307,16 +310,16 @@ def test_splits_of_the_folder_are_honoured_and_checked(tmp_path: Path) -> None:
     assert dataset.splits == ((("a",), ("b",)), (("b",), ("a",)))
     assert dataset.without(["a"]).splits == (((), ("b",)), (("b",), ()))
     for content, message in [
-        ([{"train": ["a"], "val": ["z"]}], r"names 1 cases that are not there \('z'\)"),
-        ([{"train": ["a", "b"], "val": ["a"]}], "a is in train and in val"),
+        ([{"train": ["a"], "val": ["z"]}], r"lists 1 cases that the data set does not contain \('z'\)"),
+        ([{"train": ["a", "b"], "val": ["a"]}], "a is in both train and val"),
         ([{"train": ["a", "a"], "val": ["b"]}], "a is listed twice"),
-        ([], "must be a list like"),
-        ({"train": ["a"], "val": ["b"]}, "must be a list like"),
-        ([{"train": "a", "val": ["b"]}], r"0\.train: .*must be a list like"),
-        ([{"train": [1], "val": ["b"]}], r"0\.train\.0: .*got 1; must be a list like"),
-        ([{"train": [["a"]], "val": ["b"]}], "must be a list like"),
-        ([["a"]], "must be a list like"),
-        ([{"train": ["a"]}], "must be a list like"),
+        ([], "must be a list of case names like"),
+        ({"train": ["a"], "val": ["b"]}, "must be a list of case names like"),
+        ([{"train": "a", "val": ["b"]}], r"0\.train: .*must be a list of case names like"),
+        ([{"train": [1], "val": ["b"]}], r"0\.train\.0: .*got 1; it must be a list of case names like"),
+        ([{"train": [["a"]], "val": ["b"]}], "must be a list of case names like"),
+        ([["a"]], "must be a list of case names like"),
+        ([{"train": ["a"]}], "must be a list of case names like"),
     ]:
         write_json(splits, content)
         refused(folder, rf"splits_final\.json: .*{message}")
@@ -339,7 +342,7 @@ def test_nnunet_v1_folders_have_a_file_for_each_channel_of_a_listed_image(tmp_pa
     dataset = Dataset.open(folder)
     images = folder / "imagesTr/a_0000.nii.gz", folder / "imagesTr/a_0001.NII.gz"
     assert dataset.cases[0] == Case("a", images, folder / "labelsTr/a.nii.gz")
-    # what is missing is named as it should be called
+    # missing files are listed under their expected names
     missing = folder / "imagesTs/t_0000.nii.gz", folder / "imagesTs/t_0001.nii.gz"
     assert dataset.test_cases == (Case("t", missing, None),)
     assert dataset.unused == (folder / "imagesTr/ab_0000.nii.gz",)
@@ -443,13 +446,13 @@ def test_what_looks_like_an_image_but_belongs_to_no_case_is_named(tmp_path: Path
 def test_listed_files_stay_in_the_folder(tmp_path: Path, image: str, field: str) -> None:
     listed = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", field: image}
     changes = {"test": [image]} if field == "test" else {"training": [listed]}
-    refused(msd(tmp_path, **changes), r"dataset\.json: lists the file .*; a case is a file below the data set's folder")
+    refused(msd(tmp_path, **changes), r"dataset\.json: lists the file .*; list files inside the data set's folder")
 
 
 @pytest.mark.parametrize("image", ["n" * 300 + ".nii.gz", "ä" * 200 + ".nii.gz", f"imagesTr/{'n' * 300}/a.nii.gz"])
 def test_listed_names_that_no_file_can_have_are_refused_in_short(tmp_path: Path, image: str) -> None:
     path = msd(tmp_path, training=[{"image": image, "label": "labelsTr/a.nii.gz"}])
-    refused(path, r"dataset\.json: lists the file '.{40}'\.\.\., a name of \d+ bytes; at most 255 are allowed")
+    refused(path, r"dataset\.json: lists the file '.{40}'\.\.\., whose name has \d+ bytes; at most 255 are allowed")
 
 
 def test_the_name_of_a_data_set_is_text(tmp_path: Path) -> None:
@@ -496,7 +499,7 @@ def test_the_ignored_label_is_no_structure(
 
 
 def dangling(folder: Path, names: list[str]) -> None:
-    """Links to nothing: whoever opens one, or asks for its size, fails."""
+    """Make broken links, so that opening a file or reading its size fails."""
     folder.mkdir()
     for name in names:
         (folder / name).symlink_to("nothing")
@@ -512,7 +515,7 @@ def test_many_cases_open_without_touching_a_file_and_in_little_memory(tmp_path: 
     else:
         for folder in ("images", "masks"):
             dangling(tmp_path / folder, [f"c{index:06d}.png" for index in range(count)])
-    first = Dataset.open(tmp_path)  # its names fill Python's table of interned strings, which grows in leaps
+    first = Dataset.open(tmp_path)  # its names fill Python's table of interned strings, which grows in large steps
     tracemalloc.start()
     dataset = Dataset.open(tmp_path)
     kept, most = tracemalloc.get_traced_memory()

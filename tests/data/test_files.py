@@ -1,4 +1,4 @@
-"""Single files: every way an image or label map may be stored, written back, and damaged."""
+"""Single files: reading and writing of every supported kind of image and label map, and damaged files."""
 
 import gzip
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_labels_stored_as_floats_or_with_a_last_axis_are_read(tmp_path: Path, vo
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path, value: float) -> None:
     array = np.ones((3, 3, 3), dtype=np.float32)
     array[0, 0, 0] = value
-    with pytest.raises(DataError, match=r"a\.nii\.gz: 1 voxels hold no whole number.*nearest neighbour"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz: 1 voxels are not whole numbers.*nearest neighbour"):
         read_label(save_nifti(tmp_path / "a.nii.gz", array))
 
 
@@ -147,7 +147,7 @@ def test_channels_must_share_one_geometry(tmp_path: Path, volume: np.ndarray) ->
         read_image([first, save_nifti(tmp_path / "b.nii", volume[1:])])
     shifted = AFFINE + np.eye(4, k=3) * 0.25
     with pytest.raises(
-        DataError, match=r"c\.nii: its affine differs .*a\.nii: entry \[0, 3\] is 10.25 here and 10 there"
+        DataError, match=r"c\.nii: its affine differs .*a\.nii: entry \[0, 3\] is 10.25, but 10 in that file"
     ):
         read_image([first, save_nifti(tmp_path / "c.nii", volume, shifted)])
     read_image([first, save_nifti(tmp_path / "d.nii", volume, AFFINE + np.eye(4, k=3) * 5e-4)])
@@ -180,7 +180,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, volume: np.ndarray,
 def test_one_wrong_byte_in_a_compressed_volume_is_found_by_its_checksum(tmp_path: Path, volume: np.ndarray) -> None:
     path = save_nifti(tmp_path / "a.nii.gz", volume)
     content = bytearray(gzip.decompress(path.read_bytes()))
-    stored = bytearray(gzip.compress(content, 0))  # stored blocks: every byte decodes, only the checksum tells
+    stored = bytearray(
+        gzip.compress(content, 0)
+    )  # uncompressed blocks: every byte decodes, so only the checksum reveals the damage
     stored[-20] ^= 1
     with pytest.raises(DataError, match="CRC check failed"):
         read_image([damaged(path, bytes(stored))])
@@ -188,7 +190,7 @@ def test_one_wrong_byte_in_a_compressed_volume_is_found_by_its_checksum(tmp_path
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a.dcm", r"no known type; allowed: \.nii\.gz"), ("a", "no known type")],
+    [("a.dcm", r"an unknown ending; allowed: \.nii\.gz"), ("a", "an unknown ending")],
 )
 def test_unknown_types_are_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -198,7 +200,7 @@ def test_unknown_types_are_refused(tmp_path: Path, name: str, message: str) -> N
 def test_volumes_without_real_voxels_or_a_valid_place_are_refused(tmp_path: Path, volume: np.ndarray) -> None:
     with pytest.raises(DataError, match="complex64"):
         read_image([save_nifti(tmp_path / "a.nii", volume.astype(np.complex64))])
-    with pytest.raises(DataError, match="an image has 2 or 3 axes"):
+    with pytest.raises(DataError, match="save it with 2 or 3 axes"):
         read_image([save_nifti(tmp_path / "b.nii", np.ones((2, 2, 2, 2, 2), np.float32))])
     image = nib.Nifti1Image(volume, None)
     image.header["sform_code"] = 1
@@ -224,7 +226,7 @@ def test_no_path_is_a_wrong_argument() -> None:
 def test_a_written_label_map_is_read_back(tmp_path: Path, name: str, greatest: int) -> None:
     array = np.array([[0, 1, 2], [greatest, 0, 1]], dtype=np.int64)
     if name == "a.bmp" and greatest > 255:
-        with pytest.raises(ValueError, match=r"BMP cannot hold label values 0 to 40000; write \.nii\.gz"):
+        with pytest.raises(ValueError, match=r"BMP cannot store label values from 0 to 40000; write \.nii\.gz"):
             write_label(tmp_path / name, array)
         return
     write_label(tmp_path / "new folder" / name, array)
@@ -289,14 +291,14 @@ def test_wrong_label_maps_are_not_written(tmp_path: Path, volume: np.ndarray) ->
     like = save_nifti(tmp_path / "like.nii", volume)
     mask = np.zeros((3, 3), np.uint8)
     for name, array, options, message in [
-        ("a.nii", volume / 2, {}, "holds integers, got float64"),
+        ("a.nii", volume / 2, {}, "integer values, got float64"),
         ("a.nii", volume[1:], {"like": like}, r"shape \(3, 5, 6\), but .*like\.nii has \(4, 5, 6\)"),
         ("a.nii", volume, {"like": like, "affine": AFFINE}, "not both"),
         ("a.nii", volume.astype(np.int64) << 40, {}, "fit into 32 bits"),
-        ("a.png", volume, {}, "a picture holds 2 axes"),
-        ("a.png", mask, {"affine": AFFINE}, "holds no affine"),
-        ("a.jpg", mask, {}, "JPEG alters values"),
-        ("a.png", mask.astype(np.int16) - 1, {}, "PNG cannot hold label values -1 to -1"),
+        ("a.png", volume, {}, "a picture has 2 axes"),
+        ("a.png", mask, {"affine": AFFINE}, "cannot store an affine"),
+        ("a.jpg", mask, {}, "JPEG would alter their values"),
+        ("a.png", mask.astype(np.int16) - 1, {}, "PNG cannot store label values from -1 to -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             write_label(tmp_path / name, array, **options)

@@ -1,4 +1,4 @@
-"""Folds: the data set's own split first, then its splits file, then a fixed shuffle; no case on both sides."""
+"""Folds: the data set's test cases, then its splits file, then a fixed shuffle; training and test never overlap."""
 
 from pathlib import Path
 from typing import Any
@@ -77,17 +77,17 @@ def test_too_small_a_number_of_folds_is_refused(folds: int) -> None:
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_too_few_cases_for_the_usual_folds_are_refused_with_the_number_that_works(count: int) -> None:
     few = dataset("abcd"[:count])
-    remedy = rf"too few for 5 folds; ask for fewer with --folds {count} \(folds={count} in Python\), or add cases"
+    remedy = rf"too few for 5 folds; use fewer folds with --folds {count} \(folds={count} in Python\), or add cases"
     with pytest.raises(DataError, match=f"set: has {count} labelled cases, {remedy}"):
         make_folds(few, None)
     assert len(make_folds(few, count)) == count
-    with pytest.raises(DataError, match=f"too few for 9 folds; ask for fewer with --folds {count}"):
+    with pytest.raises(DataError, match=f"too few for 9 folds; use fewer folds with --folds {count}"):
         make_folds(few, 9)
 
 
 @pytest.mark.parametrize("folds", [None, 2])
 def test_one_case_cannot_be_split_but_can_be_trained_on_for_test_cases(folds: int | None) -> None:
-    with pytest.raises(DataError, match=r"has 1 labelled case, too few to train and to test; add .* test/images"):
+    with pytest.raises(DataError, match=r"has 1 labelled case, too few for training and testing; add .* test/images"):
         make_folds(dataset("a"), folds)
     [fold] = make_folds(dataset("a", "x"), None)
     assert (names(fold.training), names(fold.test)) == ("a", "x")

@@ -1,4 +1,4 @@
-"""Inspection: each kind of damage is found, named, and comes with its remedy; sound data passes."""
+"""Inspection: each kind of damage is reported with a remedy; valid data passes."""
 
 import gzip
 import hashlib
@@ -51,7 +51,7 @@ def describe(folder: Path, content: dict[str, object]) -> None:
 
 @pytest.fixture
 def nnunet(tmp_path: Path) -> Path:
-    """Three training cases and a labelled test case of two channels; structures 1 and 2."""
+    """Three training cases and a labelled test case, with two channels and structures 1 and 2."""
     rng = np.random.default_rng(0)
     for name, part in (("a", "Tr"), ("b", "Tr"), ("c", "Tr"), ("t", "Ts")):
         for channel in range(2):
@@ -64,7 +64,7 @@ def nnunet(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def msd(tmp_path: Path) -> Path:
-    """Three cases of two channels along the fourth axis."""
+    """Three cases with two channels along the fourth axis."""
     rng = np.random.default_rng(0)
     for name in "abc":
         save(tmp_path / f"imagesTr/{name}.nii.gz", rng.normal(size=(*SHAPE, 2)).astype(np.float32))
@@ -77,7 +77,7 @@ def msd(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Three RGB pictures with index masks of 1 and 2, without labels.csv."""
+    """Three RGB pictures with index masks of the values 0 to 2, without labels.csv."""
     rng = np.random.default_rng(0)
     for name in "abc":
         save(tmp_path / f"images/{name}.png", rng.integers(0, 255, (9, 8, 3)).astype(np.uint8))
@@ -90,7 +90,7 @@ def inspected(folder: Path) -> Inspection:
 
 
 def only_problem(folder: Path, kind: str, file: str, *words: str) -> None:
-    """Exactly one problem: its kind, its file, and what its message says."""
+    """Assert that there is exactly one problem, of this kind and file, whose message contains all words."""
     problems = inspected(folder).problems
     assert [(problem.kind, problem.file.name) for problem in problems] == [(kind, Path(file).name)]
     assert problems[0].message.startswith(f"{folder / file}: ")
@@ -143,8 +143,18 @@ DAMAGE = {
         "shape",
         ["(6, 6, 8)", "(6, 7, 8)", "a_0000.nii.gz", "resample"],
     ),
-    "label elsewhere": ("labelsTr/a.nii.gz", shift, "affine", ["[0, 3] is 5 here and 0 there", "a_0000", "resample"]),
-    "channel elsewhere": ("imagesTr/b_0001.nii.gz", shift, "affine", ["is 5 here and 0 there", "b_0000", "resample"]),
+    "label elsewhere": (
+        "labelsTr/a.nii.gz",
+        shift,
+        "affine",
+        ["[0, 3] is 5, but 0 in that file", "a_0000", "resample"],
+    ),
+    "channel elsewhere": (
+        "imagesTr/b_0001.nii.gz",
+        shift,
+        "affine",
+        ["is 5, but 0 in that file", "b_0000", "resample"],
+    ),
     "label without a place": ("labelsTr/a.nii.gz", no_place, "affine", ["cannot be inverted", "s-form"]),
     "unlisted value": (
         "labelsTr/a.nii.gz",
@@ -366,7 +376,7 @@ def test_the_summary_describes_the_data(nnunet: Path) -> None:
     assert rows["channels"] == "T1, T2"
     assert rows["size (voxels)"] == "6 x 7 x 8"
     assert rows["spacing (mm)"] == "1 x 1 x 1"
-    assert rows["liver (1)"].endswith("of all structures, in 4 of 4 cases")
+    assert rows["liver (1)"].endswith("of all structures, present in 4 of 4 cases")
     assert rows["problems"] == "none"
 
 
@@ -390,7 +400,7 @@ def test_a_case_listed_twice(msd: Path) -> None:
     description = json.loads((msd / "dataset.json").read_text())
     description["training"].append(description["training"][0])
     describe(msd, description)
-    only_problem(msd, "duplicate_name", "imagesTr/a.nii.gz", "case a is there twice", "rename or remove")
+    only_problem(msd, "duplicate_name", "imagesTr/a.nii.gz", "case a already exists as", "rename or remove")
 
 
 def test_plain_folders_get_their_channels_and_structures_from_the_pixels(folders: Path) -> None:
@@ -440,7 +450,9 @@ def test_a_mask_saved_as_jpeg(folders: Path) -> None:
     mask = np.array(PIL.Image.open(folders / "masks/c.png")) * 100
     (folders / "masks/c.png").unlink()
     PIL.Image.fromarray(mask).save(folders / "masks/c.jpg")
-    only_problem(folders, "values", "masks/c.jpg", "more values", "JPEG alters values", "export masks as PNG")
+    only_problem(
+        folders, "values", "masks/c.jpg", " more, but label values", "JPEG alters values", "export masks as PNG"
+    )
 
 
 def test_a_grey_picture_among_colour_pictures(folders: Path) -> None:
@@ -468,13 +480,13 @@ def test_nothing_of_a_case_outlives_its_reading(tmp_path: Path) -> None:
         save(tmp_path / f"images/{index}.png", picture)
         save(tmp_path / f"masks/{index}.png", picture // 128)
     dataset = Dataset.open(tmp_path)
-    inspect(dataset)  # whatever libraries keep for good, they keep now
+    inspect(dataset)  # fill the permanent caches of libraries before measuring
     tracemalloc.start()
     inspection = inspect(dataset)
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(inspection.facts) == 12
-    assert kept / 12 < 10_000  # a single picture holds 90,000 bytes
+    assert kept / 12 < 10_000  # a single picture has 90,000 bytes
 
 
 @pytest.mark.real_data
@@ -516,8 +528,8 @@ def test_an_undeclared_255_is_named_with_how_to_declare_it(folders: Path, table:
         (folders / "labels.csv").write_text(table)
         kind = "values"
     words = [
-        "255 in 1 voxels",
-        'if 255 marks voxels to be ignored, declare it with the line "ignore,255" in labels.csv',
+        "255",
+        'if 255 marks ignored voxels, declare it with the line "ignore,255" in labels.csv',
     ]
     only_problem(folders, kind, "masks/b.png", *words)
     (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\nignore,255\n")
@@ -526,8 +538,8 @@ def test_an_undeclared_255_is_named_with_how_to_declare_it(folders: Path, table:
     assert inspection.dataset.structures == {"cup": 1, "disc": 2}
     assert inspection.facts[1].voxels[255] == 1
     rows = dict(inspection.summary())
-    assert rows["ignored (255)"] == "1 voxels, 0.46% of all voxels, in 1 of 3 cases"
-    assert rows["ignored"] == "voxels of the value 255: left out of training and scores"
+    assert rows["ignored (255)"] == "1 voxels, 0.46% of all voxels, present in 1 of 3 cases"
+    assert rows["ignored"] == "voxels of value 255 are left out of training and scores"
 
 
 @pytest.mark.parametrize(("layout", "declared"), [("nnunet", '"ignore": 255'), ("msd", '"255": "ignore"')])
@@ -549,7 +561,7 @@ def test_255_as_one_of_many_values_needs_no_declaration(folders: Path) -> None:
 def test_a_label_map_of_ignored_voxels_alone_has_no_structure(folders: Path) -> None:
     (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\nignore,255\n")
     edit(folders / "masks/b.png", lambda array: np.full_like(array, 255))
-    only_problem(folders, "empty_label", "masks/b.png", "background (0) and ignored voxels (255) only")
+    only_problem(folders, "empty_label", "masks/b.png", "contains only background (0) and ignored voxels (255)")
 
 
 def test_colours_may_be_ignored(folders: Path) -> None:
@@ -569,17 +581,17 @@ def test_structures_without_a_training_case_are_warned_of(nnunet: Path) -> None:
     inspection = inspected(nnunet)
     assert inspection.absent(inspection.dataset.cases) == ["spleen"]
     assert inspection.absent(inspection.dataset.test_cases) == []
-    warning = "spleen: in no training case, so that it cannot be learned, and its scores are NaN"
+    warning = "spleen: absent from all training cases, so it cannot be learned and its scores are NaN"
     assert dict(inspection.summary())["warning"] == warning
 
 
-def test_unused_files_and_the_name_of_the_background_are_told(folders: Path) -> None:
+def test_unused_files_and_the_name_of_the_background_are_reported(folders: Path) -> None:
     assert inspected(folders).notices() == []
     for index in range(7):
         (folders / f"images/x{index}.gif").touch()
     (folders / "labels.csv").write_text("name,value\nsky,0\ncup,1\ndisc,2\n")
     rows = dict(inspected(folders).summary())
-    assert rows["background"] == "voxels of sky (0): not a structure, and not scored"
+    assert rows["background"] == "voxels of sky (0) are not a structure and are not scored"
     assert rows["not used"].startswith(
         "images/x0.gif, images/x1.gif, images/x2.gif, images/x3.gif, images/x4.gif and 2"
     )

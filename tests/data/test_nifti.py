@@ -1,4 +1,4 @@
-"""NIfTI files: values, sizes that headers claim, units, and memory."""
+"""NIfTI files: values, sizes described by headers, units, and memory."""
 
 import gzip
 import itertools
@@ -34,7 +34,7 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None, **head
 
 
 def patched(path: Path, offset: int, form: str, *values: Any) -> Path:
-    """A file whose header says something else at `offset`."""
+    """A file whose header is changed at `offset`."""
     content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
     struct.pack_into(form, content, offset, *values)
     path.write_bytes(gzip.compress(bytes(content)) if path.suffix == ".gz" else bytes(content))
@@ -43,7 +43,7 @@ def patched(path: Path, offset: int, form: str, *values: Any) -> Path:
 
 @contextmanager
 def at_most(megabytes: float) -> Iterator[None]:
-    """Fails if more memory than this is allocated on the way."""
+    """Fail if the block allocates more memory than this."""
     tracemalloc.start()
     try:
         yield
@@ -121,7 +121,9 @@ def test_labels_may_be_a_thousandth_off(tmp_path: Path, noise: float, read: bool
     if read:
         np.testing.assert_array_equal(read_label(path).array, labels)
     else:
-        with pytest.raises(DataError, match=r"210 voxels hold no whole number .*stored as float64.*at most 0\.001: "):
+        with pytest.raises(
+            DataError, match=r"210 voxels are not whole numbers .*stored as float64.*tolerance of 0\.001: "
+        ):
             read_label(path)
 
 
@@ -181,12 +183,12 @@ def test_the_unit_of_the_header_is_taken_to_millimetres(tmp_path: Path, unit: st
     assert read.spacing == pytest.approx((0.9 * mm, 0.9 * mm, 2 * mm))
     write_label(tmp_path / "label.nii.gz", random(np.uint8), like=tmp_path / "a.nii")
     written = nib.load(tmp_path / "label.nii.gz")
-    np.testing.assert_allclose(written.affine, image.affine, rtol=1e-6)  # still in the file's own unit
+    np.testing.assert_allclose(written.affine, image.affine, rtol=1e-6)  # in the unit of the file
     assert written.header.get_xyzt_units()[0] == unit
     assert geometry_errors(tmp_path, read_label(tmp_path / "label.nii.gz"), tmp_path, read) == []
 
 
-# What headers claim
+# Sizes described by headers
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -249,7 +251,7 @@ def test_gzip_of_several_members_is_read_and_anything_else_behind_it_is_not(tmp_
         (40, "<hhhh", (0, 4, 5, 6)),
         (40, "<hhhh", (-1, 4, 5, 6)),
         (40, "<hhhh", (9, 4, 5, 6)),
-        (40, "<8h", (7, *[32767] * 7)),  # more than any integer of 64 bits counts
+        (40, "<8h", (7, *[32767] * 7)),  # exceeds 64-bit integers
         (40, "<8h", (5, 4, 5, 6, 2, 2, 1, 1)),
         (108, "<f", (np.nan,)),
         (108, "<f", (np.inf,)),
@@ -292,7 +294,7 @@ def test_extensions_that_claim_any_size_take_no_memory(tmp_path: Path, size: int
         try:
             found = read_image([path]).array[0]
         except DataError as error:
-            assert str(error).startswith(str(path))  # noqa: PT017 (damage that nibabel forgives is no damage)
+            assert str(error).startswith(str(path))  # noqa: PT017 (nibabel must refuse the damage, too)
         else:
             np.testing.assert_array_equal(found, random())
 
@@ -316,16 +318,16 @@ def test_a_written_map_keeps_the_extensions_of_its_image(tmp_path: Path) -> None
 def test_an_image_larger_than_the_free_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.nii", random())
     monkeypatch.setattr("psutil.virtual_memory", type("Memory", (), {"available": 100}))
-    with pytest.raises(DataError, match=r"a\.nii: takes 0\.0 GB of memory, but 0\.0 GB are free; crop or"):
+    with pytest.raises(DataError, match=r"a\.nii: needs 0\.0 GB of memory, but only 0\.0 GB are free; crop or"):
         read_image([path])
 
 
-# What is no file
+# Paths that are not regular files
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".png", ".tif"])
 def test_what_is_no_file_is_not_opened(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     os.mkfifo(f"pipe{suffix}")
     Path(f"folder{suffix}").mkdir()
     Path(f"device{suffix}").symlink_to("/dev/zero")
@@ -405,5 +407,5 @@ def test_empty_axes_at_the_end_mean_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("slope", [1e-30, 1e-4, -1e-5])
 def test_a_tiny_slope_does_not_make_all_labels_background(tmp_path: Path, slope: float) -> None:
     path = save(tmp_path / "label.nii", np.arange(120, dtype=np.int16).reshape(4, 5, 6))
-    with pytest.raises(DataError, match="voxels hold no whole number"):
+    with pytest.raises(DataError, match="voxels are not whole numbers"):
         read_label(patched(path, 112, "<ff", slope, 0.0))

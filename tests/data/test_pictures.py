@@ -1,4 +1,4 @@
-"""Pictures: all their samples in all their bits, the way up they are displayed, and never more than a file can hold."""
+"""Pictures: all samples with all bits, in the displayed orientation, and no more than a file can hold."""
 
 import json
 import struct
@@ -33,12 +33,12 @@ def channels_first(array: np.ndarray) -> np.ndarray:
 
 
 def assert_read(path: Path, expected: np.ndarray) -> None:
-    """The file holds the samples (H, W) or (H, W, C)."""
+    """Assert that the file contains the samples (H, W) or (H, W, C)."""
     np.testing.assert_array_equal(read_image([path]).array, channels_first(expected).astype(np.float32))
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The eight orientations of TIFF 6.0: where the first row and the first column of the stored pixels lie."""
+    """The eight orientations of TIFF 6.0, by the displayed position of the first stored row and column."""
     return {
         1: array,  # top, left
         2: array[:, ::-1],  # top, right
@@ -84,7 +84,7 @@ def test_every_way_to_read_a_tiff_turns_it(tmp_path: Path, orientation: int, com
             compression=compression,
             extratags=[(274, "H", 1, orientation, True)],
         )
-        # Pillow garbles tall or wide TIFF files of orientations 5 to 8 that are not compressed
+        # Pillow misreads uncompressed TIFF files of orientations 5 to 8 that are not square
         assert_read(tmp_path / "a.tif", turned(array, orientation))
 
 
@@ -117,7 +117,7 @@ def test_a_mask_that_is_not_turned_as_its_image_is_refused_with_the_reason(tmp_p
     image, mask = read_image([tmp_path / "a.jpg"]), read_label(tmp_path / "mask.png")
     [error] = geometry_errors(tmp_path / "mask.png", mask, tmp_path / "a.jpg", image)
     assert "has shape (16, 24), but" in str(error)
-    assert "rows and columns are exchanged: both are taken as displayed, that is, turned as their EXIF" in str(error)
+    assert "rows and columns are swapped: both files are read in the orientation given by their EXIF" in str(error)
 
 
 def test_a_label_map_is_written_as_its_picture_is_displayed(tmp_path: Path) -> None:
@@ -212,7 +212,9 @@ def test_white_may_be_the_smallest_value(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "bits.tif", bits, photometric="miniswhite")
     np.testing.assert_array_equal(read_label(tmp_path / "bits.tif").array, ~bits)
     tifffile.imwrite(tmp_path / "c.tif", random((5, 9), np.float32), photometric="miniswhite")
-    with pytest.raises(DataError, match=r"c\.tif: holds float32 with the smallest value as white.*min-is-black"):
+    with pytest.raises(
+        DataError, match=r"c\.tif: has float32 values with the smallest as white.*smallest value as black"
+    ):
         read_image([tmp_path / "c.tif"])
 
 
@@ -242,7 +244,7 @@ def test_labels_in_tiff_of_every_type(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "b.tif", np.dstack([mask, mask]).astype(np.uint8), photometric="minisblack", planarconfig=1
     )
-    with pytest.raises(DataError, match=r"b\.tif: has 2 channels; a label map has 1"):
+    with pytest.raises(DataError, match=r"b\.tif: has 2 channels, but a label map has 1"):
         read_label(tmp_path / "b.tif")
 
 
@@ -254,7 +256,9 @@ def test_colour_masks_of_16_bits_are_compared_by_their_upper_8(tmp_path: Path) -
         found = read_label(tmp_path / name, colors={0: (0, 0, 0), 7: (255, 0, 0), 2: (0, 0, 255)})
         assert found.array.tolist() == [[0, 7], [2, 7]]
     tifffile.imwrite(tmp_path / "b.tif", colours.astype(np.float32), photometric="rgb")
-    with pytest.raises(DataError, match=r"b\.tif: holds 3 samples of float32 a pixel; a colour mask is RGB of 8 or 16"):
+    with pytest.raises(
+        DataError, match=r"b\.tif: has 3 samples of float32 per pixel; export the colour mask as RGB of 8 or 16"
+    ):
         read_label(tmp_path / "b.tif", colors={0: (0, 0, 0)})
 
 
@@ -271,7 +275,9 @@ def test_pages_that_are_channels_are_refused_by_name(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "imagej.tif", stack, imagej=True, metadata={"axes": "CYX"})
     tifffile.imwrite(tmp_path / "ome.ome.tif", stack, metadata={"axes": "CYX"}, photometric="minisblack")
     for name in ("pages.tif", "imagej.tif", "ome.ome.tif"):
-        with pytest.raises(DataError, match=r"TIFF of 3 pages, 1 page is allowed; save channels as the samples of one"):
+        with pytest.raises(
+            DataError, match=r"TIFF of 3 pages, but only 1 page is allowed; save channels as samples of one"
+        ):
             read_image([tmp_path / name])
     with tifffile.TiffWriter(tmp_path / "cut.tif") as writer:
         writer.write(stack, photometric="minisblack", truncate=True)
@@ -291,7 +297,7 @@ def test_smaller_copies_beside_the_picture_do_not_count(tmp_path: Path) -> None:
     ("array", "options", "message"),
     [
         (random((16, 16, 4), np.uint16), {"photometric": "separated"}, "SEPARATED"),
-        (random((16, 16, 4), np.uint16), {"photometric": "rgb", "compression": "zstd"}, "compressed by ZSTD"),
+        (random((16, 16, 4), np.uint16), {"photometric": "rgb", "compression": "zstd"}, "compressed with ZSTD"),
         (random((16, 16), np.float32).astype(np.complex64), {}, "samples of 64 bits|complex64"),
         (random((16, 16)), {"photometric": "cfa"}, "CFA"),
     ],
@@ -330,14 +336,14 @@ except DataError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "compressed by LZW, which needs the package imagecodecs; install it, or save" in done.stdout
+    assert "compressed with LZW, which needs the package imagecodecs; install it, or save" in done.stdout
 
 
-# What files claim
+# Sizes described by headers
 
 
 def tiff(width: int, height: int, *, compression: int = 1, count: int = 10, offset: int = 200, bits: int = 8) -> bytes:
-    """A little-endian TIFF of one strip whose tags say whatever is asked for."""
+    """A little-endian TIFF of one strip with the given tags."""
     tags = [(256, width), (257, height), (258, bits), (259, compression), (262, 1), (273, offset), (277, 1)]
     tags += [(278, height), (279, count)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
@@ -346,7 +352,7 @@ def tiff(width: int, height: int, *, compression: int = 1, count: int = 10, offs
 
 
 def chunks(parts: list[tuple[bytes, bytes]]) -> bytes:
-    """A PNG of these chunks: name and content."""
+    """A PNG with these chunks, given as name and content."""
     every = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(every)
 
@@ -386,7 +392,7 @@ def test_a_picture_that_claims_more_than_it_holds_is_refused_at_once(tmp_path: P
 
 
 def claiming(content: bytes, kind: str, width: int, height: int) -> bytes:
-    """A picture whose header claims another size; its pixels stay as they are."""
+    """Change the size in the header of a picture and keep its pixels."""
     changed = bytearray(content)
     if kind == "png":
         struct.pack_into(">2I", changed, 16, width, height)
@@ -423,7 +429,7 @@ def test_a_picture_that_holds_more_than_it_claims_is_refused(
 @pytest.mark.parametrize(("color", "bits", "samples"), [(0, 1, 1), (3, 2, 1), (0, 4, 1), (2, 8, 3), (6, 16, 4)])
 def test_an_interlaced_png_is_read(tmp_path: Path, color: int, bits: int, samples: int, size: tuple[int, int]) -> None:
     width, height = size
-    # of the seven passes each has its own rows; a pass without columns has none
+    # each of the seven passes has its own rows; a pass without columns has no rows
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
     rows = b"".join((b"\0" + bytes(-(-w * bits * samples // 8))) * h for w, h in sizes if w)
@@ -442,11 +448,11 @@ def test_what_other_programs_append_to_a_bmp_is_not_pixels(tmp_path: Path) -> No
     path = tmp_path / "a.bmp"
     PIL.Image.fromarray(array).save(path)
     content = path.read_bytes()
-    path.write_bytes(content + b"\0\0")  # as Photoshop aligns files
+    path.write_bytes(content + b"\0\0")  # Photoshop aligns files like this
     assert_read(path, array)
     path.write_bytes(content + b"further")
     assert_read(path, array)
-    # version 5 of the header, with a colour profile behind the pixels
+    # header version 5, with a colour profile after the pixels
     (offset,) = struct.unpack_from("<I", content, 10)
     profile = struct.pack("<II", len(content) + 84 - 14, 128)
     header = struct.pack("<I", 124) + content[18:54] + bytes(72) + profile + bytes(4)
@@ -470,7 +476,7 @@ def test_a_picture_larger_than_the_free_memory_is_refused(
 ) -> None:
     PIL.Image.fromarray(random((16, 24))).save(tmp_path / f"a{suffix}")
     monkeypatch.setattr("psutil.virtual_memory", type("Memory", (), {"available": 100}))
-    with pytest.raises(DataError, match=r"takes 0\.0 GB of memory, but 0\.0 GB are free; crop or resample it"):
+    with pytest.raises(DataError, match=r"needs 0\.0 GB of memory, but only 0\.0 GB are free; crop or resample it"):
         read_image([tmp_path / f"a{suffix}"])
 
 
@@ -522,5 +528,5 @@ def test_a_png_whose_pixels_do_not_match_their_checksum_is_refused(tmp_path: Pat
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT") + 20] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"its part b'IDAT' does not match its checksum; copy or export it again"):
+    with pytest.raises(DataError, match=r"its chunk b'IDAT' does not match its checksum; copy or export it again"):
         read(path)

@@ -1,4 +1,4 @@
-"""Prepared arrays: made once for the same inputs and recipe, whole or not at all, classes for label values."""
+"""Prepared arrays: prepared once for the same inputs and recipe, written atomically, with classes for label values."""
 
 import errno
 import hashlib
@@ -92,13 +92,13 @@ def test_many_scattered_label_values(tmp_path: Path) -> None:
 
 def test_values_outside_the_list_are_refused(folder: Path, tmp_path: Path) -> None:
     for structures in ({"left": 300}, {"right": 3}):
-        with pytest.raises(DataError, match=r"c0.nii.gz: holds label values that are not listed \((3|300)\)"):
+        with pytest.raises(DataError, match=r"c0.nii.gz: contains label values that are not listed \((3|300)\)"):
             prepare_all(folder, tmp_path / "cache", structures=structures)
     assert list((tmp_path / "cache").glob("*")) == []
 
 
 def test_more_structures_than_8_bits_hold_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="255 structures are listed; at most 254"):
+    with pytest.raises(ValueError, match="lists 255 structures, but at most 254"):
         prepare_all(folder, tmp_path / "cache", structures={str(n): n for n in range(1, 256)})
 
 
@@ -123,7 +123,7 @@ def test_ignored_voxels_have_a_class_of_their_own_that_resampling_keeps(folder: 
 def test_background_may_be_ignored(folder: Path, tmp_path: Path) -> None:
     learned = prepare_all(folder, tmp_path / "cache")[0].labels()
     ignoring = prepare_all(folder, tmp_path / "cache", ignored=0)[0].labels()
-    inside = (slice(None), slice(9), slice(10))  # around it, slices are filled up to the patch
+    inside = (slice(None), slice(9), slice(10))  # slices are padded to the patch
     assert np.array_equal(ignoring[inside], np.where(learned == 0, IGNORED_CLASS, learned)[inside])
 
 
@@ -150,7 +150,7 @@ def test_colour_masks(tmp_path: Path) -> None:
 def test_unchanged_inputs_are_not_prepared_again(folder: Path, tmp_path: Path) -> None:
     first = prepare_all(folder, tmp_path / "cache")
     before = times(first)
-    (folder / "imagesTr/c0_0000.nii.gz").touch()  # content counts, not the date
+    (folder / "imagesTr/c0_0000.nii.gz").touch()  # the content matters, not the modification time
     again = prepare_all(folder, tmp_path / "cache")
     assert again == first
     assert times(again) == before
@@ -200,7 +200,7 @@ def test_a_slower_writer_takes_what_the_faster_one_made(
     asked: list[Path] = []
 
     def not_yet(path: Path) -> bool:
-        """The folder of a case seems not to be there when it is asked for first."""
+        """Pretend that the folder of a case does not exist at the first check."""
         first = path.parent == tmp_path / "cache" and path not in asked
         asked.append(path)
         return there(path) and not first
@@ -290,8 +290,8 @@ def test_content_is_read_once_in_a_process(folder: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.zeros((2, 8, 8), np.float64), "holds float64 of 3 axes, where uint8 of 3 axes is wanted"),
-        (np.zeros(4, np.uint8), "holds uint8 of 1 axes"),
+        (np.zeros((2, 8, 8), np.float64), "contains float64 of 3 axes, but uint8 of 3 axes is expected"),
+        (np.zeros(4, np.uint8), "contains uint8 of 1 axes"),
         (np.array([{}], dtype=object), "cannot be read"),
         (b"", "cannot be read"),
         (b"PK\x03\x04", "cannot be read"),
@@ -307,7 +307,7 @@ def test_arrays_that_cannot_be_used_are_named_where_they_are_read(tmp_path: Path
     with pytest.raises(DataError, match=message) as caught:
         Prepared("a", tmp_path).labels()
     assert str(caught.value).startswith(f"{path}: ")
-    assert str(caught.value).endswith("the arrays are made again from the data set")
+    assert str(caught.value).endswith("the arrays are prepared again from the data set")
 
 
 def test_progress_and_unlabelled_cases(folder: Path, tmp_path: Path) -> None:

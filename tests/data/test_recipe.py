@@ -1,4 +1,4 @@
-"""The recipe: what it chooses from the data, what it does to images, and labels that come back exactly."""
+"""The recipe: its choices, the preparation of images, and labels that are restored exactly."""
 
 import itertools
 import subprocess
@@ -21,7 +21,7 @@ from scse.data.recipe import Recipe
 AXES = (("R", "L"), ("A", "P"), ("S", "I"))
 CODES = [
     "".join(codes) for order in itertools.permutations(AXES) for codes in itertools.product(*order)
-]  # all 48 ways to store a volume
+]  # all 48 orientations of a stored volume
 VIEWS = ("sagittal", "coronal", "axial")
 
 
@@ -36,7 +36,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def affine_of(codes: str, spacing: Sequence[float] = (1, 1, 1)) -> NDArray[np.float64]:
-    """Affine of a volume whose stored axes point to `codes`, with a spacing along each of them."""
+    """Affine of a volume whose stored axes point to `codes`, with a spacing along each."""
     to_ras = nib.orientations.axcodes2ornt(codes)
     affine = np.zeros((4, 4))
     for axis, (target, sign) in enumerate(to_ras):
@@ -46,7 +46,7 @@ def affine_of(codes: str, spacing: Sequence[float] = (1, 1, 1)) -> NDArray[np.fl
 
 
 def oblique() -> NDArray[np.float64]:
-    """LPS-like axes of three lengths, turned by 20 degrees about x and 15 about z."""
+    """LPS-like axes of three lengths, rotated by 20 degrees about x and 15 about z."""
     a, b = np.deg2rad([20, 15])
     about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
@@ -56,7 +56,7 @@ def oblique() -> NDArray[np.float64]:
 
 
 def one_hot(labels: NDArray[np.uint8], classes: int) -> torch.Tensor:
-    """(slices, height, width) -> (slices, classes, height, width): a network that is always right and sure."""
+    """One-hot output of a perfect network: (slices, height, width) -> (slices, classes, height, width)."""
     return torch.nn.functional.one_hot(torch.from_numpy(labels).long(), classes).movedim(-1, 1).float()
 
 
@@ -69,7 +69,7 @@ def random_label(shape: Sequence[int], affine: NDArray[np.float64] | None = None
     return Image(np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8), affine, is_label=True)
 
 
-# What is chosen
+# Choices
 
 
 def test_isotropic_volumes_are_sliced_coronally() -> None:
@@ -102,12 +102,12 @@ def test_anisotropic_volumes_are_sliced_across_their_coarsest_axis(
         ((40, 44, 2), (1, 1, 1), "RAS", "axial"),
         ((40, 1, 44), (1, 1, 1), "RAS", "coronal"),
         ((1, 40, 44), (1, 1, 1), "RAS", "sagittal"),
-        ((1, 40, 2), (1, 1, 1), "RAS", "sagittal"),  # one voxel is thinner than two, whatever the rest
+        ((1, 40, 2), (1, 1, 1), "RAS", "sagittal"),  # one voxel is thinner than two, whatever the other axes are
         ((40, 44, 1), (1, 1, 1), "PIR", "sagittal"),  # the third axis points right
-        ((40, 44, 1), (1, 3, 1), "RAS", "axial"),  # across one voxel, not across the coarse rows
+        ((40, 44, 1), (1, 3, 1), "RAS", "axial"),  # across the axis of one voxel, not across the coarse rows
         ((256, 256, 12), (1, 1, 6), "LPS", "axial"),
-        ((256, 256, 30), (1, 1, 1), "RAS", "axial"),  # a stack whose header says nothing of its slices
-        ((64, 256, 256), (1, 1, 3), "RAS", "axial"),  # thick slices, each of them narrow
+        ((256, 256, 30), (1, 1, 1), "RAS", "axial"),  # a stack whose header has no slice spacing
+        ((64, 256, 256), (1, 1, 3), "RAS", "axial"),  # thick and narrow slices
         ((64, 256, 256), (1, 1, 1), "RAS", "sagittal"),
         ((2000, 2000, 50), (0.5, 0.5, 0.1), "RAS", "axial"),  # the finest axis is the short one
         ((160, 220, 180), (1, 1, 1), "LAS", "coronal"),
@@ -127,9 +127,12 @@ def test_the_view_is_that_of_most_volumes_however_they_are_stored() -> None:
 
 def test_volumes_that_are_one_voxel_wide_in_the_plane_of_the_others_are_refused_unless_a_view_is_asked_for() -> None:
     cases = [facts((40, 44, 1)), facts((40, 44, 1)), replace(facts((40, 1, 44)), name="odd")]
-    with pytest.raises(ValueError, match=r"sliced in axial planes, in which 1 of 3 volumes \(odd\) are one voxel wide"):
+    with pytest.raises(
+        ValueError,
+        match=r"the axial plane fits most volumes, but in its slices 1 of 3 volumes \(odd\) are one voxel wide",
+    ):
         Recipe.derive(cases)
-    assert Recipe.derive(cases, view="axial").view == "axial"
+    assert Recipe.derive(cases, plane="axial").view == "axial"
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
@@ -149,7 +152,7 @@ def test_one_slice_goes_through_the_network_as_one_slice_and_comes_back() -> Non
 
 
 def test_a_view_that_is_asked_for_is_taken() -> None:
-    assert Recipe.derive([facts((16, 24, 32), (1, 1, 4))], view="sagittal").view == "sagittal"
+    assert Recipe.derive([facts((16, 24, 32), (1, 1, 4))], plane="sagittal").view == "sagittal"
 
 
 def test_pictures_have_a_view_of_their_own() -> None:
@@ -164,9 +167,9 @@ def test_the_patch_holds_the_largest_slice_up_to_a_limit() -> None:
 
 def test_differing_spacings_are_resampled_to_their_median() -> None:
     found = [facts((20, 20, 20), (s, 1, 2 * s)) for s in (1.0, 1.2, 1.3)]
-    chosen = Recipe.derive(found, view="coronal")
+    chosen = Recipe.derive(found, plane="coronal")
     assert chosen.spacing == pytest.approx((1.2, 2.4))
-    assert chosen.patch == (24, 24)  # 20 voxels of 1.3 mm are 21.7 of 1.2
+    assert chosen.patch == (24, 24)  # 20 voxels of 1.3 mm equal 21.7 voxels of 1.2 mm
 
 
 def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
@@ -177,14 +180,14 @@ def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
 @pytest.mark.parametrize(
     ("found", "options", "message"),
     [
-        ([], {}, "cannot be derived from no cases"),
+        ([], {}, "has no readable cases to derive a recipe from"),
         ([facts((4, 4, 4))], {"spacing": 0}, "spacing must be a positive number of mm, got 0"),
         ([facts((4, 4, 4))], {"spacing": float("nan")}, "spacing must be a positive"),
         ([facts((4, 4, 4))], {"spacing": 1e9}, r"got 1e\+09; 1e-08 to 1e\+08 are allowed"),
         ([facts((4, 4, 4), (1, 1, 1)), facts((4, 4, 4), (9e8, 9e8, 9e8))], {}, r"to 1e\+08 are allowed"),
-        ([facts((4, 4, 4))], {"view": "frontal"}, "view must be one of 'sagittal', 'coronal', .* got 'frontal'"),
-        ([facts((4, 4, 4))], {"view": "picture"}, "needs 2D images, but these are volumes"),
-        ([facts((4, 4), (1, 1), None)], {"view": "axial"}, "view='axial' needs volumes, but the images are 2D"),
+        ([facts((4, 4, 4))], {"plane": "frontal"}, "plane must be one of 'sagittal', 'coronal', .* got 'frontal'"),
+        ([facts((4, 4, 4))], {"plane": "picture"}, "needs 2D images, but these are volumes"),
+        ([facts((4, 4), (1, 1), None)], {"plane": "axial"}, "plane='axial' needs volumes, but the images are 2D"),
         ([facts((4, 4), (1, 1), None), facts((4, 4, 4))], {}, "mixes 2D pictures and volumes"),
     ],
 )
@@ -200,9 +203,9 @@ def test_json_round_trip() -> None:
         Recipe.model_validate({**chosen.model_dump(), "flip": True})
 
 
-def test_the_choices_are_told_in_words() -> None:
+def test_the_choices_are_described_in_words() -> None:
     rows = dict(recipe(spacing=(1.5, 2)).describe())
-    assert rows["view"] == "coronal"
+    assert rows["plane"] == "coronal"
     assert rows["spacing in the plane"] == "1.5 mm x 2 mm"
     assert rows["patch"] == "8 x 8 pixels"
     assert dict(recipe().describe())["spacing in the plane"] == "as stored"
@@ -278,7 +281,7 @@ def test_each_axis_of_the_plane_has_its_own_spacing() -> None:
 def test_resampled_labels_are_those_that_cover_most_of_a_pixel() -> None:
     array = np.zeros((8, 1, 8), np.uint8)
     array[:4, :, 4:] = 3
-    array[0, 0, 0] = 2  # a quarter of its pixel
+    array[0, 0, 0] = 2  # a quarter of the pixel
     label = Image(array, affine_of("RAS"), is_label=True)
     chosen = recipe(spacing=(2, 2), patch=(4, 4))
     _, grid = chosen.image_slices(Image(array[None].astype(np.float32), label.affine))
@@ -288,7 +291,7 @@ def test_resampled_labels_are_those_that_cover_most_of_a_pixel() -> None:
 
 
 def test_padding_is_background_in_image_and_label() -> None:
-    array = np.full((5, 6), 2, np.uint8)  # a label map that has no background of its own
+    array = np.full((5, 6), 2, np.uint8)  # a label map without background
     array[2, 2] = 1
     chosen = recipe(view="picture")
     images, grid = chosen.image_slices(Image(array[None].astype(np.float32), None))
@@ -330,7 +333,7 @@ def test_intensities_are_those_of_the_whole_volume_at_once_to_the_last_bit(monke
 
 @pytest.fixture
 def volume() -> NDArray[np.float32]:
-    """A head of noise in an empty background."""
+    """A head of random voxels on an empty background."""
     rng = np.random.default_rng(0)
     array = np.zeros((1, 16, 12, 16), np.float32)
     array[:, 4:12, :, 4:12] = rng.normal(100, 20, (1, 8, 12, 8)).clip(1)
@@ -385,7 +388,7 @@ def test_voxels_that_are_no_numbers_are_refused(volume: NDArray[np.float32], wro
 
 
 def test_wrong_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="has 2 channels, the model takes 1"):
+    with pytest.raises(ValueError, match="has 2 channels, but the model expects 1"):
         recipe().image_slices(Image(np.zeros((2, 4, 4, 4), np.float32), np.eye(4)))
     with pytest.raises(ValueError, match=r"coronal slices of volumes, got shape \(4, 4\)"):
         recipe().image_slices(Image(np.zeros((1, 4, 4), np.float32), None))

@@ -1,4 +1,4 @@
-"""Paired comparison of variants: pairing, what is counted, tests and their families."""
+"""Paired comparison of variants: pairing, counts, tests and their families."""
 
 import numpy as np
 import pandas as pd
@@ -344,7 +344,7 @@ def test_any_variant_can_be_the_baseline_and_comes_first() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": "plain"}, "baseline 'plain' does not occur among the scores of dice; choose none, scse"),
+        ({"baseline": "plain"}, "baseline 'plain' does not occur in the scores of dice; choose none, scse"),
         ({"metric": "iou"}, "metric 'iou' does not occur; choose dice"),
     ],
 )
@@ -357,11 +357,11 @@ def test_missing_columns_doubled_and_infinite_scores_are_refused() -> None:
     frame = runs({"none": PLAIN, "scse": PLAIN})
     with pytest.raises(ValueError, match="no column fold, case;"):
         compare(frame.drop(columns=["fold", "case"]))
-    with pytest.raises(ValueError, match=r"20 scores are there twice, the first in the rows 0 and 20 .*case case0"):
+    with pytest.raises(ValueError, match=r"20 scores are duplicates, the first in rows 0 and 20 .*case case0"):
         compare(pd.concat([frame, frame], ignore_index=True))
     with pytest.raises(ValueError, match="row 4: the value is infinite"):
         compare(frame.assign(value=frame["value"].where(frame.index != 4, np.inf)))
-    with pytest.raises(ValueError, match="value must hold numbers"):
+    with pytest.raises(ValueError, match="value must contain numbers"):
         compare(frame.assign(value="0.7"))
 
 

@@ -1,4 +1,4 @@
-"""Scoring what a user names: files or folders, with a data set's structures or with the values found."""
+"""Scoring of files and folders, with the structures of a data set or with the label values found."""
 
 import json
 import os
@@ -86,21 +86,23 @@ def test_index_masks_are_scored_against_a_data_set_of_colour_masks(tmp_path: Pat
 def test_a_path_that_is_not_there_is_named(tmp_path: Path, missing: str) -> None:
     there = label(tmp_path / "there.nii.gz", half(1))
     paths = {"predictions": there, "references": there, missing: tmp_path / "nowhere"}
-    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
+    with pytest.raises(DataError, match="nowhere: does not exist"):
         evaluate(**paths)
 
 
 def test_a_file_and_a_folder_do_not_go_together(tmp_path: Path) -> None:
     file = label(tmp_path / "folder" / "a.nii.gz", half(1))
-    with pytest.raises(DataError, match=r"a\.nii\.gz is no folder; give the folder that holds the label files"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz: is not a folder; give the folder of the label files"):
         evaluate(file, tmp_path / "folder")
-    with pytest.raises(DataError, match="folder: is of no known type"):
+    with pytest.raises(DataError, match="folder: has an unknown ending"):
         evaluate(tmp_path / "folder", file)
 
 
 def test_references_of_background_only_are_refused(tmp_path: Path) -> None:
     empty = label(tmp_path / "empty.nii.gz", half(0))
-    with pytest.raises(DataError, match=r"empty\.nii\.gz: holds background \(0\) only.*label a structure"):
+    with pytest.raises(
+        DataError, match=r"empty\.nii\.gz: contains only background \(0\); label at least one structure"
+    ):
         evaluate(empty, empty)
 
 

@@ -1,4 +1,4 @@
-"""Files of scores of other programs, where possible written by the programs themselves."""
+"""Score files of other programs, written by the programs themselves where possible."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from monai.handlers import write_metrics_reports
 from scse.evaluation.foreign import case_names, read_score_file
 from scse.support.errors import DataError
 
-# as `Evaluator.run` of mist-medical 2.3.0 writes it: pandas' to_csv of what compute_results_stats returns
+# as written by `Evaluator.run` of mist-medical 2.3.0: pandas' to_csv of the result of compute_results_stats
 MIST = """\
 id,WT_dice,WT_haus95,WT_lesion_wise_dice,ET_dice,ET_haus95,ET_lesion_wise_dice
 BraTS_2,0.9,2.5,0.8,0.7,3.5,0.6
@@ -26,7 +26,7 @@ Median,0.85,2.75,0.75,0.7,88.35,0.55
 75th Percentile,0.875,2.875,0.775,0.7,130.775,0.575
 """
 
-# a region, a region of one label that is not in a list, and what nnU-Net leaves out
+# a region, a region of one label outside a list, and labels that nnU-Net ignores
 LABELS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
 
 
@@ -78,7 +78,9 @@ def test_a_summary_that_nnunet_wrote_gives_dice_and_iou_of_labels(validation: Pa
     assert scores(table) == {(case, f"label_{label}"): value for (case, label), value in expected.items()}
     iou = read_score_file(validation / "summary.json", metric="iou")
     assert scores(iou)["brain_7.a", "label_1"] == 2 / 3
-    with pytest.raises(DataError, match=r"summary.json: the metric 'hd95' does not occur; it holds dice, iou"):
+    with pytest.raises(
+        DataError, match=r"summary.json: the metric 'hd95' does not occur; choose another with --metric: dice, iou"
+    ):
         read_score_file(validation / "summary.json", metric="hd95")
 
 
@@ -125,9 +127,11 @@ def test_a_report_that_monai_wrote_gives_a_score_for_each_class(tmp_path: Path, 
     assert scores(dice) == {**expected, ("b", "left"): pytest.approx(np.nan, nan_ok=True)}
     as_named = read_score_file(tmp_path / "val_mean_dice_raw.csv", metric="val_mean_dice")
     pd.testing.assert_frame_equal(as_named, dice.assign(metric="val_mean_dice"))
-    with pytest.raises(DataError, match=r"hd95_raw.csv: the metric 'dice' does not occur; it holds hd95\. Choose"):
+    with pytest.raises(
+        DataError, match=r"hd95_raw.csv: the metric 'dice' does not occur; choose another with --metric: hd95"
+    ):
         read_score_file(tmp_path / "hd95_raw.csv", metric="dice")
-    with pytest.raises(DataError, match=r"hd95_summary.csv: the columns class.* are of no known format"):
+    with pytest.raises(DataError, match=r"hd95_summary.csv: the columns class.* match no known format"):
         read_score_file(tmp_path / "hd95_summary.csv", metric="hd95")
 
 
@@ -141,7 +145,7 @@ def test_a_monai_report_without_names_of_images_and_metric(tmp_path: Path) -> No
 
 def test_surface_dice_of_monai_is_no_dice(tmp_path: Path) -> None:
     write_metrics_reports(tmp_path, None, None, {"mean_surface_dice": np.array([0.5])}, None)
-    with pytest.raises(DataError, match="it holds mean_surface_dice"):
+    with pytest.raises(DataError, match="choose another with --metric: mean_surface_dice"):
         read_score_file(tmp_path / "mean_surface_dice_raw.csv", metric="dice")
     assert len(read_score_file(tmp_path / "mean_surface_dice_raw.csv", metric="surface_dice")) == 1
 
@@ -155,7 +159,9 @@ def test_results_of_mist_give_patients_without_statistics(write: Callable[[str, 
     assert read_score_file(path, metric="hd95")["value"].tolist() == ["2.5", "3.0", "3.5", "173.2"]
     lesions = read_score_file(path, metric="lesion_wise_dice")
     assert lesions["structure"].tolist() == ["WT", "WT", "ET", "ET"]
-    with pytest.raises(DataError, match="'iou' does not occur; it holds dice, hd95, lesion_wise_dice"):
+    with pytest.raises(
+        DataError, match="'iou' does not occur; choose another with --metric: dice, hd95, lesion_wise_dice"
+    ):
         read_score_file(path, metric="iou")
 
 
@@ -177,24 +183,32 @@ def summary(metrics: object, **others: object) -> str:
     ("name", "text", "message"),
     [
         ("a.json", "{", "cannot be read as JSON .*write the file again"),
-        ("a.json", "\xff", "is no summary|cannot be read as JSON"),
-        ("a.json", "[]", r"is no summary.json of nnU-Net v2: its content: .*allowed: a CSV or Parquet"),
-        ("a.json", '{"mean": {}}', "is no summary.json of nnU-Net v2: metric_per_case: Field required"),
-        ("a.json", '{"results": {"all": [], "mean": {}}}', "is a summary of nnU-Net v1, which is not read; evaluate"),
-        ("a.json", '{"metric_per_case": []}', "holds no Dice or IoU of any case"),
-        ("a.json", summary({"1": {"FP": 3}}), "holds no Dice or IoU of any case"),
+        ("a.json", "\xff", "is not a summary|cannot be read as JSON"),
+        ("a.json", "[]", r"is not a summary.json of nnU-Net v2: its content: .*allowed: a CSV or Parquet"),
+        ("a.json", '{"mean": {}}', "is not a summary.json of nnU-Net v2: metric_per_case: Field required"),
+        (
+            "a.json",
+            '{"results": {"all": [], "mean": {}}}',
+            "is a summary of nnU-Net v1, which is not supported; evaluate",
+        ),
+        ("a.json", '{"metric_per_case": []}', "contains no Dice or IoU"),
+        ("a.json", summary({"1": {"FP": 3}}), "contains no Dice or IoU"),
         (
             "a.json",
             summary({"1": {"Dice": "high"}}),
             r"metric_per_case.0.metrics.1.Dice: Input should be a valid number",
         ),
-        ("a.json", summary({"left": {"Dice": 1}}), r"metrics has the key 'left'; nnU-Net v2 writes a label, as 1, or"),
+        ("a.json", summary({"left": {"Dice": 1}}), r"metrics has the key 'left'; allowed: a label, such as 1, or"),
         ("a.csv", "", "cannot be read as CSV"),
-        ("a.csv", "case,dice\na,0.5\n", "the columns case, dice are of no known format of scores; allowed: a CSV or"),
+        ("a.csv", "case,dice\na,0.5\n", "the columns case, dice match no known format of scores; allowed: a CSV or"),
         ("a.csv", "case;value\na;0,5\n", "cannot be read|no known format|more fields"),
-        ("a.csv", "id,WT_dice,age\na,0.5,70\n", "the columns id, WT_dice, age are of no known format"),
-        ("a.csv", "id\na\n", "the columns id are of no known format"),
-        ("a.csv", "variant,case,value\nx,a,1\ny,a,1\n", "holds the variants x, y, but NAME=FILES takes files of one"),
+        ("a.csv", "id,WT_dice,age\na,0.5,70\n", "the columns id, WT_dice, age match no known format"),
+        ("a.csv", "id\na\n", "the columns id match no known format"),
+        (
+            "a.csv",
+            "variant,case,value\nx,a,1\ny,a,1\n",
+            "contains the variants x, y, but NAME=FILES expects files of one",
+        ),
         ("a_raw.csv", "filename,class0,mean\n,1,1\n", "row 2: filename is empty"),
         ("a.parquet", "case,value\n", "cannot be read as Parquet"),
     ],
@@ -216,7 +230,7 @@ def test_a_file_that_may_not_be_read_is_refused(
 
     path = write("a.csv", "case,value\na,1\n")
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(DataError, match=r"a.csv: cannot be read: PermissionError: .*; give a file that can be read"):
+    with pytest.raises(DataError, match=r"a.csv: cannot be read \(PermissionError: .*; give a CSV or Parquet file"):
         read_score_file(path, metric="dice")
 
 

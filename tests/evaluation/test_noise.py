@@ -1,4 +1,4 @@
-"""The noise floor: plain against itself."""
+"""The noise floor: comparison of the baseline with itself."""
 
 from math import comb
 
@@ -14,7 +14,7 @@ def test_few_trainings_are_split_in_every_way_once(count: int, against: int, way
     found, exact = splits(count, against)
     assert exact
     assert found.shape == (ways, 2, against)
-    # a way is a set of pairs; which side is the first does not count
+    # a way is a set of pairs, regardless of which side is first
     distinct = {
         min(frozenset(zip(one, other, strict=True)), frozenset(zip(other, one, strict=True)), key=sorted)
         for one, other in found.tolist()

@@ -1,4 +1,4 @@
-"""What a study can see, against theory and simulated studies."""
+"""Power of studies, compared with theory and simulations."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_the_detectable_difference_is_found_in_about_four_of_five_simulated_stud
     planted = detectable(SPREAD, design, trainings)
     rng = np.random.default_rng(0)
     shapes = (2000, trainings, 1), (2000, 1, design.blocks), (2000, trainings, design.blocks)
-    # folds vary together, as their overlapping training sets make them
+    # folds are correlated, because their training sets overlap
     sd = SPREAD.trainings, SPREAD.blocks * np.sqrt(1 + design.overlap), SPREAD.rest
     tables = planted + sum(s * rng.normal(size=shape) for s, shape in zip(sd, shapes, strict=True))
     overlap = 0.0 if design.overlap else design.overlap

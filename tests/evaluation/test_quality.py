@@ -1,4 +1,4 @@
-"""The time that a variant trains until it is as good as the plain network in the end."""
+"""Training time until a variant reaches the final quality of the plain network."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,10 @@ def test_each_run_is_measured_against_the_last_epoch_of_its_own_plain_run() -> N
     found = time_to_quality(curves).set_index(["variant", "seed"])
     assert found["target"].to_dict() == {("none", 0): 0.6, ("scse", 0): 0.6, ("none", 1): 0.9, ("scse", 1): 0.9}
     assert found.loc[("scse", 0), ["epochs", "seconds"]].tolist() == [2, 22]
-    assert found.loc[("none", 0), ["epochs", "seconds"]].tolist() == [2, 20]  # as good as in the end, before the end
+    assert found.loc[("none", 0), ["epochs", "seconds"]].tolist() == [
+        2,
+        20,
+    ]  # reaches its final quality before the last epoch
     assert found.loc[("none", 1), ["epochs", "seconds"]].tolist() == [3, 30]
     assert found.loc[("scse", 1), ["epochs", "seconds"]].isna().all()
 

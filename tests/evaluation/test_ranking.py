@@ -1,4 +1,4 @@
-"""Ranks of the variants, and how stable they are under bootstraps of cases and seeds."""
+"""Ranks of variants, and their stability under bootstraps of cases and seeds."""
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ def test_the_share_of_first_ranks_is_the_chance_that_a_bootstrap_keeps_the_order
 
 
 def test_bootstraps_draw_seeds_apart_from_cases() -> None:
-    # every case is better with the first seed and worse with the second: which is drawn decides
+    # every case is better with the first seed and worse with the second, so the drawn seeds determine the rank
     frame = pd.concat(
         runs({"none": PLAIN, "scse": PLAIN + shift}, seed=seed) for seed, shift in enumerate((0.03, -0.02))
     )

@@ -1,4 +1,4 @@
-"""Tables of scores from anywhere: what they may lack, and one clear message for everything that is wrong."""
+"""Tables of scores: optional columns, and one clear message for each kind of error."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
     table = read_scores(path, metric="hd95", on_note=notes.append)
     expected = {"network": "network", "structure": "structure", "seed": 0, "fold": 0, "metric": "hd95"}
     assert {key: table[key].unique().tolist() for key in expected} == {key: [v] for key, v in expected.items()}
-    assert notes == [f"no column {key}: taken as {value} for all scores" for key, value in expected.items()]
+    assert notes == [f"no column {key}: using {value} for all scores" for key, value in expected.items()]
     assert compare(table, metric="hd95").tests["kind"].tolist() == ["few_cases", "few_cases"]
 
 
@@ -54,14 +54,17 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
     ("text", "message"),
     [
         ("", "cannot be read as CSV .*EmptyDataError"),
-        (HEAD, "holds no scores"),
-        ("network;variant;value\nunet;none;0.5\n", "no column variant, case, value; .*separated by commas"),
-        ("network;variant;value\nunet;none;0,5\n", "more fields .*separate columns by commas"),
-        (HEAD + ROWS + "unet,cse,0,0,a,left,dice,good\n", "row 4: the value 'good' is no number"),
-        (HEAD + ROWS + "\nunet,cse,0,0,a,left,dice,-inf\n", "row 5: the value is infinite; leave a score empty"),
+        (HEAD, "contains no scores"),
+        ("network;variant;value\nunet;none;0.5\n", "no column variant, case, value, but .*separated by commas"),
+        ("network;variant;value\nunet;none;0,5\n", "more fields .*separate them by commas"),
+        (HEAD + ROWS + "unet,cse,0,0,a,left,dice,good\n", "row 4: the value 'good' is not a number"),
+        (
+            HEAD + ROWS + "\nunet,cse,0,0,a,left,dice,-inf\n",
+            "row 5: the value is infinite; leave undefined scores empty",
+        ),
         (HEAD + ROWS + "unet,,0,0,a,left,dice,0.5\n", "row 4: variant is empty"),
-        (HEAD + ROWS + ROWS, "2 scores are there twice, the first in the rows 2 and 4 .*variant none"),
-        (HEAD + ROWS.splitlines()[0], "the only variant is none; at least two"),
+        (HEAD + ROWS + ROWS, "2 scores are duplicates, the first in rows 2 and 4 .*variant none"),
+        (HEAD + ROWS.splitlines()[0], "the only variant is none; a comparison needs at least two"),
         (HEAD + ROWS.replace("\n", ",7\n"), "more fields"),
         (HEAD + ROWS + "unet,cse,0,0,a,left,dice,0.5,7\n", "cannot be read as CSV .*line 4"),
         (HEAD + ROWS.replace("none", "plain"), "baseline 'none' does not occur .*choose plain, scse"),
@@ -76,9 +79,9 @@ def test_what_is_wrong_with_a_file_is_told_in_one_message(write, text: str, mess
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path, write) -> None:
-    with pytest.raises(DataError, match=r"missing.csv: there is no such file"):
+    with pytest.raises(DataError, match=r"missing.csv: does not exist"):
         read_scores(tmp_path / "missing.csv")
-    with pytest.raises(DataError, match=r"is a folder; give a CSV or Parquet file"):
+    with pytest.raises(DataError, match=r"is a folder, not a file; give a CSV or Parquet file"):
         read_scores(tmp_path)
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_scores(write(HEAD + ROWS, "scores.parquet"))
@@ -95,7 +98,7 @@ def test_columns_that_hold_neither_text_nor_numbers_are_refused(tmp_path: Path, 
     path = tmp_path / "scores.parquet"
     table = pd.DataFrame({"variant": ["none", "cse"], "seed": [0, 0], "case": ["a", "a"], "value": [0.5, 0.6]})
     table.assign(**{column: [value, value]}).to_parquet(path)
-    with pytest.raises(DataError, match=f"the column {column} holds other things than text and numbers"):
+    with pytest.raises(DataError, match=f"the column {column} has values that are not text or numbers"):
         read_scores(path)
 
 

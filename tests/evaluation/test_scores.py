@@ -33,7 +33,7 @@ def blobs(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return smooth.argmax(axis=0).astype(np.uint8)
 
 
-# MONAI's public functions call their own helper with an argument that MONAI has deprecated
+# MONAI's public functions call a helper with a deprecated argument
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_line_inside_a_longer_line_has_known_scores() -> None:
     prediction, reference = np.zeros((2, 3, 9), dtype=np.int64)
     prediction[1, 2:5] = 1
     reference[1, 2:7] = 1
-    # 5 reference voxels lie 0, 0, 0, 3 and 6 mm off, the 3 predicted ones 0: the mean is 9 / 8, and the 95th
-    # percentile of the five lies 0.8 of the way from 3 to 6
+    # the distances are 0, 0, 0, 3 and 6 mm for 5 reference voxels, and 0 for 3 predicted ones: the mean is 9 / 8, and
+    # the 95th percentile of the five is 3 + 0.8 * (6 - 3)
     dice, hd95, msd = table(score(prediction, reference, spacing=(1, 3), structures={"a": 1}))["a"]
     assert dice == pytest.approx(2 * 3 / 8)
     assert hd95 == pytest.approx(3 + 0.8 * 3)
@@ -113,11 +113,11 @@ def test_rows_come_structure_by_structure_in_the_given_order() -> None:
 @pytest.mark.parametrize(
     ("shapes", "dtype", "spacing", "message"),
     [
-        (((4, 4), (4, 5)), "uint8", (1, 1), r"shape \(4, 4\), reference \(4, 5\)"),
+        (((4, 4), (4, 5)), "uint8", (1, 1), r"shape \(4, 4\), but the reference has shape \(4, 5\)"),
         (((4, 4), (4, 4)), "float32", (1, 1), "dtype float32"),
         (((4, 4), (4, 4)), "uint8", (1, 1, 1), "spacing"),
         (((4, 4), (4, 4)), "uint8", (1, 0), "positive"),
-        (((4,), (4,)), "uint8", (1,), "1 axes"),
+        (((4,), (4,)), "uint8", (1,), "2 or 3 axes, got 1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(shapes, dtype, spacing, message) -> None:
@@ -187,7 +187,7 @@ def test_of_many_files_without_partner_the_first_are_named(tmp_path: Path) -> No
     for index in range(40):
         write_label(tmp_path / f"r/lost{index:02d}.png", np.ones((3, 3), np.uint8))
     write_label(tmp_path / "r/both.png", np.ones((3, 3), np.uint8))
-    with pytest.raises(DataError, match=r"40 files have no partner: .*lost04.png has .*; and 35 more") as caught:
+    with pytest.raises(DataError, match=r"40 files are unpaired: .*lost04.png has .* and 35 more") as caught:
         score_folders(tmp_path / "p", tmp_path / "r", structures={"a": 1})
     assert str(caught.value).count("lost") == 5
     assert "\n" not in str(caught.value)
@@ -211,7 +211,7 @@ def test_folders_without_labels_or_with_one_name_twice_are_refused(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     for name in ("twice/a.png", "twice/a.tif"):
         write_label(tmp_path / name, labels)
-    for name, message in (("missing", "no folder"), ("empty", "no label file"), ("twice", "same name")):
+    for name, message in (("missing", "is not a folder"), ("empty", "no label file"), ("twice", "same name")):
         with pytest.raises(DataError, match=message):
             score_folders(tmp_path / name, tmp_path / name, structures={"a": 1})
 

@@ -1,4 +1,4 @@
-"""The crossed model against its limits, least squares, published values, and simulated studies of known truth."""
+"""The crossed model, compared with limiting cases, least squares, published values, and simulated studies."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,14 @@ LARGE = (0.642193923795, 0.680845947633, 0.967833824309, 0.71626938238)
 def studies(
     count: int, trainings: int, cases: int, *, sd: tuple[float, float, float], seed: int, difference: float = 0.0
 ) -> np.ndarray:
-    """Tables of paired differences, with standard deviations of trainings, cases and the rest."""
+    """Random tables of paired differences, with standard deviations of trainings, cases and the residual."""
     rng = np.random.default_rng(seed)
     shapes = (count, trainings, 1), (count, 1, cases), (count, trainings, cases)
     return difference + sum(s * rng.normal(size=shape) for s, shape in zip(sd, shapes, strict=True))
 
 
 def least_squares(table: np.ndarray, columns: list[np.ndarray]) -> float:
-    """Residual sum of squares of a table fitted by these columns, each given per cell."""
+    """Residual sum of squares of a table fitted by these columns, which have one value per cell."""
     design = np.stack([column.ravel() for column in columns], axis=1)
     fitted = design @ np.linalg.lstsq(design, table.ravel(), rcond=None)[0]
     return float(((table.ravel() - fitted) ** 2).sum())
@@ -45,7 +45,7 @@ def test_the_variance_of_the_mean_is_that_of_the_crossed_model() -> None:
     found = estimate(drawn)
     true = 0.5**2 / 3 + 0.8**2 / 8 + 1.0 / 24
     assert drawn.mean(axis=(1, 2)).var() == pytest.approx(true, rel=0.03)
-    # what is cut off at zero makes it a little larger
+    # truncation of negative variances at zero makes it a little larger
     assert (found.error**2).mean() == pytest.approx(true, rel=0.04)
     for component, sd in zip(found.components, (0.5, 0.8, 1.0), strict=True):
         assert np.mean(component**2) == pytest.approx(sd**2, rel=0.2)

@@ -1,4 +1,4 @@
-"""Scores given as files of each variant: which files are meant, their seeds and folds, and what cannot be paired."""
+"""Scores in files of each variant: selection of files, seeds and folds, and scores that cannot be paired."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes a long table of the cases; relative paths are from its folder."""
+    """A function that writes a long table of the cases into the current folder."""
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, cases: Sequence[str] = CASES, **columns: object) -> Path:
@@ -32,7 +32,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def write_summary(folder: Path, cases: Sequence[str] = CASES) -> None:
-    """A `summary.json` in the form that test_foreign.py gets from nnU-Net itself."""
+    """A `summary.json` in the form that nnU-Net writes, see test_foreign.py."""
     folder.mkdir(parents=True)
     entries = [
         {"prediction_file": f"/x/{case}.nii.gz", "reference_file": f"/y/{case}.nii.gz", "metrics": {"1": {"Dice": 0.5}}}
@@ -42,7 +42,7 @@ def write_summary(folder: Path, cases: Sequence[str] = CASES) -> None:
 
 
 def read(*arguments: str, notes: list[str] | None = None) -> dict[str, list[tuple[object, object, str]]]:
-    """Seed, fold and case of each variant's scores."""
+    """Seed, fold and case of the scores of each variant."""
     said = [] if notes is None else notes
     found = read_compared(arguments, metric="dice", baseline="none", on_note=said.append)
     return {
@@ -70,8 +70,8 @@ def test_files_of_folds_and_of_two_trainings(table: Write, tmp_path: Path) -> No
         "scse": grid({(0, 0): "ab", (0, 1): "c"}),
     }
     assert notes == [
-        "none: 4 files, taken as seeds 0, 1, folds 0, 1",
-        "scse: 2 files, taken as seed 0, folds 0, 1",
+        "none: 4 files, read as seeds 0, 1, folds 0, 1",
+        "scse: 2 files, read as seed 0, folds 0, 1",
     ]
 
 
@@ -82,7 +82,7 @@ def test_files_of_one_fold_are_seeds_in_the_order_of_their_names(table: Write) -
     notes: list[str] = []
     found = read("none=runs/*/fold_3/x.csv", "scse=fold_3/other.csv", notes=notes)
     assert found["none"] == [row for seed in range(3) for row in ((seed, 3, "all"), (seed, 3, "abc"[seed]))]
-    assert notes == ["none: 3 files, taken as seeds 0, 1, 2, fold 3", "scse: 1 file, taken as seed 0, fold 3"]
+    assert notes == ["none: 3 files, read as seeds 0, 1, 2, fold 3", "scse: 1 file, read as seed 0, fold 3"]
 
 
 def test_a_listed_order_stays_and_lacking_folds_are_counted(table: Write) -> None:
@@ -91,7 +91,7 @@ def test_a_listed_order_stays_and_lacking_folds_are_counted(table: Write) -> Non
     notes: list[str] = []
     found = read_score_files({"none": both, "scse": str(table("fold_0/y.csv"))}, on_note=notes.append)
     assert found.groupby("variant")["seed"].agg(list).to_dict() == {"none": [0, 0, 0, 1, 1, 1, 0], "scse": [0, 0, 0]}
-    assert notes[0] == "none: 3 files, taken as seeds 0, 1, folds 0, 1, 3 of 4 pairs of seed and fold"
+    assert notes[0] == "none: 3 files, read as seeds 0, 1, folds 0, 1, 3 of 4 pairs of seed and fold"
     assert list(found.columns) == ["network", "variant", "seed", "fold", "case", "structure", "metric", "value"]
     assert found.index.tolist() == list(range(10))
 
@@ -113,10 +113,10 @@ def test_what_a_table_lacks_is_said_once(table: Write) -> None:
     notes: list[str] = []
     read("none=plain.csv", "scse=other.csv", notes=notes)
     assert notes == [
-        "no column structure: taken as structure for all scores",
-        "no column metric: taken as dice for all scores",
-        "none: 1 file, taken as seed 0, fold 0",
-        "scse: 1 file, taken as seed 0, fold 0",
+        "no column structure: using structure for all scores",
+        "no column metric: using dice for all scores",
+        "none: 1 file, read as seed 0, fold 0",
+        "scse: 1 file, read as seed 0, fold 0",
     ]
 
 
@@ -136,7 +136,7 @@ def test_paths_and_patterns_find_files(table: Write, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", "home")
     table("none.csv")
     table(name)
-    table("scse4/fold_0/x.txt")  # what [reduction=4] would match as a pattern
+    table("scse4/fold_0/x.txt")  # a name that [reduction=4] would match as a pattern
     assert len(read("none=none.csv", f"scse={argument}")["scse"]) == 3
 
 
@@ -155,38 +155,41 @@ def test_one_argument_that_is_a_file_is_a_table(table: Write) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a=b.csv"], "a=b.csv: is no file, but one variant alone; give one table of all variants, or NAME=FILES"),
-        ([f"a={','.join(['x.csv'] * 999)}"], "is no file, but one variant alone"),
-        (["missing.csv"], "missing.csv: there is no such file"),
-        (["a.csv", "b.csv"], "a.csv: has no variant's name, but 2 arguments were given"),
-        (["none=a.csv", "b.csv"], "b.csv: has no variant's name, but 2 arguments were given; give one table of all"),
+        (["a=b.csv"], "a=b.csv: is not a file, but a single variant; give one table of all variants, or NAME=FILES"),
+        ([f"a={','.join(['x.csv'] * 999)}"], "is not a file, but a single variant"),
+        (["missing.csv"], "missing.csv: does not exist"),
+        (["a.csv", "b.csv"], "a.csv: has no variant name, but 2 arguments were given"),
+        (["none=a.csv", "b.csv"], "b.csv: has no variant name, but 2 arguments were given; give only one table of all"),
         (["none=a.csv", "none=b.csv"], "none=b.csv: the variant none is given twice; .*: none=FILE,FILE"),
         (["none=", "scse=b.csv"], "none=: a path is empty; write NAME=FILE"),
         (["none=a.csv,,b.csv", "scse=b.csv"], "none=a.csv,,b.csv: a path is empty"),
         (["=a.csv", "scse=b.csv"], "=a.csv: a name is empty"),
         (["none=a.csv", "scse=runs/*.csv"], r"runs/\*.csv: no file matches this pattern; correct it"),
-        (["none=a.csv", "scse=c.csv"], "c.csv: there is no such file; give a CSV or Parquet file"),
-        (["none=a.csv", "scse=."], r"\.: is a folder without summary.json; give one in which nnU-Net v2 wrote it"),
-        (["none=a.csv", "scse=empty.csv"], "empty.csv: holds no scores"),
-        (["none=a.csv,a.csv", "scse=b.csv"], "a.csv: is given for none, and again for none; give each file once"),
-        (["none=a.csv", "scse=*.csv"], "a.csv: is given for none, and again for scse"),
-        (["plain=a.csv", "scse=b.csv"], "baseline 'none' is not among the variants plain, scse; .*--baseline"),
+        (["none=a.csv", "scse=c.csv"], "c.csv: does not exist; give a CSV or Parquet file"),
+        (
+            ["none=a.csv", "scse=."],
+            r"\.: is a folder without summary.json; give a folder with the summary.json of nnU-Net v2",
+        ),
+        (["none=a.csv", "scse=empty.csv"], "empty.csv: contains no scores"),
+        (["none=a.csv,a.csv", "scse=b.csv"], "a.csv: is given for none and again for none; give each file only once"),
+        (["none=a.csv", "scse=*.csv"], "a.csv: is given for none and again for scse"),
+        (["plain=a.csv", "scse=b.csv"], "the baseline 'none' is not one of the variants plain, scse; .*--baseline"),
         (["none=a.csv", "scse=other.csv"], r"scse \(other.csv\) has no case in common with none \(a.csv\).*x, y"),
-        (["none=a.csv", "scse=right.csv"], "no structure in common .*: right against left; give files of the same"),
-        (["none=a.csv", "scse=seed.csv"], "no seed in common .*: 5 against 0"),
+        (["none=a.csv", "scse=right.csv"], "no structure in common .*: right and left; give files with the same"),
+        (["none=a.csv", "scse=seed.csv"], "no seed in common .*: 5 and 0"),
         (
             ["none=a.csv", "scse=fold_1/a.csv"],
-            r"has case a in fold 1, none \(a.csv\) in fold 0, so it cannot be paired",
+            r"has case a in fold 1, but none \(a.csv\) in fold 0, so it cannot be paired",
         ),
         (
             ["none=a.csv,other.csv", "scse=b.csv"],
-            "other.csv: is of fold 0 of none, as is a.csv, but they share no case",
+            "other.csv: belongs to fold 0 of none, like a.csv, but they have no common case",
         ),
-        (["none=seed.csv,again.csv", "scse=b.csv"], "again.csv: holds seed 5, fold 0, case a, structure left, as does"),
-        (["none=a.csv", "scse=twice.csv"], "twice.csv: 1 scores are there twice, the first in the rows 2 and 4"),
-        (["none=a.csv", "scse=text.csv"], "text.csv, row 2: the value 'high' is no number"),
+        (["none=seed.csv,again.csv", "scse=b.csv"], "again.csv: contains seed 5, fold 0, case a, structure left, like"),
+        (["none=a.csv", "scse=twice.csv"], "twice.csv: 1 scores are duplicates, the first in rows 2 and 4"),
+        (["none=a.csv", "scse=text.csv"], "text.csv, row 2: the value 'high' is not a number"),
         (["none=a.csv", "scse=inf.csv"], "inf.csv, row 2: the value is infinite"),
-        (["none=a.csv", "scse=hd.csv"], "hd.csv: the metric 'dice' does not occur; it holds hd95"),
+        (["none=a.csv", "scse=hd.csv"], "hd.csv: the metric 'dice' does not occur; choose another with --metric: hd95"),
     ],
 )
 def test_arguments_and_files_that_cannot_be_compared(table: Write, arguments: list[str], message: str) -> None:
@@ -206,7 +209,7 @@ def test_arguments_and_files_that_cannot_be_compared(table: Write, arguments: li
 
 
 def test_python_calls_with_too_few_files_are_refused(table: Write) -> None:
-    with pytest.raises(DataError, match="at least two variants are needed to compare, got none; give files of each"):
+    with pytest.raises(DataError, match="a comparison needs at least two variants, got none; give files of each"):
         read_score_files({})
     with pytest.raises(DataError, match="scse: has no files; give a CSV or Parquet file"):
         read_score_files({"none": table("a.csv"), "scse": []})

@@ -1,4 +1,4 @@
-"""The verdict: sentences made by fixed rules."""
+"""Verdicts: sentences made by fixed rules."""
 
 import re
 
@@ -46,12 +46,12 @@ def test_verdicts_name_what_helps_what_hurts_and_what_does_neither() -> None:
     ]
 
 
-def test_an_undecided_verdict_says_what_such_a_study_finds_and_what_the_margin_needs() -> None:
+def test_an_undecided_verdict_says_what_the_study_detects_and_what_the_margin_needs() -> None:
     frame = trainings({"none": PLAIN, "scse": PLAIN + 0.004}, luck=(0.02, -0.02, 0.0))
     (found,) = verdicts(compare(frame))
     assert re.fullmatch(
-        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; such a study finds "
-        r"differences of 0.065 or more; to find 0.005 needs about \d+ trainings",
+        r"scSE: undecided: \+0.004 Dice \[-0.046, 0.054\], p = 0.762, 3 trainings and 10 cases; a study of "
+        r"this size detects differences of 0.065 or more; detecting 0.005 needs about \d+ trainings",
         found.text,
     )
 
@@ -59,14 +59,14 @@ def test_an_undecided_verdict_says_what_such_a_study_finds_and_what_the_margin_n
 def test_an_undecided_verdict_may_ask_for_cases_instead_of_trainings() -> None:
     scattered = PLAIN + 0.2 * np.array([1, -1] * (CASES // 2))
     (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": scattered})))
-    assert found.text.endswith(" or more; no number of trainings finds 0.005, which needs more cases")
+    assert found.text.endswith(" or more; detecting 0.005 needs more cases, more trainings are not enough")
 
 
 def test_equivalence_that_is_not_zero_says_so() -> None:
     (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": PLAIN + 0.002}, luck=STILL)))
     assert found.text == (
-        "scSE is equivalent to plain within 0.005 Dice: +0.002 Dice [0.002, 0.002], p < 0.001 of a difference as large "
-        "as that, p < 0.001 of none, 3 trainings and 10 cases"
+        "scSE is equivalent to plain within 0.005 Dice: +0.002 Dice [0.002, 0.002], equivalence p < 0.001, "
+        "difference p < 0.001, 3 trainings and 10 cases"
     )
 
 
@@ -92,7 +92,7 @@ def test_with_one_or_two_trainings_the_verdict_is_what_was_seen_and_how_to_decid
     effect = {1: "+0.010 Dice observed, 1 training", 2: "+0.008 Dice observed, 2 trainings"}[seeds]
     assert headline == "U-Net: too few trainings to decide."
     assert verdict == (
-        f"  scSE: too few trainings: {effect} and 10 cases; {known}a verdict needs 3 or more (--seeds 3)."
+        f"  scSE: too few trainings: {effect} and 10 cases; {known}a verdict needs 3 or more trainings (--seeds 3)."
     )
 
 
@@ -145,7 +145,7 @@ def test_the_noise_floor_is_what_plain_says_of_itself() -> None:
     found = noise_texts(compare(pd.concat([frame, control])))
     assert re.fullmatch(
         r"Two trainings of plain differ by 0.005 Dice on average \(6 trainings\); plain compared with itself, "
-        r"3 trainings against 3, has p < 0.05 in \d of all 60 ways to split them \(\d.\d %\)",
+        r"3 trainings against 3, has p < 0.05 in \d of all 60 splits \(\d.\d %\)",
         found["unet"],
     )
     assert noise_texts(compare(runs({"none": PLAIN, "scse": PLAIN}))) == {}

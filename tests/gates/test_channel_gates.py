@@ -1,4 +1,4 @@
-"""Channel gates of a study: measured once, and counted."""
+"""Channel gates of a study: measurement, caching and counting."""
 
 import numpy as np
 import pandas as pd
@@ -8,12 +8,14 @@ from finished import make_study
 from scse.data.files import read_image
 from scse.gates.channel_gates import channel_gates, shut_channels
 from scse.gates.explaining import slice_gates
+from scse.support.events import Progress, Stage, Watch
 
 
 def test_gates_are_the_mean_over_the_slices_of_each_case_and_measured_once(tmp_path):
     study = make_study(tmp_path / "study", cases=2)
     events: list[object] = []
-    gates = channel_gates(study.runs, cache=tmp_path / "gates.parquet", on_event=events.append)
+    watch = Watch(events.append)
+    gates = channel_gates(study.runs, cache=tmp_path / "gates.parquet", watch=watch)
     assert set(gates["variant"]) == {"scse"}
     assert set(gates["case"]) == {case.name for case in study.dataset.test_cases}
     segmenter, case = study.runs[1].segmenter(), study.dataset.test_cases[0]
@@ -24,9 +26,9 @@ def test_gates_are_the_mean_over_the_slices_of_each_case_and_measured_once(tmp_p
     wanted = np.concatenate([block.channel.mean(axis=0) for block in blocks])
     np.testing.assert_allclose(of_case["gate"], wanted, rtol=1e-5)
     assert set(of_case["identity"]) == {0.5}
-    again = channel_gates(study.runs, cache=tmp_path / "gates.parquet", on_event=events.append)
+    again = channel_gates(study.runs, cache=tmp_path / "gates.parquet", watch=watch)
     pd.testing.assert_frame_equal(again, gates)
-    assert len(events) == 2  # the beginning, and the only run that has gates
+    assert events == [Stage("measuring channel gates"), Progress("gates", 1, 1)]  # only one run has gates
 
 
 def test_a_study_without_channel_gates_has_an_empty_table(tmp_path):

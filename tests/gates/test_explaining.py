@@ -1,4 +1,4 @@
-"""Gates of a segmenter's blocks for an image: on its own pixels, in files that viewers read, with clear errors."""
+"""Gates of a segmenter's blocks for an image: on the pixels of the image, in files for viewers, with clear errors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datasets import save_nifti, save_picture, scene
+from named import build
 from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
 from scse.data.files import Image, read_image
 from scse.data.recipe import Recipe
 from scse.gates.explaining import explain, slice_gates
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import DataError
-from scse.zoo.library import Sized, build_network, check_network
+from scse.zoo.building import Sized
+from scse.zoo.catalogue import read_network
 
 STRUCTURES = {"left": 1, "right": 2}
 RANDOM = np.random.default_rng(0)
 
 
 class Gated(nn.Module):
-    """A block on the image itself, or on its halved copy, so that the gates are known from the image alone."""
+    """A block on the image or on a copy of half the size, so that the gates follow from the image."""
 
     def __init__(self, block: nn.Module, *, halve: bool = False, times: int = 1) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class Gated(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A block on the pixels in a row, which are no map of a slice."""
+    """A block on flattened pixels, which are not a map of a slice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ def segmenter(network: nn.Module, **recipe: Any) -> Segmenter:
 
 
 def volume(codes: str = "LAS", shape: Sequence[int] = (12, 10, 14), *, spacing: float = 1.0) -> Image:
-    """Noise that is smooth enough to be halved, stored with axes that point to `codes`."""
+    """Noise that is smooth enough for downsampling by 2, stored with axes that point to `codes`."""
     noise = F.avg_pool3d(torch.from_numpy(RANDOM.normal(0, 50, shape))[None], 5, 1, 2)[0].numpy().astype(np.float32)
     turned = nib.Nifti1Image(noise, np.diag([-spacing, spacing, spacing, 1])).as_reoriented(
         nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("LAS"), nib.orientations.axcodes2ornt(codes))
@@ -75,13 +77,13 @@ def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def normalized(recipe: Recipe, image: Image) -> NDArray[np.float32]:
-    """What the network sees, as a volume that lies as the image does."""
+    """The input of the network, as a volume in the orientation of the image."""
     slices, grid = recipe.image_slices(image)
     height, width = grid.plane
     return grid.restore(slices[:, 0, :height, :width])
 
 
-# Gates on an image's own pixels
+# Gates on the pixels of an image
 
 
 @pytest.mark.parametrize(("codes", "axis"), [("RAS", 1), ("LAS", 1), ("LPI", 1), ("PIR", 0), ("SLA", 2)])
@@ -102,9 +104,9 @@ def test_gates_lie_as_the_slices_of_the_stored_volume(codes: str, axis: int) -> 
 
 @pytest.mark.parametrize("sized", [False, True])
 def test_coarse_gates_are_brought_to_the_pixels_where_they_were_computed(sized: bool) -> None:
-    """Halved by the network, resampled from 1 to 2 mm, and filled up to 32 pixels where another library wants that."""
+    """Downsampled by the network, resampled from 1 to 2 mm, and padded to 32 pixels for networks of other libraries."""
     network = Gated(SpatialSE(1), halve=True)
-    wrapped = Sized(network, spec=check_network("unet"), classes=3) if sized else network
+    wrapped = Sized(network, spec=read_network("unet"), classes=3) if sized else network
     ramp = np.broadcast_to(np.linspace(1, 5, 40)[:, None, None] * np.linspace(1, 4, 36), (40, 3, 36)).astype(np.float32)
     image = Image(ramp[None], np.eye(4))
     model = segmenter(wrapped, spacing=(2.0, 2.0), patch=(24, 24))
@@ -112,7 +114,7 @@ def test_coarse_gates_are_brought_to_the_pixels_where_they_were_computed(sized: 
     assert found.where == "block"
     expected = sigmoid(normalized(model.recipe.model_copy(update={"spacing": None}), image)[:, 1])
     assert found.spatial is not None
-    # at the edges there is nothing to interpolate towards
+    # edges are excluded, because interpolation needs neighbours
     np.testing.assert_allclose(found.spatial[0, 4:-4, 4:-4], expected[4:-4, 4:-4], atol=0.02)
 
 
@@ -138,7 +140,7 @@ def test_a_picture_is_one_slice() -> None:
 
 @pytest.mark.parametrize(("slices", "got"), [([3, 10], "got 10"), ([-1], "got -1"), ([], "got none")])
 def test_slices_that_are_not_in_the_image_are_named(slices: list[int], got: str) -> None:
-    with pytest.raises(ValueError, match=f"slices must be some of 0 to 9, .*{got}"):
+    with pytest.raises(ValueError, match=f"slices must be from 0 to 9, .*{got}"):
         slice_gates(segmenter(Gated(SpatialSE(1))), volume(), slices)
 
 
@@ -147,7 +149,7 @@ def test_gates_that_are_no_map_of_a_slice_are_refused() -> None:
         slice_gates(segmenter(Tokens()), volume(), [0, 1, 2])
 
 
-# What `explain` writes
+# Output of `explain`
 
 
 @pytest.fixture
@@ -224,7 +226,7 @@ def test_a_picture_gets_the_gates_laid_over_it(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == sorted(["spatial_block.png", *FIGURES])
     shown = np.asarray(PIL.Image.open(tmp_path / "out" / "spatial_block.png")).astype(int)
     assert shown.shape == (14, 11, 3)
-    # viridis goes from violet to yellow: where the gate is open there is more green than blue
+    # viridis ranges from violet to yellow: open gates have more green than blue
     (gates,) = slice_gates(model, read_image([picture]), [0])
     assert gates.spatial is not None
     more_green = shown[..., 1] - shown[..., 2]
@@ -250,7 +252,7 @@ def test_blocks_attached_to_a_network_of_ones_own_are_named_as_attach_has_them(
     mine: Path, scan: Path, tmp_path: Path
 ) -> None:
     network, arguments = f"{mine}:make", {"in_channels": 1, "classes": 3}
-    built = build_network(network, arguments, variant="scse", size=(16, 16), attach_to="first")
+    built = build(network, arguments, variant="scse", size=(16, 16), attach_to="first")
     model = segmenter(built)
     replace(model, name=network, arguments=arguments).save(tmp_path / "run")
     found = explain(tmp_path / "run", scan, tmp_path / "out", network=network)
@@ -267,13 +269,17 @@ def test_wrong_inputs_are_named_before_anything_is_written(scan: Path, tmp_path:
     broken.write_bytes(b"no image")
     plain = segmenter(nn.Conv2d(1, 3, 1))
     cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: explain(plain, scan, out), ValueError, "the network unet is plain, without gates; give a segmenter"),
-        (lambda: explain(model, scan, scan), ValueError, "scan.nii.gz: is a file; name a folder"),
-        (lambda: explain(model, [scan, flat], out), ValueError, "one image .* got 2: scan, flat"),
-        (lambda: explain(model, flat, out), ValueError, "flat.nii.gz: the model takes coronal slices"),
+        (
+            lambda: explain(plain, scan, out),
+            ValueError,
+            "the network unet has no blocks and so no gates; give a segmenter",
+        ),
+        (lambda: explain(model, scan, scan), ValueError, "scan.nii.gz: is a file; give a folder"),
+        (lambda: explain(model, [scan, flat], out), ValueError, "only one image .* got scan, flat"),
+        (lambda: explain(model, flat, out), ValueError, "flat.nii.gz: the model expects coronal slices"),
         (lambda: explain(model, broken, out), DataError, "broken.nii.gz: cannot be read"),
-        (lambda: explain(model, tmp_path / "none", out), DataError, "none: there is no such file"),
-        (lambda: explain(tmp_path, scan, out), DataError, "holds no segmenter"),
+        (lambda: explain(model, tmp_path / "none", out), DataError, "none: does not exist"),
+        (lambda: explain(tmp_path, scan, out), DataError, "contains no segmenter"),
     ]
     for call, kind, message in cases:
         with pytest.raises(kind, match=message):

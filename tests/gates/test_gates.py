@@ -1,4 +1,4 @@
-"""The gates of a model's blocks: those of the formulas, named as the places are, and nothing of the model changed."""
+"""Gates of a model's blocks: values of the formulas, names of the places, and an unchanged model."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def spatial_gate(x: Tensor, block: SpatialSE) -> NDArray[np.float64]:
 
 
 class Twice(nn.Module):
-    """Runs one block at two resolutions, the second time by the name of its argument."""
+    """Runs one block at two resolutions, the second time with a keyword argument."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def test_low_precision_gives_float32(how: str) -> None:
 
 
 def test_a_model_without_blocks_is_told_how_to_get_them() -> None:
-    with pytest.raises(ValueError, match=r"Sequential has no scse block.*scse\.attach"):
+    with pytest.raises(ValueError, match=r"Sequential has no scse blocks.*scse\.attach"):
         gates_of(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.zeros(1, 1, 4, 4))
 
 

@@ -1,4 +1,4 @@
-"""Engines: the same labels as torch's, the fastest where it pays, and one clear message for what is missing."""
+"""Engines: equal labels, choice of the fastest engine, and one clear message for missing packages."""
 
 import warnings
 from collections.abc import Callable
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from named import build
 from scse.inference import engines
-from scse.inference.engines import ENGINES, EXTRAS, FEW, Engine, make_engine
+from scse.inference.engines import ENGINES, EXTRAS, FEWEST_VOLUMES, Engine, make_engine
 from scse.networks import NETWORKS, UNet
-from scse.zoo.library import build_network
 
 SIZE = (24, 32)
 
@@ -30,8 +30,8 @@ def of_others(spec: str) -> nn.Module:
     pytest.importorskip("segmentation_models_pytorch")
     torch.manual_seed(0)
     arguments = {"in_channels": 2, "classes": 4}
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of what the libraries import
-        return build_network(spec, arguments, variant="scse", size=SIZE, pretrained=False).eval()
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # raised by imports of the libraries
+        return build(spec, arguments, variant="scse", size=SIZE, pretrained=False).eval()
 
 
 def check_agreement(engine: str, network: nn.Module, channels: int = 1) -> None:
@@ -43,7 +43,7 @@ def check_agreement(engine: str, network: nn.Module, channels: int = 1) -> None:
         with torch.inference_mode():
             expected, found = network(x), run(x)
         assert found.shape == expected.shape
-        # untrained, a network finds one class everywhere, unless what it finds on the average is taken away
+        # an untrained network predicts one class everywhere, unless the mean logits are subtracted
         mean = expected.mean((0, 2, 3), keepdim=True)
         wanted = (expected - mean).argmax(1)
         assert len(wanted.unique()) > 1
@@ -95,11 +95,11 @@ def test_an_export_leaves_the_network_as_it_was(engine: str) -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-# The choice
+# Choice of the engine
 
 
 def sleeping(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
-    """Engines that take as long as told; no network is exported."""
+    """Replace the engines by ones that take this long; no network is exported."""
     now = [0.0]
 
     def engine(name: str) -> Callable[[Tensor], Tensor]:
@@ -131,7 +131,7 @@ def sleeping(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None
         (
             {"torch": 3, "onnxruntime": 2},
             "onnxruntime",
-            "openvino: openvino not installed, pip install 'scse[openvino]'; onnxruntime: 1.50 times as fast as torch",
+            "openvino: openvino not installed: pip install 'scse[openvino]'; onnxruntime: 1.50 times as fast as torch",
         ),
         (
             {"torch": 3, "onnxruntime": 2.9, "openvino": 30},
@@ -141,8 +141,8 @@ def sleeping(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None
         (
             {"torch": 3},
             "torch",
-            "onnxruntime: onnxruntime not installed, pip install 'scse[export]'; "
-            "openvino: openvino not installed, pip install 'scse[openvino]'",
+            "onnxruntime: onnxruntime not installed: pip install 'scse[export]'; "
+            "openvino: openvino not installed: pip install 'scse[openvino]'",
         ),
     ],
 )
@@ -150,15 +150,15 @@ def test_auto_takes_the_fastest_if_it_is_clearly_so(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], name: str, reason: str
 ) -> None:
     sleeping(monkeypatch, seconds)
-    found = make_engine("auto", engines.Net(1, 1), images(1), volumes=FEW)  # type: ignore[attr-defined]
+    found = make_engine("auto", engines.Net(1, 1), images(1), volumes=FEWEST_VOLUMES)  # type: ignore[attr-defined]
     assert (found.name, found.reason) == (name, reason)
     assert str(found) == f"{name} ({reason})"
 
 
 def test_auto_is_torch_for_few_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_export", lambda network, example: pytest.fail("exported"))
-    found = make_engine("auto", ours("unet", "none"), images(1), volumes=FEW - 1)
-    assert (found.name, found.reason) == ("torch", f"another pays from {FEW} volumes on")
+    found = make_engine("auto", ours("unet", "none"), images(1), volumes=FEWEST_VOLUMES - 1)
+    assert (found.name, found.reason) == ("torch", f"other engines save time from {FEWEST_VOLUMES} volumes")
 
 
 @pytest.mark.parametrize("device", ["meta"])  # stands for a GPU
@@ -170,7 +170,7 @@ def test_engines_run_on_the_cpu_only(device: str) -> None:
 
 
 class Branching(UNet):
-    """A network whose way depends on its input's values, which no exporter can follow."""
+    """A network with control flow that depends on the values of its input, which cannot be exported."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if float(x.mean()) > 0 else -x)
@@ -179,7 +179,7 @@ class Branching(UNet):
 def test_what_cannot_be_exported_is_run_by_torch_or_refused() -> None:
     pytest.importorskip("onnxruntime")
     network = Branching(classes=3, width=4, depth=1).eval()
-    found = make_engine("auto", network, images(1), volumes=FEW)
+    found = make_engine("auto", network, images(1), volumes=FEWEST_VOLUMES)
     assert (found.name, found.run) == ("torch", network)
     assert found.reason.startswith("the network cannot be exported: ")
     with pytest.raises(ValueError, match=r"engine='onnxruntime' cannot run this network \(.*\); use engine='torch'$"):
@@ -193,7 +193,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(ValueError) as refused:  # noqa: PT011 (the message is compared as a whole)
         make_engine(engine, ours("unet", "none"), images(1))
-    assert str(refused.value) == f"engine={engine!r}: {package} not installed, pip install 'scse[{EXTRAS[engine]}]'"
+    assert str(refused.value) == f"engine={engine!r}: {package} not installed: pip install 'scse[{EXTRAS[engine]}]'"
 
 
 def test_an_unknown_engine_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Exported segmenters: what is written, and that fresh processes without torch label images as `scse predict` does."""
+"""Exported segmenters: their files, and equal labels in new processes without torch and in `scse predict`."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from scse.networks import NETWORKS
 from scse.support.errors import DataError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "keras_predict.py"
-SHAPE = (24, 16, 20)  # 16 slices of 24 x 20, batches of one size: JAX compiles for every size
+SHAPE = (24, 16, 20)  # 16 slices of 24 x 20 in batches of one size, because JAX compiles for every size
 RECIPE = Recipe(view="coronal", spacing=None, patch=(24, 24), channels=1)
 STRUCTURES = {"left": 3, "right": 300}
 
@@ -64,7 +64,7 @@ TORCH_SIDE = {"scse.networks", "scse.blocks.modules", "scse.inference.segmenter"
 def without_torch(backend: str, *calls: str, resampling: bool = False) -> subprocess.CompletedProcess[str]:
     """Call `command` and `example` in a fresh process, which must not load the torch side of scse.
 
-    It must not load torch either, but to resample images.
+    It must not load torch either, except for resampling images.
     """
     unwanted = TORCH_SIDE if resampling else {*TORCH_SIDE, "torch"}
     code = PROCESS.format(example=EXAMPLE, calls="\n".join(calls), unwanted=unwanted)
@@ -77,7 +77,7 @@ def call(function: str, *arguments: object) -> str:
 
 
 def segmenter(network: str, example: torch.Tensor) -> Segmenter:
-    """A network of random weights and running statistics, whose classes are about as frequent as each other."""
+    """A network with random weights and running statistics, whose classes are about equally frequent."""
     arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
     torch.manual_seed(0)
     net = NETWORKS[network](**arguments, recalibration="scse").eval()
@@ -97,7 +97,7 @@ def segmenter(network: str, example: torch.Tensor) -> Segmenter:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scan, segmenters of every network in the folders of runs, and the label maps that they predict."""
+    """A scan, segmenters of all networks in folders of runs, and their predicted label maps."""
     folder = tmp_path_factory.mktemp("exporting")
     scan = save_nifti(folder / "scan.nii.gz", scene(np.random.default_rng(0), SHAPE)[0][0])
     slices, _ = RECIPE.image_slices(read_image([scan]))
@@ -117,7 +117,7 @@ def keras_file(folder: Path, network: str) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Path:
-    """The same folder, with all of them as files of Keras."""
+    """The same folder with all segmenters exported to Keras files."""
     files = {name: keras_file(folder, name) for name in NETWORKS}
     exports = [call("command", "export", folder / name, "--to", "keras", "-o", file) for name, file in files.items()]
     ended = without_torch("tensorflow", *exports)
@@ -125,8 +125,8 @@ def exported(folder: Path) -> Path:
     assert ended.stdout.startswith(
         f"model: {keras_file(folder, 'unet')}\n"
         f"recipe and structures: {folder / 'keras' / 'unet.json'}\n"
-        "takes: prepared slices (N, height, width, 1), float32; it was trained on 24 x 24\n"
-        "returns: logits (N, height, width, 3), the background first\n"
+        "input: prepared slices (N, height, width, 1), float32; trained on 24 x 24\n"
+        "output: logits (N, height, width, 3), class 0 is the background\n"
     )
     return folder
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_exported_is_told_in_one_line(folder: Path, tmp_path: Pat
     assert not out.parent.exists()
 
 
-# Without Keras: what is checked before it is imported, and what becomes of a failure
+# Without Keras: checks before it is imported, and failures
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -200,11 +200,11 @@ def edit(folder: Path, **changes: object) -> None:
     ("to", "out", "message"),
     [
         ("onnx", "model.onnx", "to must be one of 'keras', 'saved_model', got 'onnx'"),
-        ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; give another name"),
-        ("keras", "folder.keras", r"folder.keras: is a folder; give another name"),
+        ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; choose another name"),
+        ("keras", "folder.keras", r"folder.keras: is a folder; choose another name"),
         ("saved_model", "model.keras", r"model.keras: to='saved_model' writes a folder, not a file"),
-        ("saved_model", "file", "file: is already there; give a new folder"),
-        ("saved_model", "folder.keras/..", "is already there; give a new folder"),
+        ("saved_model", "file", "file: already exists; choose a new folder"),
+        ("saved_model", "folder.keras/..", "already exists; choose a new folder"),
     ],
 )
 def test_what_cannot_be_written_is_refused_first(tmp_path: Path, to: str, out: str, message: str) -> None:
@@ -215,7 +215,7 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path, to: str, out: s
 
 
 def test_a_folder_that_is_no_segmenter_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"holds no segmenter, {DESCRIPTION} is missing"):
+    with pytest.raises(DataError, match=f"contains no segmenter, {DESCRIPTION} is missing"):
         export(tmp_path, "keras", tmp_path / "model.keras")
     damaged = shutil.copytree(folder / "unet" / "segmenter", tmp_path / "damaged")
     edit(damaged, recipe={"view": "frontal"})
@@ -224,7 +224,7 @@ def test_a_folder_that_is_no_segmenter_is_refused(folder: Path, tmp_path: Path) 
 
 
 class Model:
-    """Stands for a model of Keras, and breaks off while it is written if it is told to."""
+    """Stub of a Keras model, whose writing fails if it is `broken`."""
 
     def __init__(self, *, broken: bool) -> None:
         self.broken = broken
@@ -241,7 +241,7 @@ class Model:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts stubs in the place of Keras, on TensorFlow, and of what makes models."""
+    """Replace Keras and the loading of models by stubs."""
 
     def put(*, broken: bool = False, backend: str = "tensorflow") -> None:
         keras = SimpleNamespace(backend=SimpleNamespace(backend=lambda: backend))
@@ -268,7 +268,7 @@ def test_a_file_is_replaced_and_an_empty_folder_filled(folder: Path, tmp_path: P
     file.write_text("old")
     model.mkdir()
     assert export(str(folder / "unet"), "keras", str(file), overwrite=True).model == file
-    assert export(folder / "unet", "keras", file).model == file  # now it is scse's
+    assert export(folder / "unet", "keras", file).model == file  # the existing file was written by scse
     assert (file.read_text(), file.with_suffix(".json").read_text()) == ("weights", description)
     assert export(folder / "unet", "saved_model", model).description == model / ASSETS / DESCRIPTION
     assert (model / ASSETS / DESCRIPTION).read_text() == description
@@ -277,7 +277,10 @@ def test_a_file_is_replaced_and_an_empty_folder_filled(folder: Path, tmp_path: P
 
 def test_keras_on_another_backend_is_told(folder: Path, tmp_path: Path, stub: Any) -> None:
     stub(backend="jax")
-    with pytest.raises(ValueError, match="to='saved_model' needs Keras on tensorflow, here it is on jax; export in a"):
+    with pytest.raises(
+        ValueError,
+        match="to='saved_model' needs Keras with the backend tensorflow, but it was imported with jax; export in a",
+    ):
         export(folder / "unet", "saved_model", tmp_path / "model")
 
 

@@ -1,4 +1,4 @@
-"""Which files are one image: channels together, everything else on its own, no two results of one name."""
+"""Grouping of files into images: channels together, all other files alone, no two results of one name."""
 
 import os
 from pathlib import Path
@@ -60,17 +60,17 @@ def test_files_and_folders_together_each_file_once(tmp_path: Path) -> None:
 
 
 def test_a_file_of_any_name_is_taken_when_named(tmp_path: Path) -> None:
-    assert found(*touch(tmp_path, "scan.dat")) == {"scan.dat": ["scan.dat"]}  # reading it will tell
+    assert found(*touch(tmp_path, "scan.dat")) == {"scan.dat": ["scan.dat"]}  # reading it checks the ending
 
 
 @pytest.mark.parametrize(
     ("names", "channels", "message"),
     [
-        (["a_0000.nii.gz", "a_0002.nii.gz"], 2, "a: found .*a_0002.nii.gz, but the model takes .*a_0000, a_0001"),
-        (["a_0000.nii.gz", "a_0001.nii.gz"], 3, "takes the channels a_0000, a_0001, a_0002"),
-        (["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], 2, "takes the channels a_0000, a_0001$"),
-        (["a.nii.gz", "a.png"], 1, r"2 images would be written as a \(.*a.nii.gz, .*a.png\); rename"),
-        (["a.nii.gz", "a_0000.nii.gz"], 1, "2 images would be written as a"),
+        (["a_0000.nii.gz", "a_0002.nii.gz"], 2, "a: found .*a_0002.nii.gz, but the model expects .*a_0000, a_0001"),
+        (["a_0000.nii.gz", "a_0001.nii.gz"], 3, "expects the channels a_0000, a_0001, a_0002"),
+        (["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"], 2, "expects the channels a_0000, a_0001$"),
+        (["a.nii.gz", "a.png"], 1, r"2 images have the same output name, a \(.*a.nii.gz, .*a.png\); rename"),
+        (["a.nii.gz", "a_0000.nii.gz"], 1, "2 images have the same output name, a"),
     ],
 )
 def test_files_that_do_not_fit_together(tmp_path: Path, names: list[str], channels: int, message: str) -> None:
@@ -87,10 +87,10 @@ def test_one_name_in_two_folders(tmp_path: Path, channels: int) -> None:
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere: there is no such file or folder"):
+    with pytest.raises(DataError, match="nowhere: does not exist"):
         find_images([tmp_path / "nowhere"], channels=1)
     touch(tmp_path / "empty", "notes.txt")
-    with pytest.raises(DataError, match="empty: holds no images; NIfTI, PNG"):
+    with pytest.raises(DataError, match="empty: contains no images; allowed: NIfTI, PNG"):
         find_images([tmp_path / "empty"], channels=1)
 
 
@@ -100,7 +100,7 @@ def test_paths_that_are_neither_files_nor_folders(tmp_path: Path) -> None:
         find_images([tmp_path / "pipe.nii.gz"], channels=1)
     (tmp_path / "link.nii.gz").symlink_to("gone.nii.gz")
     with pytest.raises(
-        DataError, match=r"link\.nii\.gz: is a link to gone\.nii\.gz, which does not exist; name images"
+        DataError, match=r"link\.nii\.gz: is a link to gone\.nii\.gz, which does not exist; give images"
     ):
         find_images([tmp_path / "link.nii.gz"], channels=1)
 

@@ -1,4 +1,4 @@
-"""What lies in a segmenter's folder: read as it was written, without torch, and refused in one line if it is not."""
+"""Folders of segmenters: read without torch, and refused with one line if they are damaged."""
 
 import json
 import subprocess
@@ -43,7 +43,9 @@ def test_sorted_keys_do_not_change_the_order_of_the_structures(tmp_path: Path) -
     structures = {"right": 300, "left": 3}
     saved = read_saved(write(tmp_path / "model", structures=dict(sorted(structures.items())), classes=[*structures]))
     assert list(saved.structures) == ["right", "left"]
-    with pytest.raises(DataError, match=r"segmenter\.json: classes are \['left'\], and structures \['left', 'right'\]"):
+    with pytest.raises(
+        DataError, match=r"segmenter\.json: classes are \['left'\], but structures are \['left', 'right'\]"
+    ):
         read_saved(write(tmp_path / "other", classes=["left"]))
 
 
@@ -61,12 +63,14 @@ def test_a_run_is_the_folder_of_its_segmenter(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "model")
     (folder / name).unlink()
-    with pytest.raises(DataError, match=f"model: holds no segmenter, {name} is missing; give the folder of a trained"):
+    with pytest.raises(
+        DataError, match=f"model: contains no segmenter, {name} is missing; give the folder of a trained"
+    ):
         read_saved(folder)
 
 
 WRONG = {
-    "format": [(2, "its format is 2, this version reads 1"), (True, "format: "), ("1", "its format is '1'")],
+    "format": [(2, "its format is 2, but this version reads format 1"), (True, "format: "), ("1", "its format is '1'")],
     "network": [(None, "network: "), ("", "network: "), (["unet"], "network: ")],
     "variant": [(None, "variant: "), (7, "variant: ")],
     "arguments": [
@@ -83,7 +87,7 @@ WRONG = {
         ({"in_channels": 1, "classes": 3, "depth": -1}, "arguments.depth: "),
     ],
     "structures": [
-        ({"left": 3}, "1 structures and 3 classes, where the background is one class more"),
+        ({"left": 3}, "1 structures and 3 classes, but the number of classes must be that of the structures plus one"),
         ({"left": 3, "right": 3}, "structures: a label value is listed twice"),
         (None, "structures: "),
         ({}, "structures: "),
@@ -95,7 +99,7 @@ WRONG = {
         ({"": 3, "right": 1}, "structures..*: "),
         ({str(n): n for n in range(1, 257)}, "structures: .*at most 255"),
     ],
-    "recipe": [(7, "recipe: "), ({"channels": 4}, "recipe.channels is 4 and arguments.in_channels 1")],
+    "recipe": [(7, "recipe: "), ({"channels": 4}, "recipe.channels is 4, but arguments.in_channels is 1")],
     "settings": [(None, "settings: "), ([], "settings: ")],
     "attached": [("a", "attached: "), ([1], "attached.0: .*got 1"), ([""], "attached.0: ")],
     "shell": [("ls", "shell: Extra inputs")],

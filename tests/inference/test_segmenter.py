@@ -1,4 +1,4 @@
-"""The segmenter: the same labels after saving and loading, and labels in the very geometry of the input."""
+"""The segmenter: equal labels after saving and loading, and labels in the geometry of the input."""
 
 import json
 import pickle
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from datasets import save_nifti, save_picture, scene, write_nnunet
+from named import build
 from scse.attachment import stages
 from scse.attachment.placements import placements
 from scse.data.files import Image, read_image, read_label
@@ -33,7 +34,6 @@ from scse.inference.segmenter import Segmenter, write_prediction
 from scse.networks import NETWORKS
 from scse.support.errors import DataError, UserError
 from scse.training.run import train_on
-from scse.zoo.library import build_network
 
 STRUCTURES = {"left": 300, "right": 3}
 CODES = ("RAS", "LAS", "PIR", "SLA", "IPR")
@@ -41,7 +41,7 @@ CODES = ("RAS", "LAS", "PIR", "SLA", "IPR")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    """Learned from volumes of 24 x 28 x 20 voxels stored as LAS, which it segments well."""
+    """A segmenter trained on volumes of 24 x 28 x 20 voxels stored as LAS, which it segments well."""
     folder = tmp_path_factory.mktemp("data")
     write_nnunet(folder / "set", cases=3, tests=1, values=(300, 3))
     settings = {"width": 4, "depth": 2, "epochs": 8, "learning_rate": 0.02, "precision": "32", "variant": "scse"}
@@ -50,13 +50,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
 
 @pytest.fixture(scope="module")
 def case() -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """A volume (24, 28, 20) whose axes point left, anterior, superior, and its label map."""
+    """A volume (24, 28, 20) with axes left, anterior, superior, and its label map."""
     image, label = scene(np.random.default_rng(7), values=(300, 3))
     return image[0], label
 
 
 class Reader(torch.nn.Module):
-    """A network that finds the dark, middling and bright pixels; later channels count more."""
+    """A network that classifies pixels as dark, medium or bright; later channels have more weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def picture(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def stored_as(codes: str, volume: NDArray[Any], *, spacing: float = 2.0) -> nib.Nifti1Image:
-    """A volume of LAS axes, stored with axes that point to `codes` but lying where it was."""
+    """Store a LAS volume with axes that point to `codes`, at the same position."""
     affine = np.diag([-spacing, spacing, spacing, 1])
     affine[:3, 3] = [31.7, -18.3, 5.1]
     image = nib.Nifti1Image(volume, affine)
@@ -100,7 +100,7 @@ def back_to_las(image: nib.Nifti1Image) -> NDArray[Any]:
 
 
 def agreement(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Least Dice of both structures."""
+    """The lower Dice of the two structures."""
     pairs = [(found == value, expected == value) for value in STRUCTURES.values()]
     return min(2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs)
 
@@ -157,7 +157,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda d: d.update(network="monai:utils"), "the network of monai must be one of"),
         (lambda d: d.update(network=None), "network: Input should be a valid string"),
         (lambda d: d.update(variant="os.system"), "os.system"),
-        (lambda d: d.update(format=99), "its format is 99, this version reads 1"),
+        (lambda d: d.update(format=99), "its format is 99, but this version reads format 1"),
         (lambda d: d.pop("format"), "format"),
         (lambda d: d.pop("structures"), "structures"),
         (lambda d: d.pop("settings"), "settings"),
@@ -207,7 +207,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path, name: str) -> None:
         with pytest.raises(DataError, match=f"model/{name}: cannot be read .* train or copy the segmenter again"):
             Segmenter.load(folder)
     (folder / name).unlink()
-    with pytest.raises(DataError, match=f"model: holds no segmenter, {name} is missing; give the folder"):
+    with pytest.raises(DataError, match=f"model: contains no segmenter, {name} is missing; give the folder"):
         Segmenter.load(folder)
 
 
@@ -255,7 +255,7 @@ def test_weights_that_are_not_those_of_the_network_are_refused(
 
 
 def header(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """The bytes of a safetensors file with another header."""
+    """The bytes of a safetensors file with a changed header."""
     size = int.from_bytes(content[:8], "little")
     fields = json.loads(content[8 : 8 + size])
     change(fields)
@@ -286,7 +286,7 @@ def test_a_damaged_header_of_the_weights_is_one_error(tmp_path: Path, damage: Ca
 
 
 class Evil:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -306,7 +306,7 @@ def test_nothing_on_disk_is_executed(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
 
 
-# Networks that are not scse's own
+# Networks that are not part of scse
 
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
 
@@ -315,9 +315,9 @@ def of_others(name: str, *, variant: str = "scse", attach_to: str = "auto") -> S
     recipe = Recipe(view="picture", spacing=None, patch=(24, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3}
     torch.manual_seed(0)
-    network = build_network(name, arguments, variant=variant, size=recipe.patch, attach_to=attach_to)
+    network = build(name, arguments, variant=variant, size=recipe.patch, attach_to=attach_to)
     for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # else the blocks are the identity
+        torch.nn.init.normal_(parameter, std=0.3)  # otherwise the blocks are the identity
     return Segmenter(network.eval(), name, arguments, variant, recipe, STRUCTURES, {"epochs": 3})
 
 
@@ -328,7 +328,7 @@ def assert_same(first: Segmenter, second: Segmenter) -> None:
     x = torch.randn(2, 1, 24, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found, again = first.network(x), second.network(x)
-    assert (found - again).abs().max() < 1e-3 * found.std()  # in another memory format
+    assert (found - again).abs().max() < 1e-3 * found.std()  # the memory formats differ
     assert second.predict(picture(1, 24, 16)).shape == (24, 16)
     assert placements(first.network).names == placements(second.network).names
 
@@ -367,7 +367,7 @@ def test_a_factory_in_a_file_runs_only_if_the_caller_names_it(tmp_path: Path, mi
     first = of_others(f"{mine}:make[width=6]", attach_to="first")
     folder = first.save(tmp_path / "model")
     moved = mine.rename(tmp_path / "moved.py")
-    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{moved.read_text()}")  # what lies where the folder says
+    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{moved.read_text()}")  # the file at the path in the folder
     message = r"model: its network is a factory in a file, '.*mine\.py:make\[width=6\]', .* name it yourself"
     with pytest.raises(ValueError, match=message):
         Segmenter.load(folder)
@@ -403,7 +403,7 @@ def test_a_missing_library_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
         (lambda d: d.update(attached=[1]), "attached.0: "),
         (lambda d: d.update(variant="se"), "'se'"),
         (lambda d: d["arguments"].update(shell="ls"), "shell"),
-        (lambda d: d["arguments"].update(in_channels=7), "recipe.channels is 1 and arguments.in_channels 7"),
+        (lambda d: d["arguments"].update(in_channels=7), "recipe.channels is 1, but arguments.in_channels is 7"),
         (lambda d: d["arguments"].update(classes=7), "2 structures and 7 classes"),
         (lambda d: d.update(network="smp:Unet[encoder_name=/tmp/x]"), "no file or address"),
         (lambda d: d.update(network="smp:Unet[checkpoint_path=x.pth]"), "got 'checkpoint_path'"),
@@ -451,13 +451,13 @@ def test_labels_lie_in_the_geometry_of_the_file(
     labels = back_to_las(found)
     assert set(np.unique(labels)) == {0, 3, 300}
     assert agreement(labels, label) > 0.7
-    # stored in another way, it is the same volume, and gets the same labels
+    # the same volume stored in another orientation gets the same labels
     assert np.array_equal(labels, back_to_las(trained.predict(stored_as("LAS", volume))))
 
 
 def test_labels_survive_saving(trained: Segmenter, case: tuple[Any, Any], tmp_path: Path) -> None:
     image = stored_as("PIR", case[0])
-    image.header.set_slope_inter(0.5, 3)  # of the image, not of its labels
+    image.header.set_slope_inter(0.5, 3)  # applies to the image, not to its labels
     nib.save(image, tmp_path / "scan.nii.gz")
     found = trained.predict(tmp_path / "scan.nii.gz")
     nib.save(found, tmp_path / "labels.nii.gz")
@@ -482,7 +482,7 @@ def test_an_oblique_affine_comes_back_exactly(trained: Segmenter, case: tuple[An
 def test_files_images_and_arrays_give_the_same_labels(
     trained: Segmenter, case: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    volume = np.ascontiguousarray(case[0][::-1])  # its axes point right, anterior, superior
+    volume = np.ascontiguousarray(case[0][::-1])  # with axes right, anterior, superior
     image = nib.Nifti1Image(volume, np.diag([2.0, 2, 2, 1]))
     nib.save(image, tmp_path / "scan.nii.gz")
     nib.save(nib.Nifti2Image(volume, image.affine), tmp_path / "two.nii")
@@ -510,7 +510,7 @@ def test_the_spacing_of_an_array_is_used(case: tuple[Any, Any]) -> None:
 def test_smaller_and_larger_volumes_than_the_patch(shape: tuple[int, ...]) -> None:
     volume = np.random.default_rng(0).normal(size=shape)
     found = reader(view="coronal").predict(volume)
-    # whatever windows and padding do, a voxel's label is that of its own brightness
+    # the label of a voxel depends only on its own brightness, not on windows and padding
     values = (volume - volume.mean()) / volume.std()
     expected = np.select([values < -0.5, values < 0.5], [0, 300], 3)
     assert found.shape == shape
@@ -552,11 +552,11 @@ def test_several_channels(tmp_path: Path) -> None:
 
 
 def test_the_batch_size_changes_nothing(case: tuple[Any, Any]) -> None:
-    segmenter, told = reader(view="axial"), []
+    segmenter, calls = reader(view="axial"), []
     assert np.array_equal(segmenter.predict(case[0], batch_size=3), segmenter.predict(case[0], batch_size=50))
     image = Image(case[0][None], np.eye(4))
-    segmenter.predict_image(image, batch_size=8, progress=lambda done, total: told.append((done, total)))
-    assert told == [(8, 20), (16, 20), (20, 20)]
+    segmenter.predict_image(image, batch_size=8, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(8, 20), (16, 20), (20, 20)]
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
         segmenter.predict_image(image, batch_size=0)
 
@@ -565,16 +565,16 @@ def test_the_batch_size_changes_nothing(case: tuple[Any, Any]) -> None:
 def test_slices_at_a_time_are_chosen_by_the_free_memory(
     monkeypatch: pytest.MonkeyPatch, case: tuple[Any, Any], free: int, at_a_time: int
 ) -> None:
-    # 16 x 16 pixels of 3 classes, which stand for a window's outputs, make 3 KiB; the sum of windows, their weights
-    # and the quotient, 24 x 28 pixels of 3 classes, make 23.6 KiB
+    # the outputs of a window, 16 x 16 pixels of 3 classes, take 3 KiB; the sum of windows, their weights and the
+    # quotient, 24 x 28 pixels of 3 classes, take 23.6 KiB
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free * 3))
-    segmenter, told = reader(view="axial"), []
+    segmenter, calls = reader(view="axial"), []
     expected = segmenter.predict(case[0], batch_size=20)
     found = segmenter.predict_image(
-        Image(case[0][None], np.eye(4)), progress=lambda done, total: told.append((done, total))
+        Image(case[0][None], np.eye(4)), progress=lambda done, total: calls.append((done, total))
     )
-    assert told[0] == (at_a_time, 20)
-    assert told[-1] == (20, 20)
+    assert calls[0] == (at_a_time, 20)
+    assert calls[-1] == (20, 20)
     assert np.array_equal(found, expected)
 
 
@@ -652,20 +652,26 @@ def test_pictures_stored_as_nifti(tmp_path: Path) -> None:
     assert np.array_equal(found.affine, nib.load(path).affine)
 
 
-# Refusals
+# Invalid input
 
 
 def test_sources_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     flat, deep = reader(), reader(view="axial")
     save_picture(tmp_path / "p.png", picture(20, 18))
     for call, message in (
-        (lambda: flat.predict(picture(20, 18, 3)), "the image has 20 channels, the model takes 1"),
-        (lambda: flat.predict(picture(2, 2, 2, 2)), r"arrays of 2 spatial axes, channels first, got shape \(2, 2, 2"),
-        (lambda: deep.predict(picture(20, 18)), r"arrays of 3 spatial axes, channels first, got shape \(20, 18\)"),
+        (lambda: flat.predict(picture(20, 18, 3)), "the image has 20 channels, but the model expects 1"),
+        (
+            lambda: flat.predict(picture(2, 2, 2, 2)),
+            r"arrays of 2 spatial axes, with or without a channel axis first, got shape \(2, 2, 2",
+        ),
+        (
+            lambda: deep.predict(picture(20, 18)),
+            r"arrays of 3 spatial axes, with or without a channel axis first, got shape \(20, 18\)",
+        ),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 1)), r"spacing must be 3 positive numbers of mm, got \(1"),
         (lambda: deep.predict(picture(9, 9, 9), spacing=(1, 0, 1)), "spacing must be 3 positive"),
         (lambda: flat.predict(picture(9, 9), spacing=(1, 1)), "pictures, which have no spacing"),
-        (lambda: flat.predict(tmp_path / "p.png", spacing=(1, 1)), "spacing goes with arrays only"),
+        (lambda: flat.predict(tmp_path / "p.png", spacing=(1, 1)), "spacing is allowed for arrays only"),
         (lambda: deep.predict(tmp_path / "p.png"), r"p\.png: .* axial slices of volumes, got shape"),
         (lambda: flat.predict([]), "at least one path"),
         (lambda: flat.predict(np.full((9, 9), np.nan)), "NaN or infinite"),
@@ -680,12 +686,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=name):
             reader().predict(tmp_path / name)
     blank = save_picture(tmp_path / "blank.png", np.full((16, 16), 3, np.uint8))
-    with pytest.raises(UserError, match=r"blank\.png: every voxel has the same value, 3"):
+    with pytest.raises(UserError, match=r"blank\.png: all voxels have the same value, 3"):
         reader().predict(blank)
 
 
 def test_an_image_of_one_value_is_refused() -> None:
-    with pytest.raises(ValueError, match="every voxel has the same value, 7; the image is empty or damaged"):
+    with pytest.raises(ValueError, match="all voxels have the same value, 7; the image is empty or damaged"):
         reader(view="axial").predict(np.full((9, 9, 9), 7))
 
 
@@ -699,11 +705,11 @@ def test_scores_that_are_no_numbers_have_no_label(
     with torch.no_grad():
         segmenter.network.levels[1] = wrong
     volume = np.random.default_rng(0).normal(size=(*shape, 3))
-    if wrong == np.inf:  # a class whose score is -inf is one that is never chosen
+    if wrong == np.inf:  # a class with the score -inf is never chosen
         assert set(np.unique(segmenter.predict(volume))) == {0, 3}
         with torch.no_grad():
             segmenter.network.levels[:] = wrong
-    with pytest.raises(ValueError, match="the network returned NaN or infinite scores"):
+    with pytest.raises(ValueError, match="the network returned NaN or infinite probabilities"):
         segmenter.predict(volume)
 
 
@@ -757,17 +763,17 @@ def test_one_bad_image_does_not_stop_the_others(trained: Segmenter, case: tuple[
     (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:200])
     save_nifti(tmp_path / "two.nii.gz", np.zeros((8, 8, 8, 2), np.float32))
     names = ("bad", "gone", "two", "good")
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     failed = trained.predict_files(
         {name: [tmp_path / f"{name}.nii.gz"] for name in names},
         tmp_path / "out",
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: calls.append((done, total)),
     )
     assert len(failed) == 3
     for name, message in zip(names, failed, strict=False):
         assert message.startswith(str(tmp_path / f"{name}.nii.gz"))
-    assert "has 2 channels, the model takes 1" in failed[2]
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert "has 2 channels, but the model expects 1" in failed[2]
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     [written] = (tmp_path / "out").glob("*.*z")
     found, source = nib.load(written), nib.load(good)
     assert written.name == "good.nii.gz"
@@ -786,7 +792,7 @@ def test_pictures_are_written_as_index_masks(tmp_path: Path) -> None:
 
 
 class Waiting(Reader):
-    """A network that calls something each time before it runs."""
+    """A network that calls a function each time before it runs."""
 
     def __init__(self, wait: Callable[[], object]) -> None:
         super().__init__()
@@ -827,7 +833,7 @@ def test_the_next_image_is_read_and_the_one_before_written_while_the_network_run
     segmenter = replace(reader(), network=Waiting(wait))
     assert segmenter.predict_files(images, tmp_path / "out") == []
     assert all(event.is_set() for event in written)
-    assert max(flying) <= 4  # one is read, one waits for the network, one is in it, one is written
+    assert max(flying) <= 4  # one is read, one waits, one is predicted, one is written
     for name, paths in images.items():
         assert np.array_equal(read_label(tmp_path / "out" / f"{name}.png").array, reader().predict(paths[0]))
 
@@ -865,7 +871,7 @@ def test_a_label_map_never_replaces_another_image(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     images["p0"] = [save_picture(tmp_path / "other" / "p0.png", picture(16, 16))]
     before = (tmp_path / "p1.png").read_bytes()
-    with pytest.raises(ValueError, match=r"p1\.png: would be replaced by what is made from it"):
+    with pytest.raises(ValueError, match=r"p1\.png: would be replaced by its own output"):
         reader().predict_files(images, tmp_path, overwrite=True)
     assert (tmp_path / "p1.png").read_bytes() == before
 
@@ -887,13 +893,13 @@ def test_images_without_usable_values_and_broken_networks_are_one_line_by_name(t
     images = pictures(tmp_path, 2)
     images["blank"] = [save_picture(tmp_path / "blank.png", np.full((16, 16), 3, np.uint8))]
     [blank] = reader().predict_files(images, tmp_path / "out")
-    assert blank == f"{tmp_path / 'blank.png'}: every voxel has the same value, 3; the image is empty or damaged"
+    assert blank == f"{tmp_path / 'blank.png'}: all voxels have the same value, 3; the image is empty or damaged"
     broken = reader()
     with torch.no_grad():
         broken.network.levels[0] = np.nan
     messages = broken.predict_files({"p0": images["p0"]}, tmp_path / "none")
     assert len(messages) == 1
-    assert messages[0].startswith(f"{tmp_path / 'p0.png'}: the network returned NaN or infinite scores")
+    assert messages[0].startswith(f"{tmp_path / 'p0.png'}: the network returned NaN or infinite probabilities")
     assert not (tmp_path / "none").exists()
 
 

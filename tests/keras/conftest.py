@@ -1,4 +1,4 @@
-"""The tests of the Keras side, in processes of their own, one a backend: `KERAS_BACKEND=jax uv run pytest tests/keras`.
+"""The tests of scse.keras, run in one process per backend: `KERAS_BACKEND=jax uv run pytest tests/keras`.
 
 Without KERAS_BACKEND nothing is collected here; `tests/test_keras_backends.py` starts one process for each backend.
 """
@@ -13,10 +13,10 @@ import pytest
 if "KERAS_BACKEND" not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 
-# read by the frameworks when they are imported, so set before Keras is
+# set before Keras is imported, because the frameworks read these variables when they are imported
 ENVIRONMENT = {
-    "JAX_ENABLE_X64": "1",  # JAX computes in float64 only where it is told to
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # to compile is what takes the time, and each test runs once
+    "JAX_ENABLE_X64": "1",  # without it, JAX does not compute in float64
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compilation takes most of the time, and each test runs once
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # one thread, as in tests/conftest.py
     "TF_NUM_INTEROP_THREADS": "1",
@@ -27,13 +27,13 @@ for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 
 if os.environ.get("KERAS_BACKEND", "torch") != "torch":
-    # where torch comes with it, torch.optim and torch's flop counter take it; after TensorFlow, which Keras imports on
-    # any backend, its LLVM ends the process
+    # If triton is installed with torch, torch.optim and torch's flop counter import it. Its LLVM crashes the process if
+    # TensorFlow was imported before, which Keras does on any backend.
     sys.modules.setdefault("triton", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Keras' own way from its variables and from torch tensors to NumPy, which NumPy 2 has grown out of
+    # Keras converts its variables and torch tensors to NumPy in a way that is deprecated in NumPy 2
     ignored = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
     for module in ("common.variables", "tensorflow.core", "jax.core", "torch.core"):
         config.addinivalue_line("filterwarnings", f"{ignored}:keras.src.backend.{module}")
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def quick_networks() -> Generator[None]:
-    """Spare JAX to compile what draws weights, which takes the time where networks run once."""
+    """Draw weights without JAX, whose compilation of the initialisers takes most of the time of a test."""
     if os.environ["KERAS_BACKEND"] != "jax":
         yield
         return

@@ -1,4 +1,4 @@
-"""How far the Keras side may be from its reference, and the cell of docs/keras.md that says how far it is."""
+"""Tolerances between scse.keras and its reference, and the cells of the table in docs/keras.md."""
 
 import json
 
@@ -7,21 +7,21 @@ import numpy as np
 
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}
-"""Of the largest difference as a share of the reference's largest value, by dtype policy."""
+"""Tolerance by dtype policy: largest difference, relative to the largest value of the reference."""
 KINDS = ("block", "network")
 
 
 def check_parity(record_property, reached, expected, *, kind, name, policy):
-    """Compare `reached` with `expected` and record the difference in the table, one cell a test.
+    """Compare `reached` with `expected`, and record the difference as one cell of the table.
 
     Args:
-        record_property: the fixture of pytest.
-        reached: array or tensor of the Keras side, or a list of them.
-        expected: NumPy array of the reference, or a list of them; the reference computes in float64 or, with the
+        record_property: Fixture of pytest.
+        reached: Array or tensor of scse.keras, or a list of them.
+        expected: NumPy array of the reference, or a list of them. The reference computes in float64 or, with the
             weights of a network in float32, in torch.
-        kind: one of KINDS; the table has blocks first.
-        name: what the row of the table is called, say "UNet, scSE"; rows of a kind are sorted by it.
-        policy: the dtype policy, one of TOLERANCES.
+        kind: One of KINDS. The table lists blocks first.
+        name: Name of the row of the table, such as "UNet, scSE". Rows of a kind are sorted by name.
+        policy: Dtype policy, one of TOLERANCES.
     """
     if not isinstance(expected, list):
         reached, expected = [reached], [expected]

@@ -1,4 +1,4 @@
-"""The blocks against Keras' own layers put together by hand, and against the mistakes of the article's kind."""
+"""Comparison of the blocks with blocks built of Keras' own layers, and with blocks that have the article's mistakes."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from scse.keras import ChannelSE, ConcurrentSE, SpatialSE
 CHANNELS, SIZES = 6, (5, 4, 3)
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 if keras.config.backend() != "tensorflow":
-    del TOLERANCE["float64"]  # Keras' own pooling is of float32 there, whatever the policy
+    del TOLERANCE["float64"]  # on the other backends, Keras' pooling computes in float32 for any policy
 POOL = {1: layers.GlobalAveragePooling1D, 2: layers.GlobalAveragePooling2D, 3: layers.GlobalAveragePooling3D}
 CONV = {1: layers.Conv1D, 2: layers.Conv2D, 3: layers.Conv3D}
 
@@ -24,7 +24,7 @@ def precision(request):
 
 
 def by_hand(x):
-    """cSE, sSE, and the two joined, after the paper's formulas."""
+    """Build cSE, sSE, and the two joined, according to the paper's formulas."""
     rank, channels = len(x.shape) - 2, x.shape[-1]
     gates = layers.Dense(channels // 2, activation="relu", name="squeeze")(POOL[rank]()(x))
     gates = layers.Dense(channels, activation="sigmoid", name="excite")(gates)
@@ -34,7 +34,7 @@ def by_hand(x):
 
 
 def cse_block(x, ratio=2):
-    """cSE as such articles have it: the second Dense is given x."""
+    """cSE as in such articles: the input of the second Dense is x."""
     channels = x.shape[-1]
     gates = layers.GlobalAveragePooling2D()(x)
     gates = layers.Dense(channels // ratio, activation="relu")(gates)
@@ -53,7 +53,7 @@ def maps(*shape):
 
 
 def randomized(model):
-    """The model with large weights, whose gates are far from 0.5."""
+    """Set large weights, so that the gates of the model are far from 0.5."""
     generator = np.random.default_rng(1)
     model.set_weights([generator.normal(size=weight.shape) for weight in model.weights])
     return model
@@ -92,7 +92,7 @@ def test_blocks_are_what_keras_layers_give_by_hand(rank, precision):
     for name in blocks:
         assert found[name].dtype == precision
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE[precision])
-    # trap 7: the same weights, joined in two ways
+    # trap 7: the same weights with two aggregations
     assert np.abs(found["add"] - found["max"]).max() > 0.1
 
 

@@ -1,4 +1,4 @@
-"""Blocks into a Keras model and out again: what is copied, what is placed, and what is refused."""
+"""Attaching blocks to Keras models and detaching them: copies, places, and refused calls."""
 
 import re
 
@@ -15,7 +15,7 @@ BLOCKS = (ChannelSE, SpatialSE, ConcurrentSE)
 
 @pytest.fixture(scope="module", autouse=True)
 def _weights_from_numpy():
-    """Random weights without JAX, which compiles their generator for every shape anew."""
+    """Draw weights without JAX, which compiles their generator for every shape."""
     generator = np.random.default_rng(0)
 
     def draw(_self, shape, dtype=None):
@@ -49,7 +49,7 @@ def make_unet():
 
 @pytest.fixture(scope="module")
 def unet():
-    """A U-Net that no weight has at its start."""
+    """A U-Net whose weights all differ from their initial values."""
     model = make_unet()
     generator = np.random.default_rng(3)
     model.set_weights([generator.uniform(0.1, 0.5, weight.shape) for weight in model.weights])
@@ -71,7 +71,7 @@ def blocks(model):
 
 
 def state(model):
-    """Paths and values of the weights and random seeds; generators of random numbers are numbered as they are made."""
+    """Return paths and values of weights and random seeds. The numbers of random generators are dropped from paths."""
     return [
         (re.sub("seed_generator.*", "seed", variable.path), keras.ops.convert_to_numpy(variable.value))
         for variable in model.variables
@@ -93,7 +93,7 @@ APPLICATIONS = [
     ("ResNet50", False, "conv?_block1_out", 4),
     ("EfficientNetB0", False, "block?b_add", 5),
 ]
-"""How attaching rebuilds a model is no matter of the backend: what takes JAX and TensorFlow long runs on torch."""
+"""Large models to attach to. Copying does not depend on the backend, so those that are slow elsewhere run on torch."""
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_training_moves_the_blocks_and_leaves_the_given_model(unet, x, expected,
     unet.save_weights(tmp_path / "before.weights.h5")
     changed = attach(unet, to="top_relu|residual")
     start = state(changed)
-    # the gradient of a first layer is zero while the last layers are
+    # two steps, because the gradient of a first layer is zero as long as the last layer is zero
     changed.compile("adam", loss="mse")
     changed.fit(x, np.ones((2, 8, 8, 3), "float32"), batch_size=1, epochs=1, verbose=0)
     for (path, value), (_, other) in zip(start, state(changed), strict=True):
@@ -165,7 +165,7 @@ def test_training_moves_the_blocks_and_leaves_the_given_model(unet, x, expected,
     assert_same(loaded.predict_on_batch(x), changed.predict_on_batch(x))
     plain = detach(loaded)
     assert [weight.path for weight in plain.weights] == [weight.path for weight in unet.weights]
-    # Keras saves no seeds
+    # Keras does not save seeds
     kept = [entry for entry in state(changed) if SUFFIX not in entry[0] and entry[0] != "seed"]
     assert_same_state(sorted(kept), sorted(entry for entry in state(plain) if entry[0] != "seed"))
     plain.load_weights(tmp_path / "before.weights.h5")
@@ -173,7 +173,7 @@ def test_training_moves_the_blocks_and_leaves_the_given_model(unet, x, expected,
 
 
 class Own(keras.Model):
-    """A functional model with a training step of its own."""
+    """A functional model with its own training step."""
 
     def train_step(self, *args, **kwargs):
         return super().train_step(*args, **kwargs)
@@ -183,7 +183,7 @@ def test_copy_is_of_the_same_class_and_not_compiled():
     image = keras.Input((8, 2))
     model = Own(image, layers.Conv1D(3, 1, name="c")(image))
 
-    # under this name Keras has a loss of its own
+    # Keras has a loss with this name too
     def dice(y, predicted):
         return keras.ops.mean(keras.ops.abs(y - predicted))
 
@@ -243,18 +243,18 @@ def make_nested():
     )
     image = keras.Input((8, 8, 2), name="image")
     features = keras.Model(image, unit(backbone(image), "unit", 4), name="features")
-    given = keras.Input((8, 8, 2), name="given")
-    return keras.Model(given, layers.Conv2D(3, 1, name="head")(features(given, training=False) + 1.0), name="outer")
+    image = keras.Input((8, 8, 2), name="picture")
+    return keras.Model(image, layers.Conv2D(3, 1, name="head")(features(image, training=False) + 1.0), name="outer")
 
 
 def test_layers_of_models_within_the_model_are_found_by_path(x):
     model = make_nested()
     model.get_layer("features").trainable = False
-    changed = attach(model, to="features/unit_relu|**/c|features/backbone|given|add*")
+    changed = attach(model, to="features/unit_relu|**/c|features/backbone|picture|add*")
     features = changed.get_layer("features")
     assert set(blocks(features)) == {"unit_relu_recalibration", "backbone_recalibration"}
     assert set(blocks(features.get_layer("backbone"))) == {"c_recalibration"}
-    assert {name.split("_")[0] for name in blocks(changed)} == {"given", "add"}
+    assert {name.split("_")[0] for name in blocks(changed)} == {"picture", "add"}
     assert not features.get_layer("unit_norm").trainable
     assert len(features.trainable_weights) == 3 * 6
     assert_same(changed.predict_on_batch(x), model.predict_on_batch(x))
@@ -347,7 +347,7 @@ def test_plain_network_with_blocks_is_the_network_with_blocks():
         ValueError, match=r"'encoder_0_second_2' \(ReLU\) has a block already, 'encoder_0_recalibration'"
     ):
         attach(whole, to="encoder_0_second_2")
-    with pytest.raises(ValueError, match=r"'pool_0' \(PositionPooling\) returns a tuple of 2, no feature map"):
+    with pytest.raises(ValueError, match=r"'pool_0' \(PositionPooling\) returns a tuple of 2, not a feature map"):
         attach(networks.SDNet(**options), to="pool_0")
 
 
@@ -355,8 +355,8 @@ def test_plain_network_with_blocks_is_the_network_with_blocks():
     ("recalibration", "options", "message"),
     [
         ("scse", {"to": "top_rely"}, "pattern 'top_rely' matches no layer of the model 'small_unet'; .* are top_relu"),
-        ("scse", {"to": layers.Conv3D}, "no layer of the model 'small_unet' is what to=.*Conv3D.* asks for"),
-        ("scse", {"to": lambda _: False}, "no layer of the model 'small_unet' is what to="),
+        ("scse", {"to": layers.Conv3D}, "no layer of the model 'small_unet' matches to=.*Conv3D"),
+        ("scse", {"to": lambda _: False}, "no layer of the model 'small_unet' matches to="),
         ("none", {"to": "pool"}, "recalibration must be one of 'cse', 'sse', 'scse', got 'none'"),
         ("sse", {"to": "pool", "reduction": 4}, "reduction=4 has no effect on 'sse'; leave it out"),
         ("cse", {"to": "pool", "aggregation": "max"}, "aggregation='max' has no effect on 'cse'"),
@@ -365,7 +365,7 @@ def test_plain_network_with_blocks_is_the_network_with_blocks():
         (
             "scse",
             {"to": "pool", "aggregation": "concat", "identity": False},
-            r"ConcurrentSE layer 'pool_recalibration' turns .*4\) into .*8\); what follows would not fit",
+            r"ConcurrentSE layer 'pool_recalibration' turns .*4\) into .*8\), but a block must keep the shape",
         ),
         (lambda _: layers.ReLU(), {"to": "pool"}, "'pool_recalibration' must return a ChannelSE, .* got ReLU"),
     ],
@@ -377,7 +377,7 @@ def test_wrong_choices_are_refused(unet, recalibration, options, message):
 
 def test_one_block_for_two_places_is_refused(unet):
     block = SpatialSE(identity=True)
-    with pytest.raises(ValueError, match="returned a block that is in use already; make a new one each time"):
+    with pytest.raises(ValueError, match="returned a block that is in use already; return a new one each time"):
         attach(unet, lambda _: block, to="top_relu|low_relu")
 
 
@@ -397,12 +397,12 @@ def test_layers_that_return_no_feature_map_are_refused():
     several = layers.Lambda(keras.ops.shape, name="several", output_shape=(4,))(flat)
     model = keras.Model(image, [flat, several])
     with pytest.raises(
-        ValueError, match=r"'flat' \(GlobalAv.*shape \(None, 2\), where a feature map \(N, \*spatial, C\)"
+        ValueError, match=r"'flat' \(GlobalAv.*shape \(None, 2\), but a feature map \(N, \*spatial, C\)"
     ):
         attach(model, to="flat")
     unknown = keras.Sequential([keras.Input((8, 8, None)), layers.ReLU(name="r")])
     with pytest.raises(
-        ValueError, match=r"'r' \(ReLU\) returns maps .*not known how many channels.*give the keras.Input"
+        ValueError, match=r"'r' \(ReLU\) returns maps .*number of channels is unknown; give the keras.Input"
     ):
         attach(unknown, to="r")
 
@@ -419,7 +419,7 @@ def test_layers_that_are_called_twice_are_refused():
         attach(model, to="conv")
     with pytest.raises(ValueError, match=r"'inner/relu' \(ReLU\) is in 'inner', which is called more than once"):
         attach(model, to="inner/relu")
-    # elsewhere the layers stay shared
+    # with blocks at other places, the layers stay shared
     assert len(attach(model, to="image").get_layer("conv").weights) == 2
 
 
@@ -429,7 +429,7 @@ class Subclassed(keras.Model):
 
 
 class Forgetful(layers.Layer):
-    """A layer whose configuration does not tell how many weights it has."""
+    """A layer whose configuration omits its number of weights."""
 
     def __init__(self, weights=1, **kwargs):
         super().__init__(**kwargs)
@@ -448,14 +448,14 @@ class Forgetful(layers.Layer):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Subclassed, "Subclassed is neither a functional model nor a keras.Sequential.*; make it of keras.Input"),
+        (Subclassed, "Subclassed is neither a functional model nor a keras.Sequential.*; build it with keras.Input"),
         (
             lambda: keras.Sequential([layers.ReLU()], name="s"),
-            r"'s' does not know its input shape; start it with keras.In",
+            r"'s' has no known input shape; start it with keras.In",
         ),
         (
             lambda: keras.Sequential([keras.Input((8, 2)), Forgetful(2, name="f")]),
-            r"'f' \(Forgetful\) cannot be copied: made again from its get_config\(\), it has not the same weights",
+            r"'f' \(Forgetful\) cannot be copied: a layer made from its get_config\(\) has other weights",
         ),
     ],
 )
@@ -465,5 +465,5 @@ def test_models_that_cannot_be_copied_are_refused(model, message):
 
 
 def test_detach_without_blocks_is_an_error(unet):
-    with pytest.raises(ValueError, match=re.escape("the model 'small_unet' has no block that could be taken out")):
+    with pytest.raises(ValueError, match=re.escape("the model 'small_unet' has no block to remove")):
         detach(unet)

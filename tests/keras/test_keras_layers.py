@@ -1,4 +1,4 @@
-"""The test contract of a block, for the Keras layers on the backend of this process."""
+"""Tests of the blocks as Keras layers, on the backend of this process."""
 
 import doctest
 import os
@@ -48,7 +48,7 @@ def numpy(x):
 
 
 def seeded(make, shape, **options):
-    """A block built for maps of a shape, with weights that a training might have left."""
+    """Build a block for maps of a shape, with random weights."""
     block = make(**options)
     block.build((None, *shape[1:]))
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def seeded(make, shape, **options):
 
 
 def expected(block, x, weights=None):
-    """What the NumPy reference makes of `x` with the weights of `block`, or with others in their place."""
+    """Return the output of the NumPy reference for `x`, with the weights of `block` or with other ones."""
     weights = iter([numpy(weight) for weight in block.weights] if weights is None else weights)
     bias = block.bias
     scale = 1.0
@@ -80,7 +80,7 @@ def expected(block, x, weights=None):
 
 
 def gradients(block, x, cotangent):
-    """Of the sum of the output times `cotangent`, for the input and all weights."""
+    """Return the gradients of the sum of output times `cotangent` for the input and all weights."""
     weights = [weight.value for weight in block.trainable_variables]
     match keras.config.backend():
         case "tensorflow":
@@ -182,7 +182,8 @@ def test_kernels_are_drawn_as_torch_draws_them():
 
 def test_mean_of_a_large_half_precision_map_neither_overflows_nor_loses_what_is_small():
     x = np.full((1, 256, 256, 2), 0.1)
-    x[..., 1] = 100.0  # the sums are 6,554, where half precision counts in steps of 4, and 6,553,600, beyond it
+    # half precision has steps of 4 at the first sum, 6,554, and cannot represent the second, 6,553,600
+    x[..., 1] = 100.0
     block = ChannelSE(hidden=2, bias=False, dtype="mixed_float16")
     block.build(x.shape)
     block.set_weights([np.diag([10.0, 0.01]), np.eye(2)])
@@ -217,7 +218,7 @@ def test_identity_start_has_gradients_in_every_last_layer(make):
     block(x)
     for weight in block.weights:
         if "squeeze/bias" in weight.path:
-            weight.assign(ops.ones(weight.shape))  # the hidden layer is alive, whatever its kernel
+            weight.assign(ops.ones(weight.shape))  # so that the hidden layer is not zero for any kernel
     found = dict(zip((w.path for w in block.trainable_variables), gradients(block, x, x)[1:], strict=True))
     last = [numpy(gradient) for path, gradient in found.items() if "excite" in path or "project" in path]
     assert last
@@ -247,12 +248,12 @@ def test_gradients_of_input_and_every_weight_are_those_of_the_paper(make):
         assert (gradient * step).sum() == pytest.approx(difference, rel=1e-5, abs=1e-11)
 
 
-# As a part of models
+# Blocks in models
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Every block in one model, for maps of any size."""
+    """Build a model with all blocks, for maps of any size."""
     x = y = keras.Input((None, None, CHANNELS))
     for make in CASES.values():
         y = make()(y)
@@ -326,7 +327,7 @@ def test_config_makes_the_same_block_again(block):
             "ChannelSE layer 'own': reduction must be a whole number of at least 1, got 0",
         ),
         (partial(ChannelSE, hidden=0), "ChannelSE layer 'own': hidden must be a whole number of at least 1"),
-        (partial(ChannelSE, hidden=4, reduction=4), "ChannelSE layer 'own': reduction and hidden both say"),
+        (partial(ChannelSE, hidden=4, reduction=4), "ChannelSE layer 'own': reduction and hidden both set"),
         (partial(ChannelSE, activation="gelu"), "ChannelSE layer 'own': activation must be one of 'relu', "),
         (partial(ChannelSE, gate="relu", identity=True), "ChannelSE layer 'own': gate 'relu' cannot start as"),
         (partial(SpatialSE, data_format="NCHW"), "SpatialSE layer 'own': data_format must be one of 'channels_last', "),
@@ -348,9 +349,9 @@ def test_wrong_maps_raise_with_the_name_of_the_layer(make):
     name = f"{make.__name__} layer 'own': "
     with pytest.raises(ValueError, match=rf"{name}takes maps \(N, \*spatial, C\) .*\(2, 3\)"):
         make(name="own")(tensor(np.ones((2, 3))))
-    with pytest.raises(ValueError, match=rf"{name}needs to know how many channels .*\(None, 4, 4, None\)"):
+    with pytest.raises(ValueError, match=rf"{name}needs the number of channels .*\(None, 4, 4, None\)"):
         make(name="own")(keras.Input((4, 4, None)))
-    with pytest.raises(ValueError, match=rf"{name}needs to know how many channels .*\(N, C, \*spatial\)"):
+    with pytest.raises(ValueError, match=rf"{name}needs the number of channels .*\(N, C, \*spatial\)"):
         make(name="own", data_format="channels_first")(keras.Input((None, None, 4)))
 
 
@@ -386,7 +387,7 @@ def test_max_of_an_infinite_map_is_infinite():
     x[0, 0, 0, 0] = -np.inf
     block = ConcurrentSE(aggregation="max", identity=True)
     block(x)
-    # gates that stay finite: cSE's hidden layer is 0 where its mean is -inf, sSE's gate is 1
+    # with these weights the gates are finite: cSE's hidden layer is 0 where the mean is -inf, and sSE's gate is 1
     block.channel.squeeze.kernel.assign(np.ones_like(block.channel.squeeze.kernel))
     block.spatial.project.kernel.assign(np.reshape([-1.0, 0.0], block.spatial.project.kernel.shape))
     gated = keras.ops.convert_to_numpy(block(x))
@@ -394,7 +395,7 @@ def test_max_of_an_infinite_map_is_infinite():
     assert np.isfinite(gated).sum() == x.size - 1
 
 
-# Files and configurations in which a string may be taken for the function of its name
+# Files and configurations in which a string may be replaced by the function of this name
 
 STRINGS = {
     "activation": (ChannelSE, ("relu", "silu", "leaky-relu")),
@@ -406,7 +407,7 @@ STRINGS = {
 
 @pytest.fixture(scope="module")
 def every_string():
-    """A model with a block for every string that an option can be."""
+    """A model with a block for every string value of an option."""
     x = y = keras.Input((CHANNELS, CHANNELS, CHANNELS))
     for option, (kind, choices) in STRINGS.items():
         for choice in choices:
@@ -429,7 +430,7 @@ def test_every_string_survives_a_file(every_string, suffix, custom, tmp_path):
 
 def test_every_string_survives_json_and_cloning(every_string):
     for again in (keras.models.model_from_json(every_string.to_json()), keras.models.clone_model(every_string)):
-        found, expected = (model.layers[1:] for model in (again, every_string))  # the input has another name
+        found, expected = (model.layers[1:] for model in (again, every_string))  # without the input, which is renamed
         assert [layer.get_config() for layer in found] == [layer.get_config() for layer in expected]
 
 

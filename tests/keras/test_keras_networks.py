@@ -1,4 +1,4 @@
-"""The Keras networks: made again with their blocks, any size, both data formats, and un-pooling to torch's places."""
+"""The Keras networks: saving and loading with blocks, any size, both data formats, and un-pooling as in torch."""
 
 import inspect
 
@@ -48,7 +48,7 @@ def test_tiramisu_is_that_of_torch():
     assert sum(counts) == sum(p.numel() for p in network.parameters())
 
 
-# Made again
+# Saving, loading and copying
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,7 +94,8 @@ def test_mixed_precision_keeps_weights_in_single_precision():
     again = type(model).from_config(model.get_config())
     assert again.dtype_policy.name == "mixed_bfloat16"
     logits = run(model, image(1, 1, 8, 8))
-    assert logits.dtype.name == "bfloat16" or keras.config.backend() == "torch"  # whose bfloat16 NumPy gets as float32
+    # Keras converts torch's bfloat16 to float32 for NumPy
+    assert logits.dtype.name == "bfloat16" or keras.config.backend() == "torch"
     assert np.isfinite(logits.astype("float32")).all()
 
 
@@ -105,7 +106,7 @@ def test_sizes_may_be_unknown_in_a_graph():
     models = small("sdnet", recalibration="scse"), small("unet"), small("tiramisu")
     assert {model.output_shape for model in models} == {(None, None, None, 3)}
     if keras.config.backend() != "tensorflow":
-        # elsewhere a size is known whenever something is computed
+        # on the other backends, sizes are known when values are computed
         return
     import tensorflow as tf
 
@@ -120,7 +121,7 @@ def test_sizes_may_be_unknown_in_a_graph():
 def test_network_survives_an_h5_file(name, tmp_path):
     model = small(name, recalibration="scse")
     model.save(tmp_path / "model.h5")
-    # a function of a string's name; Keras writes the name of the class alone, without its package
+    # a function whose name is the string of an option; and the class, which Keras saves without its package
     own = {LAST: at_most, type(model).__name__: type(model)}
     loaded = keras.saving.load_model(tmp_path / "model.h5", custom_objects=own)
     assert type(loaded) is type(model)
@@ -151,14 +152,14 @@ def test_both_data_formats_give_the_same(name):
 
 @pytest.mark.parametrize("size", [(3, 8), (8, 3)])
 def test_too_small_a_size_is_refused_with_both_sizes(size):
-    told = rf"UNet of depth 2 needs every spatial axis to be at least 4, got \({size[0]}, {size[1]}\); pad the input"
+    message = rf"UNet of depth 2 needs every spatial axis to be at least 4, got \({size[0]}, {size[1]}\); pad the input"
     model = UNet(**TINY)
     for call in (
         lambda: model(np.zeros((1, *size, 1), "float32")),
         lambda: model(keras.Input((*size, 1))),
         lambda: UNet(**TINY, input_size=size),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             call()
 
 
@@ -167,7 +168,7 @@ def test_too_small_a_size_is_refused_with_both_sizes(size):
 
 @pytest.mark.parametrize(("size", "data_format"), [((5, 6), LAST), ((5, 6), FIRST), ((4, 3, 5), LAST)])
 def test_unpooling_puts_ties_where_torch_does(size, data_format):
-    """Few values, so that most windows have several maxima; then the first counts, in the gradient too."""
+    """Most windows have several maxima, because there are few values. The first counts, also in the gradient."""
     x = torch.randint(0, 3, (2, 3, *size), generator=torch.Generator().manual_seed(0)).double()
     pool, unpool = {2: (F.max_pool2d, F.max_unpool2d), 3: (F.max_pool3d, F.max_unpool3d)}[len(size)]
     pooled, indices = pool(x, 2, return_indices=True)
@@ -216,8 +217,8 @@ def test_batch_normalisation_tracks_its_batches_in_double_precision():
         ({"recalibration": lambda _: 3}, "recalibration must give Keras layers, got int for 'encoder_0'"),
         (
             {"recalibration": lambda _: ConcurrentSE(aggregation="concat")},
-            "the block at 'encoder_0' turns a tensor of shape (None, None, None, 4) into (None, None, None, 8); "
-            "what follows would not fit",
+            "the block at 'encoder_0' turns a tensor of shape (None, None, None, 4) into (None, None, None, 8), "
+            "but a block must keep the shape of its input",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -1,25 +1,24 @@
-"""What the page for readers of the article and the README show of Keras runs as it stands."""
+"""What the pages show of Keras runs as it stands."""
 
 import pytest
 
-from snippets import python_snippets, run_snippet
+from snippets import PAGES, python_snippets, run_snippet
 
 PAGE = "docs/from_the_article.md"
 pytestmark = pytest.mark.usefixtures("quick_networks")
-SNIPPETS = python_snippets(PAGE)
+SNIPPETS = [snippet for snippet in python_snippets(*PAGES) if snippet.keras and not snippet.reason]
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_python_example_of_the_page_runs(snippet):
-    run_snippet(snippet, PAGE)
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.page)
+def test_python_example_runs(snippet):
+    run_snippet(snippet)
 
 
-def test_python_example_of_the_readme_runs():
-    (snippet,) = (snippet for snippet in python_snippets("README.md") if "import keras" in snippet)
-    run_snippet(snippet, "README.md")
+def test_pages_show_python_examples():
+    assert {snippet.page for snippet in SNIPPETS} >= {"README.md", PAGE}
 
 
 def test_the_page_shows_every_block_and_every_way_on():
-    shown = "\n".join(SNIPPETS)
+    text = "\n".join(snippet.code for snippet in SNIPPETS if snippet.page == PAGE)
     names = ("ChannelSE", "SpatialSE", "ConcurrentSE", "attach", "detach", "networks.UNet", "from_torch", "to_torch")
-    assert [name for name in names if f"scse.keras.{name}(" not in shown] == []
+    assert [name for name in names if f"scse.keras.{name}(" not in text] == []

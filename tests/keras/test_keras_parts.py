@@ -1,4 +1,4 @@
-"""The layers inside the blocks are layers like anybody's: quantised, adapted, replaced, wrapped, hooked and frozen."""
+"""The layers inside the blocks as ordinary layers: quantised, adapted, replaced, wrapped, hooked and frozen."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from scse.support.errors import UserError
 
 pytestmark = [
     pytest.mark.usefixtures("quick_networks"),
-    # said of every layer that is not quantised, as a ReLU
+    # Keras warns for every layer that cannot be quantised, such as a ReLU
     pytest.mark.filterwarnings("ignore:.*does not have a `quantize` method"),
 ]
 
@@ -32,7 +32,7 @@ def with_block(block):
 
 
 def by_hand():
-    """The scSE block as an article writes it, of Keras' own layers."""
+    """Build a model with an scSE block of Keras' own layers, as in an article."""
     entry = keras.Input(SHAPE)
     squeezed = layers.ReLU()(layers.Dense(3, name="squeeze")(layers.GlobalAveragePooling2D()(entry)))
     channel = layers.Reshape((1, 1, 6))(layers.Activation("sigmoid")(layers.Dense(6, name="excite")(squeezed)))
@@ -41,7 +41,7 @@ def by_hand():
 
 
 def parts(model):
-    """The three Dense layers of a model, in a block or not."""
+    """Return the Dense layers of a model, inside and outside of blocks."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, layers.Dense)]
 
 
@@ -138,7 +138,7 @@ COPIES = {
 
 
 def described(model):
-    """What conversion has made of each part of the blocks in a model."""
+    """Describe the converted parts of the blocks in a model."""
     return {
         layer.path: (layer.dtype_policy.name, layer.lora_enabled, layer.activation, layer.trainable)
         for layer in parts(model)
@@ -165,7 +165,7 @@ def converted():
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
 def test_converted_blocks_are_saved_and_copied_as_they_are(converted, copy, tmp_path):
     again = copy(converted, tmp_path)
-    # Keras merges the adapters into the kernels where it saves them
+    # not exactly equal, because Keras merges adapters into the kernels when it saves them
     np.testing.assert_allclose(numpy(again(X)), numpy(converted(X)), rtol=1e-5, atol=1e-5)
     assert described(again) == described(converted)
 
@@ -175,7 +175,7 @@ def test_converted_blocks_are_saved_and_copied_as_they_are(converted, copy, tmp_
 
 @keras.saving.register_keras_serializable("tests")
 class Halved(layers.Wrapper):
-    """Half of what a layer returns."""
+    """A wrapper that halves the output of a layer."""
 
     def call(self, inputs):
         return 0.5 * self.layer(inputs)
@@ -185,14 +185,14 @@ class Halved(layers.Wrapper):
 
 
 class Passed(layers.Wrapper):
-    """What a layer returns."""
+    """A wrapper that returns the output of a layer unchanged."""
 
     def call(self, inputs):
         return self.layer(inputs)
 
 
 def halve_weights(block, *names):
-    """Halve the weights of parts, which is what halving their results would be."""
+    """Halve the weights of parts, which is the same as halving their outputs."""
     for dense in (dense for dense in parts(block) if dense.name in names):
         for weight in dense.weights:
             weight.assign(0.5 * weight)
@@ -312,11 +312,11 @@ def test_blocks_after_a_quantised_layer_can_be_trained():
     assert np.array_equal(numpy(detach(attached)(X)), numpy(model(X)))
 
 
-# The torch side
+# Conversion to and from torch
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda block: block.channel.excite.quantize("int8"), r"channel' .*\(excite\)"),
         (lambda block: block.spatial.project.enable_lora(2), r"spatial' .*\(project\)"),
@@ -326,11 +326,11 @@ def test_blocks_after_a_quantised_layer_can_be_trained():
     ],
     ids=["quantised", "lora", "activation", "replaced", "wrapped"],
 )
-def test_what_torch_has_not_does_not_go_there(change, told):
+def test_parts_without_a_torch_equivalent_are_refused(change, message):
     block = with_block(ConcurrentSE(name="block")).get_layer("block")
     block._tracker.unlock()
     change(block)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         to_torch(block)
 
 

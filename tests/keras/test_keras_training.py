@@ -1,4 +1,4 @@
-"""The networks train: on slices of the built-in cohort, and step by step as torch does."""
+"""Training of the networks: on slices of the built-in cohort, and step by step in comparison with torch."""
 
 import keras
 import nibabel as nib
@@ -12,12 +12,12 @@ from scse.keras.networks import UNet
 pytestmark = pytest.mark.usefixtures("quick_networks")
 CLASSES = 3
 GROUPS = {"white-matter": 1, "cortex": 2}
-"""End of the name of a structure -> its class; the other structures are background."""
+"""Suffix of the name of a structure -> class. All other structures are background."""
 
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
-    """Images (N, 32, 32, 1) and classes (N, 32, 32) of two simulated subjects: one to train on, one to test on."""
+    """Images (N, 32, 32, 1) and classes (N, 32, 32) of two simulated subjects, one for training and one for testing."""
     folder = cohort.simulate(tmp_path_factory.mktemp("data") / "cohort", cases=2)
     classes = np.zeros(1 + len(cohort.STRUCTURES), np.int32)
     for name, value in cohort.STRUCTURES.items():
@@ -41,7 +41,7 @@ def network(**options):
 
 
 def dice(model, images, classes):
-    """The mean over the classes but the background."""
+    """Return the mean Dice over all classes except the background."""
     predicted = model.predict_on_batch(images).argmax(-1)
     pairs = [(predicted == number, classes == number) for number in range(1, CLASSES)]
     return np.mean([2 * (found & marked).sum() / (found.sum() + marked.sum()) for found, marked in pairs])
@@ -53,7 +53,7 @@ def test_a_network_learns_the_cohort(slices):
     untrained = dice(model, *test)
     losses = model.fit(images, classes, batch_size=5, epochs=10, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < losses[0] / 2
-    # all background would have 0
+    # a prediction of background alone has 0
     assert dice(model, *test) > max(0.6, untrained + 0.3)
 
 
@@ -72,7 +72,8 @@ def test_steps_of_sgd_are_those_of_torch(name, slices):
     )
     optimizer = torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9)
     images, classes = (array[5:14].copy().reshape(3, 3, *array.shape[1:]) for array in slices[0])
-    # much noise: among equal pixels of a background rounding chooses the largest, and un-pooling shows which
+    # Noise avoids ties. Among equal pixels of the background, rounding decides which is the largest, and un-pooling
+    # depends on its position.
     images += np.random.default_rng(0).normal(0, 0.5, images.shape).astype(np.float32)
     reached, expected = [], []
     for x, y in zip(images, classes, strict=True):

@@ -1,4 +1,4 @@
-"""Weights travel between torch and Keras: the same numbers in evaluation and in training, and back bit for bit."""
+"""Conversion between torch and Keras: equal outputs and gradients, and weights that survive both ways bit for bit."""
 
 from functools import partial
 
@@ -12,9 +12,9 @@ from twins import NAMES, TITLES, VARIANTS, gradients, image, run, small, tensor
 
 import scse
 import scse.keras
+from named import build
 from scse.data.recipe import Recipe
 from scse.support.errors import DataError
-from scse.zoo.library import build_network
 
 pytestmark = pytest.mark.usefixtures("quick_networks")
 
@@ -34,7 +34,7 @@ BLOCKS = {
 
 
 def drawn(module):
-    """The module with numbers in all its weights, those of an identity start too."""
+    """Draw all weights of a module, including those that are zero in an identity start."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -43,7 +43,7 @@ def drawn(module):
 
 
 def same_state(module, other):
-    """Whether both have the same weights bit for bit; how many batches it has seen Keras does not count."""
+    """Return whether the weights are equal bit for bit, without `num_batches_tracked`, which Keras does not have."""
     state, found = module.state_dict(), other.state_dict()
     assert list(state) == list(found)
     return all(torch.equal(state[key], found[key]) for key in state if not key.endswith("num_batches_tracked"))
@@ -89,7 +89,7 @@ def test_network_of_volumes_predicts_what_torch_does(name, record_property):
 
 @every_network
 def test_network_trains_as_torch_does(name):
-    """Logits by the statistics of the batch, and the gradient of every weight, through un-pooling too."""
+    """In training mode, the logits and the gradients of all weights are equal, including un-pooling."""
     network = small(name, depth=1, recalibration="scse").double().train()
     model = scse.keras.from_torch(network)
     x, slope = image(2, 1, 7, 6).double(), image(2, 3, 7, 6).double()
@@ -100,12 +100,12 @@ def test_network_trains_as_torch_does(name):
     assert len(found) == len(model.trainable_variables) == len(list(network.parameters()))
     for variable, gradient in zip(model.trainable_variables, found, strict=True):
         variable.assign(gradient)
-    # gradients in the place of the weights come back in torch's layout, under torch's names
+    # the gradients replace the weights, so that to_torch converts them to the layout and the names of torch
     returned = dict(scse.keras.to_torch(model).named_parameters())
     for key, parameter in network.named_parameters():
         scale = float(parameter.grad.abs().max())
         difference = float((returned[key].detach() - parameter.grad).abs().max())
-        # what comes before batch normalisation has a gradient of rounding errors alone
+        # before batch normalisation, gradients consist of rounding errors alone
         assert difference <= 1e-10 * max(1.0, scale), key
 
 
@@ -183,7 +183,7 @@ def test_options_of_a_variant_are_those_of_the_saved_segmenter(tmp_path):
 
 
 def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no segmenter, segmenter\.json is missing"):
+    with pytest.raises(DataError, match=r"contains no segmenter, segmenter\.json is missing"):
         scse.keras.from_torch(tmp_path)
     folder = segmenter().save(tmp_path)
     plain = small("unet")
@@ -191,40 +191,40 @@ def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path)
     from safetensors.torch import save_file
 
     save_file(plain.state_dict(), folder / "weights.safetensors")
-    with pytest.raises(DataError, match=r"not in torch \['encoder_0_recalibration/"):
+    with pytest.raises(DataError, match=r"missing in torch \['encoder_0_recalibration/"):
         scse.keras.from_torch(tmp_path)
 
 
-# Refusals
+# Invalid input
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (nn.Conv2d(1, 1, 1), r"got torch\.nn\.modules\.conv\.Conv2d; export other networks"),
-        (build_network("monai:BasicUNet", {"in_channels": 1, "classes": 2}, size=(32, 32)), r"library\.Sized"),
-        (3, r"from_torch takes what scse itself has on the torch side \(ChannelSE, .*got builtins\.int"),
+        (build("monai:BasicUNet", {"in_channels": 1, "classes": 2}, size=(32, 32)), r"building\.Sized"),
+        (3, r"from_torch takes a torch block or network of scse \(ChannelSE, .*got builtins\.int"),
     ],
     ids=["layer", "monai", "number"],
 )
-def test_what_is_not_of_scse_is_refused(source, told):
-    with pytest.raises(ValueError, match=told):
+def test_sources_that_are_not_of_scse_are_refused(source, message):
+    with pytest.raises(ValueError, match=message):
         scse.keras.from_torch(source)
 
 
 def test_segmenter_of_another_library_is_refused(tmp_path):
-    network = build_network("monai:BasicUNet", {"in_channels": 1, "classes": 3}, size=(16, 16))
+    network = build("monai:BasicUNet", {"in_channels": 1, "classes": 3}, size=(16, 16))
     recipe = Recipe(view="picture", spacing=None, patch=(16, 16), channels=1)
     arguments = {"in_channels": 1, "classes": 3}
     other = scse.Segmenter(network, "monai:BasicUNet", arguments, "none", recipe, {"a": 1, "b": 2})
-    with pytest.raises(ValueError, match=r"got a segmenter with scse\.zoo\.library\.Sized"):
+    with pytest.raises(ValueError, match=r"got a segmenter with scse\.zoo\.building\.Sized"):
         scse.keras.from_torch(other)
-    with pytest.raises(ValueError, match=r"segmenter\.json: the network is 'monai:BasicUNet', and Keras has scse's"):
+    with pytest.raises(ValueError, match=r"segmenter\.json: the network is 'monai:BasicUNet', but scse\.keras has"):
         scse.keras.from_torch(other.save(tmp_path))
 
 
 def test_foreign_block_is_refused():
-    with pytest.raises(ValueError, match=r"the block at 'encoder\.0' must be one of scse's \(ChannelSE, .*Identity"):
+    with pytest.raises(ValueError, match=r"the block at 'encoder\.0' must be a block of scse \(ChannelSE, .*Identity"):
         scse.keras.from_torch(small("unet", recalibration=lambda _: nn.Identity()))
 
 
@@ -238,16 +238,18 @@ def test_block_at_another_place_is_refused():
 def test_weight_of_no_layer_or_another_shape_is_named():
     network = small("unet")
     network.encoder[0].extra = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"not in Keras \['encoder\.0\.extra\.weight', 'encoder\.0\.extra\.bias'\]"):
+    with pytest.raises(
+        ValueError, match=r"missing in Keras \['encoder\.0\.extra\.weight', 'encoder\.0\.extra\.bias'\]"
+    ):
         scse.keras.from_torch(network)
     network = small("unet")
     network.classifier = nn.Conv2d(4, 2, 1)
-    with pytest.raises(ValueError, match=r"classifier\.weight has the shape \(1, 1, 4, 2\) where \(1, 1, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"classifier\.weight has the shape \(1, 1, 4, 2\), but \(1, 1, 4, 3\)"):
         scse.keras.from_torch(network)
 
 
 def test_layer_of_keras_or_a_block_without_weights_does_not_go_to_torch():
-    with pytest.raises(ValueError, match=r"to_torch takes what scse\.keras has \(ChannelSE, .*got Dense"):
+    with pytest.raises(ValueError, match=r"to_torch takes a block or network of scse\.keras \(ChannelSE, .*got Dense"):
         scse.keras.to_torch(keras.layers.Dense(1))
     with pytest.raises(ValueError, match="SpatialSE layer 'gate' has no weights yet; call it on a map first"):
         scse.keras.to_torch(scse.keras.SpatialSE(name="gate"))

@@ -1,4 +1,4 @@
-"""Small networks of the torch side, and how a Keras model runs: compiled by JAX, eagerly elsewhere."""
+"""Small torch networks, and functions that run Keras models: compiled on JAX, eagerly on the other backends."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ VARIANTS = {"none": "plain", "cse": "cSE", "sse": "sSE", "scse": "scSE"}
 
 
 def small(name, *, depth=2, **options):
-    """A few channels and levels, running statistics of its own, evaluation mode; always the same weights."""
+    """Build a small network in evaluation mode, always with the same weights and running statistics."""
     torch.manual_seed(0)
     if name == "tiramisu":
         network = Tiramisu(
@@ -31,13 +31,13 @@ def image(*shape):
 
 
 def tensor(x):
-    """A tensor of the backend, of the type of torch's; Keras would make float64 float32."""
+    """Convert a torch tensor to a tensor of the backend with the same dtype. Keras' default for float64 is float32."""
     values = x.numpy()
     return keras.ops.convert_to_tensor(values, dtype=values.dtype.name)
 
 
 def run(model, x, *, training=False, compiled=False):
-    """Logits (N, classes, *spatial) of an image (N, channels, *spatial), both tensors of torch."""
+    """Return the logits (N, classes, *spatial) of a torch image (N, channels, *spatial)."""
     last = model.data_format == "channels_last"
     inputs = tensor(x.movedim(1, -1) if last else x)
     if keras.config.backend() == "jax":
@@ -61,7 +61,7 @@ def parts(model):
 
 
 def gradients(model, x, weight):
-    """Gradients of sum(weight * logits) in training mode, one for each trainable variable, and the logits."""
+    """Return the gradients of sum(weight * logits) in training mode for the trainable variables, and the logits."""
     inputs, weight = (tensor(t.movedim(1, -1)) for t in (x, weight))
     backend = keras.config.backend()
     if backend == "jax":

@@ -1,4 +1,4 @@
-"""What all networks promise: sizes, variants that differ in nothing else, copies, memory formats, types."""
+"""Properties of all networks: sizes, variants that share all other weights, copies, memory formats and dtypes."""
 
 import copy
 from functools import partial
@@ -23,7 +23,7 @@ every_uniform = pytest.mark.parametrize("name", UNIFORM)
 
 
 def small(name, *, depth=2, in_channels=1, classes=3, **options):
-    """A few channels only, and always the same weights."""
+    """Build a network of few channels, always with the same weights."""
     torch.manual_seed(0)
     if name == "tiramisu":
         return Tiramisu(
@@ -321,7 +321,7 @@ def test_exports(name):
 @every_network
 @pytest.mark.parametrize("part", ["encoder", "bottleneck", "decoder"])
 def test_every_block_runs_once_and_the_decoder_backwards(name, part):
-    """Every level is used once, and the decoder climbs the sizes that the encoder went down."""
+    """Every level runs once, and the decoder has the sizes of the encoder in reverse order."""
     network, sizes = small(name, depth=3).eval(), []
     blocks = [network.bottleneck] if part == "bottleneck" else getattr(network, part)
     for block in blocks:

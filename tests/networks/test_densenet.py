@@ -1,4 +1,4 @@
-"""FC-DenseNet: the group's form by hand, and the original Tiramisu by its published sizes."""
+"""FC-DenseNet, compared with a forward pass by hand, and the original Tiramisu, compared with its published sizes."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ PUBLISHED = {
     67: ([5, 5, 5, 5, 5, 5], 16, 3_463_243, 3_502_923),
     103: ([4, 5, 7, 10, 12, 15], 16, 9_322_091, 9_425_163),
 }
-"""Table 2 of Jegou et al. 2017, CamVid. Its count includes what batch normalisation tracks, as the authors' code
-does. It prints 1.5, 3.5 and 9.4 million; the architecture it describes for the first comes to 1.4."""
+"""Table 2 of Jegou et al. 2017 (CamVid). Its counts of 1.5, 3.5 and 9.4 million include the running statistics of batch
+normalisation, as in the authors' code. The architecture described for the first has 1.4 million."""
 
 
 def closed_form(layers, growth, *, first=48, in_channels=3, classes=11, norm):
-    """Parameters by arithmetic alone; `norm` is what batch normalisation holds a map: 2, or 4 with its statistics."""
+    """Compute the number of parameters. `norm` is the count per map of batch normalisation: 2, or 4 with statistics."""
     *encoder, bottleneck = layers
 
     def conv(inputs, outputs, kernel):
@@ -131,7 +131,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_tiramisu_wiring_is_that_of_a_forward_pass_by_hand():
-    """Only new maps go up, the skip is the whole stack, and the last block hands everything to the classifier."""
+    """Only new maps are upsampled, the skip is the whole stack, and the classifier gets all maps of the last block."""
     torch.manual_seed(0)
     network = Tiramisu(1, classes=3, growth=2, layers=[1, 2], bottleneck_layers=2, first=4).eval()
     x = torch.randn(1, 1, 8, 8)
@@ -167,8 +167,8 @@ def test_defaults_of_tiramisu_are_the_103_of_the_table():
     }
 
 
-def test_form_of_the_group_is_that_of_a_forward_pass_by_hand():
-    """A block: two convolutions that see all maps before them, then a 1x1; un-pooling by the indices."""
+def test_fcdensenet_wiring_is_that_of_a_forward_pass_by_hand():
+    """A block has two convolutions of all preceding maps and a 1x1 convolution; un-pooling uses the indices."""
     torch.manual_seed(0)
     network = FCDenseNet(classes=3, width=4, depth=1, kernel_size=3).eval()
     x = torch.randn(2, 1, 6, 6)

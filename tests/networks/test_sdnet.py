@@ -1,4 +1,4 @@
-"""SD-Net: one convolution a block, un-pooling to where the maximum was, then the skip."""
+"""SD-Net: one convolution per block, un-pooling to the position of the maximum, then the skip."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from scse.networks import SDNet
 
 
 def unpool_by_hand(x, skip):
-    """Zero but where, in each 2x2(x2) window of `skip`, the first maximum is: there, the value of `x`."""
+    """Return zeros with the value of `x` at the first maximum of `skip` in each 2x2(x2) window."""
     up = torch.zeros(*x.shape[:2], *skip.shape[2:])
     for index in torch.cartesian_prod(*(torch.arange(n) for n in x.shape)):
         n, c, *corner = index.tolist()
@@ -18,7 +18,7 @@ def unpool_by_hand(x, skip):
     return up
 
 
-def test_convolution_weights_number_one_a_block():
+def test_each_block_has_one_convolution():
     with torch.device("meta"):
         weights = [p for p in SDNet(classes=28).parameters() if p.ndim > 1]
     square = 25 * 64 * 64
@@ -47,7 +47,7 @@ def test_wiring_is_that_of_a_forward_pass_by_hand(spatial_dims, recalibration):
 
 
 def test_last_row_and_column_of_an_odd_size_are_reached_by_the_skip():
-    """Windows that do not fit are not pooled; what they hold still comes through the concatenated skip."""
+    """Incomplete windows are not pooled, but their values still pass through the concatenated skip."""
     torch.manual_seed(0)
     network = SDNet(classes=2, width=3, depth=1, kernel_size=1).eval()
     x = torch.rand(1, 1, 5, 5)

@@ -1,4 +1,4 @@
-"""U-Net: the paper's count, and its wiring against a forward pass written by hand."""
+"""U-Net: the parameter count of the paper, and a comparison with a forward pass by hand."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scse.networks import UNet
 
 
-def test_convolution_weights_number_what_the_paper_implies():
+def test_number_of_convolution_weights_is_that_of_the_paper():
     with torch.device("meta"):
         weights = [p for p in UNet(classes=28).parameters() if p.ndim > 1]
     kernel, width = 5 * 5, 64

@@ -1,4 +1,4 @@
-"""nnU-Net's own commands and functions with our trainers; docs/nnunet.md is what is run."""
+"""The commands and functions of nnU-Net with the trainers of scse. The commands are those of docs/nnunet.md."""
 
 import json
 import os
@@ -31,7 +31,7 @@ DATASET = {
     "file_ending": ".nii.gz",
 }
 
-# two epochs; leaves before epoch UNTIL, as if interrupted
+# trains for two epochs; exits before epoch UNTIL, as if interrupted
 SHORT = """
 import os
 from scse.nnunet.trainers.scse_trainers import nnUNetTrainerSCSE
@@ -48,7 +48,7 @@ class nnUNetTrainerSCSEShort(nnUNetTrainerSCSE):
         super().on_epoch_start()
 """
 
-# what a command of the page needs besides, to be quick on a small CPU
+# additional options of the commands of the page, so that they are fast on a small CPU
 FOR_CPU = {
     "nnUNetv2_plan_and_preprocess": "-npfp 1 -np 1",
     "nnUNetv2_train": "-device cpu",
@@ -62,7 +62,7 @@ def blocks_of_page(language: str) -> list[str]:
 
 
 def make_plans(spatial_dims: int, *, strides: list[list[int]], network: str = "PlainConvUNet") -> dict[str, Any]:
-    """Plans as nnU-Net writes them, with a small network."""
+    """Return plans in the form of nnU-Net, with a small network."""
     stages = len(strides)
     convolutions = "n_conv_per_stage" if network == "PlainConvUNet" else "n_blocks_per_stage"
     options = {
@@ -244,7 +244,7 @@ def test_the_pages_way_from_a_trained_nnunet(
 
 
 def write_raw(folder: Path, source: Path, *, training: int, testing: int) -> None:
-    """Cases of the Medical Segmentation Decathlon in nnU-Net's own layout."""
+    """Write cases of the Medical Segmentation Decathlon in the layout of nnU-Net."""
     names = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTr").glob("*.nii.gz"))
     for part, chosen in {"Tr": names[:training], "Ts": names[training : training + testing]}.items():
         (folder / f"images{part}").mkdir(parents=True)
@@ -256,7 +256,7 @@ def write_raw(folder: Path, source: Path, *, training: int, testing: int) -> Non
 
 
 class Shell:
-    """The page's commands in a folder, with the short trainer in place of ours."""
+    """Runs the commands of the page in a folder, with the short trainer instead of that of scse."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -267,15 +267,15 @@ class Shell:
             "nnUNet_n_proc_DA": "1",
             "nnUNet_def_n_proc": "1",
             "OMP_NUM_THREADS": "1",
-            # nnU-Net takes a thread a core whatever is set; on a busy machine they would spend their time waiting
+            # nnU-Net always starts one thread per core, and on a busy machine active waiting wastes their time
             "OMP_WAIT_POLICY": "passive",
-            # loading nnU-Net compiles 100 MB of modules where installing did not; some 20 processes load it
+            # cache the bytecode, because importing nnU-Net compiles 100 MB of modules, in about 20 processes
             "PYTHONDONTWRITEBYTECODE": "",
             "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         }
 
     def run(self, program: str, *, configuration: str = "3d_fullres", until: int = 2, more: str = "") -> str:
-        """Run the page's line of a program, after its lines that set the environment."""
+        """Run the line of the page for a program, after the lines that set the environment."""
         setup, commands = blocks_of_page("bash")
         (line,) = [line for line in commands.splitlines() if line.startswith(program)]
         line = line.replace("nnUNetTrainerSCSE", "nnUNetTrainerSCSEShort").replace("3d_fullres", configuration)
@@ -301,7 +301,7 @@ def shell(real_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     shell.run("nnUNetv2_plan_and_preprocess")
     preprocessed = shell.folder / "nnUNet_preprocessed" / "Dataset004_Hippocampus"
     names = sorted(path.name.removesuffix(".nii.gz") for path in (preprocessed / "gt_segmentations").iterdir())
-    # nnU-Net's own split would validate on 4 cases
+    # the default split of nnU-Net would validate on 4 cases
     (preprocessed / "splits_final.json").write_text(json.dumps([{"train": names[:-1], "val": names[-1:]}]))
     return shell
 
@@ -310,7 +310,7 @@ def check_weights(shell: Shell, configuration: str, *, stages: int) -> None:
     model = (
         shell.folder / "nnUNet_results/Dataset004_Hippocampus" / f"nnUNetTrainerSCSEShort__nnUNetPlans__{configuration}"
     )
-    # written just now by nnU-Net, which keeps more than weights in it
+    # not weights_only, because nnU-Net, which has just written the file, stores more than weights in it
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["current_epoch"] == 2
     weights = {name: value for name, value in checkpoint["network_weights"].items() if ".recalibration." in name}

@@ -1,4 +1,4 @@
-"""Box plots and learning curves: what they draw, and their files."""
+"""Box plots and learning curves: their content and files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Figures of the page: trainings, differences, heat map, sweeps, times and gates draw the numbers they are given."""
+"""Figures of the page: trainings, differences, heat map, sweeps, times and gates draw the correct numbers."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 
 from scse.evaluation import Comparison, compare
 from scse.evaluation.comparison import ALL
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.reports.interactive import differences, gate_strips, heat_map, sweeps, time_ratios, trainings
 
 
@@ -20,7 +20,7 @@ def make_scores(networks: tuple[str, ...], variants: tuple[str, ...], *, seeds: 
         for case in range(7)
         for structure in ("cortex", "stem", "thalamus")
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_gates_show_the_range_of_each_channel_over_the_cases() -> None:
     ]
     table = pd.DataFrame(rows, columns=["network", "variant", "block", "identity", "channel", "case", "gate"])
     figure = gate_strips(table, "unet")
-    assert [mark.text for mark in figure.layout.annotations] == ["shut", "as it is (scSE)", "as it is (cSE)"]
+    assert [mark.text for mark in figure.layout.annotations] == ["shut", "identity (scSE)", "identity (cSE)"]
     hidden, shown = figure.data
     assert (hidden.visible, shown.visible) == ("legendonly", True)
     assert list(shown.x) == [0.1, 0.3, 0.9]

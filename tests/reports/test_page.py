@@ -1,4 +1,4 @@
-"""The report of a study: its files, its words, and the page in a real browser."""
+"""The report of a study: its files, its text, and the page in a real browser."""
 
 import base64
 import dataclasses
@@ -37,7 +37,7 @@ COLUMNS = ["network", "variant", "seed", "fold", "case", "structure", "metric", 
 
 
 def make_scores(*, cases: int = 15) -> pd.DataFrame:
-    """Three trainings of every variant that differ by chance, and two further ones of the plain U-Net."""
+    """Three trainings of each variant with random differences, and two more trainings of the plain U-Net."""
     rng = np.random.default_rng(0)
     ease, luck = np.linspace(0.93, 0.72, len(STRUCTURES)), rng.normal(0, 0.015, cases)
     rows = []
@@ -110,7 +110,7 @@ def scores() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def small(scores: pd.DataFrame) -> pd.DataFrame:
-    """One network, two structures: quick to draw."""
+    """One network with two structures, which is fast to draw."""
     return scores[(scores["network"] == "unet") & scores["structure"].isin(["left-caudate", "brain-stem"])]
 
 
@@ -143,7 +143,7 @@ def write(folder: Path, scores: pd.DataFrame, *, margin: float | None = None, **
 
 
 def words(html: str) -> str:
-    """The page's text: no scripts, no styles, no tags."""
+    """The text of the page, without scripts, styles and tags."""
     bare = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
     bare = re.sub(r'<span class="option">(.*?)</span>', r"\1", bare)
     return " ".join(re.sub(r"<[^>]+>", " ", bare).split())
@@ -229,7 +229,7 @@ def test_a_study_of_one_variant_has_a_report_too(tmp_path: Path, small: pd.DataF
     text = words(write(tmp_path, small[small["variant"] == "scse"]))
     assert "U-Net: nothing to compare with scSE" in text
     assert "Difference to" not in text
-    assert "Estimated is" not in text
+    assert "The study estimates" not in text
     assert "Ranking" not in text
 
 
@@ -244,10 +244,10 @@ def test_few_cases_and_absent_structures_are_said_so(tmp_path: Path, small: pd.D
     text = words(write(tmp_path, few))
     assert "U-Net: too few cases to decide" in text
     assert "3 trainings and 4 cases; a verdict needs 6 or more cases" in text
-    assert "a test needs 3 or more trainings and 6 or more cases" in text
+    assert "without tests, which need at least 3 trainings and 6 cases" in text
     assert f"{SEEDS * 4 * len(GAINS)} scores are left out" in text
     assert f"(0 cases, {SEEDS * 4} pairs missing)" in text
-    assert "What this study can see" not in text
+    assert "Detectable differences" not in text
 
 
 def test_scores_alone_make_a_page_without_what_was_not_measured(tmp_path: Path, small: pd.DataFrame) -> None:
@@ -270,10 +270,10 @@ def test_one_seed_has_no_interval_and_no_p_and_its_verdict_says_why(tmp_path: Pa
     html = write(tmp_path, small[small["seed"] == 0])
     text = words(html)
     assert "U-Net: too few trainings to decide" in text
-    assert "1 training and 15 cases; a verdict needs 3 or more (--seeds 3)" in text
-    assert "It is not known how far two trainings of plain lie apart; scse study --control" in text
+    assert "1 training and 15 cases; a verdict needs 3 or more trainings (--seeds 3)" in text
+    assert "The difference between two trainings of plain is unknown; scse study --control" in text
     assert "There are too few trainings or cases for intervals" in text
-    assert "With one seed, they say nothing about other trainings" in text
+    assert "With one seed, other trainings may rank differently" in text
     assert not re.search(r"\bp([ =<]+[\d.]| of)|\[\W?\d\.\d", text)
     assert 'id="seeds"' not in html
 
@@ -282,7 +282,7 @@ def test_a_p_never_stands_without_its_difference_and_interval(report: Path) -> N
     text = words(report.read_text())
     found = [text[: match.start()] for match in re.finditer(r",? p [=<]? ?\d", text)]
     assert len(found) > len(STRUCTURES) * 2 * 3
-    effect = r"[+\N{MINUS SIGN}][\d.]+ (Dice )?\[[^]]+\]$"
+    effect = r"[+\N{MINUS SIGN}][\d.]+ (Dice )?\[[^]]+\](, equivalence( p [=<] [\d.]+, difference)?)?$"
     of_noise = "has$"
     assert [before[-60:] for before in found if not re.search(f"{effect}|{of_noise}", before)] == []
 
@@ -293,14 +293,12 @@ def test_the_verdict_counts_trainings_and_cases_and_names_what_is_estimated(repo
         r"scSE is better than plain: \+0\.01\d Dice \[[^]]+\], p = 0\.001\d*, 3 trainings and 15 cases", text
     )
     estimand = "mean difference in Dice between a variant and plain over new cases and new trainings of this recipe"
-    assert f"Estimated is the {estimand}." in text
+    assert f"The study estimates the {estimand}." in text
 
 
 def test_equivalence_is_shown_with_the_margin(tmp_path: Path, report: Path, small: pd.DataFrame) -> None:
     text = words(report.read_text())
-    assert re.search(
-        r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], p [=<] [\d.]+ of a difference", text
-    )
+    assert re.search(r"cSE is equivalent to plain within 0\.005 Dice: [^,]+, [^,]+\], equivalence p [=<] [\d.]+", text)
     assert "margin ± 0.005" in text
     assert "≈ equivalent" in text
     wide = words(write(tmp_path, small, margin=0.03))
@@ -318,8 +316,11 @@ def test_the_noise_floor_is_that_of_all_plain_trainings(report: Path) -> None:
     assert re.search(
         r"Two trainings of plain differ by 0\.\d+ Dice on average \(5 trainings\); plain compared with", text
     )
-    assert re.search(r"two trainings of plain: 0\.\d+ apart on average", text)
-    assert "Dice on average (3 trainings); scse study --control trains plain 4 times or more" in text
+    assert re.search(r"average difference of two trainings of plain: 0\.\d+", text)
+    assert (
+        "Dice on average (3 trainings); scse study --control trains plain at least 4 times to compare plain with itself"
+        in text
+    )
 
 
 def test_trainings_that_only_plain_has_are_in_no_table_and_no_figure(
@@ -337,30 +338,30 @@ def test_trainings_that_only_plain_has_are_in_no_table_and_no_figure(
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
 
 
-def test_what_the_study_can_see_is_said_of_every_variant(report: Path, scores: pd.DataFrame) -> None:
+def test_detectable_differences_are_listed_for_every_variant(report: Path, scores: pd.DataFrame) -> None:
     html = report.read_text()
-    section = re.search(r'id="sight".*?</section>', html, flags=re.DOTALL)
+    section = re.search(r'id="detectable".*?</section>', html, flags=re.DOTALL)
     assert section is not None
     text = words(section[0])
     for row in compare(scores).tests.dropna(subset=["detectable"]).to_dict("records"):
         spreads = " ".join(f"{row[name]:.3f}" for name in ("sd_trainings", "sd_blocks", "sd_rest"))
         assert f"{row['detectable']:.3f} {row['needed']:.0f} {spreads}" in text
     assert "with 80 % power" in text
-    assert "Case to case" in text
+    assert "Between cases" in text
 
 
 def test_a_difference_that_no_number_of_trainings_shows_needs_more_cases(tmp_path: Path, small: pd.DataFrame) -> None:
     of_case = small["case"].rank(method="dense") * 0.02 * (small["variant"] == "scse")
     text = words(write(tmp_path, small.assign(value=small["value"] - of_case)))
-    assert "it needs more cases, not more than 1,000 trainings" in text
+    assert "1,000 trainings are not enough without more cases" in text
     assert re.search(r"U-Net scSE 0\.\d{3} more cases", text)
 
 
-def test_a_cross_validation_varies_from_fold_to_fold(tmp_path: Path, small: pd.DataFrame) -> None:
+def test_a_cross_validation_varies_between_folds(tmp_path: Path, small: pd.DataFrame) -> None:
     folds = small.assign(fold=small["case"].rank(method="dense").astype(int) % 5)
     text = words(write(tmp_path, folds))
-    assert "Fold to fold" in text
-    assert "Case to case" not in text
+    assert "Between folds" in text
+    assert "Between cases" not in text
 
 
 def test_the_spread_over_seeds_stands_beside_that_over_cases(tmp_path: Path, small: pd.DataFrame) -> None:
@@ -431,7 +432,7 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture(scope="module")
 def page(browser, report: Path) -> Iterator[Any]:
-    """The report in a window of its own; `complaints` and `requests` are what it said and asked for."""
+    """The report in a new browser window; `complaints` and `requests` are its console messages and network requests."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.complaints, page.requests = [], []
     page.on("console", lambda message: page.complaints.append(message.text))
@@ -445,7 +446,7 @@ def page(browser, report: Path) -> Iterator[Any]:
 
 
 def drawn(page: Any, side: str, **wanted: object) -> dict[str, Any]:
-    """What a canvas shows, once it shows what is wanted."""
+    """Wait until a canvas shows the expected content, and return it."""
     page.wait_for_function(
         "([side, wanted]) => { const d = JSON.parse(document.getElementById(`v-${side}-canvas`).dataset.drawn);"
         " return Object.entries(wanted).every(([key, value]) => d[key] === value); }",
@@ -520,7 +521,7 @@ def test_structures_are_switched_on_and_off(page: Any, viewed: Study) -> None:
 
 
 def pixels(page: Any, side: str) -> int:
-    """A number that changes with the picture."""
+    """A checksum of the picture."""
     return page.evaluate(
         "side => { const c = document.getElementById(`v-${side}-canvas`); return c"
         ".getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => (31 * a + b) | 0, 7); }",
@@ -601,14 +602,14 @@ def test_nothing_scrolls_sideways(page: Any, width: int, media: str) -> None:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory, small: pd.DataFrame) -> Path:
-    """The report of one network and three variants, with nothing but scores."""
+    """The report of one network and three variants, with only scores."""
     folder = tmp_path_factory.mktemp("single")
     write(folder, small)
     return folder / "index.html"
 
 
 def first_screen(browser: Any, address: str, width: int, height: int) -> dict[str, Any]:
-    """Where the verdict's parts end or begin, in pixels from the top, and how wide the page is."""
+    """Positions in pixels from the top of the parts of the verdict, and the width of the page."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(address)
     page.wait_for_selector("#trainings-unet .main-svg")
@@ -682,7 +683,7 @@ def test_names_are_shown_as_they_are_and_are_no_markup_anywhere(browser, tmp_pat
     page.wait_for_selector("#downloads button")
     assert complaints == []
     assert page.title().startswith(script)
-    # the page itself has one image, its empty icon is no element
+    # the page has one image; its empty icon is not an element
     assert page.locator("a[href*='e.org'], a[href^='javascript'], body img, svg a").count() == 0
     figures = page.locator(".js-plotly-plot")
     shown = "".join(figures.nth(number).text_content() for number in range(figures.count()))

@@ -1,27 +1,8 @@
-"""Where numbers come from: machine, commit, digest of the data."""
+"""Provenance: machine, commit, digest of the data."""
 
-import inspect
 import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-
-import scse
-from scse.reports.provenance import command_text, data_digest, describe_machine, git_commit
-
-
-@pytest.mark.parametrize(
-    ("argv", "text"),
-    [
-        (["/usr/bin/scse", "study", "my data"], "scse study 'my data'"),
-        (["mine.py"], "scse.study(dataset='my data', seeds=2)"),
-    ],
-)
-def test_the_command_is_the_command_line_or_the_call(argv, text, monkeypatch):
-    asked = {name: parameter.default for name, parameter in inspect.signature(scse.study).parameters.items()}
-    monkeypatch.setattr(sys, "argv", argv)
-    assert command_text(scse.study, asked | {"dataset": Path("my data"), "seeds": 2, "stop": lambda: True}) == text
+from scse.reports.provenance import data_digest, describe_machine, git_commit
 
 
 def test_the_machine_is_described():

@@ -1,4 +1,4 @@
-"""What the viewer is given: label maps and gates that unpack to what lies on disk, within the budget."""
+"""Data of the viewer: label maps and gates that unpack to the files on disk, within the budget."""
 
 import base64
 import io
@@ -18,6 +18,7 @@ from scse.data.files import Image
 from scse.data.recipe import Recipe
 from scse.reports import viewer
 from scse.reports.viewer import GATE_LEVELS, chosen_slices, slices_per_case, structure_colors, viewer_data
+from scse.support.events import Progress, Stage, Watch
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def unpacked(case: dict[str, Any], text: str, sizes: dict[str, Any] | None = Non
 
 
 def on_screen(volume: NDArray[Any], slices: list[int]) -> NDArray[Any]:
-    """Coronal slices of a volume stored as LAS: left is left, superior is up."""
+    """Display coronal slices of a volume stored as LAS: left is left, superior is up."""
     return volume[::-1][:, slices].transpose(1, 2, 0)[:, ::-1]
 
 
@@ -109,13 +110,13 @@ def test_a_small_budget_leaves_cases_out_but_keeps_the_picked_ones_with_their_sl
 
 
 def test_a_second_call_packs_nothing_and_other_scores_pack_anew(study, tmp_path):
-    seen: list[str] = []
-    cache = tmp_path / "viewer.json"
-    first = pack(study, cache, on_event=lambda event: seen.append(event["event"]))
-    assert pack(study, cache, on_event=lambda event: seen.append(event["event"])) == first
-    assert seen == ["stage", *["progress"] * 5]  # of each of the four cases, and that all are done
-    pack(study, cache, budget=10, on_event=lambda event: seen.append(event["event"]))
-    assert seen.count("stage") == 2
+    seen: list[type] = []
+    cache, watch = tmp_path / "viewer.json", Watch(lambda event: seen.append(type(event)))
+    first = pack(study, cache, watch=watch)
+    assert pack(study, cache, watch=watch) == first
+    assert seen == [Stage, *[Progress] * 5]  # after each of the four cases, and at the end
+    pack(study, cache, budget=10, watch=watch)
+    assert seen.count(Stage) == 2
 
 
 @pytest.mark.parametrize(

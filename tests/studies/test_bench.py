@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
+from named import build
 from scse.networks import UNet
 from scse.studies import bench
-from scse.zoo.library import build_network
 
 QUICK = {"size": 32, "batch": 2, "seconds": 0.1}
 
@@ -20,7 +20,7 @@ def numbers(found: bench.Bench) -> list[float]:
 
 @pytest.fixture(scope="module")
 def found() -> bench.Bench:
-    return bench.bench(channels_in=3, **QUICK)
+    return bench.bench(in_channels=3, **QUICK)
 
 
 def test_a_row_for_every_size_of_the_networks_blocks_the_largest_first(found):
@@ -34,7 +34,7 @@ def test_times_and_ratios_are_finite_and_positive(found):
 
 
 def test_it_tells_what_the_blocks_run_on(found):
-    assert found.path == bench.path()
+    assert found.path == bench.describe_backend()
 
 
 def test_rows_are_for_people():
@@ -46,7 +46,7 @@ def test_rows_are_for_people():
 
 
 def test_blocks_of_other_sizes_are_found_where_attach_put_them():
-    network = build_network(
+    network = build(
         "monai:BasicUNet[features=(4,4,8,8,16,4)]", {"in_channels": 1, "classes": 2}, variant="scse", size=(32, 32)
     )
     shapes = bench.block_shapes(network, torch.zeros(1, 1, 32, 32))
@@ -99,7 +99,7 @@ def test_the_time_is_kept():
         ({"size": 0}, "size must be a whole number of at least 1, got 0"),
         ({"size": 4}, "needs every spatial axis to be at least 8"),
         ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
-        ({"channels_in": 0}, "channels_in must be a whole number of at least 1, got 0"),
+        ({"in_channels": 0}, "in_channels must be a whole number of at least 1, got 0"),
         ({"classes": 0}, "classes must be a whole number of at least 1, got 0"),
         ({"seconds": 0}, "seconds must be a positive number, got 0"),
         ({"seconds": math.nan}, "seconds must be a positive number, got nan"),

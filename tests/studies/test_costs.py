@@ -14,6 +14,7 @@ from scse.networks import NETWORKS
 from scse.studies import costs
 from scse.training.settings import Settings
 from scse.training.task import Task
+from scse.vocabulary.variants import PLAIN, Variant
 
 SETTINGS = Settings(network="unet", width=4, depth=2, batch_size=4, precision="32", augment=False)
 RECIPE = Recipe(view="coronal", spacing=None, patch=(16, 8), channels=1)
@@ -29,9 +30,9 @@ def task(tmp_path: Path) -> Task:
 
 
 @pytest.fixture
-def segmenters() -> dict[str, Segmenter]:
+def segmenters() -> dict[Variant, Segmenter]:
     return {
-        variant: Segmenter(
+        Variant(variant): Segmenter(
             NETWORKS["unet"](**ARGUMENTS, recalibration=variant), "unet", ARGUMENTS, variant, RECIPE, {"a": 1, "b": 2}
         )
         for variant in VARIANTS
@@ -75,5 +76,5 @@ def test_more_steps_are_measured_than_a_short_run_has(task, segmenters, monkeypa
     monkeypatch.setattr(costs, "PREDICT_ROUNDS", 1)
     settings = SETTINGS.model_copy(update={"epochs": 1, "slices_per_epoch": 4, "schedule": schedule})
     image = Image(scene(np.random.default_rng(1), (12, 4, 8))[0], np.eye(4))
-    table = costs.measure_costs(task, settings, {"none": segmenters["none"]}, image)
+    table = costs.measure_costs(task, settings, {PLAIN: segmenters[PLAIN]}, image)
     assert table["step_seconds"].item() > 0

@@ -1,34 +1,56 @@
 """Which runs a study consists of, in which order, and which names are refused."""
 
 import re
+from typing import Any
 
 import pytest
 
-from scse.studies.grid import Run, expand_variants, grid
+from scse.studies import grid as module
+from scse.studies.grid import Run
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import Variant
+
+
+def a_run(network: str, variant: str, *numbers: int) -> Run:
+    return Run(NetworkSpec.parse(network), Variant.parse(variant), *numbers)
+
+
+def grid(networks: list[str], variants: list[str], **options: Any) -> list[Run]:
+    """`scse.studies.grid.grid` with names instead of values."""
+    return module.grid([*map(NetworkSpec.parse, networks)], [*map(Variant.parse, variants)], **options)
+
+
+def expand_variants(variants: list[str], **options: Any) -> list[str]:
+    """`scse.studies.grid.expand_variants` with names instead of values."""
+    return [*map(str, module.expand_variants([*map(Variant.parse, variants)], **options))]
+
+
+def names(runs: list[Run]) -> list[tuple[str, str]]:
+    return [(str(run.network), str(run.variant)) for run in runs]
 
 
 def test_runs_are_named_after_all_that_tells_them_apart():
-    assert Run("unet", "scse", 3, 1).name == "unet-scse-seed3-fold1"
+    assert a_run("unet", "scse", 3, 1).name == "unet-scse-seed3-fold1"
     runs = grid(["unet", "sdnet"], ["none", "cse"], seeds=2, folds=3)
     assert len({run.name for run in runs}) == len(runs) == 2 * 2 * 2 * 3
 
 
 def test_folders_of_other_networks_have_safe_names_of_their_own():
     names = ["smp:Unet", "smp:Unet[encoder_name=resnet18]", "monai:UNet[channels=(4,8),strides=(2,)]", "../a b/m.py:f"]
-    folders = [Run(name, "none", 0, 0).name for name in names]
+    folders = [a_run(name, "none", 0, 0).name for name in names]
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", folder) for folder in folders)
     assert len(set(folders)) == len(names)
     assert folders[1].startswith("smp_Unet_encoder_name_resnet18-")
-    assert Run("x/m.py:f", "none", 0, 0).name != Run("y/m.py:f", "none", 0, 0).name
+    assert a_run("x/m.py:f", "none", 0, 0).name != a_run("y/m.py:f", "none", 0, 0).name
 
 
 def test_variants_of_one_comparison_follow_each_other():
     runs = grid(["unet", "sdnet"], ["none", "cse"], seeds=2, folds=2)
-    assert [(run.seed, run.fold, run.network) for run in runs[::2]] == [
+    assert [(run.seed, run.fold, str(run.network)) for run in runs[::2]] == [
         (seed, fold, network) for seed in (0, 1) for fold in (0, 1) for network in ("unet", "sdnet")
     ]
     pairs = list(zip(runs[::2], runs[1::2], strict=True))
-    assert all((one.variant, other.variant) == ("none", "cse") for one, other in pairs)
+    assert all((str(one.variant), str(other.variant)) == ("none", "cse") for one, other in pairs)
     assert all((one.network, one.seed, one.fold) == (other.network, other.seed, other.fold) for one, other in pairs)
 
 
@@ -37,13 +59,15 @@ def test_the_control_is_further_plain_trainings_and_comes_last(seeds, plain):
     runs = grid(["unet", "sdnet"], ["none", "cse"], seeds=seeds, folds=2)
     more = grid(["unet", "sdnet"], ["none", "cse"], seeds=seeds, folds=2, control=True)
     assert more[: len(runs)] == runs
-    assert {(run.variant, run.seed) for run in more[len(runs) :]} == {("none", seed) for seed in range(seeds, plain)}
+    assert {(str(run.variant), run.seed) for run in more[len(runs) :]} == {
+        ("none", seed) for seed in range(seeds, plain)
+    }
     assert len(more) - len(runs) == (plain - seeds) * 2 * 2
 
 
 def test_names_keep_the_order_in_which_they_are_given():
     runs = grid(["densenet", "unet"], ["scse", "none"], seeds=1, folds=1)
-    assert [(run.network, run.variant) for run in runs] == [
+    assert names(runs) == [
         ("densenet", "scse"),
         ("densenet", "none"),
         ("unet", "scse"),
@@ -99,20 +123,20 @@ def test_epochs_and_training_cases_that_are_varied_make_labels_and_folders():
     assert [run.label for run in runs[::2]] == [
         f"unet[epochs={epochs},train_cases={cases}]" for cases in (2, 4) for epochs in (3, 6)
     ]
-    assert [run.variant for run in runs] == ["none", "cse"] * 4
+    assert [str(run.variant) for run in runs] == ["none", "cse"] * 4
     assert len({run.name for run in runs}) == len(runs)
     more = grid(["unet"], ["none", "cse"], seeds=1, folds=1, epochs=[3, 6, 12], train_cases=[2, 4, 8])
     assert {run.name for run in runs} < {run.name for run in more}
 
 
 def test_one_number_of_epochs_is_a_setting_and_one_of_training_cases_a_label():
-    assert grid(["unet"], ["none"], seeds=1, folds=1, epochs=[3]) == [Run("unet", "none", 0, 0)]
+    assert grid(["unet"], ["none"], seeds=1, folds=1, epochs=[3]) == [a_run("unet", "none", 0, 0)]
     (run,) = grid(["unet"], ["none"], seeds=1, folds=1, train_cases=[3])
     assert (run.label, run.train_cases) == ("unet[train_cases=3]", 3)
 
 
 def test_folders_of_variants_with_options_have_safe_names():
-    name = Run("unet", "scse[reduction=4,placement=both+bottleneck]", 0, 0).name
+    name = a_run("unet", "scse[reduction=4,placement=both+bottleneck]", 0, 0).name
     assert re.fullmatch(r"unet-scse_reduction_4_placement_both_bottlene-[0-9a-f]{8}-seed0-fold0", name)
 
 
@@ -132,20 +156,12 @@ def test_wrong_numbers_that_are_varied_are_refused(varied, message):
 @pytest.mark.parametrize(
     ("networks", "variants", "seeds", "message"),
     [
-        (
-            ["unet", "vnet"],
-            ["none"],
-            1,
-            "network must be one of 'unet', 'sdnet', 'densenet', .* or FILE.py:FUNCTION, got 'vnet'",
-        ),
-        (["unet"], ["none", "SE"], 1, "variants must be one of 'none', 'cse', 'sse', 'scse', got 'SE'"),
         (["unet", "unet"], ["none"], 1, "networks must be named once each, got unet, unet"),
         (["unet"], ["none", "cse", "none"], 1, "variants must be named once each"),
         (["unet"], ["none", "cse", "cse[reduction=2]"], 1, "variants must be named once each, got none, cse, cse"),
         (["unet"], ["cse", "scse"], 1, "variants must include 'none'.*got cse, scse"),
         ([], ["none"], 1, "networks must name at least one, such as unet"),
         (["unet"], [], 1, "variants must name at least one, such as none"),
-        (["smp:Unet", "smp:Vnet"], ["none"], 1, "the network of smp must be one of 'Unet', .*, got 'Vnet'"),
         (["a/mine.py:make", "b/mine.py:make"], ["none"], 1, "networks must differ in more than their folder"),
         (["unet"], ["none"], 0, "seeds must be a whole number of at least 1, got 0"),
     ],

@@ -12,31 +12,34 @@ import pytest
 
 from datasets import write_nnunet
 from scse.data.folds import make_folds
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.recipe import Recipe
 from scse.evaluation import compare
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.studies.grid import grid
 from scse.studies.plan import Plan
 from scse.studies.prospect import PRIOR, keep_spread, prospect
 from scse.training.settings import make_settings
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import Variant
 
 CASES = 20
+UNET = NetworkSpec.parse("unet")
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("planned")
     data = write_nnunet(folder / "data", cases=6, tests=CASES, shape=(6, 6, 6))
-    inspection, cases = checked(data, skip_bad=False, progress=lambda done, of: None)
+    inspection, cases = open_checked(data, skip_bad=False, progress=lambda done, of: None)
     return Plan(
         inspection=inspection,
         dataset=cases,
         recipe=Recipe.derive(inspection.facts_of(cases)),
         settings=make_settings("quick"),
         folds=make_folds(cases, None),
-        runs=grid(["unet"], ["none", "cse", "scse"], seeds=4, folds=1),
+        runs=grid([UNET], [*map(Variant, ["none", "cse", "scse"])], seeds=4, folds=1),
         out=folder / "out",
         cache=folder / "cache",
     )
@@ -55,7 +58,7 @@ def scores(seeds: int) -> pd.DataFrame:
         for seed in range(seeds)
         for case in range(CASES)
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:
@@ -137,10 +140,10 @@ def test_the_margin_may_be_out_of_reach(plan: Plan) -> None:
 
 @pytest.mark.parametrize(("seeds", "told"), [(1, "1 seed;"), (2, "2 seeds;")])
 def test_with_too_few_seeds_it_says_that_there_will_be_no_verdict(plan: Plan, seeds: int, told: str) -> None:
-    few = replace(plan, runs=grid(["unet"], ["none", "cse"], seeds=seeds, folds=1, control=True))
+    few = replace(plan, runs=grid([UNET], [*map(Variant, ["none", "cse"])], seeds=seeds, folds=1, control=True))
     assert prospect(few) == ("can see", f"no verdict with {told} 3 or more are needed: --seeds 3")
 
 
 def test_plain_alone_is_compared_with_nothing(plan: Plan) -> None:
-    alone = replace(plan, runs=grid(["unet"], ["none"], seeds=4, folds=1))
+    alone = replace(plan, runs=grid([UNET], [*map(Variant, ["none"])], seeds=4, folds=1))
     assert prospect(alone)[1] == "nothing: plain alone is compared with no variant"

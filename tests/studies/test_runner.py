@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
@@ -23,16 +23,31 @@ from other_process import Other
 from scse.cli.console import Watcher
 from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
-from scse.evaluation.pairing import COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.quality import time_to_quality
 from scse.evaluation.scores import score_files
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
-from scse.studies import costs, estimate, runner
+from scse.studies import costs, estimate, results, runner
+from scse.studies.execution import SCORES
+from scse.studies.facts import FEW_SEEDS_NOTE, SIMULATED_NOTE
 from scse.studies.plan import choose_cases
-from scse.studies.runner import FEW_SEEDS_NOTE, SCORES, SIMULATED_NOTE, StudyResult
+from scse.studies.runner import StudyResult
 from scse.support.errors import DataError
-from scse.training.run import CHECKPOINT, LOG, StoppedError, read_log
+from scse.support.events import (
+    Event,
+    Planned,
+    Progress,
+    Reported,
+    RunStarted,
+    Scored,
+    Stage,
+    StepDone,
+    StoppedError,
+    Trained,
+)
+from scse.training.log import LOG, read_log
+from scse.training.run import CHECKPOINT
 
 SHAPE = (12, 10, 8)
 SETTINGS = {"width": 4, "depth": 2, "epochs": 2, "batch_size": 8, "precision": "32"}
@@ -50,14 +65,14 @@ class Finished:
     cache: Path
     out: Path
     result: StudyResult
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("study")
     data, cache, out = write_nnunet(folder / "data", cases=3, tests=2, shape=SHAPE), folder / "cache", folder / "out"
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "STEP_ROUNDS", 3)
         patch.setattr(costs, "PREDICT_ROUNDS", 3)
@@ -70,7 +85,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             out=out,
             cache=cache,
             notes=["Boxes are no brains."],
-            on_event=lambda event: events.append(dict(event)),
+            on_event=events.append,
         )
     return Finished(data, cache, out, result, events)
 
@@ -80,7 +95,7 @@ class Quick:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.measured: list[list[str]] = []
         self.reported: dict[str, Any] = {}
 
@@ -88,16 +103,19 @@ class Quick:
         self.events.clear()
         settings = {**SETTINGS, **options.pop("settings", {})}
         options = {"seeds": 1, **options}
-        return scse.study(data, out=out, settings=settings, cache=self.cache, on_event=self.see, **options)
+        return scse.study(data, out=out, settings=settings, cache=self.cache, on_event=self.events.append, **options)
 
-    def see(self, event: Any) -> None:
-        self.events.append(dict(event))
+    def of(self, kind: type) -> list[Any]:
+        """The events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
 
     def measure(self, task: object, settings: Any, segmenters: Any, image: object, *, before: Any) -> pd.DataFrame:
         before()
-        self.measured.append(list(segmenters))
+        self.measured.append(list(map(str, segmenters)))
         names = ("parameters", "kept_mib", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio")
-        return pd.DataFrame({"network": settings.network, "variant": list(segmenters), **dict.fromkeys(names, 1)})
+        return pd.DataFrame(
+            {"network": str(settings.network), "variant": list(map(str, segmenters)), **dict.fromkeys(names, 1)}
+        )
 
     def report(self, folder: Path, **given: Any) -> Path:
         self.reported = given
@@ -107,23 +125,23 @@ class Quick:
         """Names of the runs that took at least one step."""
         names, current = [], ""
         for event in self.events:
-            current = event["run"] if event["event"] == "run" else current
-            names += [current] if event["event"] == "step" else []
+            current = event.run if isinstance(event, RunStarted) else current
+            names += [current] if isinstance(event, StepDone) else []
         return list(dict.fromkeys(names))
 
 
 @pytest.fixture
 def quick(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Quick:
     quick = Quick(finished.cache)
-    monkeypatch.setattr(runner, "measure_costs", quick.measure)
+    monkeypatch.setattr(results, "measure_costs", quick.measure)
     monkeypatch.setattr(runner, "write_report", quick.report)
     return quick
 
 
 def test_a_study_scores_every_case_and_structure_of_every_run(finished):
     scores = finished.result.scores
-    assert list(scores.columns) == list(COLUMNS)
-    keys = {name: list(scores[name].unique()) for name in COLUMNS[:-1]}
+    assert list(scores.columns) == list(SCORE_COLUMNS)
+    keys = {name: list(scores[name].unique()) for name in SCORE_COLUMNS[:-1]}
     assert keys == {
         "network": ["unet", "sdnet"],
         "variant": ["none", "scse"],
@@ -134,7 +152,7 @@ def test_a_study_scores_every_case_and_structure_of_every_run(finished):
         "metric": ["dice", "hd95", "msd"],
     }
     assert len(scores) == 2 * 2 * 2 * 2 * 3
-    assert not scores.duplicated(list(COLUMNS[:-1])).any()
+    assert not scores.duplicated(list(SCORE_COLUMNS[:-1])).any()
     assert scores[scores["metric"] == "dice"]["value"].between(0, 1).all()
     assert len(finished.result.comparison.summary) == 4
 
@@ -142,7 +160,7 @@ def test_a_study_scores_every_case_and_structure_of_every_run(finished):
 def test_a_study_leaves_its_tables_runs_and_report(finished):
     out = finished.out
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    wanted = {"scores.csv", SCORES, "costs.csv", "curves.csv", "viewer.json", "gates.parquet"}
+    wanted = {"study.json", "scores.csv", SCORES, "costs.csv", "curves.csv", "viewer.json", "gates.parquet"}
     wanted |= {f"report/{name}" for name in ("index.html", "table.csv", "table.tex")}
     wanted |= {f"report/boxplot_{network}.{end}" for network in ("unet", "sdnet") for end in ("png", "pdf", "svg")}
     for run in RUNS:
@@ -212,8 +230,7 @@ def test_the_console_shows_every_event_of_a_study(finished, terminal):
         for event in finished.events:
             watch(event)
         assert watch.tasks == {}
-    kinds = {event["event"] for event in finished.events}
-    assert kinds == {*watch.handlers, "report"}
+    assert {type(event) for event in finished.events} == set(get_args(Event)) - {Trained}
     text = shown.file.getvalue()
     assert all(run in text for run in RUNS)
     assert text.count("Dice on held-out cases") == len(RUNS) * SETTINGS["epochs"]
@@ -295,9 +312,9 @@ def test_a_damaged_log_of_a_finished_run_is_named(tmp_path, content, message):
 def test_damaged_costs_are_measured_again(finished, tmp_path, damage):
     path = tmp_path / "costs.csv"
     shutil.copy(finished.out / "costs.csv", path)
-    assert len(runner._known_costs(path)) == len(finished.result.costs)
+    assert len(results.known_costs(path)) == len(finished.result.costs)
     damage(path)
-    assert runner._known_costs(path).empty
+    assert results.known_costs(path).empty
 
 
 @pytest.mark.parametrize(
@@ -336,14 +353,14 @@ def test_a_run_that_another_process_is_at_comes_last_and_is_finished_if_that_one
     other = Other(out / "locks" / f"{RUNS[1]}.lock")
 
     def stop() -> bool:
-        if sum(event["event"] == "scored" for event in quick.events) == len(RUNS) - 1:
+        if len(quick.of(Scored)) == len(RUNS) - 1:
             other.die()
         return False
 
     result = quick(finished.data, out, networks=["unet", "sdnet"], variants=["none", "scse"], stop=stop)
-    runs = [event["run"] for event in quick.events if event["event"] == "run"]
+    runs = [event.run for event in quick.of(RunStarted)]
     assert runs == [RUNS[0], *RUNS[2:], RUNS[1]]
-    assert f"{RUNS[1]} is left to another process" in [event.get("what") for event in quick.events]
+    assert Stage(f"{RUNS[1]} is left to another process") in quick.events
     pd.testing.assert_frame_equal(result.scores, finished.result.scores, check_exact=True)
 
 
@@ -356,13 +373,13 @@ def test_a_subset_can_be_reported_from_a_larger_study(finished, quick, tmp_path)
 
 
 class StopAt:
-    """Asks to stop once an event of a kind was seen so many times."""
+    """Asks to stop once an event of a kind, or the progress of a task, was seen so many times."""
 
-    def __init__(self, quick: Quick, kind: str, count: int) -> None:
+    def __init__(self, quick: Quick, kind: type | str, count: int) -> None:
         self.quick, self.kind, self.count = quick, kind, count
 
     def __call__(self) -> bool:
-        seen = Counter(event.get("what", event["event"]) for event in self.quick.events)
+        seen = Counter(event.what if isinstance(event, Progress) else type(event) for event in self.quick.events)
         return seen[self.kind] >= self.count
 
 
@@ -371,10 +388,10 @@ def test_an_interrupted_study_goes_on_to_exactly_the_same_scores(finished, quick
     stops = [
         ("inspect", 2, "stopped after 2 of 5"),
         ("prepare", 1, "stopped after 1 of 5"),
-        ("step", 1, "stopped in epoch 1 of 2"),
-        ("step", steps + 1, "stopped in epoch 2 of 2"),
+        (StepDone, 1, "stopped in epoch 1 of 2"),
+        (StepDone, steps + 1, "stopped in epoch 2 of 2"),
         ("score", 1, "stopped after 1 of 2"),
-        ("step", steps, "stopped in epoch 1 of 2"),
+        (StepDone, steps, "stopped in epoch 1 of 2"),
     ]
     options = {"networks": ["unet"], "variants": ["none", "scse"]}
     for kind, count, message in stops:
@@ -392,16 +409,18 @@ def test_an_interrupted_study_goes_on_to_exactly_the_same_scores(finished, quick
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"settings": {"width": 8}}, "settings width = 4, asked for is 8"),
-        ({"settings": {"epochs": 3}}, "settings epochs = 2, asked for is 3"),
-        ({"view": "axial"}, "recipe view = 'coronal', asked for is 'axial'"),
-        ({"spacing": 3.0}, "recipe spacing = None, asked for is"),
+        ({"settings": {"width": 8}}, "settings width=4; you requested width=8"),
+        ({"settings": {"epochs": 3}}, "settings epochs=2; you requested epochs=3"),
+        ({"plane": "axial"}, "recipe view='coronal'; you requested view='axial'"),
+        ({"spacing": 3.0}, "recipe spacing=None; you requested spacing="),
         ({"folds": 3}, "training c"),
     ],
 )
 def test_a_folder_of_another_study_is_refused_with_the_difference(finished, quick, options, difference):
     before = (finished.out / "runs" / RUNS[0] / "run.json").read_bytes()
-    with pytest.raises(DataError, match=f"{RUNS[0]}: holds a run with {difference}.*choose another folder with -o"):
+    with pytest.raises(
+        DataError, match=f"{RUNS[0]}: already contains a run with {difference}.*choose another folder with -o"
+    ):
         quick(finished.data, finished.out, variants=["none", "scse"], **options)
     assert quick.trained() == []
     assert (finished.out / "runs" / RUNS[0] / "run.json").read_bytes() == before
@@ -413,8 +432,10 @@ def test_a_variant_that_is_added_later_is_trained_alone(finished, quick, tmp_pat
     result = quick(finished.data, out, variants=["scse", "cse", "none"])
     assert quick.trained() == ["unet-cse-seed0-fold0"]
     assert quick.measured == [["none", "cse", "scse"]]
-    kept = result.scores.query("variant != 'cse'").sort_values(list(COLUMNS[:-1]), ignore_index=True)
-    expected = finished.result.scores.query("network == 'unet'").sort_values(list(COLUMNS[:-1]), ignore_index=True)
+    kept = result.scores.query("variant != 'cse'").sort_values(list(SCORE_COLUMNS[:-1]), ignore_index=True)
+    expected = finished.result.scores.query("network == 'unet'").sort_values(
+        list(SCORE_COLUMNS[:-1]), ignore_index=True
+    )
     pd.testing.assert_frame_equal(kept, expected)
     assert len(result.scores.query("variant == 'cse'")) == 2 * 2 * 3
 
@@ -477,8 +498,8 @@ def test_skipped_cases_are_left_out_and_named(quick, tmp_path):
     assert set(result.scores["case"]) == {"t1"}
     record = json.loads((tmp_path / "out" / "runs" / RUNS[0] / "run.json").read_text())
     assert set(record["training"]) == {"c0", "c2"}
-    plan = next(event for event in quick.events if event["event"] == "plan")
-    assert ("left out", "c1, t0") in plan["rows"]
+    [plan] = quick.of(Planned)
+    assert ("left out", "c1, t0") in plan.rows
     assert any("c1, t0" in caveat for caveat in quick.reported["facts"].caveats)
 
 
@@ -489,10 +510,10 @@ def test_skipped_cases_are_left_out_and_named(quick, tmp_path):
         ({"variants": ["scse"]}, "variants must include 'none'"),
         ({"seeds": 0}, "seeds must be"),
         ({"preset": "slow"}, "preset must be one of"),
-        ({"settings": {"seed": 3, "variant": "cse"}}, "settings must not name seed, variant"),
+        ({"settings": {"seed": 3, "variant": "cse"}}, "settings must not contain seed, variant"),
         ({"settings": {"wide": 3}}, "wide"),
-        ({"epochs": [3], "budget": "1h"}, "epochs, settings, budget each say how many epochs"),
-        ({"budget": "1h"}, "settings, budget each say how many epochs; give one of them"),
+        ({"epochs": [3], "budget": "1h"}, "epochs, settings, budget each determine the number of epochs"),
+        ({"budget": "1h"}, "settings, budget each determine the number of epochs; give one of them"),
         ({"aggregations": ["max"], "variants": ["none", "cse"]}, "aggregations have no effect on none, cse"),
         ({"networks": ["monai:BasicUNet"], "placements": ["encoder"]}, "placement has no effect on monai:BasicUNet"),
     ],
@@ -504,22 +525,23 @@ def test_wrong_arguments_are_told_before_any_file_is_read(quick, tmp_path, optio
     assert not (tmp_path / "out").exists()
 
 
-def test_trackers_are_told_of_every_run_its_settings_its_scores_and_the_report(finished, quick):
+def test_every_run_is_reported_with_its_settings_and_scores_and_the_report_at_the_end(finished, quick):
     result = quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
     for events, skipped in ((finished.events, False), (quick.events, True)):
-        runs = [event for event in events if event["event"] == "run"]
-        scored = [event for event in events if event["event"] == "scored"]
-        assert [event["run"] for event in runs] == [event["run"] for event in scored] == RUNS
-        assert all(event["folder"] == finished.out / "runs" / event["run"] for event in runs + scored)
-        assert {event["skipped"] for event in scored} == {skipped}
-        assert [(event["settings"]["network"], event["settings"]["variant"]) for event in runs] == [
+        runs = [event for event in events if isinstance(event, RunStarted)]
+        scored = [event for event in events if isinstance(event, Scored)]
+        assert [event.run for event in runs] == [event.run for event in scored] == RUNS
+        assert all(event.folder == finished.out / "runs" / event.run for event in runs + scored)
+        assert [(event.number, event.runs) for event in runs] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        assert {event.skipped for event in scored} == {skipped}
+        assert [(event.settings["network"], event.settings["variant"]) for event in runs] == [
             (network, variant) for network in ("unet", "sdnet") for variant in ("none", "scse")
         ]
-        assert {(event["settings"]["fold"], event["settings"]["train_cases"]) for event in runs} == {(0, 3)}
+        assert {(event.settings["fold"], event.settings["train_cases"]) for event in runs} == {(0, 3)}
         for event in scored:
-            table = pd.read_csv(event["folder"] / "scores.csv")
-            assert event["scores"] == pytest.approx(table.groupby("metric")["value"].mean().to_dict(), nan_ok=True)
-        assert events[-1] == {"event": "report", "path": result.report, "folder": finished.out}
+            table = pd.read_csv(event.folder / "scores.csv")
+            assert event.scores == pytest.approx(table.groupby("metric")["value"].mean().to_dict(), nan_ok=True)
+        assert events[-1] == Reported(result.report, finished.out)
 
 
 # What is varied
@@ -527,7 +549,7 @@ def test_trackers_are_told_of_every_run_its_settings_its_scores_and_the_report(f
 
 def rows_of(quick: Quick) -> dict[str, str]:
     """What the plan showed."""
-    return dict(next(event for event in quick.events if event["event"] == "plan")["rows"])
+    return dict(quick.of(Planned)[0].rows)
 
 
 def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished, quick, tmp_path):
@@ -542,7 +564,7 @@ def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished,
         reductions=[4],
         epochs=[1, 2],
         train_cases=[1, 2],
-        on_event=quick.see,
+        on_event=quick.events.append,
     )
     labels = [f"unet[epochs={epochs},train_cases={cases}]" for cases in (1, 2) for epochs in (1, 2)]
     variants = ["none", "scse[reduction=4,placement=encoder]"]
@@ -561,9 +583,7 @@ def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished,
     few, more = ({tuple(r["training"]) for r in records if len(r["training"]) == number} for number in (1, 2))
     assert len(few) == len(more) == 1, "all variants and epochs learn from the same cases"
     assert set(*few) < set(*more)
-    epochs = {
-        len((tmp_path / "runs" / run["run"] / LOG).read_text().splitlines()) for run in quick.events if "run" in run
-    }
+    epochs = {len((tmp_path / "runs" / run.run / LOG).read_text().splitlines()) for run in quick.of(RunStarted)}
     assert epochs == {1, 2}
 
 
@@ -584,7 +604,7 @@ def test_fewer_training_cases_are_always_among_more_and_keep_their_order():
 
 
 def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_path, monkeypatch):
-    rates = estimate.Rates(start=1.0, step=1.0, watch=0.5, keep=0.0, predict=2.0)
+    rates = estimate.Rates(start=1.0, step=1.0, validate=0.5, save=0.0, predict=2.0)
 
     def measured(plan: Any, runs: Any, *_: object) -> Any:
         return {(run.network, run.variant): rates for run in runs}
@@ -605,7 +625,7 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
             variants=["none", "cse"],
             seeds=1,
             budget=budget,
-            on_event=quick.see,
+            on_event=quick.events.append,
         )
 
     with pytest.raises(ValueError, match=r"budget 10s: 2 runs of 1 epoch take about .*; ask for fewer runs"):
@@ -617,12 +637,14 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
     assert [len(log) for log in logs] == [3, 3]
 
     shutil.rmtree(tmp_path / "runs" / "unet-cse-seed0-fold0")
-    rates = estimate.Rates(start=0.1, step=0.1, watch=0.05, keep=0.0, predict=0.2)
+    rates = estimate.Rates(start=0.1, step=0.1, validate=0.05, save=0.0, predict=0.2)
     quick.events.clear()
     again(budget)
     assert quick.trained() == ["unet-cse-seed0-fold0"], "on a faster machine it goes on with the same epochs"
     assert "for 1 of 2 runs" in rows_of(quick)["estimated time"]
-    with pytest.raises(DataError, match=rf"plan.json: the study began with a budget of {budget} \(3 epochs\), asked"):
+    with pytest.raises(
+        DataError, match=rf"plan.json: the study began with a budget of {budget} \(3 epochs\); you requested"
+    ):
         again("2h")
 
 
@@ -680,11 +702,12 @@ def test_ignored_voxels_and_structures_without_a_training_case_have_no_score(qui
         PIL.Image.fromarray(mask).save(path)
     (data / "labels.csv").write_text("name,value\nleft,1\nright,2\nrare,3\nvoid,255\n")
     result = quick(data, tmp_path / "out", variants=["none"], folds=3, settings={"epochs": 1})
-    rows = next(event["rows"] for event in quick.events if event["event"] == "plan")
-    assert ("ignored", "voxels of the value 255: left out of training and scores") in rows
+    [plan] = quick.of(Planned)
+    rows = plan.rows
+    assert ("ignored", "voxels of value 255 are left out of training and scores") in rows
     [warning] = [text for what, text in rows if what == "warning"]
     [without] = [fold for fold in range(3) if f"of fold {fold}," in warning]
-    assert warning.startswith("rare: in no training case of fold")
+    assert warning.startswith("rare: absent from all training cases of fold")
     caveats = quick.reported["facts"].caveats
     assert any(warning in caveat for caveat in caveats)
     assert any("left out of training and scores" in caveat for caveat in caveats)

@@ -8,7 +8,7 @@ import pytest
 from other_process import Other
 from scse.studies import sharing
 from scse.studies.sharing import claimed
-from scse.training.run import StoppedError
+from scse.support.events import StoppedError, Watch
 
 
 @pytest.fixture
@@ -24,18 +24,21 @@ def other(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Other]:
     other.die()
 
 
-def never() -> bool:
-    raise AssertionError("asked to stop without having waited")
+def fail() -> bool:
+    raise AssertionError("checked without having waited")
+
+
+UNCHECKED = Watch(stop=fail)
 
 
 def test_what_nobody_holds_is_claimed_again_and_again(path: Path) -> None:
     for wait in (False, True, False):
-        with claimed(path, never, wait=wait) as held:
+        with claimed(path, UNCHECKED, wait=wait) as held:
             assert held
 
 
 def test_what_another_process_holds_is_not_claimed(other: Other, path: Path) -> None:
-    with claimed(path, never, wait=False) as held:
+    with claimed(path, UNCHECKED, wait=False) as held:
         assert not held
 
 
@@ -48,18 +51,18 @@ def test_a_claim_waits_until_the_other_process_ends_however_it_ends(other: Other
             other.die()
         return False
 
-    with claimed(path, stop, wait=True) as held:
+    with claimed(path, Watch(stop=stop), wait=True) as held:
         assert held
     assert asked[:3] == [None, None, None]
 
 
 def test_waiting_can_be_stopped(other: Other, path: Path) -> None:
-    with pytest.raises(StoppedError, match="another process"), claimed(path, lambda: True, wait=True):
+    with pytest.raises(StoppedError, match="another process"), claimed(path, Watch(stop=lambda: True), wait=True):
         raise AssertionError("claimed what another process holds")
 
 
 def test_an_error_gives_the_claim_up(path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), claimed(path, never, wait=False):
+    with pytest.raises(ZeroDivisionError), claimed(path, UNCHECKED, wait=False):
         raise ZeroDivisionError
-    with claimed(path, never, wait=False) as held:
+    with claimed(path, UNCHECKED, wait=False) as held:
         assert held

@@ -13,7 +13,8 @@ from scse.attachment.placements import placements
 from scse.inference.segmenter import Segmenter
 from scse.studies import costs, runner
 from scse.studies.runner import StudyResult
-from scse.vocabulary.specs import slug
+from scse.support.events import Event, Planned, StepDone
+from scse.vocabulary.titles import slug
 
 SHAPE = (12, 10, 8)
 SETTINGS = {"epochs": 1, "batch_size": 8, "precision": "32", "slices_per_epoch": 16}
@@ -31,7 +32,7 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "PREDICT_ROUNDS", 1)
 
 
-def run(data: Path, out: Path, networks: list[str], told: list[Any] | None = None, **options: Any) -> StudyResult:
+def run(data: Path, out: Path, networks: list[str], told: list[Event] | None = None, **options: Any) -> StudyResult:
     chosen = {**SETTINGS, **options.pop("settings", {})}
     see = (told if told is not None else []).append
     cache = out.parent / "cache"
@@ -62,10 +63,10 @@ def test_a_study_of_ours_a_librarys_and_a_users_own_network(data, mine, tmp_path
     folders = {path.name for path in (tmp_path / "out" / "runs").iterdir()}
     assert folders == {f"{slug(name)}-{v}-seed0-fold0" for name in networks[:2] for v in ("none", "scse")}
 
-    rows = dict(next(event for event in told if event["event"] == "plan")["rows"])
+    rows = dict(next(event.rows for event in told if isinstance(event, Planned)))
     assert rows["width (U-Net)"] == "4"
     assert rows[f"blocks of {BASIC}"].startswith("conv_")
-    others = [dict(event["rows"]) for event in told if event["event"] == "plan"][1]
+    others = [dict(event.rows) for event in told if isinstance(event, Planned)][1]
     assert others["blocks of mine.py:make"] == "first"
     assert not any("width" in name for name in others)
 
@@ -88,12 +89,12 @@ def test_a_second_call_trains_nothing_and_another_version_of_the_code_is_refused
     networks, told = [f"{mine}:make"], []
     first = run(data, tmp_path / "out", networks, attach_to="first")
     second = run(data, tmp_path / "out", networks, told, attach_to="first")
-    assert not any(event["event"] == "step" for event in told)
+    assert not any(isinstance(event, StepDone) for event in told)
     pd.testing.assert_frame_equal(first.scores, second.scores)
-    with pytest.raises(ValueError, match="settings attach_to = 'first', asked for is 'last'"):
+    with pytest.raises(ValueError, match="settings attach_to='first'; you requested attach_to='last'"):
         run(data, tmp_path / "out", networks, attach_to="last")
     mine.write_text(mine.read_text().replace("relu", "tanh"))
-    with pytest.raises(ValueError, match=r"code mine.py = "):
+    with pytest.raises(ValueError, match=r"code mine.py="):
         run(data, tmp_path / "out", networks, attach_to="first")
 
 
@@ -115,7 +116,7 @@ def test_a_run_keeps_the_name_of_its_network_and_the_places_of_its_blocks(data, 
         (
             ["unet", BASIC],
             {"settings": {"attach_to": "x"}},
-            "settings must not name attach_to: networks, variants, attach",
+            "settings must not contain attach_to: networks, variants, attach",
         ),
         (["nowhere/mine.py:make"], {}, "there is no file nowhere/mine.py"),
         ([BASIC, BASIC], {}, "networks must be named once each"),

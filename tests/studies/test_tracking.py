@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,27 @@ import pytest
 
 from scse.studies import tracking
 from scse.studies.tracking import ENVIRONMENT, IDENTITY, MlflowTracker, tracked
+from scse.support.events import (
+    EpochDone,
+    Event,
+    OnEvent,
+    Reported,
+    RunStarted,
+    Scored,
+    StepDone,
+    StoppedError,
+    Trained,
+    ignore,
+)
+from scse.training.log import LOG
 from scse.training.record import RECORD
-from scse.training.run import LOG, StoppedError
 
 # SQLAlchemy on what MLflow does with it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 SETTINGS = {"network": "unet", "variant": "scse", "seed": 0, "fold": 0, "width": 4, "slices_per_epoch": None}
 SCORES = {"dice": 0.8, "hd95": 2.5, "msd": 1.0}
-STEP = {"event": "step"}
+STEP = StepDone(epoch=1, step=1, steps=2, loss=0.5, images_per_second=9.0, seconds_left=60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -43,45 +56,39 @@ def study(tmp_path: Path, database: Path) -> "Study":
     return Study(tmp_path, shutil.copy(database, tmp_path / "store.db"))
 
 
-def ignore(event: object) -> None:
-    """Listen to nothing."""
-
-
-def epoch(number: int) -> dict[str, Any]:
-    return {"event": "epoch", "epoch": number, "loss": 1 / number, "dice": number / 10, "seconds": 2.0 * number} | {
-        "learning_rate": 0.01
-    }
+def epoch(number: int) -> EpochDone:
+    return EpochDone(number, loss=1 / number, dice=number / 10, seconds=2.0 * number, learning_rate=0.01)
 
 
 class Study:
-    """A study of one run that only tells, what it finds in the store, and a store that can fail."""
+    """A study of one run that only reports, what it finds in the store, and a store that can fail."""
 
     def __init__(self, folder: Path, database: Path) -> None:
         self.out = folder / "boxes"
         self.run = self.out / "runs" / "unet-scse-seed0-fold0"
         self.uri = f"sqlite:///{database}"
-        self.told: list[Mapping[str, Any]] = []
+        self.told: list[Event] = []
 
     def track(self) -> MlflowTracker:
         return MlflowTracker(self.out, self.told.append, uri=self.uri)
 
-    def begin(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
-        tell({"event": "run", "run": self.run.name, "folder": self.run, "settings": SETTINGS})
+    def begin(self, tell: OnEvent) -> None:
+        tell(RunStarted(self.run.name, self.run, number=1, runs=1, settings=SETTINGS))
 
-    def train(self, tell: Callable[[Mapping[str, Any]], None], *epochs: int) -> None:
-        """What `train` writes and tells of some epochs."""
+    def train(self, tell: OnEvent, *epochs: int) -> None:
+        """What `train` writes and reports of some epochs."""
         (self.run / "segmenter").mkdir(parents=True, exist_ok=True)
         (self.run / "segmenter" / "weights.safetensors").touch()
         (self.run / RECORD).write_text("{}")
         for number in epochs:
             tell(STEP)
             with (self.run / LOG).open("a") as log:
-                log.write(json.dumps(epoch(number)) + "\n")
+                log.write(json.dumps({"event": "epoch", **asdict(epoch(number))}) + "\n")
             tell(epoch(number))
 
-    def score(self, tell: Callable[[Mapping[str, Any]], None], **more: Any) -> None:
+    def score(self, tell: OnEvent, *, skipped: bool = False) -> None:
         (self.run / "scores.csv").write_text("case\n")
-        tell({"event": "scored", "run": self.run.name, "folder": self.run, "scores": SCORES, **more})
+        tell(Scored(self.run.name, self.run, SCORES, skipped))
 
     def end_by(self, error: Exception, *epochs: int) -> None:
         with self.track() as tell:
@@ -131,14 +138,14 @@ def test_a_run_is_logged_with_parameters_curves_scores_and_files(study):
     assert run.info.status == "FINISHED"
     assert run.data.params == {name: str(value) for name, value in SETTINGS.items()}
     assert run.data.metrics == {
-        **{name: epoch(3)[name] for name in ("loss", "dice", "learning_rate", "seconds")},
+        **{name: getattr(epoch(3), name) for name in ("loss", "dice", "learning_rate", "seconds")},
         **{f"test_{name}": value for name, value in SCORES.items()},
     }
     assert run.steps == [1, 2, 3]
     assert run.files == {RECORD, LOG, "scores.csv", "segmenter"}
     tags = {"network": "unet", "variant": "scse", "seed": "0", "fold": "0", "scse.version": tracking.__version__}
     assert run.data.tags.items() >= tags.items()
-    assert [event["event"] for event in study.told] == ["run", *["step", "epoch"] * 3, "scored"]
+    assert list(map(type, study.told)) == [RunStarted, *[StepDone, EpochDone] * 3, Scored]
 
 
 def test_epochs_are_logged_while_the_run_goes_on(study):
@@ -172,7 +179,7 @@ def test_a_run_of_train_ends_without_scores(study):
     with study.track() as tell:
         study.begin(tell)
         study.train(tell, 1)
-        tell({"event": "trained", "run": study.run.name, "folder": study.run})
+        tell(Trained(study.run.name, study.run))
     run = study.only_run()
     assert run.info.status == "FINISHED"
     assert run.files == {RECORD, LOG, "segmenter"}
@@ -185,12 +192,12 @@ def test_a_second_call_logs_a_finished_run_once_and_its_report_anew(study):
             study.begin(tell)
             if text == "first":
                 study.train(tell, 1)
-            study.score(tell, **({} if text == "first" else {"skipped": True}))
+            study.score(tell, skipped=text == "second")
             page.parent.mkdir(exist_ok=True)
             page.write_text(text)
             for name in ("scores.csv", "costs.csv"):
                 (study.out / name).touch()
-            tell({"event": "report", "path": page, "folder": study.out})
+            tell(Reported(page, study.out))
     runs = study.runs()
     assert set(runs) == {study.run.name, "report"}
     assert runs[study.run.name].steps == [1]
@@ -230,7 +237,7 @@ def test_a_server_that_stays_away_costs_no_training_and_the_next_call_logs_it(st
         study.begin(tell)
         study.train(tell, 1, 2)
         study.score(tell)
-    assert [event["event"] for event in study.told] == ["run", *["step", "epoch"] * 2, "scored"]
+    assert list(map(type, study.told)) == [RunStarted, *[StepDone, EpochDone] * 2, Scored]
     first, last = (record for record in caplog.records if record.name == "scse.studies.tracking")
     assert first.levelno == last.levelno == logging.WARNING
     assert "training goes on" in first.getMessage()

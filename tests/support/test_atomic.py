@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: on full disks, after kills, with several processes at one folder."""
+"""Atomic writes: on full disks, after killed processes, and with several processes in one folder."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ with temporary_folder(Path(sys.argv[1])) as folder:
 
 @pytest.fixture(autouse=True)
 def _new_process() -> Iterator[None]:
-    """Each test cleans folders as a process that has just been started does."""
+    """Reset the cache of cleaned folders, so that each test starts as a new process does."""
     atomic._clean.cache_clear()
     yield
     atomic._clean.cache_clear()
@@ -62,7 +62,7 @@ def test_a_file_is_written_whole_with_its_folder_and_readable_by_others(tmp_path
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
-def test_a_disk_that_takes_no_more_is_told_with_the_name_of_the_file_and_keeps_the_old_one(
+def test_on_a_full_disk_the_error_names_the_file_and_the_old_file_stays(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "scores.csv"
@@ -112,7 +112,7 @@ def test_an_array_is_written_as_numpy_saves_it(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "a.npy"), array)
 
 
-def test_an_array_on_a_full_disk_is_told_with_its_name_and_reason(
+def test_an_array_on_a_full_disk_raises_with_its_name_and_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", fails(errno.ENOSPC))
@@ -125,7 +125,7 @@ def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
         (tmp_path / "other").read_bytes()
 
 
-def test_a_temporary_folder_is_gone_at_the_end_with_all_that_is_in_it(tmp_path: Path) -> None:
+def test_a_temporary_folder_is_deleted_at_the_end_with_its_content(tmp_path: Path) -> None:
     with suppress(ZeroDivisionError), temporary_folder(tmp_path / "new") as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "file").touch()
@@ -134,7 +134,7 @@ def test_a_temporary_folder_is_gone_at_the_end_with_all_that_is_in_it(tmp_path: 
 
 
 def kill_while_writing(folder: Path) -> list[str]:
-    """Names that a process leaves which is killed in the middle of a file and of a folder."""
+    """Return the names of the files of a process that was killed while it wrote a file and a folder."""
     assert subprocess.run([sys.executable, "-c", KILLED, folder], check=False).returncode < 0
     return names(folder)
 
@@ -162,7 +162,7 @@ def test_what_a_living_process_writes_is_left_alone_however_old(tmp_path: Path) 
 
 
 def leave(folder: Path, *, age: float) -> None:
-    """What a process of another machine left, or still writes: its lock may not be seen here."""
+    """Create an unfinished file and folder of another machine, whose lock may not be visible on this one."""
     part = folder / ".scse-0123abcd-xyz.part"
     part.touch()
     part.with_suffix(".d").mkdir()
@@ -179,7 +179,7 @@ def test_what_another_machine_may_still_write_stays_for_a_day(tmp_path: Path) ->
 def test_what_another_machine_left_a_day_ago_is_removed(
     locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not locks:  # as some network file systems
+    if not locks:  # as on some network file systems
         monkeypatch.setattr(atomic.fcntl, "flock", fails(errno.ENOLCK))
     leave(tmp_path, age=atomic.DAY + 600)
     write_atomic(tmp_path / "scores.csv", b"whole")
@@ -193,7 +193,7 @@ def test_without_locks_what_was_just_made_here_stays(tmp_path: Path, monkeypatch
     assert names(tmp_path) == [*left, "scores.csv"]
 
 
-def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_anew(
+def test_a_file_that_was_removed_as_a_leftover_before_it_was_locked_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = atomic._locked

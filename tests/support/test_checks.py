@@ -1,4 +1,4 @@
-"""Checks of arguments: what passes, and the one form of message for what does not."""
+"""Checks of arguments: accepted values, and the form of the messages for refused ones."""
 
 import pytest
 

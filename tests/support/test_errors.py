@@ -1,4 +1,4 @@
-"""Messages for people, whatever they repeat."""
+"""Lengths of error messages."""
 
 from scse.support.errors import UserError
 

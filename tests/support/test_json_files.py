@@ -1,4 +1,4 @@
-"""JSON that others wrote: read, or refused with the file and the field."""
+"""Reading of untrusted JSON, and errors that name the file and the field."""
 
 import os
 
@@ -10,7 +10,7 @@ from scse.support.json_files import read_json, validated
 
 
 class Model(BaseModel):
-    """Fields to check against."""
+    """A model to check content against."""
 
     spacing: list[float] = Field(min_length=1)
 
@@ -23,7 +23,7 @@ class Model(BaseModel):
         ('{"a": 1' + "0" * 30 + "}", "beyond 64 bits"),
         ('{"a": 9223372036854775808}', "beyond 64 bits"),
         ('{"a": -1' + "0" * 5000 + "}", "beyond 64 bits"),
-        ('{"a": {"b": 1, "b": 2}}', "'b' stands twice"),
+        ('{"a": {"b": 1, "b": 2}}', "'b' appears twice"),
     ],
 )
 def test_json_that_cannot_be_used_is_refused_by_the_name_of_its_file(tmp_path, text, what):
@@ -37,7 +37,7 @@ def test_json_that_cannot_be_used_is_refused_by_the_name_of_its_file(tmp_path, t
 def test_json_in_another_encoding_and_things_that_are_no_files_are_refused(tmp_path):
     (tmp_path / "latin.json").write_bytes('{"a": "é"}'.encode("latin-1"))
     os.mkfifo(tmp_path / "pipe.json")
-    for name, what in {"latin.json": "utf-8", "pipe.json": "no regular file", "none.json": "No such file"}.items():
+    for name, what in {"latin.json": "utf-8", "pipe.json": "is a named pipe", "none.json": "does not exist"}.items():
         with pytest.raises(DataError, match=what):
             read_json(tmp_path / name)
 

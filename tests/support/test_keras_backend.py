@@ -1,4 +1,4 @@
-"""The backend that Keras takes: found as Keras finds it, and settled before Keras is imported."""
+"""The backend of Keras: found in the way Keras finds it, and set before Keras is imported."""
 
 import json
 import os
@@ -18,15 +18,15 @@ Installed = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of Keras' own, and no choice by the environment."""
+    """Set an empty home folder of Keras, and no backend in the environment."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setenv("KERAS_BACKEND", "")  # which is none, and is put back after a test that sets it
+    monkeypatch.setenv("KERAS_BACKEND", "")  # set, not deleted, so that its value is restored if a test sets it
     return tmp_path
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Installed:
-    """Makes packages seem to be installed, and no others."""
+    """Return a function that makes only the given packages appear to be installed."""
     return lambda *names: monkeypatch.setattr(
         keras_backend, "find_spec", lambda name: object() if name in names else None
     )
@@ -47,7 +47,7 @@ def test_the_environment_comes_before_the_file_and_the_file_before_the_default(
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"floatx": "float32"}'])
-def test_a_file_that_names_no_backend_is_passed_over(home: Path, content: str) -> None:
+def test_a_file_that_names_no_backend_is_ignored(home: Path, content: str) -> None:
     (home / "keras.json").write_text(content)
     assert chosen_backend().by == "Keras' default"
 
@@ -70,27 +70,27 @@ def test_keras_finds_the_same(home: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_the_user_chose_is_taken(installed: Installed, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_the_choice_of_the_user_is_used(installed: Installed, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     installed("keras", *BACKENDS)
     monkeypatch.setenv("KERAS_BACKEND", backend)
     assert settle_backend() == os.environ["KERAS_BACKEND"] == backend
 
 
-def test_what_the_file_names_is_taken_if_it_is_installed(home: Path, installed: Installed) -> None:
+def test_the_backend_in_the_file_is_used_if_it_is_installed(home: Path, installed: Installed) -> None:
     write(home, "torch")
     installed("keras", "jax", "torch")
     assert settle_backend() == "torch"
 
 
 @pytest.mark.parametrize("named", [None, "tensorflow", "numpy"])
-def test_else_the_first_that_is_installed_is_taken(home: Path, installed: Installed, named: str | None) -> None:
+def test_otherwise_the_first_installed_backend_is_used(home: Path, installed: Installed, named: str | None) -> None:
     if named is not None:
         write(home, named)
     installed("keras", "jax", "torch")
     assert settle_backend() == os.environ["KERAS_BACKEND"] == "jax"
 
 
-def test_what_is_needed_comes_before_every_choice(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_needed_backend_overrides_every_choice(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
     installed("keras", *BACKENDS)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert settle_backend("tensorflow") == os.environ["KERAS_BACKEND"] == "tensorflow"
@@ -109,7 +109,7 @@ def test_what_is_needed_comes_before_every_choice(installed: Installed, monkeypa
         ),
     ],
 )
-def test_what_is_missing_is_told_and_nothing_set(
+def test_missing_packages_raise_and_set_nothing(
     installed: Installed, monkeypatch: pytest.MonkeyPatch, chosen: str, names: tuple[str, ...], message: str
 ) -> None:
     installed(*names)
@@ -119,7 +119,7 @@ def test_what_is_missing_is_told_and_nothing_set(
     assert os.environ["KERAS_BACKEND"] == chosen
 
 
-def test_what_is_needed_but_missing_is_told(installed: Installed) -> None:
+def test_a_needed_backend_that_is_missing_raises(installed: Installed) -> None:
     installed("keras", "jax")
     with pytest.raises(ValueError, match="this needs tensorflow, which is not installed; pip install tensorflow"):
         settle_backend("tensorflow")

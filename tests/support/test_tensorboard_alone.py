@@ -1,4 +1,4 @@
-"""The command line starts without TensorFlow and MLflow, and events can still be written and read."""
+"""The command line does not import TensorFlow and MLflow, and events can still be written and read."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Actions are timed in turn, for as many rounds as asked or as the time allows."""
+"""Actions are timed interleaved, for the requested rounds or as many as the time allows."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from scse.support import timing
 
 
 class Clock:
-    """A clock that only actions move."""
+    """A clock that only actions advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_actions_are_timed_in_turn_after_a_round_to_warm_up(clock: Clock) -> None:
     seconds = timing.in_turn([clock.action("plain", 50.0, 2.0), clock.action("scse", 90.0, 3.0)], 3)
-    assert clock.calls == ["plain", "scse", "scse", "plain"] * 2  # every other round goes backwards
+    assert clock.calls == ["plain", "scse", "scse", "plain"] * 2  # every other round runs in reverse order
     np.testing.assert_array_equal(seconds, [[2.0, 3.0]] * 3)
 
 
@@ -43,7 +43,7 @@ def test_what_runs_before_an_action_is_not_timed(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (11.0, 3), (12.5, 4), (40.0, 18), (1e9, 50)])
-def test_no_round_begins_after_the_time_but_three_are_done(clock: Clock, seconds: float, rounds: int) -> None:
+def test_no_round_starts_after_the_time_but_three_are_complete(clock: Clock, seconds: float, rounds: int) -> None:
     assert timing.in_turn([clock.action("step", 5.0, 2.0)], 50, seconds=seconds).shape == (rounds, 1)
 
 
@@ -51,5 +51,5 @@ def test_no_round_begins_after_the_time_but_three_are_done(clock: Clock, seconds
     ("seconds", "words"),
     [(0.2, "1 s"), (45.4, "45 s"), (100, "100 s"), (720, "12 min"), (7800, "2 h 10 min"), (36300, "10 h 05 min")],
 )
-def test_a_time_is_told_in_words(seconds, words):
+def test_a_time_is_formatted_in_words(seconds, words):
     assert timing.in_words(seconds) == words

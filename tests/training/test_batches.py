@@ -7,11 +7,12 @@ from torch import Tensor
 
 from datasets import save_prepared
 from scse.data.prepared import Prepared
-from scse.training.batches import Batches, augmented, step_seed
-from scse.training.run import make_batches
+from scse.training.batches import Augmentation, Batches, augmented, step_seed
 from scse.training.settings import Settings
+from scse.training.setup import make_batches
 from scse.training.task import Task
 
+RANGES = Augmentation(rotation=10, scaling=0.1, shift=0.05, gain=0.1, offset=0.1)
 PATCH = (10, 12)
 SLICES = 9  # of two cases: 6 of 13 x 17 pixels, 3 of 10 x 12
 
@@ -28,7 +29,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Prepared]:
 def make(
     cases: list[Prepared], *, seed: int = 0, batch_size: int = 2, limit: int | None = None, augment: bool = True
 ) -> Batches:
-    return Batches(cases, patch=PATCH, batch_size=batch_size, limit=limit, augment=augment, seed=seed)
+    return Batches(
+        cases, patch=PATCH, batch_size=batch_size, limit=limit, augmentation=RANGES if augment else None, seed=seed
+    )
 
 
 def same(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
@@ -134,7 +137,7 @@ def ramp(axis: int, *, size: int = 40, count: int = 64) -> Tensor:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_labels_move_with_their_image(axis: int) -> None:
     labels = ramp(axis)
-    images, moved = augmented(labels[:, None].float(), labels, np.random.default_rng(0))
+    images, moved = augmented(labels[:, None].float(), labels, RANGES, np.random.default_rng(0))
     assert not torch.equal(moved, labels)
     for image, label in zip(images[:, 0].double(), moved.double(), strict=True):
         # the label is the rounded ramp, the image the ramp with another gain and offset
@@ -144,7 +147,7 @@ def test_labels_move_with_their_image(axis: int) -> None:
 
 def test_slices_are_changed_each_in_its_own_way() -> None:
     labels = ramp(0)
-    images, moved = augmented(labels[:, None].float(), labels, np.random.default_rng(0))
+    images, moved = augmented(labels[:, None].float(), labels, RANGES, np.random.default_rng(0))
     assert len({tuple(label.flatten().tolist()) for label in moved}) == len(labels)
     assert len({image.mean().item() for image in images}) == len(labels)
 
@@ -152,7 +155,7 @@ def test_slices_are_changed_each_in_its_own_way() -> None:
 def test_changes_are_small_and_never_mirror() -> None:
     for axis in (0, 1):
         labels = ramp(axis)
-        _, moved = augmented(labels[:, None].float(), labels, np.random.default_rng(1))
+        _, moved = augmented(labels[:, None].float(), labels, RANGES, np.random.default_rng(1))
         # 10 degrees, 10 % and 5 % of the side, at the corner of a slice
         assert (moved - labels).abs().max() <= 40 * (0.5 * (np.sin(np.deg2rad(10)) * 1.1 + 0.115) + 0.05) + 1
         assert (moved.diff(dim=axis + 1).sum(dim=axis + 1) > 0).all()
@@ -160,7 +163,7 @@ def test_changes_are_small_and_never_mirror() -> None:
 
 def test_gain_and_offset_are_small() -> None:
     flat = torch.full((64, 1, 8, 8), 2.0)
-    images, labels = augmented(flat, torch.ones(64, 8, 8, dtype=torch.int64), np.random.default_rng(0))
+    images, labels = augmented(flat, torch.ones(64, 8, 8, dtype=torch.int64), RANGES, np.random.default_rng(0))
     assert 2 * 0.9 - 0.1 <= images.min() < 1.9
     assert 2.1 < images.max() <= 2 * 1.1 + 0.1
     assert (labels == 1).all()
@@ -168,5 +171,21 @@ def test_gain_and_offset_are_small() -> None:
 
 def test_large_label_numbers_survive() -> None:
     labels = torch.full((4, 8, 8), 255)
-    _, moved = augmented(torch.zeros(4, 1, 8, 8), labels, np.random.default_rng(0))
+    _, moved = augmented(torch.zeros(4, 1, 8, 8), labels, RANGES, np.random.default_rng(0))
     assert torch.equal(moved, labels)
+
+
+def test_ranges_of_the_augmentation_are_settings():
+    images, labels = torch.randn(6, 1, 12, 10), torch.ones(6, 12, 10, dtype=torch.int64)
+    still = Augmentation(rotation=0, scaling=0, shift=0, gain=0, offset=0)
+    same, _ = augmented(images, labels, still, np.random.default_rng(0))
+    torch.testing.assert_close(same, images, rtol=0, atol=1e-5)
+    brighter = Augmentation(rotation=0, scaling=0, shift=0, gain=0.5, offset=0)
+    changed, _ = augmented(images, labels, brighter, np.random.default_rng(0))
+    gains = (changed / images).mean((1, 2, 3))
+    assert 0.1 < (gains - 1).abs().max() <= 0.5 + 1e-4
+
+
+def test_the_ranges_are_those_of_the_settings(task):
+    loader = make_batches(task, Settings(rotation=30, offset=0.3))
+    assert loader.augmentation == Augmentation(rotation=30, scaling=0.1, shift=0.05, gain=0.1, offset=0.3)

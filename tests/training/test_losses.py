@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from datasets import save_prepared
 from scse.data.prepared import IGNORED_CLASS
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
-from scse.training.run import make_loss
 from scse.training.settings import Settings
+from scse.training.setup import make_loss
 from scse.training.task import Task
 
 CLASSES = 4

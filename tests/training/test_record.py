@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from scse.data.prepared import Prepared
 from scse.support.errors import DataError
+from scse.support.events import StoppedError
 from scse.training.record import RECORD, RunRecord, check_record, prepared_task, read_record
-from scse.training.run import StoppedError, resume, train
+from scse.training.run import resume, train
 from scse.training.settings import Settings
 from scse.training.task import Task
 
@@ -59,9 +60,12 @@ def test_a_record_of_an_earlier_version_goes_on(task: Task, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 3}, "holds a run with settings epochs = 2, asked for is 3; ask for the same as before, or choose"),
-        ({"variant": "cse"}, "settings variant = 'none', asked for is 'cse'; .* another folder with -o"),
-        ({"learning_rate": 0.1}, "settings learning_rate = 0.003, asked for is 0.1"),
+        (
+            {"epochs": 3},
+            "already contains a run with settings epochs=2; you requested epochs=3; request the same as before",
+        ),
+        ({"variant": "cse"}, "settings variant='none'; you requested variant='cse'; .* another folder with -o"),
+        ({"learning_rate": 0.1}, "settings learning_rate=0.003; you requested learning_rate=0.1"),
     ],
 )
 def test_other_settings_are_refused(task: Task, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -84,10 +88,10 @@ def test_other_data_is_refused(task: Task, tmp_path: Path) -> None:
         task.structures,
     )
     for other, message in (
-        (fewer, "training c = 'c', asked for is None"),
-        (renamed, "structures right = 300, asked for is None"),
-        (resampled, r"recipe spacing = None, asked for is \[2"),
-        (changed, "training a = 'a', asked for is 'other'"),
+        (fewer, "training c='c'; you requested c=None"),
+        (renamed, "structures right=300; you requested right=None"),
+        (resampled, r"recipe spacing=None; you requested spacing=\[2"),
+        (changed, "training a='a'; you requested a='other'"),
     ):
         with pytest.raises(DataError, match=message):
             check_record(tmp_path, record(other))
@@ -95,7 +99,7 @@ def test_other_data_is_refused(task: Task, tmp_path: Path) -> None:
 
 def test_train_refuses_a_folder_of_another_run(task: Task, tmp_path: Path) -> None:
     check_record(tmp_path, record(task))
-    with pytest.raises(DataError, match="settings seed = 0, asked for is 7"):
+    with pytest.raises(DataError, match="settings seed=0; you requested seed=7"):
         train(task, SETTINGS.model_copy(update={"seed": 7}), tmp_path)
 
 
@@ -163,7 +167,7 @@ def test_a_record_of_before_the_code_was_kept_is_read(task: Task, tmp_path: Path
 
 def test_a_record_of_an_unknown_network_is_named(task: Task, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(record(task).model_dump_json().replace('"unet"', '"vnet"'))
-    with pytest.raises(DataError, match=r"run\.json: settings: .*network must be one of .*got 'vnet'"):
+    with pytest.raises(DataError, match=r"run\.json: settings\.network: network must be one of .*got 'vnet'"):
         read_record(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datasets import save_prepared, write_nnunet, write_pictures
 from scse.data.files import read_image, read_label
-from scse.data.inspection import checked
+from scse.data.inspection import open_checked
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.recipe import Recipe
 from scse.evaluation.scores import dice_scores
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import DataError, UserError
-from scse.training import run
-from scse.training.loop import Event, held_out_dice
+from scse.support.events import EpochDone, Event, Planned, Progress, RunStarted, StepDone, StoppedError, Trained
+from scse.training import loop, run
+from scse.training.log import LOG, read_log
 from scse.training.record import read_record
-from scse.training.run import (
-    CHECKPOINT,
-    LOG,
-    WATCHED_SHARE,
-    StoppedError,
-    new_fabric,
-    new_state,
-    resolve_precision,
-    resume,
-    train,
-    train_on,
-)
+from scse.training.run import CHECKPOINT, resume, train, train_on
 from scse.training.settings import Settings
+from scse.training.setup import new_fabric, new_state, resolve_precision
 from scse.training.task import MONITORED, Task, make_task
+from scse.training.validation import VALIDATION_SHARE, held_out_dice
 
 TINY: dict[str, Any] = {"width": 4, "depth": 2, "learning_rate": 0.02, "precision": "32"}
 VALUES = (300, 3)
@@ -47,14 +38,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Mapping[str, Any]]]:
-    """The folder of a finished run and all that it told."""
-    out, told = tmp_path_factory.mktemp("run"), []
-    train_on(folder, out=out, settings={**TINY, "epochs": 4}, cache=out / "cache", on_event=told.append)
-    return out, told
+def learned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    """The folder of a finished run and all its events."""
+    out, events = tmp_path_factory.mktemp("run"), []
+    train_on(folder, out=out, settings={**TINY, "epochs": 4}, cache=out / "cache", on_event=events.append)
+    return out, events
 
 
-Learned = tuple[Path, list[Mapping[str, Any]]]
+Learned = tuple[Path, list[Event]]
 
 
 def test_it_learns(folder: Path, learned: Learned) -> None:
@@ -69,32 +60,56 @@ def test_it_learns(folder: Path, learned: Learned) -> None:
         assert dice_scores(found, read_label(folder / f"labelsTs/{case}.nii.gz").array, sorted(VALUES)).min() > 0.5
 
 
-def test_what_is_told(learned: Learned) -> None:
-    out, told = learned
-    kinds = list(dict.fromkeys(event["event"] for event in told))
-    assert kinds == ["progress", "plan", "run", "step", "epoch", "trained"]
-    run = next(event for event in told if event["event"] == "run")
-    assert (run["run"], run["folder"]) == (out.name, out)
-    assert Settings(**run["settings"]) == read_record(out).settings
-    assert told[-1] == {"event": "trained", "run": out.name, "folder": out}
-    assert [(event["what"], event["done"]) for event in told if event["event"] == "progress"] == [
-        *(("inspect", done) for done in range(1, 6)),
-        *(("prepare", done) for done in range(1, 6)),
+def test_what_is_reported(learned: Learned) -> None:
+    out, events = learned
+    kinds = list(dict.fromkeys(map(type, events)))
+    assert kinds == [Progress, Planned, RunStarted, StepDone, EpochDone, Trained]
+    run = next(event for event in events if isinstance(event, RunStarted))
+    assert (run.run, run.folder, run.number, run.runs) == (out.name, out, 1, 1)
+    assert Settings(**run.settings) == read_record(out).settings
+    assert events[-1] == Trained(out.name, out)
+    assert [event for event in events if isinstance(event, Progress)] == [
+        *(Progress("inspect", done, 5) for done in range(1, 6)),
+        *(Progress("prepare", done, 5) for done in range(1, 6)),
     ]
-    plan = dict(next(event for event in told if event["event"] == "plan")["rows"])
-    assert plan["cases"] == "3 for training, 2 watched"
-    assert plan["view"] == "coronal"
-    steps = [event for event in told if event["event"] == "step"]
-    assert len(steps) == 4 * (3 * 28 // 8)
-    assert all(event["images_per_second"] > 0 for event in steps)
-    assert steps[-1]["seconds_left"] == 0
+    plan = dict(next(event.rows for event in events if isinstance(event, Planned)))
+    assert plan["cases"] == "3 for training, 2 for validation"
+    assert plan["plane"] == "coronal"
+    steps = [event for event in events if isinstance(event, StepDone)]
+    of_epoch = 3 * 28 // 8
+    assert [(step.epoch, step.step, step.steps) for step in steps] == [
+        (epoch, step, of_epoch) for epoch in range(1, 5) for step in range(1, of_epoch + 1)
+    ]
+    assert all(event.images_per_second > 0 for event in steps)
+    assert steps[-1].seconds_left == 0
+    epochs = [event for event in events if isinstance(event, EpochDone)]
+    for epoch in epochs:
+        losses = [step.loss for step in steps if step.epoch == epoch.epoch]
+        assert epoch.loss == sum(losses) / of_epoch, "added one by one in double precision"
 
 
-def test_the_log_is_what_was_told_and_what_the_checkpoint_holds(learned: Learned) -> None:
-    out, told = learned
-    rows = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
-    assert rows == [dict(event) for event in told if event["event"] == "epoch"]
-    assert set(rows[0]) == {"event", "epoch", "loss", "dice", "seconds", "learning_rate"}
+def test_the_log_is_what_was_reported(learned: Learned) -> None:
+    out, events = learned
+    epochs = [event for event in events if isinstance(event, EpochDone)]
+    assert read_log(out) == epochs
+    assert (out / LOG).read_text() == "".join(
+        f'{{"event": "epoch", "epoch": {e.epoch}, "loss": {e.loss!r}, "dice": {e.dice!r}, "seconds": {e.seconds!r}, '
+        f'"learning_rate": {e.learning_rate!r}}}\n'
+        for e in epochs
+    )
+
+
+def test_a_log_of_the_first_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text(
+        '{"event": "epoch", "epoch": 1, "loss": 2.0733546018600464, "dice": NaN, "seconds": 0.0643, '
+        '"learning_rate": 0.002893134787650513}\n'
+        '{"event": "epoch", "epoch": 2, "loss": 1.75, "dice": 0.5, "seconds": 1, "learning_rate": 1.2e-08}\n'
+    )
+    first, second = read_log(tmp_path)
+    assert (first.epoch, first.loss, first.seconds) == (1, 2.0733546018600464, 0.0643)
+    assert first.learning_rate == 0.002893134787650513
+    assert math.isnan(first.dice)
+    assert second == EpochDone(2, 1.75, 0.5, 1.0, 1.2e-08)
 
 
 def test_tensorboard_events(learned: Learned) -> None:
@@ -161,15 +176,17 @@ def test_a_second_call_goes_on(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="stopped in epoch 1 of 1"):
         train_on(folder, **call, stop=lambda: next(calls) == 12)  # 5 inspected, 5 prepared, 3 steps
     assert (tmp_path / "run" / CHECKPOINT).exists()
-    told: list[Event] = []
-    segmenter = resume(tmp_path / "run", cache=tmp_path / "cache", on_event=told.append)
-    assert [told[0]["event"], told[1]["step"], told[-1]["event"]] == ["run", 4, "trained"]
+    events: list[Any] = []
+    segmenter = resume(tmp_path / "run", cache=tmp_path / "cache", on_event=events.append)
+    assert isinstance(events[0], RunStarted)
+    assert events[1].step == 4
+    assert isinstance(events[-1], Trained)
     assert train_on(folder, **call).structures == segmenter.structures
 
 
 def test_only_some_held_out_cases_are_watched(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "set", cases=1, tests=MONITORED + 2, shape=(9, 4, 9))
-    inspection, dataset = checked(folder)
+    inspection, dataset = open_checked(folder)
     recipe = Recipe.derive(inspection.facts)
     task = make_task(
         inspection, training=dataset.cases, held_out=dataset.test_cases, recipe=recipe, cache=tmp_path / "cache"
@@ -257,7 +274,7 @@ def test_held_out_dice_looks_at_so_many_slices_evenly_spaced(tmp_path: Path, mos
     assert dice == 1  # each slice was compared with its own labels
 
 
-def test_watching_is_bounded_by_what_an_epoch_learns(
+def test_validation_is_bounded_by_the_slices_of_an_epoch(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -265,7 +282,7 @@ def test_watching_is_bounded_by_what_an_epoch_learns(
     for limit, batch_size in [(None, 4), (8, 4), (2, 2)]:
         settings = Settings(**TINY, epochs=1, slices_per_epoch=limit, batch_size=batch_size)
         train(task, settings, tmp_path / f"{limit}")
-    assert asked == [20 // WATCHED_SHARE, 8 // WATCHED_SHARE, 1]  # of 21 slices, the last is no batch
+    assert asked == [20 // VALIDATION_SHARE, 8 // VALIDATION_SHARE, 1]  # of 21 slices, the last is no batch
 
 
 def test_a_run_without_held_out_cases(task: Task, tmp_path: Path) -> None:
@@ -282,6 +299,37 @@ def test_training_that_diverges_says_so_and_leaves_no_segmenter(tmp_path: Path) 
     with pytest.raises(UserError, match="the loss became nan in epoch 1, step 1: training diverged; choose a smaller"):
         train(task, Settings(**TINY, epochs=1, augment=False), tmp_path / "run")
     assert not (tmp_path / "run" / "segmenter").exists()
+
+
+def test_a_loss_that_is_fetched_later_ends_the_run_as_early_and_with_the_same_error(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "report_interval", lambda device: 3)
+    take_step, steps = loop.train_step, []
+
+    def diverge(*given: Any) -> torch.Tensor:
+        steps.append(take_step(*given))
+        return steps[-1] * (math.inf if len(steps) == 7 else 1)
+
+    monkeypatch.setattr(loop, "train_step", diverge)
+    settings = Settings(**TINY, epochs=2, slices_per_epoch=20, batch_size=4)  # 5 steps an epoch
+    events: list[Event] = []
+    with pytest.raises(UserError, match="the loss became inf in epoch 2, step 2: training diverged; choose a smaller"):
+        train(task, settings, tmp_path, on_event=events.append)
+    assert len(steps) == 8, "found at the next report"
+    reported = [(event.epoch, event.step) for event in events if isinstance(event, StepDone)]
+    assert reported == [(1, 3), (1, 5)]
+    assert [epoch.epoch for epoch in read_log(tmp_path)] == [1]
+
+    # in the last step before a stop: the checkpoint of the first epoch stays
+    before, steps[:] = (tmp_path / CHECKPOINT).read_bytes(), [0] * 5
+    with pytest.raises(UserError, match="the loss became inf in epoch 2, step 2"):
+        train(task, settings, tmp_path, stop=lambda: len(steps) == 7)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_losses_are_fetched_every_tenth_step_from_other_devices_than_a_cpu() -> None:
+    assert [loop.report_interval(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [1, 10, 10]
 
 
 def test_bfloat16(task: Task, tmp_path: Path) -> None:

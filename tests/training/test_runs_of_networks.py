@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from scse.attachment.placements import placements
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import DataError
+from scse.support.events import StoppedError
 from scse.training.record import RECORD
-from scse.training.run import CHECKPOINT, StoppedError, new_state, resume, train, train_on
+from scse.training.run import CHECKPOINT, resume, train, train_on
 from scse.training.settings import Settings
+from scse.training.setup import new_state
 from scse.training.task import Task
 
 BASIC = "monai:BasicUNet[features=(4,4,4,4,4,4)]"
@@ -60,7 +62,7 @@ def test_for_one_seed_variants_start_from_the_same_weights(task: Task) -> None:
 def test_where_blocks_go_is_part_of_the_run(task: Task, tmp_path: Path) -> None:
     segmenter = train(task, settings(BASIC, attach_to="upcat_1"), tmp_path)
     assert placements(segmenter.network).names == ("network.upcat_1",)
-    with pytest.raises(DataError, match="settings attach_to = 'upcat_1', asked for is 'auto'"):
+    with pytest.raises(DataError, match="settings attach_to='upcat_1'; you requested attach_to='auto'"):
         train(task, settings(BASIC), tmp_path)
 
 
@@ -73,7 +75,7 @@ def test_a_factory_in_a_file_is_resumed_only_when_named(task: Task, cache: Path,
         resume(tmp_path / "run", cache=cache)
     with pytest.raises(ValueError, match="name the same one"):
         resume(tmp_path / "run", network=BASIC, cache=cache)
-    with pytest.raises(DataError, match=r"code mine.py = '.*', asked for is '.*'; ask for the same as before"):
+    with pytest.raises(DataError, match=r"code mine.py='.*'; you requested mine.py='.*'; request the same as before"):
         resume(tmp_path / "run", network=f"{mine}:make", cache=cache)
     assert not (tmp_path / "ran").exists()
     mine.write_text(before)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from scse.training.settings import PRESETS, Settings, check_sense, make_settings
+from scse.training.settings import PRESETS, Settings, make_settings, reject_unused
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import Variant
 
 
 def test_quick_is_the_default() -> None:
@@ -21,7 +23,7 @@ def test_paper_is_the_published_training() -> None:
 
 def test_fields_of_a_preset_are_replaced() -> None:
     chosen = make_settings("paper", {"epochs": 2, "variant": "sse"})
-    assert chosen == PRESETS["paper"].model_copy(update={"epochs": 2, "variant": "sse"})
+    assert chosen == PRESETS["paper"].model_copy(update={"epochs": 2, "variant": Variant("sse")})
 
 
 def test_values_typed_as_text_are_understood() -> None:
@@ -31,7 +33,8 @@ def test_values_typed_as_text_are_understood() -> None:
 
 def test_a_variant_is_kept_in_its_one_text() -> None:
     chosen = make_settings("quick", {"variant": "scse[placement=encoder,reduction=2]"})
-    assert chosen.variant == "scse[placement=encoder]"
+    assert chosen.variant == Variant("scse", placement="encoder")
+    assert chosen.model_dump()["variant"] == "scse[placement=encoder]"
 
 
 def test_json_round_trip() -> None:
@@ -52,10 +55,10 @@ def test_json_round_trip() -> None:
         ({"seed": -1}, "seed: "),
         (
             {"network": "vnet"},
-            r"settings: network must be one of 'unet', 'sdnet', 'densenet', .*, got 'vnet' \(settings",
+            r"settings: network must be one of 'unet', 'sdnet', 'densenet', .*, got 'vnet'",
         ),
-        ({"variant": "SE"}, r"settings: variant must be one of 'none', 'cse', .*, got 'SE' \(settings"),
-        ({"variant": "cse[aggregation=max]"}, r"settings: aggregation has no effect on variant 'cse' .* \(settings"),
+        ({"variant": "SE"}, r"settings: variant must be one of 'none', 'cse', .*, got 'SE'"),
+        ({"variant": "cse[aggregation=max]"}, r"settings: aggregation has no effect on variant 'cse'"),
         (
             {"network": "monai:BasicUNet", "variant": "scse[placement=encoder]"},
             "settings: variant scse.*: placement has no effect on monai:BasicUNet",
@@ -85,12 +88,16 @@ def test_settings_do_not_change() -> None:
 def test_networks_of_others_are_named_without_being_run(network: str) -> None:
     chosen = make_settings("quick", {"network": network, "attach_to": "encoder.*"})
     assert Settings.model_validate_json(chosen.model_dump_json()) == chosen
-    assert (chosen.network, chosen.attach_to) == (network, "encoder.*")
+    assert (chosen.network.text, chosen.attach_to) == (network, "encoder.*")
 
 
 def test_settings_written_before_there_was_attach_to_are_read() -> None:
     before = Settings().model_dump(exclude={"attach_to"})
     assert Settings.model_validate(before) == Settings()
+
+
+def refuse(networks: list[str], variants: list[str], given: dict[str, Any]) -> None:
+    reject_unused([*map(NetworkSpec.parse, networks)], [*map(Variant.parse, variants)], given)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +122,10 @@ def test_settings_that_would_do_nothing_are_refused(
     networks: list[str], variants: list[str], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check_sense(networks, variants, given)
+        refuse(networks, variants, given)
 
 
 def test_settings_for_some_of_the_networks_are_allowed() -> None:
-    check_sense(["unet", "smp:Unet"], ["none", "cse"], {"attach_to": "encoder.*", "width": 3})
-    check_sense(["unet"], ["none"], {"attach_to": "auto", "width": 3})
-    check_sense(["smp:Unet"], ["none", "cse"], {"attach_to": "auto"})
+    refuse(["unet", "smp:Unet"], ["none", "cse"], {"attach_to": "encoder.*", "width": 3})
+    refuse(["unet"], ["none"], {"attach_to": "auto", "width": 3})
+    refuse(["smp:Unet"], ["none", "cse"], {"attach_to": "auto"})

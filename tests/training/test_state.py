@@ -13,8 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scse.support.errors import DataError
-from scse.training.run import CHECKPOINT, LOG, StoppedError, new_state, train
+from scse.support.events import StoppedError
+from scse.training import loop
+from scse.training.log import LOG
+from scse.training.run import CHECKPOINT, train
 from scse.training.settings import Settings
+from scse.training.setup import new_state
 from scse.training.task import Task
 
 STEPS = 4  # an epoch: 20 slices, 5 at a time
@@ -72,6 +76,16 @@ def test_resumed_training_is_uninterrupted_training_bit_for_bit(task: Task, tmp_
     assert same(load_file(tmp_path / "whole" / CHECKPOINT), load_file(tmp_path / "parts" / CHECKPOINT))
     assert without_time(log_of(tmp_path / "whole")) == without_time(log_of(tmp_path / "parts"))
     assert [row["epoch"] for row in log_of(tmp_path / "parts")] == [1, 2, 3]
+
+
+def test_the_interval_of_reports_changes_no_number(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(task, settings(), tmp_path / "every")
+    monkeypatch.setattr(loop, "report_interval", lambda device: 3)
+    # after a report, between two, and at an epoch's last step
+    assert finish(task, settings(), tmp_path / "third", stop_at(3, STEPS + 2, 2 * STEPS)) == 3
+    every, third = (load_file(tmp_path / name / CHECKPOINT) for name in ("every", "third"))
+    assert same(every, third)
+    assert without_time(log_of(tmp_path / "every")) == without_time(log_of(tmp_path / "third"))
 
 
 def test_the_checkpoint_is_safetensors_and_json(task: Task, tmp_path: Path) -> None:

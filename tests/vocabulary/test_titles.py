@@ -1,8 +1,10 @@
 """Names for people: of networks, of the labels that a study gives them, and of variants."""
 
+import re
+
 import pytest
 
-from scse.vocabulary.titles import label, network_name, variant_name
+from scse.vocabulary.titles import label, network_name, slug, title, variant_name
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,27 @@ def test_networks_are_named_with_what_is_varied(network, varied, in_scores, name
 )
 def test_variants_are_named_with_what_differs_from_the_paper(variant, name):
     assert variant_name(variant) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("smp:Unet[encoder_name=resnet18]", "smp:Unet[encoder_name=resnet18]"),
+        ("/home/me/nets/mine.py:make[a=1]", "mine.py:make[a=1]"),
+        ("mine.py:make", "mine.py:make"),
+        (r"C:\nets\mine.py:make", "mine.py:make"),
+        ("m:f[path=/a/b.py:c]", "m:f[path=/a/b.py:c]"),
+        ("m:f[act={'a': 1}]", "m:f[act={'a':1}]"),
+        ("something of somebody", "something of somebody"),
+    ],
+)
+def test_people_see_the_name_without_folders(text, shown):
+    assert title(text) == shown
+
+
+def test_folders_get_safe_names_that_differ():
+    assert slug("unet") == "unet"
+    names = ["smp:Unet", "smp:Unet[]", "smp_Unet:x", "a/m.py:f", "b/m.py:f", "../../m.py:f", "m" * 99 + ":f", "//:::"]
+    slugs = [slug(name) for name in names]
+    assert all(re.fullmatch(r"[A-Za-z0-9_]*-[0-9a-f]{8}", made) and len(made) < 60 for made in slugs)
+    assert len(set(slugs)) == len(names)

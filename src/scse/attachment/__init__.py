@@ -1,1 +1,1 @@
-"""Blocks into an existing network and out again."""
+"""Attach blocks to existing networks, remove them, and save or fuse them."""

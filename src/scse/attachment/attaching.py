@@ -1,4 +1,4 @@
-"""Blocks into an existing network, and out again."""
+"""Attach blocks to an existing network, and detach them."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +10,8 @@ from torch import nn
 
 from scse.attachment.compiled import forget_compiled, uncompiled, unwrapped
 from scse.attachment.examples import Example, Output, counted, guess_example, run, spatial_axes
-from scse.attachment.hosts import LAYOUTS, NAME, block_of, hang, take_off
-from scse.attachment.losing import forget, lost_blocks, remember
+from scse.attachment.hosts import LAYOUTS, NAME, attach_block, block_of, remove_block
+from scse.attachment.losing import drop_records, lost_blocks, record_blocks
 from scse.attachment.patterns import Where, choose
 from scse.attachment.placements import FACTS, Facts, Placements, placements
 from scse.attachment.stages import Stage, find_stages, known_places, list_stages, suggest
@@ -32,104 +32,106 @@ def attach(
     identity: bool = True,
     layout: Literal["channels-first", "channels-last"] | None = None,
 ) -> Placements:
-    """Put a recalibration block after modules of any network.
+    """Attach recalibration blocks to modules of any network.
 
-    The keys of the model in `state_dict` stay as they were, so its checkpoints keep loading; the blocks' own keys
-    are new (`<where>.recalibration.*`). With `identity` its outputs stay as they were too, bit for bit, until the
-    blocks are trained. The example runs twice, in evaluation mode and without gradients: once to read channels and
-    resolutions, once to see that every block runs. If anything is wrong, the model is left as it was.
+    The keys of the model in `state_dict` do not change, so its checkpoints still load. The blocks add keys of their
+    own (`<where>.recalibration.*`). With `identity`, the outputs of the model are unchanged, bit for bit, until the
+    blocks are trained. The example runs twice, in evaluation mode and without gradients: first to find channels and
+    resolutions, then to check that every block runs. If an error is raised, the model is unchanged.
 
-    A compiled model gets its blocks too: what torch compiled in this process before is compiled anew at its next call.
-    What later replaces a module and takes over its submodules keeps the block (`convert_sync_batchnorm`); what drops
-    them is noticed at the next forward, with a `LostBlockWarning`.
+    Blocks can be attached to a compiled model: everything that torch compiled in this process is compiled again at its
+    next call. If a module is later replaced by one that takes over its submodules (`convert_sync_batchnorm`), the
+    block is kept. If a block is lost, the next forward pass issues a `LostBlockWarning`.
 
     Args:
-        model: changed in place.
-        recalibration: "cse", "sse" or "scse", or a function of the channel count that returns a block.
-        to: after which modules. Patterns of their names joined by "|", where `*` and `?` stay within one part of
-            a dotted name and `**` stands for any number of parts ("encoder.layer?|decoder.blocks.*"); or a class
-            or tuple of classes; or a function of (name, module) that says yes or no; or "auto", for known
-            families: after every encoder and decoder block, as in the paper (MICCAI 2018, section 3).
-        example: an input: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. By default
-            one image of zeros for the model's first convolution, 64 voxels a side.
-        reduction: the paper's r, see `ChannelSE`; not for "sse" or a function.
-        aggregation: how "scse" joins its two maps, see `ConcurrentSE`; for "scse" alone.
-        identity: start as the identity; not for a function.
-        layout: "channels-first" for (N, C, *spatial), or "channels-last" for (N, *spatial, C), tokens (N, tokens,
-            C) among them. By default (N, C, *spatial) with as many axes as the example is asked for.
+        model: Model to which the blocks are attached, in place.
+        recalibration: Variant "cse", "sse" or "scse", or a function of the number of channels that returns a block.
+        to: Modules that the blocks follow. One of: patterns of module names joined by "|", where `*` and `?` match
+            within one part of a dotted name and `**` matches any number of parts
+            ("encoder.layer?|decoder.blocks.*"); a class or a tuple of classes; a function of (name, module) that
+            returns whether to attach a block; "auto", which attaches a block to every encoder and decoder block of
+            known families, as in the paper (MICCAI 2018, section 3).
+        example: Input of the model: a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+            Default: one image of zeros for the first convolution of the model, with 64 voxels per side.
+        reduction: Reduction r of the paper, see `ChannelSE`. Not for "sse" or a function.
+        aggregation: How "scse" joins its two maps, see `ConcurrentSE`. Only for "scse".
+        identity: Whether the blocks start as the identity. Not for a function.
+        layout: "channels-first" for outputs (N, C, *spatial), or "channels-last" for (N, *spatial, C), which includes
+            tokens (N, tokens, C). Default: channels first, with as many axes as the example has.
 
     Returns:
-        What was placed where; `placements` finds it again.
+        Placements of all blocks in the model, as `placements` returns them.
 
     Raises:
-        ValueError: an option or pattern that is wrong, a module that does not run exactly once in the example or
-            does not return one feature map, a module that has a block already, or a model that "auto" does not
-            know.
+        UserError: An option or pattern is invalid, a module does not run exactly once in the example, does not return
+            one feature map or already has a block, or "auto" does not know the model.
     """
     options = attach_options(recalibration, reduction=reduction, aggregation=aggregation, identity=identity)
     make = partial(BLOCKS[recalibration] if isinstance(recalibration, str) else recalibration, **options)
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
     model = uncompiled(model)
-    given = guess_example(model) if example is None else example
-    hosts = _auto_hosts(model, given) if isinstance(to, str) and to == "auto" else choose(model, to)
+    inputs = guess_example(model) if example is None else example
+    hosts = _auto_hosts(model, inputs) if isinstance(to, str) and to == "auto" else choose(model, to)
     hosts = dict(unwrapped(name, host) for name, host in hosts.items())
     for name, host in hosts.items():
         if block_of(host) is not None:
-            raise UserError(f"{_told(name, host)} has a block already; detach it first, or leave it out of to=")
-    # without the default, a wrong guess would be told as a wrong example
+            raise UserError(
+                f"{_describe_host(name, host)} has a block already; detach it first, or leave it out of to="
+            )
+    # pass `example`, not `inputs`, so that the message of an error names a guessed example as such
     outputs, model_multiply_adds = counted(lambda: run(model, example, hosts.values()))
-    axes = spatial_axes(model, given) if layout is None else None
-    maps = {name: _feature_map(model, name, host, outputs.get(host, []), axes, given) for name, host in hosts.items()}
+    axes = spatial_axes(model, inputs) if layout is None else None
+    maps = {name: _feature_map(model, name, host, outputs.get(host, []), axes, inputs) for name, host in hosts.items()}
     last = layout == "channels-last"
-    hung: list[nn.Module] = []
+    attached: list[nn.Module] = []
     try:
         for name, host in hosts.items():
             shape, device = maps[name].shape or (), maps[name].device
             channels, resolution = (shape[-1], shape[1:-1]) if last else (shape[1], shape[2:])
             block = make(channels).to(device=device, dtype=_dtype(model, host, maps[name]))
-            multiply_adds = _try_out(name, block, (shape[0], channels, *resolution))
+            multiply_adds = _check_block(name, block, (shape[0], channels, *resolution))
             facts = Facts(channels, resolution, multiply_adds, model_multiply_adds)
             setattr(block, FACTS, facts)
-            hang(host, block.train(host.training), layout=layout or "channels-first")
-            hung.append(host)
+            attach_block(host, block.train(host.training), layout=layout or "channels-first")
+            attached.append(host)
         _check_run(model, example, hosts)
     except BaseException:
-        for host in hung:
-            take_off(host)
+        for host in attached:
+            remove_block(host)
         raise
-    remember(model, {name: host.get_submodule(NAME) for name, host in hosts.items()})
+    record_blocks(model, {name: host.get_submodule(NAME) for name, host in hosts.items()})
     forget_compiled()
     return placements(model)
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Take every block out; the model is what it was before they were placed.
+    """Remove all blocks, which restores the model as it was before they were attached.
 
     Returns:
-        The model, which was changed in place.
+        The model, which is changed in place.
 
     Raises:
-        ValueError: there is no block in it.
+        UserError: The model has no block.
     """
     inner = uncompiled(model)
     lost_blocks(inner)
     placed = placements(inner)
-    if not forget(inner) and not placed:
-        raise UserError(f"{type(inner).__name__} has no block that could be taken out; was it attached to another?")
+    if not drop_records(inner) and not placed:
+        raise UserError(f"{type(inner).__name__} has no block to remove; were the blocks attached to another model?")
     for place in placed:
-        take_off(place.host)
+        remove_block(place.host)
     forget_compiled()
     return model
 
 
 def _dtype(model: nn.Module, host: nn.Module, returned: Output) -> torch.dtype:
-    """Of the block after a host: that of the host's weights, else of its map if the model has weights of that kind."""
+    """Choose the dtype of a block: that of the host's weights or, without weights, that of the host's output."""
     dtypes = [[p.dtype for p in module.parameters() if p.is_floating_point()] for module in (host, model)]
     if dtypes[0]:
         return dtypes[0][-1]
     of_map = returned.dtype
-    # under autocast a map has another dtype than all weights
+    # under autocast, the dtype of the output may differ from that of all weights; a block then gets that of the model
     return of_map if of_map is not None and (of_map in dtypes[1] or not dtypes[1]) else dtypes[1][0]
 
 
@@ -140,11 +142,11 @@ def _auto_hosts(model: nn.Module, example: Example) -> dict[str, nn.Module]:
         if not stages:
             raise UserError(f"to='auto' does not know {type(model).__name__}, and it has no stages; give to=")
         raise UserError(
-            f"to='auto' does not know {type(model).__name__}; choose where, such as "
+            f"to='auto' does not know {type(model).__name__}; choose modules, for instance "
             f"to={suggest(model, stages)!r}. Its stages and their outputs:\n{list_stages(stages)}"
         )
     hosts = {name: model.get_submodule(name) for name in names}
-    # encoders keep the layers below the depth that is asked for, and never run them
+    # encoders of reduced depth keep their deeper layers without running them
     outputs = run(model, example, hosts.values())
     return {name: host for name, host in hosts.items() if host in outputs}
 
@@ -152,58 +154,63 @@ def _auto_hosts(model: nn.Module, example: Example) -> dict[str, nn.Module]:
 def _feature_map(  # noqa: PLR0917
     model: nn.Module, name: str, host: nn.Module, outputs: Sequence[Output], axes: int | None, example: Example
 ) -> Output:
-    """The one map that a host returned.
+    """Return the description of the feature map that a host returned.
 
     Raises:
-        ValueError: it returned something else, or not exactly once; the message says what to attach to instead.
+        UserError: The host did not run exactly once or returned something else. The message suggests other modules.
     """
     if not outputs:
         raise UserError(
-            f"{_told(name, host)} did not run in the example, or is not run as a module{_instead(model, name, example)}"
+            f"{_describe_host(name, host)} did not run as a module in the example{_instead(model, name, example)}"
         )
     if len(outputs) > 1:
         raise UserError(
-            f"{_told(name, host)} ran {len(outputs)} times in the example, but a block recalibrates one map"
+            f"{_describe_host(name, host)} ran {len(outputs)} times in the example, but a block recalibrates one map"
             f"{_instead(model, name, example)}"
         )
     (output,) = outputs
     if output.shape is None:
-        raise UserError(f"{_told(name, host)} returns {output.what}, no feature map{_instead(model, name, example)}")
+        raise UserError(
+            f"{_describe_host(name, host)} returns {output.what}, not a feature map{_instead(model, name, example)}"
+        )
     wanted = 3 if axes is None else axes + 2
     if len(output.shape) < 3 or (axes is not None and len(output.shape) != wanted):
         hint = "; if it is (N, tokens, C), give layout='channels-last'" if len(output.shape) == 3 else ""
         raise UserError(
-            f"{_told(name, host)} returns {output.what}, where a feature map (N, C, *spatial) of an example with "
-            f"{wanted - 2} spatial axes has {wanted} axes{hint}{_instead(model, name, example)}"
+            f"{_describe_host(name, host)} returns {output.what}, but a feature map (N, C, *spatial) of an example "
+            f"with {wanted - 2} spatial axes has {wanted} axes{hint}{_instead(model, name, example)}"
         )
     _check_channels_first(name, host, output.shape, axes)
     return output
 
 
 def _check_channels_first(name: str, host: nn.Module, shape: tuple[int, ...], axes: int | None) -> None:
-    """Refuse a map whose last axis the host normalizes: that is where its channels are, and a gate would miss them."""
+    """Refuse a map if the host normalises its last axis, because its channels are then probably on that axis."""
     norms = [module for module in host.modules() if isinstance(module, nn.LayerNorm)]
     if axes is None or shape[1] == shape[-1] or not norms:
         return
     if tuple(norms[-1].normalized_shape) == shape[-1:]:
         raise UserError(
-            f"{_told(name, host)} returns a tensor of shape {shape}, whose channels seem to be on the last axis; give "
-            "layout='channels-last' if they are, layout='channels-first' if not"
+            f"{_describe_host(name, host)} returns a tensor of shape {shape}, whose channels seem to be on the last "
+            "axis; give layout='channels-last' if they are, layout='channels-first' if not"
         )
 
 
 def _instead(model: nn.Module, name: str, example: Example) -> str:
-    """What to attach to instead of a module: the stages in it, or all stages."""
+    """Suggest modules to attach to instead of one: the stages inside it, or all stages of the model."""
     stages: list[Stage] = find_stages(model, example)
     inside = [stage for stage in stages if stage.name.startswith(f"{name}.")] or stages
     return f"; attach to {suggest(model, inside)!r} instead" if inside else ""
 
 
-def _try_out(name: str, block: nn.Module, shape: tuple[int, ...]) -> int:
-    """The multiply-adds of a block on a map of this shape, which it must keep; nothing is computed.
+def _check_block(name: str, block: nn.Module, shape: tuple[int, ...]) -> int:
+    """Check on the meta device that a block keeps the shape of a map.
+
+    Returns:
+        Multiply-adds of the block for this shape.
 
     Raises:
-        ValueError: the block returns another shape.
+        UserError: The block returns another shape.
     """
     on_meta = copy.deepcopy(block).to("meta")
     dtype = next((p.dtype for p in block.parameters()), torch.float32)
@@ -212,13 +219,14 @@ def _try_out(name: str, block: nn.Module, shape: tuple[int, ...]) -> int:
         returned, multiply_adds = counted(lambda: Output.of(on_meta(x)))
     if returned.shape != shape:
         raise UserError(
-            f"the block at {name!r} turns a tensor of shape {shape} into {returned.what}; what follows would not fit"
+            f"the block at {name!r} turns a tensor of shape {shape} into {returned.what}, but a block must keep the "
+            "shape of its input"
         )
     return multiply_adds
 
 
 def _check_run(model: nn.Module, example: Example | None, hosts: Mapping[str, nn.Module]) -> None:
-    """See that every block runs once."""
+    """Check that every block runs once."""
     blocks = {name: block for name, host in hosts.items() if (block := block_of(host)) is not None}
     outputs = run(model, example, blocks.values())
     for name, block in blocks.items():
@@ -227,5 +235,5 @@ def _check_run(model: nn.Module, example: Example | None, hosts: Mapping[str, nn
             raise UserError(f"the block at {name!r} ran {times} times in the example, not once; place it elsewhere")
 
 
-def _told(name: str, host: nn.Module) -> str:
+def _describe_host(name: str, host: nn.Module) -> str:
     return f"{name!r} ({type(host).__name__})"

@@ -1,4 +1,4 @@
-"""Models that torch has compiled: what was compiled does not see that a block or a hook came or went."""
+"""Compiled models. Compiled code does not notice when blocks or hooks are added or removed."""
 
 import sys
 import warnings
@@ -12,10 +12,10 @@ from scse.support.errors import UserError
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The model that `torch.compile` wrapped, or the model itself.
+    """Return the model that `torch.compile` wrapped, or the model itself.
 
     Raises:
-        ValueError: the model, or a part of it, is TorchScript, which cannot be changed.
+        UserError: The model, or a part of it, is TorchScript, which cannot be changed.
     """
     _, model = unwrapped("", model)
     for name, module in model.named_modules():
@@ -26,16 +26,16 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 
 def unwrapped(name: str, module: nn.Module) -> tuple[str, nn.Module]:
-    """A module by its name, or the one that `torch.compile` wrapped in it by its own."""
+    """Return name and module; for a module wrapped by `torch.compile`, those of the wrapped module."""
     if _compiler_is_loaded() and isinstance(module, torch._dynamo.OptimizedModule):
         return f"{name}._orig_mod", module._orig_mod
     return name, module
 
 
 def forget_compiled() -> None:
-    """Let torch compile anew, at its next call, whatever it compiled in this process.
+    """Discard all code that torch compiled in this process, so that it is compiled again at the next call.
 
-    It does not look for changed hooks, and would go on without the blocks, or with those that were taken out.
+    Compiled code does not check for changed hooks: it would run without new blocks, or with removed ones.
     """
     if _compiler_is_loaded():
         torch.compiler.reset()
@@ -43,16 +43,16 @@ def forget_compiled() -> None:
 
 @contextmanager
 def eagerly() -> Generator[None]:
-    """Run compiled modules as they were written, so that hooks see what is in them."""
+    """Run compiled modules eagerly, so that the hooks of their submodules run."""
     if not _compiler_is_loaded():
         yield
         return
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        # what counts multiply-adds hooks all modules, which a compiled one would not see
+        # the counter of multiply-adds uses global hooks, and torch warns that compiled modules ignore these
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
         yield
 
 
 def _compiler_is_loaded() -> bool:
-    # what is not loaded has compiled nothing, and takes a second to be loaded
+    # a compiler that is not loaded has compiled nothing, and loading it takes a second
     return "torch._dynamo" in sys.modules

@@ -1,4 +1,4 @@
-"""What the modules of a model return when an example runs through it."""
+"""Run an example through a model, and record the outputs of its modules."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -15,21 +15,21 @@ from scse.support.errors import UserError, in_short
 
 T = TypeVar("T")
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""The input of one forward: a tensor, the arguments in order, or the arguments by name."""
+"""Input of one forward pass: a tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
 
 GUESSED_SIZE = 64
-"""Voxels a side of a guessed example: two are left after the five halvings of most networks."""
+"""Voxels per side of a guessed example. After the five halvings of most networks, two voxels remain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a module returned.
+    """Description of the output of a module.
 
     Attributes:
-        shape: of a tensor; None if it is none.
-        what: a description, such as "a list of 5".
-        device: of a tensor; None if it is none.
-        dtype: of a tensor; None if it is none.
+        shape: Shape of a tensor; None for other outputs.
+        what: Description in words, such as "a list of 5".
+        device: Device of a tensor; None for other outputs.
+        dtype: Data type of a tensor; None for other outputs.
     """
 
     shape: tuple[int, ...] | None
@@ -39,7 +39,7 @@ class Output:
 
     @classmethod
     def of(cls, value: object) -> "Output":
-        """Describe what a module returned."""
+        """Describe the output of a module."""
         if isinstance(value, Tensor):
             return cls(tuple(value.shape), f"a tensor of shape {tuple(value.shape)}", value.device, value.dtype)
         if isinstance(value, Mapping):
@@ -50,34 +50,33 @@ class Output:
 
 
 def guess_example(model: nn.Module) -> Tensor:
-    """One image of zeros for the first convolution: (1, its in_channels, 64, 64) or (1, in_channels, 64, 64, 64).
+    """Return an image of zeros for the first convolution, (1, in_channels, 64, 64) or (1, in_channels, 64, 64, 64).
 
     Raises:
-        ValueError: the model has no convolution.
+        UserError: The model has no convolution.
     """
     first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
     if first is None:
-        raise UserError(f"{type(model).__name__} has no convolution that would tell its input; give example=")
+        raise UserError(f"{type(model).__name__} has no convolution from which to guess its input; give example=")
     size = (GUESSED_SIZE,) * len(first.kernel_size)
     return torch.zeros(1, first.in_channels, *size, device=first.weight.device, dtype=first.weight.dtype)
 
 
 def run(model: nn.Module, example: Example | None, watched: Iterable[nn.Module]) -> dict[nn.Module, list[Output]]:
-    """Run an example in evaluation mode and without gradients; the model stays as it was.
+    """Run an example in evaluation mode and without gradients, without changing the model.
 
     Args:
-        model: to run.
-        example: its input; None guesses one, see `guess_example`.
-        watched: modules of it.
+        model: Model to run.
+        example: Input of the model; None guesses one, see `guess_example`.
+        watched: Modules of the model whose outputs are recorded.
 
     Returns:
-        Each watched module with its outputs, in the order in which the modules first returned. A module that did
-        not run is not in it.
+        Outputs of each watched module that ran, in the order in which the modules first returned.
 
     Raises:
-        ValueError: the example does not run through the model.
+        UserError: The example does not run through the model.
     """
-    given = guess_example(model) if example is None else example
+    inputs = guess_example(model) if example is None else example
     outputs: dict[nn.Module, list[Output]] = {}
 
     def watch(module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
@@ -86,12 +85,12 @@ def run(model: nn.Module, example: Example | None, watched: Iterable[nn.Module])
     handles = [module.register_forward_hook(watch) for module in dict.fromkeys(watched)]
     try:
         with evaluating(model):
-            call(model, given)
-    # a model may raise anything at an input that it was not made for
+            call(model, inputs)
+    # for an unsuitable input, a model may raise any exception
     except Exception as error:
         origin = "guessed" if example is None else "given"
         raise UserError(
-            f"the {origin} example ({describe_example(given)}) does not run through {type(model).__name__} "
+            f"the {origin} example ({describe_example(inputs)}) does not run through {type(model).__name__} "
             f"({in_short(error)}); give an example= that does"
         ) from error
     finally:
@@ -101,7 +100,7 @@ def run(model: nn.Module, example: Example | None, watched: Iterable[nn.Module])
 
 
 def call(model: nn.Module, example: Example) -> Any:
-    """The model's output for an example."""
+    """Return the output of the model for an example."""
     if isinstance(example, Tensor):
         return model(example)
     if isinstance(example, Mapping):
@@ -110,16 +109,18 @@ def call(model: nn.Module, example: Example) -> Any:
 
 
 def spatial_axes(model: nn.Module, example: Example | None) -> int:
-    """Spatial axes of an example, by its first tensor (N, C, *spatial)."""
-    given = guess_example(model) if example is None else example
-    values = [given] if isinstance(given, Tensor) else list(given.values() if isinstance(given, Mapping) else given)
+    """Return the largest number of spatial axes of the tensors (N, C, *spatial) in an example."""
+    inputs = guess_example(model) if example is None else example
+    values = (
+        [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+    )
     return max((value.ndim - 2 for value in values if isinstance(value, Tensor)), default=0)
 
 
 def counted(forward: Callable[[], T]) -> tuple[T, int]:
-    """A forward's result, and the multiply-adds of its convolutions and matrix products.
+    """Return the result of a forward pass, and the multiply-adds of its convolutions and matrix products.
 
-    As torch's FlopCounterMode counts them, element-wise products are left out.
+    They are counted by torch's FlopCounterMode, which ignores element-wise products.
     """
     with FlopCounterMode(display=False) as counter:
         result = forward()
@@ -127,7 +128,7 @@ def counted(forward: Callable[[], T]) -> tuple[T, int]:
 
 
 def describe_example(example: Example) -> str:
-    """An example in words."""
+    """Describe an example in words."""
     if isinstance(example, Tensor):
         return Output.of(example).what
     if isinstance(example, Mapping):
@@ -137,7 +138,7 @@ def describe_example(example: Example) -> str:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """Evaluation mode, without gradients and as if never compiled; afterwards every module has the mode that it had."""
+    """Run in evaluation mode, eagerly and without gradients. On exit, the mode of every module is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

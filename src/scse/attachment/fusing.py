@@ -1,6 +1,6 @@
-"""Squeeze-and-excitation modules of other libraries swapped for the blocks of this package, with their weights.
+"""Replace squeeze-and-excitation modules of other libraries by the blocks of this package, with their weights.
 
-Classes are known by name, so that no library is imported that the model does not come from.
+Classes are identified by name, so that these libraries need not be imported.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from scse.support.errors import UserError
 
 @dataclass(frozen=True)
 class Swapped:
-    """A module that was swapped: its name in the model, the class that was found there, the block there now."""
+    """A module that was swapped: its name in the model, its class, and the class of the block that replaced it."""
 
     where: str
     found: str
@@ -28,7 +28,7 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Kept:
-    """A module that was recognised and left as it was: its name in the model, its class, and why."""
+    """A module that was recognised but kept: its name in the model, its class, and the reason."""
 
     where: str
     found: str
@@ -37,9 +37,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Fused:
-    """What `fuse` did, in the order of the model's modules; `str` is a table.
+    """Result of `fuse`, in the order of the model's modules. It prints as a table.
 
-    A module that stands at several places is listed at each of them.
+    A module that is used at several places is listed at each of them.
     """
 
     swapped: tuple[Swapped, ...]
@@ -56,7 +56,7 @@ class Fused:
 
 
 class ResidualChannelSE(ChannelSE):
-    """cSE with its input added, x + cse(x): MONAI's `ResidualSELayer`. Arguments and shapes of `ChannelSE`."""
+    """cSE plus its input, x + cse(x), as MONAI's `ResidualSELayer`. Arguments and shapes are those of `ChannelSE`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Recalibrate the channels of `x`, and add `x`."""
@@ -66,24 +66,25 @@ class ResidualChannelSE(ChannelSE):
 def fuse(model: nn.Module) -> Fused:
     """Swap the squeeze-and-excitation modules of known libraries, in place, for blocks that compute the same.
 
-    Known are `SCSEModule` and the modules of the SENet and MobileOne encoders of segmentation_models_pytorch,
+    Known modules are `SCSEModule` and the modules of the SENet and MobileOne encoders of segmentation_models_pytorch,
     MONAI's `ChannelSELayer` and `ResidualSELayer`, timm's `SEModule` and `SqueezeExcite`, torchvision's
-    `SqueezeExcitation`, and nnU-Net's `SqueezeExcite` in 2D. Subclasses of them, modules with hooks, and modules
-    with options that the blocks do not have are kept, and the report says why. Everything else, also
-    squeeze-and-excitation that a network computes in its own `forward`, is not touched.
+    `SqueezeExcitation`, and nnU-Net's `SqueezeExcite` in 2D. Subclasses of these, modules with hooks, and modules
+    with options that the blocks do not have are kept, and the result gives the reason. Everything else is unchanged,
+    including squeeze-and-excitation that a network computes in its own `forward`.
 
-    The weights, their dtype, device and `requires_grad`, the training mode, and the sharing of one module by
-    several places stay. The parameters are new objects under the names of the blocks: load the library's
-    checkpoint first, and make the optimiser, compile, or wrap for distributed training afterwards.
+    The blocks keep the weights, their dtype, device and `requires_grad`, and the training mode. A module that is used
+    at several places is replaced by one block. The parameters are new objects with the names of the blocks: load a
+    checkpoint of the library before calling this function, and create the optimiser, compile, or wrap the model for
+    distributed training after it.
 
     Args:
-        model: any module that holds the modules to swap.
+        model: Module that contains the modules to swap.
 
     Returns:
-        What was swapped, and what was recognised but kept.
+        Modules that were swapped, and modules that were recognised but kept.
 
     Raises:
-        ValueError: `model` itself is a known module, so that there is nothing to swap it in.
+        UserError: `model` itself is a known module, which cannot be replaced in place.
     """
     model = uncompiled(model)
     if found := _recognised(model):
@@ -117,7 +118,7 @@ def fuse(model: nn.Module) -> Fused:
 
 
 class _CannotSwapError(Exception):
-    """Why a recognised module stays as it is."""
+    """The reason why a recognised module is kept."""
 
 
 def _name(kind: type) -> str:
@@ -125,7 +126,7 @@ def _name(kind: type) -> str:
 
 
 def _recognised(module: nn.Module) -> str | None:
-    """The known class that `module` is or comes from, or None."""
+    """Return the name of the known class that `module` is an instance of, or None."""
     return next((name for name in map(_name, type(module).__mro__) if name in _CONVERTERS), None)
 
 
@@ -145,9 +146,12 @@ def _block(module: nn.Module, owners: Mapping[int, int]) -> nn.Module:
 def _channel(
     module: nn.Module, *, squeeze: str, excite: str, activation: str | None = None, gate: str | None = None
 ) -> ChannelSE:
-    """Build cSE from the parts of these names; without a name, it is ReLU and sigmoid called as functions."""
+    """Build cSE from the submodules with these names.
+
+    If `activation` or `gate` is None, the module calls ReLU or the sigmoid as a function.
+    """
     if getattr(module, "add_maxpool", False):
-        raise _CannotSwapError("its squeeze is a mean and a maximum (add_maxpool)")
+        raise _CannotSwapError("its squeeze averages the mean and the maximum (add_maxpool)")
     between = dict(module.named_children()).get("bn", nn.Identity())
     if type(between) is not nn.Identity:
         raise _CannotSwapError(f"it has a {type(between).__name__} between its layers")
@@ -156,7 +160,7 @@ def _channel(
     hidden, channels = first.weight.shape[:2]
     if not hidden:
         raise _CannotSwapError("its hidden layer has width 0")
-    # on no device, because the first values would take random numbers and are replaced at once
+    # on the meta device, so that no random numbers are drawn for initial values that are replaced at once
     with torch.device("meta"):
         block = make(
             channels,
@@ -176,9 +180,9 @@ def _concurrent(module: nn.Module) -> ConcurrentSE:
         raise _CannotSwapError("its activation and gates are not ReLU and sigmoids")
     project = _layer(module, "sSE.0")
     if len(project.weight) != 1:
-        raise _CannotSwapError(f"its spatial excitation has {len(project.weight)} gates a position instead of one")
+        raise _CannotSwapError(f"its spatial excitation has {len(project.weight)} gates per position instead of one")
     with torch.device("meta"):
-        # C // (C // h) is a reduction that gives the hidden width h again, if any does
+        # if any reduction gives the hidden width h, C // h is one that does
         block = ConcurrentSE(
             channel.channels,
             reduction=channel.channels // channel.squeeze.out_features,
@@ -203,37 +207,37 @@ def _part(module: nn.Module, path: str) -> nn.Module:
     try:
         return module.get_submodule(path)
     except AttributeError as error:
-        raise _CannotSwapError(f"it has no {path}: another version of the library than is known") from error
+        raise _CannotSwapError(f"it has no {path}; this version of the library is not supported") from error
 
 
 def _layer(module: nn.Module, path: str) -> nn.Linear | nn.Conv2d:
-    """The dense layer at `path`, which may be a plain 1x1 convolution."""
+    """Return the dense layer at `path`, which may be a plain 1x1 convolution."""
     layer = _part(module, path)
-    # type() and not isinstance(): a subclass may add to the product, as LoRA does
+    # type() and not isinstance(), because a subclass may compute more, as LoRA does
     if type(layer) is nn.Linear:
         return layer
     plain = {"kernel_size": (1, 1), "stride": (1, 1), "padding": (0, 0), "groups": 1}
     if type(layer) is nn.Conv2d and all(getattr(layer, setting) == value for setting, value in plain.items()):
         return layer
-    raise _CannotSwapError(f"{path} is {_shown(layer)}, neither a Linear nor a plain 1x1 Conv2d")
+    raise _CannotSwapError(f"{path} is {_describe(layer)}, neither a Linear nor a plain 1x1 Conv2d")
 
 
 def _option(module: nn.Module, path: str, known: Mapping[str, tuple[str, dict[str, Any]]]) -> str:
-    """Our name of the function at `path`."""
+    """Return the name of the activation or gate at `path` in the options of scse."""
     part = _part(module, path)
     name, settings = known.get(_name(type(part)), ("", {}))
     if not name or any(getattr(part, setting) != value for setting, value in settings.items()):
         ours = ", ".join(sorted({name for name, _ in known.values()}))
-        raise _CannotSwapError(f"{path} is {_shown(part)}, which is none of {ours}")
+        raise _CannotSwapError(f"{path} is {_describe(part)}, not one of {ours}")
     return name
 
 
-def _shown(part: nn.Module) -> str:
+def _describe(part: nn.Module) -> str:
     return f"{type(part).__name__}({part.extra_repr()})"
 
 
 def _copy(layer: nn.Linear | nn.Conv2d, to: nn.Linear) -> None:
-    """Give `to` parameters of its own with the values of `layer`; a 1x1 kernel is a matrix."""
+    """Set the parameters of `to` to copies of those of `layer`. A 1x1 kernel becomes a matrix."""
     for name in ("weight", "bias"):
         value = getattr(layer, name)
         if value is not None:
@@ -244,7 +248,7 @@ def _copy(layer: nn.Linear | nn.Conv2d, to: nn.Linear) -> None:
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-# class -> (our name, the settings with which it is that)
+# class -> (name in the options of scse, settings of the module for which it computes the same)
 _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "torch.nn.modules.activation.ReLU": ("relu", {}),
     "torch.nn.modules.activation.SiLU": ("silu", {}),

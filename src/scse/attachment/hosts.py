@@ -1,4 +1,4 @@
-"""Blocks hung on the modules they follow: the one mechanism by which a network gets a variant."""
+"""Attach blocks to host modules, the modules that they follow. All networks get their blocks in this way."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -10,48 +10,47 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from scse.blocks.modules import BLOCKS
 from scse.support.errors import UserError
-from scse.vocabulary.variants import Variant
+from scse.vocabulary.variants import PLAIN, Variant
 
 NAME = "recalibration"
-"""The name under which a host module holds its block."""
+"""Name of the submodule of a host that holds its block."""
 
-Recalibration = str | Callable[[int], nn.Module] | None
-"""Which block to place: None or "none", a variant (see `scse.variants`), or a function of the channel count."""
+Recalibration = str | Variant | Callable[[int], nn.Module] | None
+"""Block to place: None or "none", a variant or its name (see `scse.variants`), or a function of the channel count."""
 
 LAYOUTS = ("channels-first", "channels-last")
-"""Where a host's output has its channels: (N, C, *spatial), or (N, *spatial, C) such as tokens (N, tokens, C)."""
+"""Layout of a host's output: (N, C, *spatial), or (N, *spatial, C), which includes tokens (N, tokens, C)."""
 
 _HUNG = "_hung"
-"""On a block while it hangs on a module."""
+"""Attribute of a block that is attached to a host. The name is part of pickled models."""
 
 
-def hang(host: nn.Module, block: nn.Module, *, layout: str = "channels-first") -> None:
-    """Let `block` follow `host`: it becomes the submodule `recalibration` and recalibrates every output.
+def attach_block(host: nn.Module, block: nn.Module, *, layout: str = "channels-first") -> None:
+    """Attach a block to a host: it becomes the submodule `recalibration` and recalibrates every output.
 
-    The keys of the host in `state_dict` stay as they were. Copying or saving the host keeps the block. An
-    `nn.Sequential` runs its submodules in turn, so the block is simply its last one; elsewhere a hook calls it. A
-    module that replaces the host and takes over its submodules, as a converter of batch normalisation makes it, gets
-    the hook too.
+    The keys of the host in `state_dict` do not change. A copied or saved host keeps its block. An `nn.Sequential` runs
+    its submodules in turn, so there the block is the last one; for other hosts a hook calls it. If a module replaces
+    the host and takes over its submodules, as a converter of batch normalisation does, it gets the hook too.
 
     Raises:
-        ValueError: the host has a block already, or runs its submodules in a loop of its own.
+        UserError: The host has a block already, or is an `nn.Sequential` with its own forward method.
     """
     if hasattr(host, NAME):
-        raise UserError(f"{type(host).__name__} has a {NAME} block already; take it out first")
+        raise UserError(f"{type(host).__name__} has a {NAME} block already; detach it first")
     if isinstance(host, nn.Sequential) and type(host).forward is not nn.Sequential.forward:
         raise UserError(
             f"{type(host).__name__} is an nn.Sequential with a forward of its own, which might run the block among "
-            "its layers; use the last of them instead"
+            "its layers; attach to its last layer instead"
         )
     if layout == "channels-last":
         block.register_forward_pre_hook(_channels_to_front)
         block.register_forward_hook(_channels_to_back)
     setattr(block, _HUNG, True)
-    host.add_module(NAME, block)  # whereupon `_follow` hooks it
+    host.add_module(NAME, block)  # this calls `_follow`, which registers the hook
 
 
-def take_off(host: nn.Module) -> None:
-    """Undo `hang`: no block, no hook."""
+def remove_block(host: nn.Module) -> None:
+    """Remove the block and the hook that `attach_block` added."""
     delattr(host.get_submodule(NAME), _HUNG)
     delattr(host, NAME)
     for key in [key for key, hook in host._forward_hooks.items() if hook is _recalibrate]:
@@ -59,7 +58,7 @@ def take_off(host: nn.Module) -> None:
 
 
 def block_of(host: nn.Module) -> nn.Module | None:
-    """The block that hangs on `host` and runs after it, None if there is none."""
+    """Return the block that runs after `host`, None if there is none."""
     if isinstance(host, torch.jit.ScriptModule):
         return None
     block = host._modules.get(NAME)
@@ -67,45 +66,46 @@ def block_of(host: nn.Module) -> nn.Module | None:
     return block if runs else None
 
 
-def is_hung(block: nn.Module) -> bool:
-    """Whether a block was hung on a module and not taken off, whatever became of the module."""
+def is_attached(block: nn.Module) -> bool:
+    """Return whether a block was attached and never removed, even if its host has been replaced since."""
     return hasattr(block, _HUNG)
 
 
-def rehang(model: nn.Module) -> list[str]:
-    """Hook the blocks again whose hooks were removed; returns the names of their modules."""
-    mended = []
+def restore_hooks(model: nn.Module) -> list[str]:
+    """Register the hooks of blocks again whose hooks were removed, and return the names of their hosts."""
+    restored = []
     for name, host in model.named_modules():
         if not isinstance(host, torch.jit.ScriptModule) and (block := host._modules.get(NAME)) is not None:
             hooks = len(host._forward_hooks)
             _follow(host, NAME, block)
-            mended += [name] if len(host._forward_hooks) > hooks else []
-    return mended
+            restored += [name] if len(host._forward_hooks) > hooks else []
+    return restored
 
 
 def layout_of(block: nn.Module) -> str:
-    """The layout for which a block was hung."""
+    """Return the layout for which a block was attached."""
     return LAYOUTS[_channels_to_back in block._forward_hooks.values()]
 
 
 def recalibrate(places: Iterable[tuple[nn.Module, int]], recalibration: Recalibration) -> None:
-    """Hang one new block on every (module, output channels) of `places`.
+    """Attach a new block to the host of every (host, output channels) in `places`.
 
     Raises:
-        ValueError: `recalibration` is no variant.
+        UserError: `recalibration` is not a variant.
     """
-    if recalibration is None or recalibration == "none":
-        return
     if isinstance(recalibration, str):
-        variant = Variant.parse(recalibration, name="recalibration")
-        recalibration = partial(BLOCKS[variant.kind], **variant.block_options)
+        recalibration = Variant.parse(recalibration, name="recalibration")
+    if recalibration is None or recalibration == PLAIN:
+        return
+    if isinstance(recalibration, Variant):
+        recalibration = partial(BLOCKS[recalibration.kind], **recalibration.block_options)
     for host, channels in places:
-        hang(host, recalibration(channels))
+        attach_block(host, recalibration(channels))
 
 
 def _follow(host: nn.Module, name: str, block: nn.Module | None) -> None:
-    """Hook a block that is hung to the module in which it is registered."""
-    if name != NAME or block is None or not is_hung(block) or isinstance(host, nn.Sequential):
+    """Register the hook that runs an attached block on the module in which the block is registered."""
+    if name != NAME or block is None or not is_attached(block) or isinstance(host, nn.Sequential):
         return
     if _recalibrate not in host._forward_hooks.values():
         host.register_forward_hook(_recalibrate)
@@ -117,12 +117,13 @@ register_module_module_registration_hook(_follow)
 def _check_there(host: nn.Module) -> None:
     if NAME not in host._modules:
         raise RuntimeError(
-            f"the recalibration block of this {type(host).__name__} is gone: what replaced the module took over its "
-            "hooks and not its submodules; convert the model first and attach afterwards"
+            f"the recalibration block of this {type(host).__name__} is gone: the module was replaced by one that took "
+            "over its hooks but not its submodules; convert the model first and attach afterwards"
         )
 
 
-# hooks are compiled by torch.jit.script, with the annotations that it wants: a host of one argument that returns a map
+# torch.jit.script compiles hooks and needs these annotations: a host takes one argument and returns one map.
+# The names of hooks are part of pickled models.
 def _recalibrate(self: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
     if not is_scripting():
         _check_there(self)

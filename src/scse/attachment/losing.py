@@ -1,7 +1,7 @@
-"""Blocks that were attached and do not run any more, because something replaced the modules that they followed.
+"""Detect attached blocks that no longer run because their hosts were replaced.
 
-`attach` leaves a record on the model and a hook that looks at it before each forward, so that the loss is noticed
-there, and by `placements`, `detach` and `save_attached`.
+`attach` stores a record of the blocks on the model, and a hook that checks it before each forward pass. `placements`,
+`detach` and `save_attached` check it too.
 """
 
 import warnings
@@ -12,22 +12,23 @@ from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from scse.attachment.hosts import block_of, is_hung, rehang
+from scse.attachment.hosts import block_of, is_attached, restore_hooks
+from scse.support.text import shortened_list
 
 _RECORD = "_attached"
-"""Under which a model keeps its blocks by the names of their modules."""
+"""Attribute of a model with its attached blocks by the names of their hosts. The name is part of pickled models."""
 
 
 class LostBlockWarning(UserWarning):
-    """Blocks that were attached to a model do not run any more, or did not until now."""
+    """Attached blocks no longer run, or did not run until now."""
 
 
-def remember(model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
-    """Keep what is attached, and look at it before each forward.
+def record_blocks(model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
+    """Record attached blocks, and check before each forward pass that they still run.
 
     Args:
-        model: that was attached to.
-        blocks: by the names of the modules that they follow; added to those that are kept already.
+        model: Model to which the blocks were attached.
+        blocks: Blocks by the names of their hosts. They are added to the blocks recorded before.
     """
     record = model.__dict__.get(_RECORD, {})
     setattr(model, _RECORD, {**record, **blocks})
@@ -35,8 +36,8 @@ def remember(model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
         model.register_forward_pre_hook(_notice)
 
 
-def forget(model: nn.Module) -> bool:
-    """Undo `remember` in a model and all in it; returns whether there was anything."""
+def drop_records(model: nn.Module) -> bool:
+    """Undo `record_blocks` in a model and its submodules, and return whether there was a record."""
     found = False
     for module in model.modules():
         found |= module.__dict__.pop(_RECORD, None) is not None
@@ -46,10 +47,13 @@ def forget(model: nn.Module) -> bool:
 
 
 def lost_blocks(model: nn.Module) -> list[str]:
-    """Restore what can be restored of the blocks in a model, warn of it and of what is lost, and name the latter.
+    """Find the lost blocks of a model, and restore the hooks of blocks that only lost their hook.
+
+    Returns:
+        Names of the hosts whose blocks are lost.
 
     Warns:
-        LostBlockWarning: hooks were removed, which are there again, or modules were replaced by others without a block.
+        LostBlockWarning: Hooks were removed and have been restored, or hosts were replaced by modules without a block.
     """
     return [place for module in model.modules() if _RECORD in module.__dict__ for place in _lost(module)]
 
@@ -58,20 +62,20 @@ def _lost(model: nn.Module) -> list[str]:
     record: dict[str, nn.Module] = model.__dict__[_RECORD]
     if all(_runs_at(model, place) for place in record):
         return []
-    if restored := rehang(model):
-        _warn(f"{_listed(restored, model)} had lost their hooks, which are there again: they did not run until now")
+    if restored := restore_hooks(model):
+        _warn(f"{_listed(restored, model)} had lost their hooks and did not run; the hooks have been restored")
     running = {id(block_of(module)) for module in model.modules()}
-    # what wraps modules changes their names; what was taken off is not lost
+    # a block still runs if its host was wrapped, which changes its name; a block that was removed is not lost
     gone = [
         place
         for place, block in record.items()
-        if not _runs_at(model, place) and id(block) not in running and is_hung(block)
+        if not _runs_at(model, place) and id(block) not in running and is_attached(block)
     ]
     if gone:
         _warn(
-            f"{_listed(gone, model)} do not run any more: their modules were replaced by others without a block, as by "
-            "a converter; convert the model first and attach afterwards, or, if they are to go, detach and attach "
-            "without them"
+            f"{_listed(gone, model)} no longer run: their modules were replaced by modules without a block, for "
+            "instance by a converter; convert the model first and attach afterwards or, if you do not need these "
+            "blocks, detach and attach without them"
         )
     return gone
 
@@ -84,8 +88,7 @@ def _runs_at(model: nn.Module, place: str) -> bool:
 
 
 def _listed(places: list[str], model: nn.Module) -> str:
-    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
-    return f"{len(places)} blocks that were attached to {type(model).__name__} ({', '.join(places[:5])}{more})"
+    return f"{len(places)} blocks that were attached to {type(model).__name__} ({shortened_list(places)})"
 
 
 def _warn(message: str) -> None:
@@ -103,11 +106,11 @@ def _lost_unless_compiling(model: nn.Module) -> None:
 
 
 def _notice_folding(parent: nn.Module, _name: str, module: nn.Module | None) -> None:
-    """Warn when torch.fx puts a module with a block, which it took as a whole, into a graph."""
+    """Warn when torch.fx adds a module with a block to a graph as one node."""
     in_graph = type(parent) is nn.Module or isinstance(parent, torch.fx.GraphModule)
     if in_graph and module is not None and block_of(module) is not None:
         _warn(
-            f"torch.fx takes a {type(module).__name__} with its block as one module: what folds it into another, as "
+            f"torch.fx treats a {type(module).__name__} with its block as one module: folding it into another, as "
             "prepare_fx does, drops the block; fold first and attach afterwards"
         )
 

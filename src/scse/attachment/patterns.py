@@ -1,4 +1,4 @@
-"""Which modules of a model a pattern, a class or a function names."""
+"""Selection of modules of a model by patterns, classes or a function."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,27 +10,29 @@ from scse.support.errors import UserError
 from scse.vocabulary.patterns import matches, named
 
 Where = str | type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
-"""Modules of a model: patterns of their names, their classes, or a function of name and module."""
+"""Selection of modules: patterns of names, a class or classes, or a function of name and module."""
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module of a model by its first name in `named_modules`, without the blocks and what is in them."""
+    """Return the modules of a model by their first names in `named_modules`, without blocks and their submodules."""
     blocks = [block for host in model.modules() if (block := block_of(host)) is not None]
     inside = {id(module) for block in blocks for module in block.modules()}
     return {name: module for name, module in model.named_modules() if id(module) not in inside}
 
 
 def choose(model: nn.Module, to: Where) -> dict[str, nn.Module]:
-    """The modules that `to` names, in the model's order.
+    """Select modules of a model.
 
     Args:
-        model: whose modules.
-        to: patterns joined by "|": names with the wildcards of file names, where `*` and `?` stay within one part
-            of the dotted name and `**` stands for any number of parts; or a class, a tuple of classes, or a
-            function of (name, module) that says yes or no.
+        model: Model whose modules are selected.
+        to: Patterns joined by "|", where `*` and `?` match within one part of a dotted name and `**` matches any number
+            of parts; or a class, a tuple of classes, or a function of (name, module) that returns a bool.
+
+    Returns:
+        Selected modules by name, in the order of the model.
 
     Raises:
-        ValueError: a pattern, or `to` as a whole, names no module.
+        UserError: A pattern, or `to` as a whole, matches no module.
     """
     modules = candidates(model)
     if isinstance(to, str):
@@ -41,12 +43,12 @@ def choose(model: nn.Module, to: Where) -> dict[str, nn.Module]:
     else:
         found = {name: module for name, module in modules.items() if to(name, module)}
     if not found:
-        raise UserError(f"no module of {type(model).__name__} is what to={to!r} asks for; see model.named_modules()")
+        raise UserError(f"no module of {type(model).__name__} matches to={to!r}; see model.named_modules()")
     return found
 
 
 def generalize(names: Sequence[str], everything: Sequence[str]) -> str:
-    """The fewest patterns that match exactly `names` among `everything`: numbers become `*` where that is exact."""
+    """Return patterns that match exactly `names` among `everything`. Numbers become `*` where the match stays exact."""
     patterns: dict[str, None] = {}
     for name in names:
         pattern = re.sub(r"\d+", "*", name)

@@ -1,4 +1,4 @@
-"""What is attached to a model: where, and what it costs."""
+"""The blocks that are attached to a model: their places and their cost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from scse.attachment.hosts import block_of
 from scse.attachment.losing import lost_blocks
 
 FACTS = "_placed"
-"""Under which a block keeps what the example told of its place."""
+"""Attribute of a block that holds its `Facts`. The name is part of pickled models."""
 
 _HEADER = ("where", "channels", "resolution", "block", "parameters", "multiply-adds", "share of the model")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the example told of a place; kept on the block, so that it goes where the block goes."""
+    """Properties of a place, found by running the example. They are stored on the block and copied with it."""
 
     channels: int
     resolution: tuple[int, ...]
@@ -31,12 +31,13 @@ class Placement:
     """One block in a model.
 
     Attributes:
-        where: name of the module that it follows, in `named_modules`.
-        host: that module.
-        block: the block.
-        channels, resolution: of the map that it recalibrates, in the example; None where none was run.
-        parameters: of the block.
-        multiply_adds: that the block adds for the example; None where none was run.
+        where: Name of the host, the module that the block follows, in `named_modules`.
+        host: Module that the block follows.
+        block: Attached block.
+        channels: Number of channels of the map that the block recalibrates; None if unknown.
+        resolution: Spatial size of this map in the example; None if no example was run.
+        parameters: Number of parameters of the block.
+        multiply_adds: Multiply-adds of the block for the example; None if no example was run.
     """
 
     where: str
@@ -49,11 +50,11 @@ class Placement:
 
 
 class Placements(Sequence[Placement]):
-    """The blocks in a model; prints as a table.
+    """Sequence of the blocks in a model, which prints as a table.
 
     Attributes:
-        model_parameters: of the model without its blocks.
-        model_multiply_adds: of the model without its blocks, for the example; None where none was run.
+        model_parameters: Number of parameters of the model without its blocks.
+        model_multiply_adds: Multiply-adds of the model without its blocks for the example; None if no example was run.
     """
 
     def __init__(self, places: Sequence[Placement], *, model_parameters: int, model_multiply_adds: int | None) -> None:
@@ -73,16 +74,16 @@ class Placements(Sequence[Placement]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Where the blocks are."""
+        """Names of the modules that the blocks follow."""
         return tuple(place.where for place in self)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The weights of the blocks, for an optimiser that trains them alone."""
+        """Iterate over the parameters of the blocks, for instance to train the blocks alone."""
         for place in self:
             yield from place.block.parameters()
 
     def __repr__(self) -> str:
-        """The table: where, channels, resolution, block, what it adds, and its share of the model."""
+        """Return a table of where, channels, resolution, block, parameters, multiply-adds and share of the model."""
         rows = [_HEADER, *(self._row(place) for place in self), self._total()]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
         return "\n".join(
@@ -115,10 +116,10 @@ class Placements(Sequence[Placement]):
 
 
 def placements(model: nn.Module) -> Placements:
-    """What is attached to a model, by `attach` or by the construction of one of `scse.networks`.
+    """Find the blocks of a model, whether attached by `attach` or built into a network of `scse.networks`.
 
     Warns:
-        LostBlockWarning: blocks that were attached do not run any more.
+        LostBlockWarning: Attached blocks no longer run, or did not run until now.
     """
     model = uncompiled(model)
     lost_blocks(model)

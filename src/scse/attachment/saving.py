@@ -1,4 +1,4 @@
-"""A model with its blocks as one file, and the same attachment made again on a fresh model."""
+"""Save a model with its blocks to one file, and load it into a model without blocks."""
 
 import json
 from collections.abc import Callable, Generator, Mapping
@@ -12,17 +12,18 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from scse.attachment.compiled import forget_compiled, uncompiled
-from scse.attachment.hosts import NAME, hang, layout_of, take_off
-from scse.attachment.losing import lost_blocks, remember
+from scse.attachment.hosts import NAME, attach_block, layout_of, remove_block
+from scse.attachment.losing import lost_blocks, record_blocks
 from scse.attachment.placements import Placements, placements
 from scse.blocks.modules import BLOCKS
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError, in_short
 from scse.support.json_files import LARGEST_INTEGER, parse_json, shortened
+from scse.support.paths import check_regular_file
 
 FORMAT = 1
 KEY = "scse"
-"""Of the recipe in the file's metadata."""
+"""Key of the recipe in the metadata of the file."""
 REMEDY = "give a file that save_attached wrote"
 
 
@@ -116,14 +117,14 @@ def _problems(field: str, value: Any, wanted: Any) -> Generator[str]:
 
 
 def save_attached(model: nn.Module, path: Path | str) -> Path:
-    """Write all weights of a model, and which blocks are where, as a safetensors file.
+    """Write all weights of a model, and the places and options of its blocks, to a safetensors file.
 
     Returns:
-        The path.
+        Path of the file.
 
     Raises:
-        ValueError: the model has no block, one that is none of scse's or holds something else than when it was made,
-            or one that does not run any more.
+        UserError: The model has no block, or it has a block that is not a class of scse, that was modified
+            structurally since its construction, or that no longer runs.
     """
     model = uncompiled(model)
     if lost := lost_blocks(model):
@@ -143,24 +144,24 @@ def save_attached(model: nn.Module, path: Path | str) -> Path:
 
 
 def load_attached(model: nn.Module, path: Path | str) -> Placements:
-    """Attach the blocks of a file to a fresh model, and load all weights.
+    """Attach the blocks of a file to a model, and load all weights.
 
     Args:
-        model: as it was before the saved one got its blocks; changed in place.
-        path: as `save_attached` wrote it.
+        model: Model without blocks, built like the saved one. It is changed in place.
+        path: File that `save_attached` wrote.
 
     Returns:
-        What was placed where.
+        Placements of the blocks.
 
     Raises:
-        DataError: the file is none of `save_attached`, or does not fit the model, which is left without blocks.
-        ValueError: the model has blocks already.
+        DataError: The file was not written by `save_attached`, or does not match the model, which stays without blocks.
+        UserError: The model has blocks already.
     """
     path, model = Path(path), uncompiled(model)
     if len(placements(model)):
         raise UserError(f"{type(model).__name__} has blocks already; load into a fresh model, or detach first")
     recipe, weights = _read(path)
-    hung, blocks = [], {}
+    attached, blocks = [], {}
     try:
         for place in recipe:
             where = place["where"]
@@ -168,24 +169,24 @@ def load_attached(model: nn.Module, path: Path | str) -> Placements:
             like = next(chain(host.parameters(), model.parameters()))
             block = BLOCKS[place["block"]](place["channels"], **place["options"])
             block = block.to(like.device, _dtype(host, where, weights))
-            hang(host, block.train(host.training), layout=place["layout"])
-            hung.append(host)
+            attach_block(host, block.train(host.training), layout=place["layout"])
+            attached.append(host)
             blocks[where] = block
         load_exactly(model, weights)
     # of get_submodule, of an option that the block does not have, and of what does not fit
     except (AttributeError, StopIteration, TypeError, UserError) as error:
-        for host in hung:
-            take_off(host)
+        for host in attached:
+            remove_block(host)
         raise DataError(
             f"{path}: does not fit {type(model).__name__} ({in_short(error)}); build the model as it was when saved"
         ) from error
-    remember(model, blocks)
+    record_blocks(model, blocks)
     forget_compiled()
     return placements(model)
 
 
 def own_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU, one each: safetensors refuses shared memory, as of a layer that is used twice."""
+    """Copy tensors to separate contiguous memory on the CPU, because safetensors refuses tensors that share memory."""
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
 
@@ -209,7 +210,7 @@ def _description(where: str, block: nn.Module) -> dict[str, Any]:
 
 
 def _dtype(host: nn.Module, where: str, weights: Mapping[str, Tensor]) -> torch.dtype:
-    """Of the block of a host: that of the host's weights, else that in the file."""
+    """Choose the dtype of a block: that of the host's weights or, without weights, that in the file."""
     own = [parameter.dtype for parameter in host.parameters() if parameter.is_floating_point()]
     prefix = f"{where}.{NAME}." if where else f"{NAME}."
     return own[-1] if own else next(value.dtype for key, value in weights.items() if key.startswith(prefix))
@@ -229,14 +230,12 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], Mapping[str, Tensor]]:
 
 
 def read_tensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
 
     Raises:
-        DataError: it cannot be read, as when it is truncated.
+        DataError: The file cannot be read, for instance because it is truncated.
     """
-    if not path.is_file():
-        found = "is no regular file" if path.exists() else "there is no such file"
-        raise DataError(f"{path}: cannot be read ({found}); {remedy}")
+    check_regular_file(path, remedy=remedy)
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
@@ -245,11 +244,11 @@ def read_tensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load all weights, or none of them if anything does not fit.
+    """Load all weights, or none of them if one does not match the model.
 
     Raises:
-        UserError: a tensor is missing or not the model's, has another shape or type, or is NaN or infinite where the
-            model's own values never are.
+        UserError: A tensor is missing or unknown to the model, has another shape or dtype, or holds NaN or infinite
+            values. Such values are allowed in a buffer whose current values are not all finite either.
     """
     own = model.state_dict()
     check_fit(own, weights)
@@ -262,10 +261,10 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Check names, shapes and types of tensors.
+    """Check names, shapes and dtypes of tensors.
 
     Raises:
-        UserError: the first that differs.
+        UserError: A tensor differs. The message names the first one.
     """
     for key in {**wanted, **found}:
         if key not in found:

@@ -1,4 +1,4 @@
-"""The encoder and decoder blocks of a model: of known families by their names, of others by what they return."""
+"""The encoder and decoder blocks of a model: found by name in known families, and by their outputs in other models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ _FAMILIES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     "torchvision.models.segmentation.deeplabv3.DeepLabV3": (
         (("backbone.layer?", 0), ("classifier.0", 0), ("classifier.3", 0)),
     ),
-    # the last block of every resolution
+    # the last block of each resolution
     "torchvision.models.segmentation.lraspp.LRASPP": (
         (*((f"backbone.{block}", 0) for block in (1, 3, 6, 12, 15)), ("classifier.cbr", 0)),
     ),
     "timm.models._features.FeatureListNet": ((("layer?", 0),), (("stages_?", 0),)),
     "monai.networks.nets.basic_unet.BasicUNet": ((("conv_0", 0), ("down_?", 1), ("upcat_?", 0)),),
-    # its last transposed convolution makes the logits
+    # its last transposed convolution computes the logits
     "monai.networks.nets.unet.UNet": ((("model.0", 0), ("**.submodule.0", 0), ("**.submodule.2", 0)),),
     "monai.networks.nets.attentionunet.AttentionUnet": (
         (("model.0", 0), ("model.1", 0), ("**.submodule.0", 0), ("**.submodule.1", 0)),
@@ -46,25 +46,25 @@ _FAMILIES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("encoder.stages.*", 1), ("decoder.stages.*", 0)),
     ),
 }
-"""Class -> alternatives of (pattern, how many of its last matches are left out).
+"""Class -> alternatives, each a tuple of (pattern, number of last matches to omit).
 
-What is left out is the bottleneck, after which the paper places no block (MICCAI 2018, section 3). The encoders of
-pretrained classifiers have none: their deepest stage is one as the others.
+The omitted modules are the bottleneck, after which the paper places no block (MICCAI 2018, section 3). The encoders of
+pretrained classifiers have no bottleneck: their deepest stage is an encoder block like the others.
 """
 
 
-RESOLUTIONS_OF_A_BLOCK = 2
-"""That of its output, and that of its input."""
+MAX_RESOLUTIONS = 2
+"""Most resolutions in an encoder or decoder block: that of its input and that of its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a model that makes one feature map.
+    """A part of a model that returns one feature map.
 
     Attributes:
-        name: in `named_modules`.
-        kind: its class.
-        shape: of its output, (N, C, *spatial).
+        name: Name in `named_modules`.
+        kind: Name of the class.
+        shape: Shape of the output, (N, C, *spatial).
     """
 
     name: str
@@ -73,33 +73,33 @@ class Stage:
 
 
 def known_places(model: nn.Module) -> list[str] | None:
-    """The names of the encoder and decoder blocks of a known family; None for other models."""
+    """Return the names of the encoder and decoder blocks of a known family, None for other models."""
     names = [name for name in candidates(model) if name]
     for kind in type(model).__mro__:
         for alternative in _FAMILIES.get(f"{kind.__module__}.{kind.__qualname__}", ()):
-            groups = [_leaving_out(names, pattern, last) for pattern, last in alternative]
+            groups = [_matches_without_last(names, pattern, omitted) for pattern, omitted in alternative]
             if any(groups[0]):
                 return [name for group in groups for name in group]
     return None
 
 
-def _leaving_out(names: Sequence[str], pattern: str, last: int) -> list[str]:
+def _matches_without_last(names: Sequence[str], pattern: str, omitted: int) -> list[str]:
     matched = [name for name in names if matches(name, pattern)]
-    return matched[: len(matched) - last]
+    return matched[: len(matched) - omitted]
 
 
 def find_stages(model: nn.Module, example: Example | None = None) -> list[Stage]:
-    """List the parts of a model that make one feature map each, in the order in which they ran.
+    """List the parts of a model that return one feature map each, in the order in which they ran.
 
-    A part is listed as a whole if its convolutions have its own resolution and at most one other, which is so for the
-    blocks of an encoder or a decoder; otherwise the parts in it are listed.
+    A part is listed as a whole if its convolutions have the resolution of its output and at most one other, as in the
+    blocks of an encoder or a decoder. Otherwise the parts inside it are listed.
 
     Args:
-        model: to look into.
-        example: its input; by default guessed, see `scse.attach`.
+        model: Model to search.
+        example: Input of the model. Default: a guess, see `scse.attach`.
 
     Raises:
-        ValueError: the example does not run through the model.
+        UserError: The example does not run through the model.
     """
     modules = candidates(model)
     outputs = run(model, example, modules.values())
@@ -122,18 +122,18 @@ def find_stages(model: nn.Module, example: Example | None = None) -> list[Stage]
 
 
 def suggest(model: nn.Module, stages: Sequence[Stage]) -> str:
-    """Patterns that name exactly these stages."""
+    """Return patterns that match exactly these stages."""
     return generalize([stage.name for stage in stages], [name for name in candidates(model) if name])
 
 
 def list_stages(stages: Sequence[Stage]) -> str:
-    """A line for each stage: name, class, output shape."""
+    """Format a line for each stage with its name, class and output shape."""
     widths = [max(len(getattr(stage, field)) for stage in stages) for field in ("name", "kind")]
     return "\n".join(f"  {s.name:<{widths[0]}}  {s.kind:<{widths[1]}}  {tuple(s.shape)}" for s in stages)
 
 
 def _running_parts(name: str, module: nn.Module, outputs: dict[nn.Module, list[Output]]) -> list[tuple[str, nn.Module]]:
-    """The modules that ran directly in one; lists of modules, which do not run themselves, are looked through."""
+    """Return the direct submodules that ran. Those that did not run, such as lists, are replaced by their children."""
     parts = []
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
@@ -142,7 +142,7 @@ def _running_parts(name: str, module: nn.Module, outputs: dict[nn.Module, list[O
 
 
 def _map_shape(outputs: Sequence[Output], axes: int) -> tuple[int, ...] | None:
-    """The shape of a feature map that was returned once, None if something else was."""
+    """Return the shape of the feature map that a module returned, None if its outputs are not exactly one map."""
     if len(outputs) != 1 or outputs[0].shape is None or len(outputs[0].shape) != axes + 2:
         return None
     return outputs[0].shape
@@ -153,15 +153,15 @@ def _is_one_block(
 ) -> bool:
     if any(output.shape is None for part in parts for output in outputs[part]):
         return False
-    # convolutions have their channels first, whatever layout what stands between them has
+    # only convolutions, because their outputs have the channels first; modules between them may have another layout
     convolutions = [inner for inner in module.modules() if isinstance(inner, _ConvNd)]
     shapes = [output.shape for inner in convolutions for output in outputs.get(inner, []) if output.shape is not None]
-    # maps pooled to one voxel belong to gates
+    # maps of one voxel are ignored, because they belong to gates
     resolutions = {inner[2:] for inner in shapes if any(size > 1 for size in inner[2:])}
-    return len(resolutions | {shape[2:]}) <= RESOLUTIONS_OF_A_BLOCK
+    return len(resolutions | {shape[2:]}) <= MAX_RESOLUTIONS
 
 
 def _is_head(stages: Sequence[Stage], result: Sequence[Output], axes: int) -> bool:
-    """Whether the last stage makes the logits."""
+    """Return whether the last stage computes the logits."""
     logits = _map_shape(result, axes)
     return bool(stages) and logits is not None and stages[-1].shape[1] == logits[1]

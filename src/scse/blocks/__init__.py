@@ -1,4 +1,4 @@
-"""The blocks, the formulas that define them, and their fused kernels; torch and NumPy are all they need."""
+"""The blocks, the formulas that define them, and their fused kernels. They need torch and NumPy alone."""
 
 from scse.blocks.modules import ChannelSE, ConcurrentSE, SpatialSE
 

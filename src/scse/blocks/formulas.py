@@ -1,24 +1,24 @@
-"""The paper's formulas in plain torch operations: the one definition of what a block computes.
+"""The paper's formulas in plain torch operations. They define what a block computes.
 
-Notation of Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
-Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of shape (N, C, *spatial) with one
-spatial axis or more. Memory formats are kept: for a channels-last map, `flatten(2)` is a view.
+The notation is that of Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully
+Convolutional Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of shape (N, C, *spatial)
+with at least one spatial axis. The memory format is preserved: `flatten(2)` of a channels-last map is a view.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# what the modules share with this file is written for TorchScript too: chains of if, no tables of functions
+# The modules call these functions in TorchScript too, which supports chains of if but no tables of functions.
 
 
 def mean_over_space(x: Tensor) -> Tensor:
-    """The squeeze of cSE, z: (N, C, *spatial) -> (N, C)."""
+    """Compute z, the squeeze of cSE: (N, C, *spatial) -> (N, C)."""
     return x.flatten(2).mean(2)
 
 
 def activated(hidden: Tensor, activation: str) -> Tensor:
-    """What cSE has between its two layers, see `options.ACTIVATIONS`."""
+    """Apply the activation between the two layers of cSE, see `options.ACTIVATIONS`."""
     if activation == "silu":
         return F.silu(hidden)
     if activation == "leaky-relu":
@@ -27,7 +27,7 @@ def activated(hidden: Tensor, activation: str) -> Tensor:
 
 
 def gated(excitation: Tensor, gate: str) -> Tensor:
-    """What cSE makes its gates with, see `options.GATES`."""
+    """Apply the gate function of cSE, see `options.GATES`."""
     if gate == "hard-sigmoid":
         return F.hardsigmoid(excitation)
     if gate == "relu":
@@ -36,15 +36,18 @@ def gated(excitation: Tensor, gate: str) -> Tensor:
 
 
 def join(x: Tensor, channel: Tensor, spatial: Tensor, aggregation: str) -> Tensor:
-    """How scSE joins its two recalibrated maps, see `options.AGGREGATIONS`; the gates broadcast over `x`."""
-    # U*c + U*s, one product less
+    """Recalibrate `x` with both gates of scSE and join the two maps, see `options.AGGREGATIONS`.
+
+    The gates must broadcast over `x`.
+    """
+    # U * (c + s) takes one product less than U*c + U*s
     return x * (channel + spatial) if aggregation == "add" else join_maps(x * channel, x * spatial, aggregation)
 
 
 def join_maps(by_channel: Tensor, by_position: Tensor, aggregation: str) -> Tensor:
-    """`join` of the recalibrated maps U*c and U*s themselves."""
+    """Join the two recalibrated maps U*c and U*s of scSE, see `options.AGGREGATIONS`."""
     if aggregation == "max":
-        # of the products: where U is negative, the smaller gate wins
+        # maximum of the products, not of the gates: where U is negative, the smaller gate wins
         return torch.maximum(by_channel, by_position)
     if aggregation == "multiply":
         return by_channel * by_position
@@ -54,7 +57,7 @@ def join_maps(by_channel: Tensor, by_position: Tensor, aggregation: str) -> Tens
 
 
 def scaled(gates: Tensor, scale: float) -> Tensor:
-    """Gates times the factor that makes an identity start one."""
+    """Multiply the gates by the factor of an identity start."""
     return gates if scale == 1.0 else gates * scale
 
 
@@ -68,20 +71,23 @@ def channel_gate(
     activation: str = "relu",
     gate: str = "sigmoid",
 ) -> Tensor:
-    """sigmoid(W2 relu(W1 z)), or with another gate and activation, z the mean of `x` over all spatial axes.
+    """Compute the gate of cSE, sigmoid(W2 relu(W1 z)): (N, C, *spatial) -> (N, C).
 
-    (N, C, *spatial) -> (N, C).
+    z is the mean of `x` over all spatial axes. `activation` replaces the ReLU, and `gate` the sigmoid.
     """
     hidden = activated(F.linear(mean_over_space(x), squeeze_weight, squeeze_bias), activation)
     return gated(F.linear(hidden, excite_weight, excite_bias), gate)
 
 
 def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """sigmoid(w . x), a 1x1 convolution of C channels to one: (N, C, *spatial) -> (N, 1, *spatial)."""
+    """Compute the gate of sSE, sigmoid(w . x): (N, C, *spatial) -> (N, 1, *spatial).
+
+    w . x is a 1x1 convolution of all channels to one.
+    """
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if exporting and x.ndim in _CONVOLUTIONS:
-        # engines that run exported programs would turn the whole map for the product and back, and the TorchScript
-        # exporter to ONNX writes the turn with a negative axis, which they refuse
+        # Inference engines would transpose the whole map before and after the linear layer. The TorchScript exporter
+        # to ONNX writes these transpositions with a negative axis, which the engines reject.
         return torch.sigmoid(_CONVOLUTIONS[x.ndim](x, over_space(weight, x), bias))
     return torch.sigmoid(F.linear(x.movedim(1, -1), weight, bias)).movedim(-1, 1)
 
@@ -90,7 +96,7 @@ _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
 def over_space(gate: Tensor, x: Tensor) -> Tensor:
-    """A channel gate (N, C) with the axes that broadcast it over those of `x`: (N, C, 1, ..., 1)."""
+    """Add the axes to a channel gate that broadcast it over `x`: (N, C) -> (N, C, 1, ..., 1)."""
     return gate.reshape(*gate.shape, *(1,) * (x.ndim - 2))
 
 
@@ -108,10 +114,10 @@ def recalibrate(  # noqa: PLR0917 (the weights in the order of the formula)
     gate: str = "sigmoid",
     scale: float = 1.0,
 ) -> Tensor:
-    """A block from its weights: `kind` is "cse", "sse" or, for scSE, the name of its aggregation.
+    """Compute a block from its weights: (N, C, *spatial) -> (N, C, *spatial), with "concat" (N, 2C, *spatial).
 
-    (N, C, *spatial) -> (N, C, *spatial), with "concat" (N, 2C, *spatial). The weights of a gate that the kind does
-    not have are None. `scale` multiplies the gates.
+    `kind` is "cse", "sse", or the aggregation of an scSE block. The weights of a gate that the block does not have
+    are None. `scale` multiplies the gates.
     """
     channel = spatial = None
     if squeeze_weight is not None and excite_weight is not None:

@@ -1,11 +1,11 @@
-"""The blocks as functions of a feature map and its weights.
+"""The blocks as functions of a feature map and weights.
 
-Every function takes `x` of shape (N, C, *spatial), one spatial axis or more, in any memory format and any
-floating dtype, and raises ValueError when shapes do not fit. `scale` multiplies the gates: with 2 a gate of
-sigmoid(0) leaves its input as it was.
+Every function takes `x` of shape (N, C, *spatial) with at least one spatial axis, in any memory format and any
+floating dtype, and raises UserError if shapes do not match. `scale` multiplies the gates: with a scale of 2, a gate of
+sigmoid(0) leaves its input unchanged.
 
-Source: Roy, Navab, Wachinger, MICCAI 2018 (arXiv 1803.02579), section 2; the aggregations other than "add" are
-those of the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127).
+Source: Roy, Navab, Wachinger, MICCAI 2018 (arXiv 1803.02579), section 2. The aggregations other than "add" are from
+the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127).
 """
 
 import torch
@@ -31,21 +31,21 @@ def cse(
     """Spatial squeeze and channel excitation (cSE): U * c.
 
     Args:
-        x: feature map U, (N, C, *spatial).
-        squeeze_weight: W1, (hidden, C).
-        squeeze_bias: (hidden,) or None.
-        excite_weight: W2, (C, hidden).
-        excite_bias: (C,) or None.
-        activation: after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
-        gate: after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu".
-        scale: factor on the gate.
+        x: Feature map U, (N, C, *spatial).
+        squeeze_weight: Weight W1, (hidden, C).
+        squeeze_bias: Bias of the first layer, (hidden,), or None.
+        excite_weight: Weight W2, (C, hidden).
+        excite_bias: Bias of the second layer, (C,), or None.
+        activation: Activation after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
+        gate: Gate function after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu".
+        scale: Factor on the gate.
 
     Returns:
-        (N, C, *spatial).
+        Recalibrated map, (N, C, *spatial).
 
     Raises:
-        ValueError: an unknown activation or gate, `x` has no spatial axis, or its channels or the shapes of the
-            weights do not fit.
+        UserError: `activation` or `gate` is unknown, `x` has no spatial axis, or its number of channels and the shapes
+            of the weights do not match.
     """
     check_choice("activation", activation, ACTIVATIONS)
     check_choice("gate", gate, GATES)
@@ -58,17 +58,16 @@ def sse(x: Tensor, weight: Tensor, bias: Tensor | None, *, scale: float = 1.0) -
     """Channel squeeze and spatial excitation (sSE): U * s.
 
     Args:
-        x: feature map U, (N, C, *spatial).
-        weight: w, (1, C): one gate a position, never one a channel.
-        bias: (1,) or None.
-        scale: factor on the gate.
+        x: Feature map U, (N, C, *spatial).
+        weight: Weight w, (1, C). One gate per position, shared by all channels.
+        bias: Bias, (1,), or None.
+        scale: Factor on the gate.
 
     Returns:
-        (N, C, *spatial).
+        Recalibrated map, (N, C, *spatial).
 
     Raises:
-        ValueError: `x` has no spatial axis, its channels are not those of the weight, or the weight has another
-            shape.
+        UserError: `x` has no spatial axis, or its number of channels and the shapes of the weights do not match.
     """
     check_map(x, weight.shape[1])
     _check_layer("weight", weight, bias, outputs=1, inputs=x.shape[1])
@@ -87,25 +86,26 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
     aggregation: str = "add",
     scale: float = 1.0,
 ) -> Tensor:
-    """Concurrent spatial and channel squeeze & excitation (scSE): both gates from the same input, joined.
+    """Concurrent spatial and channel squeeze & excitation (scSE): cSE and sSE of the same input, joined.
 
     Args:
-        x: feature map U, (N, C, *spatial).
-        squeeze_weight: W1 of cSE, (hidden, C).
-        squeeze_bias: (hidden,) or None.
-        excite_weight: W2 of cSE, (C, hidden).
-        excite_bias: (C,) or None.
-        project_weight: w of sSE, (1, C).
-        project_bias: (1,) or None.
-        aggregation: "add" (the paper: U*c + U*s), "max" (of the two products), "multiply" (U*c times U*s) or
-            "concat" (U*c, then U*s).
-        scale: factor on both gates.
+        x: Feature map U, (N, C, *spatial).
+        squeeze_weight: Weight W1 of cSE, (hidden, C).
+        squeeze_bias: Bias of the first layer of cSE, (hidden,), or None.
+        excite_weight: Weight W2 of cSE, (C, hidden).
+        excite_bias: Bias of the second layer of cSE, (C,), or None.
+        project_weight: Weight w of sSE, (1, C).
+        project_bias: Bias of sSE, (1,), or None.
+        aggregation: "add" (the paper: U*c + U*s), "max" (maximum of the two products), "multiply" (U*c times U*s) or
+            "concat" (U*c, then U*s, along the channels).
+        scale: Factor on both gates.
 
     Returns:
-        (N, C, *spatial); with "concat" (N, 2C, *spatial).
+        Recalibrated map, (N, C, *spatial); with "concat" (N, 2C, *spatial).
 
     Raises:
-        ValueError: an unknown aggregation, no spatial axis, or channels or shapes of the weights that do not fit.
+        UserError: `aggregation` is unknown, `x` has no spatial axis, or its number of channels and the shapes of the
+            weights do not match.
     """
     check_choice("aggregation", aggregation, AGGREGATIONS)
     _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
@@ -115,13 +115,9 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
 
 
 def check_map(x: Tensor, channels: int) -> None:
-    """Check a feature map.
-
-    Raises:
-        ValueError: it has no spatial axis, or other than `channels` channels.
-    """
+    """Check that a feature map has a spatial axis and `channels` channels, raise UserError otherwise."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return  # sizes are tensors there, and comparing them would be told as a fault
+        return  # sizes are tensors there, and comparing them raises a tracer warning
     if x.ndim < 3:
         raise UserError(
             f"a feature map has shape (N, C, *spatial) with at least one spatial axis, got {tuple(x.shape)}"
@@ -147,10 +143,10 @@ def _check_channel(
 
 
 def _check_layer(name: str, weight: Tensor, bias: Tensor | None, *, outputs: int, inputs: int) -> None:
-    """Refuse what broadcasting would accept: a gate or a bias of another length than the formula's."""
+    """Check the shapes of a layer, because broadcasting would accept wrong ones."""
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
     if weight.shape != (outputs, inputs):
         raise UserError(f"{name} must have shape {(outputs, inputs)}, got {tuple(weight.shape)}")
     if bias is not None and bias.shape != (outputs,):
-        raise UserError(f"the bias that goes with {name} must have shape {(outputs,)}, got {tuple(bias.shape)}")
+        raise UserError(f"the bias of {name} must have shape {(outputs,)}, got {tuple(bias.shape)}")

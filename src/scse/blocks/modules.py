@@ -1,10 +1,10 @@
 """The recalibration blocks cSE, sSE and scSE as modules, for any number of spatial axes.
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
-Networks", MICCAI 2018 (arXiv 1803.02579). One class serves 1D, 2D and 3D, because the weights are matrices.
+Networks", MICCAI 2018 (arXiv 1803.02579). One class works in 1D, 2D and 3D, because the weights are matrices.
 
-The fused kernels take the weights of the inner layers as long as these are as they were made: plain `nn.Linear`
-without hooks. A layer that was wrapped, hooked, parametrised or quantised, or is being traced, is called as a module.
+As long as the inner layers are plain `nn.Linear` modules without hooks, the fused kernels use their weights directly.
+A layer that was wrapped, hooked, parametrised or quantised, or that is being traced, is called as a module instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,30 +17,32 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from scse.blocks import formulas, functional
 from scse.support.checks import check_positive
-from scse.vocabulary.options import IDENTITY_SCALE, REDUCTION, check_aggregation, check_channel_options, hidden_width
+from scse.vocabulary.options import REDUCTION, check_aggregation, check_channel_options, hidden_width
 
 
 class ChannelSE(nn.Module):
     """Spatial squeeze and channel excitation (cSE; Hu et al. 2018, section 2.1 of the paper).
 
-    One gate a channel: sigmoid(W2 relu(W1 z)), z the mean over all spatial axes.
+    The gate of each channel is sigmoid(W2 relu(W1 z)), where z is the mean over all spatial axes.
 
     Args:
-        channels: C, of the input and the output.
-        reduction: the paper's r; the hidden width is max(1, C // r), so that few channels keep a live gate.
-        hidden: the hidden width itself, instead of a reduction.
-        activation: after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
-        gate: after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu", which has no identity.
-        bias: whether the two linear layers have biases; the paper's count of parameters is without.
-        identity: start as the identity, bit for bit: the last layer is zero and the gate is scaled by 2.
+        channels: Number of channels C of the input and the output.
+        reduction: Reduction r of the paper. The hidden layer has max(1, C // r) units.
+        hidden: Width of the hidden layer, instead of a reduction.
+        activation: Activation after W1: "relu" (the paper), "silu" or "leaky-relu" (slope 0.01).
+        gate: Gate function after W2: "sigmoid" (the paper), "hard-sigmoid" or "relu". With "relu" the block cannot
+            start as the identity.
+        bias: Whether the two linear layers have biases. The paper's parameter count excludes them.
+        identity: Whether the block starts as the identity, bit for bit: the last layer is initialised to zero and the
+            gate is scaled by 2.
 
     Shape:
-        (N, C, *spatial) -> (N, C, *spatial), one spatial axis or more.
+        (N, C, *spatial) -> (N, C, *spatial), with at least one spatial axis.
 
     Raises:
-        ValueError: at construction for `channels`, `reduction` or `hidden` below 1, both a `reduction` and
-            `hidden`, an unknown `activation` or `gate`, or `identity=True` with a gate that has none; in a call
-            for other channels than C.
+        UserError: At construction, `channels`, `reduction` or `hidden` is below 1, both `reduction` and `hidden` are
+            given, `activation` or `gate` is unknown, or `identity=True` is combined with gate "relu". In a call, the
+            input has no spatial axis or other than C channels.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class ChannelSE(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_positive("channels", channels)
-        check_channel_options(reduction, hidden, activation, gate, identity=identity)
+        self.scale = check_channel_options(reduction, hidden, activation, gate, identity=identity)
         self.reduction = reduction
         self.hidden = hidden
         self.activation = activation
@@ -66,7 +68,6 @@ class ChannelSE(nn.Module):
         width = hidden_width(channels, reduction, hidden)
         self.squeeze = nn.Linear(channels, width, bias=bias)
         self.excite = nn.Linear(width, channels, bias=bias)
-        self.scale = 2.0 if identity else 1.0
         if identity:
             _zero(self.excite)
 
@@ -75,7 +76,7 @@ class ChannelSE(nn.Module):
         return self.recalibrated(x)
 
     def recalibrated(self, x: Tensor) -> Tensor:
-        """U * c."""
+        """Compute U * c."""
         if not is_scripting():
             squeeze, excite = self.squeeze, self.excite
             if _are_plain(x, squeeze, excite):
@@ -93,7 +94,7 @@ class ChannelSE(nn.Module):
         return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
 
     def gates(self, x: Tensor) -> Tensor:
-        """Gates before any scale, by calling the layers: (N, C, *spatial) -> (N, C, 1)."""
+        """Compute the unscaled gates by calling the layers: (N, C, *spatial) -> (N, C, 1)."""
         hidden = formulas.activated(self.squeeze(formulas.mean_over_space(x)), self.activation)
         return formulas.gated(self.excite(hidden), self.gate).unsqueeze(2)
 
@@ -101,7 +102,7 @@ class ChannelSE(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that make this block again."""
+        """Keyword arguments that construct this block again."""
         return {
             "reduction": self.reduction,
             "hidden": self.hidden,
@@ -112,25 +113,27 @@ class ChannelSE(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """The arguments, as they would be written."""
-        return _written(self.channels, self.options)
+        """Return the arguments of the constructor, as source text."""
+        return _arguments_text(self.channels, self.options)
 
 
 class SpatialSE(nn.Module):
     """Channel squeeze and spatial excitation (sSE; section 2.2 of the paper).
 
-    One gate a position: sigmoid(w . x), a 1x1 convolution of all channels to one.
+    The gate of each position is sigmoid(w . x), a 1x1 convolution of all channels to one.
 
     Args:
-        channels: C, of the input and the output.
-        bias: whether the projection has a bias; the paper's count of parameters is without.
-        identity: start as the identity, bit for bit: the projection is zero and the gate is scaled by 2.
+        channels: Number of channels C of the input and the output.
+        bias: Whether the projection has a bias. The paper's parameter count excludes it.
+        identity: Whether the block starts as the identity, bit for bit: the projection is initialised to zero and the
+            gate is scaled by 2.
 
     Shape:
-        (N, C, *spatial) -> (N, C, *spatial), one spatial axis or more.
+        (N, C, *spatial) -> (N, C, *spatial), with at least one spatial axis.
 
     Raises:
-        ValueError: at construction for `channels` below 1; in a call for other channels than C.
+        UserError: At construction, `channels` is below 1. In a call, the input has no spatial axis or other than C
+            channels.
     """
 
     def __init__(self, channels: int, *, bias: bool = True, identity: bool = False) -> None:
@@ -152,41 +155,41 @@ class SpatialSE(nn.Module):
         return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
 
     def gates(self, x: Tensor) -> Tensor:
-        """Gates before any scale, by calling the layer: (N, C, *spatial) -> (N, 1, positions)."""
+        """Compute the unscaled gates by calling the layer: (N, C, *spatial) -> (N, 1, positions)."""
         return torch.sigmoid(self.project(x.flatten(2).transpose(1, 2))).transpose(1, 2)
 
     __jit_unused_properties__ = ("options",)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that make this block again."""
+        """Keyword arguments that construct this block again."""
         return {"bias": self.with_bias, "identity": self.identity}
 
     def extra_repr(self) -> str:
-        """The arguments, as they would be written."""
-        return _written(self.channels, self.options)
+        """Return the arguments of the constructor, as source text."""
+        return _arguments_text(self.channels, self.options)
 
 
 class ConcurrentSE(nn.Module):
     """Concurrent spatial and channel squeeze & excitation (scSE; section 2.3 of the paper).
 
-    Both gates see the same input; `aggregation` joins the two recalibrated maps.
+    Both gates are computed from the same input, and `aggregation` joins the two recalibrated maps.
 
     Args:
-        channels: C, of the input.
-        reduction: the paper's r, see `ChannelSE`.
-        aggregation: "add" (the paper), "max" (the authors' later code), "multiply", or "concat", which returns
-            2C channels.
-        bias: whether all linear layers have biases; the paper's count of parameters is without.
-        identity: start as the identity, bit for bit: the last layers are zero; with "max" the gates are
-            scaled by 2. "multiply" and "concat" have no identity.
+        channels: Number of channels C of the input.
+        reduction: Reduction r of the paper, see `ChannelSE`.
+        aggregation: How the maps are joined: "add" (the paper), "max" (the authors' later code), "multiply" or
+            "concat", which returns 2C channels.
+        bias: Whether all linear layers have biases. The paper's parameter count excludes them.
+        identity: Whether the block starts as the identity, bit for bit: the last layers are initialised to zero, and
+            with "max" the gates are scaled by 2. Not possible with "multiply" and "concat".
 
     Shape:
-        (N, C, *spatial) -> (N, C, *spatial), with "concat" (N, 2C, *spatial); one spatial axis or more.
+        (N, C, *spatial) -> (N, C, *spatial), with "concat" (N, 2C, *spatial); at least one spatial axis.
 
     Raises:
-        ValueError: at construction for `channels` or `reduction` below 1, an unknown `aggregation`, or
-            `identity=True` with one that has none; in a call for other channels than C.
+        UserError: At construction, `channels` or `reduction` is below 1, `aggregation` is unknown, or `identity=True`
+            is combined with "multiply" or "concat". In a call, the input has no spatial axis or other than C channels.
     """
 
     def __init__(
@@ -199,15 +202,14 @@ class ConcurrentSE(nn.Module):
         identity: bool = False,
     ) -> None:
         super().__init__()
-        check_aggregation(aggregation, identity=identity)
+        self.scale = check_aggregation(aggregation, identity=identity)
         self.aggregation = aggregation
         self.channels = channels
         self.identity = identity
         self.with_bias = bias
         self.channel = ChannelSE(channels, reduction=reduction, bias=bias, identity=identity)
         self.spatial = SpatialSE(channels, bias=bias, identity=identity)
-        self.scale = IDENTITY_SCALE[aggregation] if identity else 1.0
-        # from the maps of the two blocks, which scale their gates themselves, to those that are joined
+        # the two inner blocks scale their maps themselves; this factor corrects these maps to `scale`
         self.factor = self.scale / self.channel.scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,7 +237,7 @@ class ConcurrentSE(nn.Module):
         by_channel = formulas.scaled(self.channel.gates(x), self.scale)
         by_position = formulas.scaled(self.spatial.gates(x), self.scale)
         joined: Tensor = formulas.join(flat, by_channel, by_position, self.aggregation)
-        # "concat" has twice the channels, so that no view of the input's shape would do
+        # "concat" doubles the channels, so view_as(x) would fail
         output: Tensor = joined.unflatten(2, x.shape[2:])
         return output
 
@@ -243,7 +245,7 @@ class ConcurrentSE(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that make this block again."""
+        """Keyword arguments that construct this block again."""
         return {
             "reduction": self.channel.reduction,
             "aggregation": self.aggregation,
@@ -252,18 +254,18 @@ class ConcurrentSE(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """The arguments, as they would be written."""
-        return _written(self.channels, self.options)
+        """Return the arguments of the constructor, as source text."""
+        return _arguments_text(self.channels, self.options)
 
 
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
-"""The variants by name; "none" is the plain network and has no block."""
+"""Block class of each variant. Variant "none" is the plain network and has no block."""
 
 VARIANTS = ("none", *BLOCKS)
-"""The four variants that the paper compares, in its order."""
+"""The four variants that the paper compares, in the order of the paper."""
 
 
-def _written(channels: int, options: Mapping[str, Any]) -> str:
+def _arguments_text(channels: int, options: Mapping[str, Any]) -> str:
     return ", ".join([str(channels), *(f"{name}={value!r}" for name, value in options.items())])
 
 
@@ -274,13 +276,13 @@ def _zero(layer: nn.Linear) -> None:
 
 
 def _are_plain(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether the weights of the layers can be taken instead of calling these on `x`, without any difference."""
-    # a proxy of torch.fx is no tensor
+    """Return whether using the weights of the layers directly equals calling the layers on `x`."""
+    # torch.fx traces with proxies, which are no tensors
     return isinstance(x, Tensor) and all(_is_unchanged(layer, nn.Linear) for layer in layers)
 
 
 def _is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a module is nothing but the forward of this class."""
+    """Return whether calling a module runs the forward of this class and nothing else."""
     return (
         type(module) is kind
         and "forward" not in module.__dict__

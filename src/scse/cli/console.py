@@ -1,29 +1,28 @@
-"""What a person sees while something runs: progress bars in a terminal, plain lines in a log."""
+"""Output while something runs: progress bars in a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:  # else `scse inspect` would wait for torch and MONAI, which it does not need
-    from scse.training.loop import Event
+from scse.support.events import EpochDone, Event, Planned, Progress, RunStarted, Scored, Stage, StepDone, Watch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,7 +44,7 @@ class Watcher:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
+        self.progress = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -58,15 +57,6 @@ class Watcher:
         )
         self.tasks: dict[str, TaskID] = {}
         self.last_dice = ""
-        self.handlers: dict[str, Callable[[Event], None]] = {
-            "plan": self._plan,
-            "run": self._run,
-            "stage": lambda event: self.console.print(Text(f"{event['what']} ...")),
-            "progress": self._progress,
-            "step": self._step,
-            "epoch": self._epoch,
-            "scored": self._scored,
-        }
 
     def __enter__(self) -> Self:
         """Start the bars."""
@@ -76,44 +66,48 @@ class Watcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self.progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show one event; those that are for trackers alone are passed over."""
-        if event["event"] in self.handlers:
-            self.handlers[event["event"]](event)
+        """Show one event; `Trained` and `Reported` are not shown."""
+        match event:
+            case Planned():
+                self.console.print(rows_table(event.rows))
+            case RunStarted():
+                self.last_dice = ""
+                self.console.print(Text(f"run {event.number} of {event.runs}: {event.run}", style="bold"))
+            case Stage():
+                self.console.print(Text(f"{event.what} ..."))
+            case Progress():
+                self._bar(WHAT[event.what], event.done, event.total)
+            case StepDone():
+                self._step(event)
+            case EpochDone():
+                self._epoch(event)
+            case Scored():
+                self._scored(event)
 
     def counter(self, what: str) -> Callable[[int, int], None]:
         """A progress callback (done, total)."""
-        return lambda done, total: self({"event": "progress", "what": what, "done": done, "total": total})
+        return Watch(self).counter(what)
 
-    def _plan(self, event: Event) -> None:
-        self.console.print(rows_table(event["rows"]))
+    def _step(self, event: StepDone) -> None:
+        loss, rate = f"loss {event.loss:.3f}", f"{event.images_per_second:.0f} images/s"
+        left = f"{event.seconds_left / 60:.0f} min of training left"
+        text = f"epoch {event.epoch}  {loss}{self.last_dice}  {rate}  {left}"
+        self._bar("training", event.step, event.steps, text)
 
-    def _run(self, event: Event) -> None:
-        self.last_dice = ""
-        self.console.print(Text(f"run {event['number']} of {event['runs']}: {event['run']}", style="bold"))
-
-    def _progress(self, event: Event) -> None:
-        self._bar(WHAT[event["what"]], event["done"], event["total"])
-
-    def _step(self, event: Event) -> None:
-        loss, rate = f"loss {event['loss']:.3f}", f"{event['images_per_second']:.0f} images/s"
-        left = f"{event['seconds_left'] / 60:.0f} min of training left"
-        text = f"epoch {event['epoch']}  {loss}{self.last_dice}  {rate}  {left}"
-        self._bar("training", event["step"], event["steps"], text)
-
-    def _epoch(self, event: Event) -> None:
-        self.last_dice = f"  Dice {event['dice']:.3f}"
+    def _epoch(self, event: EpochDone) -> None:
+        self.last_dice = f"  Dice {event.dice:.3f}"
         self.console.print(
-            f"  epoch {event['epoch']}: loss {event['loss']:.3f}, Dice on held-out cases {event['dice']:.3f}, "
-            f"{event['seconds']:.0f} s of training"
+            f"  epoch {event.epoch}: loss {event.loss:.3f}, Dice on held-out cases {event.dice:.3f}, "
+            f"{event.seconds:.0f} s of training"
         )
 
-    def _scored(self, event: Event) -> None:
-        means = event["scores"]
-        before = " (was finished before)" if event["skipped"] else ""
+    def _scored(self, event: Scored) -> None:
+        means = event.scores
+        before = " (was finished before)" if event.skipped else ""
         self.console.print(
             f"  test cases: Dice {means['dice']:.3f}, 95 % Hausdorff distance {means['hd95']:.2f}, "
             f"mean surface distance {means['msd']:.2f} mm{before}"
@@ -129,9 +123,12 @@ class Watcher:
 
 @contextmanager
 def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or termination into a question that loops ask; a second one interrupts at once.
+    """Turn the first Ctrl-C or SIGTERM into a request to stop, which loops check; a second one interrupts at once.
 
-    A third one, while what is under way is cleaned up, ends the process.
+    A third one, during the cleanup, ends the process.
+
+    Yields:
+        A function that returns whether to stop.
     """
     asked: list[int] = []
     answered: list[int] = []
@@ -165,8 +162,8 @@ def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def rows_table(rows: list[tuple[Any, ...]], *headings: str) -> Table:
-    """A plain table of text rows, shown as they are: `[brackets]` in them are no markup, and nothing is cut off."""
+def rows_table(rows: Sequence[tuple[Any, ...]], *headings: str) -> Table:
+    """A plain table of rows. `[Brackets]` in them are text, not markup, and nothing is cut off."""
     table = Table(show_header=bool(headings), box=None, pad_edge=False)
     for heading in headings:
         table.add_column(Text(heading), overflow="fold")

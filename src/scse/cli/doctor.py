@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 import torch
 
-from scse.blocks.kernels import path
+from scse.blocks.kernels import describe_backend
 from scse.data.prepared import cache_folder
 from scse.support.keras_backend import BACKENDS, chosen_backend, installed_backends
-from scse.training.run import resolve_precision
+from scse.training.setup import resolve_precision
 
 OPTIONAL = {
     "onnx": "export",
@@ -48,7 +48,7 @@ def diagnose() -> list[Row]:
         Row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"),
         Row("processor instructions", torch.backends.cpu.get_cpu_capability()),
         Row("training precision", f"{precision} (precision=auto)"),
-        Row("blocks run on", path()),
+        Row("blocks run on", describe_backend()),
         Row("prepared arrays", str(cache_folder())),
         # TensorFlow comes under several names, MLflow without its server as mlflow-skinny
         *(_optional(name, extra, distributions.get(name, [name])[0]) for name, extra in OPTIONAL.items()),

@@ -1,4 +1,4 @@
-"""Data: folders of images and label maps -> `Dataset` of `Case`s -> checked by `inspect` -> prepared arrays."""
+"""Data sets: a folder of images and label maps -> `Dataset` of `Case`s -> `inspect` -> prepared arrays."""
 
 from scse.data.dataset import Case, Dataset
 from scse.data.inspection import Inspection, Problem, inspect

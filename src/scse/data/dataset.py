@@ -1,4 +1,4 @@
-"""What a folder on disk holds: cases, label names, splits. Nothing here reads a pixel."""
+"""Data sets on disk: cases, label names, splits. No pixel is read here."""
 
 import os
 import re
@@ -26,28 +26,33 @@ from scse.data.descriptions import (
 from scse.data.files import ENDINGS, NIFTI, ending, stem
 from scse.support.errors import DataError, UserError
 from scse.support.json_files import read_json
+from scse.support.text import shortened_list
 
 LAYOUTS = (
     "an nnU-Net v2 folder (dataset.json with channel_names, labels, file_ending; imagesTr/NAME_0000.EXT, "
     "labelsTr/NAME.EXT), a Medical Segmentation Decathlon or nnU-Net v1 folder (dataset.json with modality, labels, "
-    "training), or images/ and masks/ (or labels/) with files of equal names"
+    "training), or images/ and masks/ (or labels/) with files of the same names"
 )
 FOREIGN_ENDINGS = (
     *(".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".dcm", ".b2nd"),
     *(".gif", ".webp", ".jp2", ".ppm", ".pgm", ".tga", ".npy", ".npz"),
 )
-"""Of images that scse does not read."""
+"""Endings of image files that scse does not read."""
 
 CHANNEL = re.compile(r"(.+)_([0-9]{4})")
-"""The name of a channel's file without its ending, as nnU-Net has it."""
+"""Name of the file of one channel in nnU-Net's layout, without its ending: case name and channel index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One subject or picture: its name, the files of its image (channels in order) and of its label map.
+    """One subject or picture.
 
-    A file named here need not exist: what is missing, `inspect` reports. `images` is empty where a label
-    map has no image; `label` is None where none is expected.
+    The files need not exist: `inspect` reports those that are missing.
+
+    Attributes:
+        name: Name of the case.
+        images: Files of the image, in the order of the channels; empty for a label map without an image.
+        label: File of the label map; None where no label map is expected.
     """
 
     name: str
@@ -60,19 +65,20 @@ class Dataset:
     """A folder of cases.
 
     Attributes:
-        path: the folder.
-        name: as its dataset.json says, else the folder's name.
-        format: "nnunet", "msd" or "folders".
-        channels: names of the image channels; () in "folders" until `inspect` has seen the pixels.
-        structures: name -> label value, without background (0); {} in "folders" without labels.csv until
-            `inspect` has seen the pixels.
-        cases: training cases, sorted by name.
-        test_cases: the data set's own test cases, sorted by name.
-        splits: per fold, the names of training and of validation cases, from splits_final.json; () without.
-        colors: label value -> (red, green, blue) where label maps are colour masks, else None; the ignored value too.
-        ignored: label value of voxels that are neither learned nor scored; None if there is none.
-        background: name of the label value 0.
-        unused: files and folders beside the images and label maps that look like some, but belong to no case.
+        path: Path of the folder.
+        name: Name from dataset.json; without one, the name of the folder.
+        format: Layout: "nnunet", "msd" or "folders".
+        channels: Names of the image channels; () in "folders" until `inspect` has read the pixels.
+        structures: Label value of each structure, by name; without background (0). {} in "folders" without labels.csv
+            until `inspect` has read the pixels.
+        cases: Training cases, sorted by name.
+        test_cases: Test cases of the data set, sorted by name.
+        splits: Names of training and validation cases of each fold, from splits_final.json; () without this file.
+        colors: (red, green, blue) of each label value, including the ignored value, if label maps are colour masks;
+            otherwise None.
+        ignored: Label value of voxels that are neither learned nor scored; None if there is none.
+        background: Name of the label value 0.
+        unused: Files and folders beside the images and label maps that look like images but belong to no case.
     """
 
     path: Path
@@ -90,55 +96,59 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Recognise a folder and list its cases.
+        """Detect the layout of a folder and list its cases.
 
-        Layouts: nnU-Net v2; Medical Segmentation Decathlon, also with the channels in files of their own, as nnU-Net v1
-        has them; and plain folders `images/` with `masks/` or `labels/` (for test cases `test/images` and `test/masks`
-        or `test/labels`), files paired by their names without ending. Endings may be in upper case. Beside plain
-        folders, `labels.csv` names the structures, in the columns `name,value` for index masks, or `name,r,g,b` or
-        `name,color` (#rrggbb) for colour masks, where `value` is optional and otherwise counts the rows from 1; a row
-        named background is 0 (black, unless a row says otherwise).
+        Layouts: nnU-Net v2; Medical Segmentation Decathlon, also with one file per channel as in nnU-Net v1; and plain
+        folders `images/` with `masks/` or `labels/` (for test cases `test/images` and `test/masks` or `test/labels`),
+        whose files are paired by their names without ending. Endings may be in upper case. For plain folders,
+        `labels.csv` names the structures, in the columns `name,value` for index masks, or `name,r,g,b` or `name,color`
+        (#rrggbb) for colour masks. The column `value` is optional; without it, rows are numbered from 1. A row named
+        background has the value 0 (black, unless the row gives another colour).
 
-        Voxels of one label may be left out of training and scores: the one named ignore in nnU-Net's dataset.json
-        (its greatest value, as nnU-Net demands), and ignore, void, unlabelled or unlabeled in the other layouts, in
-        upper or lower case.
+        Voxels of one label may be left out of training and scores: the label named ignore in nnU-Net's dataset.json
+        (which must have the greatest value, as nnU-Net requires), and ignore, void, unlabelled or unlabeled in the
+        other layouts, in upper or lower case.
+
+        Args:
+            path: Path of the folder.
 
         Raises:
-            DataError: the folder has none of these layouts, or its description is wrong.
+            DataError: The folder has none of these layouts, or its description is invalid.
         """
         path = Path(path)
         if not path.is_dir():
-            found = "a file" if path.exists() else "nothing"
-            raise DataError(f"{path}: found {found}; give the folder of a data set: {LAYOUTS}")
+            found = "is a file" if path.exists() else "does not exist"
+            raise DataError(f"{path}: {found}; give the folder of a data set: {LAYOUTS}")
         description = path / "dataset.json"
         if not description.is_file():
             return cls(**_open_folders(path))
         content = read_json(description)
         if not isinstance(content, dict):
-            raise DataError(f"{description}: holds a {type(content).__name__}, not an object; see {LAYOUTS}")
+            raise DataError(f"{description}: contains a {type(content).__name__}, not an object; allowed: {LAYOUTS}")
         reader = next((_READERS[key] for key in _READERS if key in content), None)
         if reader is None:
             keys = ", ".join(content) or "no keys"
             raise DataError(f"{description}: found {keys}, but neither channel_names nor modality; allowed: {LAYOUTS}")
         dataset = cls(path=path, **reader(path, content))
         if not dataset.cases:
-            raise DataError(f"{path}: dataset.json is there, but no training case; found {_found(path)}; see {LAYOUTS}")
+            found = f"has a dataset.json but no training cases; found {_found(path)}"
+            raise DataError(f"{path}: {found}; allowed: {LAYOUTS}")
         return replace(dataset, splits=_splits(path, dataset.cases))
 
     def select(self, names: Iterable[str]) -> Self:
-        """The data set with these cases only, training and test; splits follow.
+        """The data set with only these training and test cases; splits are reduced to them.
 
         Raises:
-            ValueError: a name is not in the data set.
+            UserError: A name is not in the data set.
         """
         wanted = set(names)
         unknown = sorted(wanted - {case.name for case in (*self.cases, *self.test_cases)})
         if unknown:
-            raise UserError(f"{self.path}: no case is named {', '.join(unknown[:5])}; see scse inspect for the names")
+            raise UserError(f"{self.path}: no case is named {shortened_list(unknown)}; `scse inspect` lists the names")
         return self._keep(wanted.__contains__)
 
     def without(self, names: Iterable[str]) -> Self:
-        """The data set less these cases, training and test; splits follow."""
+        """The data set without these training and test cases; splits are reduced to the others."""
         unwanted = set(names)
         return self._keep(lambda name: name not in unwanted)
 
@@ -160,8 +170,8 @@ def _open_nnunet(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     channels = channels_of(source, "channel_names", described.channel_names)
     labels = labels_of(source, described.labels, values_first=False, ignored=NNUNET_IGNORED)
     if labels.ignored is not None and labels.ignored < (greatest := max(labels.structures.values())):
-        found = f"the ignore label has the value {labels.ignored}, and a structure {greatest}"
-        raise DataError(f"{source}: {found}; nnU-Net demands that ignore has the greatest value: relabel")
+        found = f"the ignore label has the value {labels.ignored}, but a structure has the value {greatest}"
+        raise DataError(f"{source}: {found}; nnU-Net requires ignore to have the greatest value: relabel")
     cases, unused = _nnunet_cases(path, "Tr", suffix, len(channels))
     test_cases, unused_tests = _nnunet_cases(path, "Ts", suffix, len(channels))
     return {
@@ -176,11 +186,13 @@ def _open_nnunet(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nnunet_cases(path: Path, part: str, suffix: str, channels: int) -> tuple[tuple[Case, ...], tuple[Path, ...]]:
-    """The cases of imagesTr and labelsTr (part "Tr") or imagesTs and labelsTs ("Ts"), and the files of none."""
+    """Cases of imagesTr and labelsTr (part "Tr") or imagesTs and labelsTs ("Ts"), and files that belong to no case."""
     images, labels = path / f"images{part}", path / f"labels{part}"
     files = _channel_files(_names(images, (suffix,)), suffix)
     if part == "Tr" and not files:
-        raise DataError(f"{images}: found {_examples(images)}, but no NAME_0000{suffix}; rename the images so")
+        raise DataError(
+            f"{images}: found {_examples(images)}, but no NAME_0000{suffix}; rename the images to this form"
+        )
     labelled = {stem(name): name for name in _preferred(_names(labels, (suffix,)), suffix)}
     expects_labels = part == "Tr" or bool(labelled)
     cases = []
@@ -193,7 +205,7 @@ def _nnunet_cases(path: Path, part: str, suffix: str, channels: int) -> tuple[tu
 
 
 def _channel_files(names: Iterable[str], suffix: str) -> dict[str, dict[int, str]]:
-    """The files NAME_0000, NAME_0001, ... of each case, by the index of the channel."""
+    """Files NAME_0000, NAME_0001, ... of each case, by channel index."""
     files: dict[str, dict[int, str]] = {}
     for name in _preferred(names, suffix):
         if found := CHANNEL.fullmatch(stem(name)):
@@ -202,14 +214,14 @@ def _channel_files(names: Iterable[str], suffix: str) -> dict[str, dict[int, str
 
 
 def _with_missing(case: str, found: Mapping[int, str], suffix: str, channels: int) -> list[str]:
-    """The files of a case's channels in order, with those that are expected and not there."""
-    # one RGB picture may hold all channels; of volumes, each channel is a file
+    """Files of the channels of a case in order, including expected files that are missing."""
+    # one RGB picture may contain all channels; volumes have one file per channel
     expected = found.keys() if suffix not in NIFTI or not found else found.keys() | set(range(channels))
     return [found.get(index, f"{case}_{index:04d}{suffix}") for index in sorted(expected)]
 
 
 def _preferred(names: Iterable[str], suffix: str) -> list[str]:
-    """Names in an order in which the last of those that differ in the case of their ending has `suffix` itself."""
+    """Sort names; of those that differ only in the case of the ending, the one with exactly `suffix` is last."""
     return sorted(names, key=lambda name: name.endswith(suffix))
 
 
@@ -219,7 +231,7 @@ def _open_msd(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     channels = channels_of(source, "modality", described.modality)
     files = _ListedFiles(path, len(channels))
     cases = [_msd_case(files, listed, path / "labelsTr") for listed in described.training]
-    # labels of test cases may be in their folder, where no list names them
+    # the folder may contain labels of test cases that the list does not name
     tests = path / "labelsTs" if _names(path / "labelsTs", ENDINGS) else None
     test_cases = [_msd_case(files, listed, tests) for listed in described.test]
     return {
@@ -234,7 +246,7 @@ def _open_msd(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _msd_case(files: "_ListedFiles", listed: ListedCase, labels: Path | None) -> Case:
-    """A case of the list, whose label is in the folder `labels` where the list does not say."""
+    """A listed case; its label is looked for in the folder `labels` if the list names none."""
     image = listed_path(files.path / "dataset.json", listed.image)
     label = None if labels is None else labels / image.name
     if listed.label is not None:
@@ -244,11 +256,11 @@ def _msd_case(files: "_ListedFiles", listed: ListedCase, labels: Path | None) ->
 
 
 class _ListedFiles:
-    """Finds the files that dataset.json lists, and keeps which are used; each folder is listed once.
+    """Finds the files that dataset.json lists and records which are used; each folder is read once.
 
     Args:
-        path: of the data set.
-        channels: of its images.
+        path: Path of the data set.
+        channels: Number of image channels.
     """
 
     def __init__(self, path: Path, channels: int) -> None:
@@ -260,7 +272,7 @@ class _ListedFiles:
         }
 
     def find(self, listed: Path) -> Path:
-        """The file as listed, or one that differs in the case of its ending only."""
+        """The file as listed, or one that differs only in the case of its ending."""
         folder = listed.parent
         if folder not in self.by_stem:
             self.by_stem[folder] = _by_stem(folder)
@@ -270,7 +282,7 @@ class _ListedFiles:
         return found
 
     def find_channels(self, listed: Path) -> tuple[Path, ...]:
-        """The file of an image as listed, or, where only nnU-Net v1's NAME_0000, NAME_0001, ... are there, those."""
+        """The file of an image as listed, or nnU-Net v1's NAME_0000, NAME_0001, ... if only these exist."""
         found, folder, name = self.find(listed), listed.parent, stem(listed.name)
         suffix = ending(listed.name) or ""
         if found.name in self.by_stem[folder].get(name, []):
@@ -285,7 +297,7 @@ class _ListedFiles:
         return tuple(folder / name for name in names)
 
     def unused(self) -> tuple[Path, ...]:
-        """Files beside the used ones that belong to no case."""
+        """Files in the folders of used files that belong to no case."""
         folders = sorted(folder for folder in self.used if folder != self.path)
         return tuple(path for folder in folders for path in _unused(folder, self.used[folder]))
 
@@ -319,19 +331,19 @@ def _open_folders(path: Path) -> dict[str, Any]:
 def _mask_folder(path: Path) -> Path | None:
     found = [path / name for name in ("masks", "labels") if (path / name).is_dir()]
     if len(found) == 2:
-        raise DataError(f"{path}: found both masks/ and labels/; one is allowed: move or remove the other")
+        raise DataError(f"{path}: found both masks/ and labels/; only one is allowed: move or remove the other")
     return found[0] if found else None
 
 
 def _paired_cases(images: Path, masks: Path | None) -> tuple[Case, ...]:
-    """A case for each image and its mask; a name that has two of either becomes two cases."""
+    """One case for each image and its mask; a name with two images or two masks becomes two cases."""
     pictures = _by_stem(images)
     if masks is None:
         return tuple(Case(name, (images / file,), None) for name in sorted(pictures) for file in pictures[name])
     labels = _by_stem(masks)
     if not pictures.keys() & labels.keys():
         found = " and ".join(f"{_examples(folder)} in {folder}" for folder in (images, masks))
-        remedy = f"name both files of a case alike, with one of the endings {', '.join(ENDINGS)}"
+        remedy = f"give both files of a case the same name, with one of the endings {', '.join(ENDINGS)}"
         raise DataError(f"no image and mask have the same name: found {found}; {remedy}")
     usual = ending(next(iter(labels.values()))[0])
     cases = []
@@ -351,7 +363,7 @@ def _by_stem(folder: Path) -> dict[str, list[str]]:
 
 
 def _meaning(labels: Labels) -> dict[str, Any]:
-    """The fields of a data set that say what its label values mean."""
+    """Fields of a data set that give the meaning of its label values."""
     return {name: getattr(labels, name) for name in ("structures", "ignored", "background", "colors")}
 
 
@@ -360,7 +372,7 @@ def _splits(path: Path, cases: Sequence[Case]) -> tuple[Split, ...]:
 
 
 def _names(folder: Path, endings: Collection[str]) -> list[str]:
-    """Names of the files with these endings, sorted; [] if there is no such folder. Never touches a file."""
+    """Names of the files with these endings, sorted; [] if the folder does not exist. No file is opened."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -368,7 +380,7 @@ def _names(folder: Path, endings: Collection[str]) -> list[str]:
 
 
 def _unused(folder: Path, used: Collection[str]) -> list[Path]:
-    """What looks like an image, or may hold some, and is not among the used names; sorted."""
+    """Unused image files, and folders that may contain images; sorted."""
     if not folder.is_dir():
         return []
     known = frozenset(used)
@@ -388,8 +400,7 @@ def _examples(folder: Path) -> str:
 
 def _found(path: Path) -> str:
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) or "an empty folder") + more
+    return shortened_list(names, 8) or "an empty folder"
 
 
 _READERS = {"channel_names": _open_nnunet, "modality": _open_msd, "training": _open_msd}

@@ -1,4 +1,4 @@
-"""What the files that describe a data set say: dataset.json, labels.csv, splits_final.json. No image is looked at."""
+"""Reading of the files that describe a data set: dataset.json, labels.csv, splits_final.json. No image is opened."""
 
 import csv
 import re
@@ -12,18 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from scse.data.files import stem
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, shortened, validated
+from scse.support.paths import check_regular_file
+from scse.support.text import shortened_list
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
 Color = tuple[int, int, int]
 LONGEST_NAME = 255
-"""Bytes of a name that file systems can hold."""
+"""Most bytes in a file name that common file systems allow."""
 
 Name = Annotated[str, Field(min_length=1)]
 
 BACKGROUND = "background"
 NNUNET_IGNORED = ("ignore",)
 IGNORED = ("ignore", "void", "unlabelled", "unlabeled")
-"""Names, in any case, of the label that marks voxels to be ignored; nnU-Net knows the first only."""
+"""Names, in upper or lower case, of the label that marks ignored voxels; nnU-Net supports only the first."""
 
 LARGEST_LABEL = 2**31 - 1
 NNUNET_REMEDY = (
@@ -35,19 +37,19 @@ MSD_REMEDY = (
     '"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}], "test": ["./imagesTs/b.nii.gz"]}'
 )
 SPLITS_REMEDY = (
-    'must be a list like [{"train": ["a", "b"], "val": ["c"]}, ...] of names of cases; correct or remove the file'
+    'it must be a list of case names like [{"train": ["a", "b"], "val": ["c"]}, ...]; correct or remove the file'
 )
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What label values mean.
+    """The meaning of label values.
 
     Attributes:
-        structures: name -> label value, without background and ignored voxels.
-        ignored: label value of voxels that are neither learned nor scored; None if there is none.
-        background: the name of the value 0.
-        colors: label value -> colour of colour masks, the ignored value included; None for index masks.
+        structures: Label value of each structure, by name; without background and ignored voxels.
+        ignored: Label value of voxels that are neither learned nor scored; None if there is none.
+        background: Name of the label value 0.
+        colors: Colour of each label value in colour masks, including the ignored value; None for index masks.
     """
 
     structures: dict[str, int]
@@ -70,7 +72,7 @@ class NnunetDescription(_Strict):
 
 
 class ListedCase(_Strict):
-    """A case of the lists training and test in the dataset.json of the Decathlon and of nnU-Net v1."""
+    """An entry of the lists `training` and `test` in the dataset.json of the Decathlon and of nnU-Net v1."""
 
     image: str
     label: str | None = None
@@ -104,10 +106,11 @@ def read_nnunet(path: Path, content: dict[str, Any]) -> NnunetDescription:
     """Check the content of nnU-Net's dataset.json.
 
     Raises:
-        DataError: a field is missing or of another type, or the files are listed one by one.
+        DataError: A field is missing or has the wrong type, or the file lists its images one by one.
     """
     if "dataset" in content:
-        raise DataError(f"{path}: lists its files under dataset; remove that key and put them in imagesTr, labelsTr")
+        found = 'lists its files under the key "dataset", which is not supported'
+        raise DataError(f"{path}: {found}; remove this key and put the files in imagesTr and labelsTr")
     return validated(NnunetDescription, content, path=path, remedy=NNUNET_REMEDY)
 
 
@@ -115,33 +118,36 @@ def read_msd(path: Path, content: dict[str, Any]) -> MsdDescription:
     """Check the content of the Decathlon's or nnU-Net v1's dataset.json.
 
     Raises:
-        DataError: a field is missing or of another type.
+        DataError: A field is missing or has the wrong type.
     """
     return validated(MsdDescription, content, path=path, remedy=MSD_REMEDY)
 
 
 def listed_path(source: Path, text: str) -> PurePosixPath:
-    """The path of a file that dataset.json lists, which must lie in the data set's own folder.
+    """Path of a file listed in dataset.json, relative to the folder of the data set, in which it must lie.
 
     Raises:
-        DataError: it is absolute, goes up, names a hidden file or none, or no file can have such a name.
+        DataError: The path is absolute, contains "..", names a hidden file or no file, or has a name that no file can
+            have.
     """
     path = PurePosixPath(text)
     inside = not path.is_absolute() and ".." not in path.parts and "\\" not in text and text.isprintable()
     if not inside or path.name.startswith(".") or not stem(path.name):
-        rule = "a case is a file below the data set's folder, like ./imagesTr/a.nii.gz, whose name starts with no dot"
+        rule = (
+            "list files inside the data set's folder, such as ./imagesTr/a.nii.gz, whose names do not start with a dot"
+        )
         raise DataError(f"{source}: lists the file {text!r}; {rule}")
     if longest := [part for part in path.parts if len(part.encode()) > LONGEST_NAME]:
-        found = f"{longest[0][:40]!r}..., a name of {len(longest[0].encode())} bytes"
-        raise DataError(f"{source}: lists the file {found}; at most {LONGEST_NAME} are allowed: correct it")
+        found = f"{longest[0][:40]!r}..., whose name has {len(longest[0].encode())} bytes"
+        raise DataError(f"{source}: lists the file {found}; at most {LONGEST_NAME} are allowed: correct the name")
     return path
 
 
 def channels_of(source: Path, key: str, names: dict[str, str]) -> tuple[str, ...]:
-    """The names of the channels in their order.
+    """Names of the channels in order.
 
     Raises:
-        DataError: they are not numbered from 0.
+        DataError: The channels are not numbered from 0.
     """
     if sorted(names) != sorted(str(index) for index in range(len(names))) or not names:
         raise DataError(f'{source}: {key} is {names!r}; it must number the channels from 0, like {{"0": "T1"}}')
@@ -149,16 +155,16 @@ def channels_of(source: Path, key: str, names: dict[str, str]) -> tuple[str, ...
 
 
 def labels_of(source: Path, found: dict[str, Any], *, values_first: bool, ignored: Sequence[str]) -> Labels:
-    """The labels of a dataset.json, written as name -> value or as value -> name.
+    """Labels of a dataset.json, written as name -> value or as value -> name.
 
     Args:
-        source: the file, for messages.
-        found: what it holds under labels.
-        values_first: which of the two the layout has, for labels that can be read as both.
-        ignored: names of the ignored label.
+        source: Path of the file, for messages.
+        found: Content of its field `labels`.
+        values_first: Whether to assume value -> name where both readings are possible.
+        ignored: Names of the ignored label.
 
     Raises:
-        DataError: see `check_labels`.
+        DataError: See `check_labels`.
     """
     pairs = list(found.items())
     keys_are_numbers = all(map(_looks_like_a_number, found))
@@ -171,53 +177,54 @@ def labels_of(source: Path, found: dict[str, Any], *, values_first: bool, ignore
 
 
 def check_labels(source: Path, pairs: Sequence[tuple[Any, Any]], *, ignored: Sequence[str]) -> Labels:
-    """Check names and values as written by the user, and tell background and ignored voxels from structures.
+    """Check names and values as written by the user, and separate background and ignored voxels from structures.
 
     Args:
-        source: the file, for messages.
-        pairs: of name and value.
-        ignored: names of the ignored label.
+        source: Path of the file, for messages.
+        pairs: Pairs of name and value.
+        ignored: Names of the ignored label.
 
     Raises:
-        DataError: a name is no text, empty or listed twice; a value is no whole number from 0, beyond 32 bits, a
-            region, or listed twice; the background is not 0; two labels are to be ignored; or there is no structure.
+        DataError: A name is not text, is empty or is listed twice; a value is not a whole number from 0, exceeds 32
+            bits, is a region, or is listed twice; the background is not 0; two labels mark ignored voxels; or there is
+            no structure.
     """
     if not pairs:
-        raise DataError(f"{source}: lists no label; list at least one structure with its value")
+        raise DataError(f"{source}: lists no labels; list at least one structure with its value")
     labels = [(_name(source, name, value), _value(source, name, value)) for name, value in pairs]
     names, values = [name for name, _ in labels], [value for _, value in labels]
     if len(set(names)) < len(names):
-        raise DataError(f"{source}: the name {_twice(names)!r} is listed twice; give each structure a name of its own")
+        raise DataError(f"{source}: the name {_twice(names)!r} is listed twice; give each structure its own name")
     if len(set(values)) < len(values):
         raise DataError(f"{source}: the label value {_twice(values)} is listed twice; each value needs its own name")
     for name, value in labels:
         if name.lower() == BACKGROUND and value != 0:
-            remedy = "give it the value 0, or the structure another name"
+            remedy = "change the value to 0, or rename the structure"
             raise DataError(f"{source}: {name!r} has the label value {value}, but background is always 0; {remedy}")
     left_out = [(name, value) for name, value in labels if name.lower() in ignored]
     if len(left_out) > 1:
         both = " and ".join(repr(name) for name, _ in left_out[:2])
-        raise DataError(f"{source}: {both} both name voxels to be ignored; paint them in one value, and list that")
+        raise DataError(f"{source}: {both} both mark ignored voxels; relabel them to one value, and list only that one")
     structures = {name: value for name, value in labels if value != 0 and (name, value) not in left_out}
     if not structures:
-        raise DataError(f"{source}: lists no structure besides the background; add one, such as 1")
+        raise DataError(f"{source}: lists no structure besides the background; add one, such as with the value 1")
     background = next((name for name, value in labels if value == 0 and (name, value) not in left_out), BACKGROUND)
     return Labels(structures, left_out[0][1] if left_out else None, background)
 
 
 def read_table(table: Path) -> Labels:
-    """The labels of a labels.csv.
+    """Labels of a labels.csv.
 
     Raises:
-        DataError: it cannot be read, lacks a column, or says something that `check_labels` refuses.
+        DataError: The file cannot be read, lacks a column, or has content that `check_labels` refuses.
     """
     columns, rows = _rows(table)
     colored = "color" in columns or {"r", "g", "b"} <= set(columns)
     if "name" not in columns or not (colored or "value" in columns):
-        found = ",".join(columns) or "nothing"
-        raise DataError(f"{table}: found the columns {found}; allowed: name,value or name,r,g,b or name,color")
+        found = f"the columns {','.join(columns)}" if columns else "no columns"
+        raise DataError(f"{table}: found {found}; allowed: name,value or name,r,g,b or name,color")
     if len(set(columns)) < len(columns):
-        raise DataError(f"{table}: the column {_twice(columns)!r} is there twice; remove one of them")
+        raise DataError(f"{table}: the column {_twice(columns)!r} appears twice; remove one of them")
     values = [row["value"] for row in rows] if "value" in columns else _counted(rows)
     labels = check_labels(
         table, [(row["name"], value) for row, value in zip(rows, values, strict=True)], ignored=IGNORED
@@ -227,21 +234,21 @@ def read_table(table: Path) -> Labels:
     colors = {_value(table, row["name"], value): _color(table, row) for value, row in zip(values, rows, strict=True)}
     if len(set(colors.values())) < len(colors):
         twice = _twice(list(colors.values()))
-        raise DataError(f"{table}: the colour {twice} is listed twice; each value needs its own")
+        raise DataError(f"{table}: the colour {twice} is listed twice; each value needs its own colour")
     if (0, 0, 0) not in colors.values():
         colors.setdefault(0, (0, 0, 0))
     return Labels(labels.structures, labels.ignored, labels.background, colors)
 
 
 def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
-    """The folds of splits_final.json; () if there is no such file.
+    """Folds of splits_final.json; () if the file does not exist.
 
     Args:
-        path: of the file.
-        cases: names of the training cases.
+        path: Path of the file.
+        cases: Names of the training cases.
 
     Raises:
-        DataError: it is written otherwise, or names a case that is not there, or twice in one fold.
+        DataError: The file has another format, or it lists an unknown case, or a case twice in one fold.
     """
     if not path.exists():
         return ()
@@ -249,22 +256,22 @@ def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
     splits = tuple((tuple(split.train), tuple(split.val)) for split in listed)
     unknown = {name for split in splits for part in split for name in part} - set(cases)
     if unknown:
-        some = ", ".join(map(shortened, sorted(unknown)[:5]))
-        raise DataError(f"{path}: names {len(unknown)} cases that are not there ({some}); correct or remove the file")
+        names = shortened_list([shortened(name) for name in sorted(unknown)])
+        found = f"lists {len(unknown)} cases that the data set does not contain"
+        raise DataError(f"{path}: {found} ({names}); correct or remove the file")
     for train, val in splits:
         both = sorted(set(train) & set(val))
         if both:
-            raise DataError(f"{path}: {both[0]} is in train and in val of one fold; leave it in one of them")
+            raise DataError(f"{path}: {both[0]} is in both train and val of one fold; remove it from one of them")
         for part in (train, val):
             if len(set(part)) < len(part):
-                raise DataError(f"{path}: {_twice(part)} is listed twice in one part of a fold; list it once")
+                raise DataError(f"{path}: {_twice(part)} is listed twice in train or val of one fold; list it once")
     return splits
 
 
 def _rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns of a labels.csv and its rows."""
-    if not table.is_file():
-        raise DataError(f"{table}: is no regular file, where a CSV file is wanted; put the file itself there")
+    """Columns and rows of a labels.csv."""
+    check_regular_file(table, remedy="put a CSV file there")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(map(str.strip, line))]
@@ -275,14 +282,14 @@ def _rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
     for line in lines[1:]:
         cells = [cell.strip() for cell in line]
         if any(cells[len(columns) :]):
-            remedy = "put a name that holds a comma in quotation marks"
-            raise DataError(f"{table}: {','.join(line)!r} has more cells than there are columns; {remedy}")
+            remedy = "enclose a name that contains a comma in quotation marks"
+            raise DataError(f"{table}: the row {','.join(line)!r} has more cells than there are columns; {remedy}")
         rows.append(dict(zip(columns, cells + [""] * len(columns), strict=False)))
     return columns, rows
 
 
 def _counted(rows: Sequence[dict[str, str]]) -> list[int]:
-    """Values of labels that are listed without: 1, 2, ... in their order, 0 for the background."""
+    """Values for labels listed without a value: 1, 2, ... in order, and 0 for the background."""
     values, count = [], 0
     for row in rows:
         is_background = row["name"].lower() == BACKGROUND
@@ -297,7 +304,7 @@ def _color(table: Path, row: dict[str, str]) -> Color:
         red, green, blue = bytes.fromhex(text) if "color" in row else bytes(_digits(row[key]) for key in "rgb")
     except ValueError:
         found = ",".join(row.values())
-        raise DataError(f"{table}: found {found!r}; a colour is #rrggbb, or r,g,b from 0 to 255 each") from None
+        raise DataError(f"{table}: found {found!r}; a colour is #rrggbb, or r,g,b with values from 0 to 255") from None
     return red, green, blue
 
 
@@ -309,15 +316,14 @@ def _digits(text: str) -> int:
 
 def _name(source: Path, name: Any, value: Any) -> str:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise DataError(f"{source}: the label {value!r} has the name {name!r}; a name is a line of text")
+        raise DataError(f"{source}: the label {value!r} has the name {name!r}; a name must be one line of text")
     return name.strip()
 
 
 def _value(source: Path, name: str, value: Any) -> int:
     if isinstance(value, list):
-        raise DataError(
-            f"{source}: {name!r} is a region of labels {value}; scse learns one value per structure: relabel"
-        )
+        found = f"{name!r} is a region of the labels {value}, but scse learns one value per structure"
+        raise DataError(f"{source}: {found}; give each structure one value")
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch("0{0,90}[0-9]{1,10}", text) or int(text) > LARGEST_LABEL:
         shown = repr(value) if len(text) <= 40 else f"{text[:40]!r}..."

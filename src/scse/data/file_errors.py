@@ -1,7 +1,6 @@
-"""What keeps an image or label file from being used, and the checks that come before any of it is read."""
+"""The error for an image or label file that cannot be used, and the checks before its content is read."""
 
 import math
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +10,16 @@ import psutil
 from numpy.typing import DTypeLike, NDArray
 
 from scse.support.errors import DataError
-
-NOT_FILES = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe (FIFO)",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+from scse.support.paths import file_problem
 
 
 class FileError(DataError):
-    """A file that cannot be used: which one, and of what kind the damage is (see `inspection.Problem`)."""
+    """An image or label file that cannot be used.
+
+    Attributes:
+        file: Path of the file.
+        kind: Kind of the problem, see `inspection.Problem`.
+    """
 
     def __init__(self, file: Path, kind: str, message: str) -> None:
         super().__init__(f"{file}: {message}")
@@ -33,46 +30,32 @@ class FileError(DataError):
 def unreadable(path: Path, error: Exception | str) -> FileError:
     """The error for a file whose decoder failed with `error`."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return FileError(
-        path,
-        "unreadable",
-        f"cannot be read ({reason[:200]}); it is truncated, damaged or no such file: copy or export it again",
-    )
-
-
-def absence(path: Path) -> str:
-    """How a path that leads to no file is described: it does not exist, or is a link to nothing."""
-    if path.is_symlink():
-        return f"is a link to {path.readlink()}, which does not exist"
-    return "does not exist"
+    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    cause = f"it is truncated, corrupted, or not {'a NIfTI' if is_nifti else 'a PNG, JPEG, BMP or TIFF'} file"
+    return FileError(path, "unreadable", f"cannot be read ({reason[:200]}); {cause}: copy or export it again")
 
 
 def check_is_file(path: Path) -> None:
-    """Refuse what is no file before it is opened: opening a named pipe would wait for ever.
+    """Refuse a path that is not that of a regular file.
 
     Raises:
-        FileError: there is nothing, or a folder, pipe, socket or device.
+        FileError: The path leads to nothing, or to a folder, pipe, socket or device.
     """
-    try:
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except FileNotFoundError as error:
-        message = f"{absence(path)}; put the file there, or remove its case"
-        raise FileError(path, "unreadable", message) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if kind != stat.S_IFREG:
-        found = NOT_FILES.get(kind, "no regular file")
-        raise FileError(path, "unreadable", f"is {found}, not a file; put the file itself there, or remove its case")
+    if problem := file_problem(path):
+        raise FileError(path, "unreadable", f"{problem}; put the file there, or remove its case")
 
 
 def check_size(path: Path, claimed: int, most: int, what: str) -> None:
-    """Refuse a file whose header claims more bytes than the file can hold.
+    """Refuse a file whose header describes more bytes than the file can hold.
 
     Args:
-        path: the file.
-        claimed: bytes of the pixels that the header describes.
-        most: bytes that a file of this size can hold at most.
-        what: the pixels in words, such as "4 x 5 x 6 voxels of int16".
+        path: Path of the file.
+        claimed: Bytes of the pixels that the header describes.
+        most: Most bytes of pixels that a file of this size can hold.
+        what: Description of the pixels, such as "4 x 5 x 6 voxels of int16".
+
+    Raises:
+        FileError: `claimed` exceeds `most`.
     """
     if claimed > most:
         raise unreadable(
@@ -83,18 +66,22 @@ def check_size(path: Path, claimed: int, most: int, what: str) -> None:
 
 
 def check_memory(path: Path, needed: int) -> None:
-    """Refuse a file whose content does not fit into the memory that is free."""
+    """Refuse a file whose content does not fit into the free memory.
+
+    Raises:
+        FileError: `needed` bytes exceed the free memory.
+    """
     free = psutil.virtual_memory().available
     if needed > free:
-        found = f"takes {needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free"
+        found = f"needs {needed / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free"
         raise FileError(path, "unreadable", f"{found}; crop or resample it, or use a machine with more memory")
 
 
 def allocate(path: Path, shape: Sequence[int], dtype: DTypeLike, *, order: Literal["C", "F"] = "C") -> NDArray[Any]:
-    """An empty array for what a file holds, if that fits into the memory that is free.
+    """Allocate an array for the content of a file, if it fits into the free memory.
 
     Raises:
-        FileError: it does not fit.
+        FileError: The array does not fit.
     """
     check_memory(path, math.prod(shape) * np.dtype(dtype).itemsize)
     return np.empty(shape, dtype, order=order)

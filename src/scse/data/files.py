@@ -1,4 +1,4 @@
-"""Reading and writing of single image and label files: NIfTI volumes, and pictures."""
+"""Reading and writing of single image and label files: NIfTI volumes and pictures."""
 
 import gzip
 import io
@@ -23,19 +23,19 @@ NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 ENDINGS = NIFTI + PICTURES
-MAP_STEPS = 2**15  # between 0 and 1 in files of maps: a power of 2, whose inverse float32 headers hold exactly
-AFFINE_TOLERANCE = 1e-3  # of the smallest side of a voxel, per entry of the affine
-PART = 1 << 16  # values that are rounded at once
+MAP_STEPS = 2**15  # steps between 0 and 1 in map files: a power of 2, whose inverse is exact in a float32 header
+AFFINE_TOLERANCE = 1e-3  # allowed difference per entry of the affine, as a fraction of the smallest voxel side
+PART = 1 << 16  # number of values rounded at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Voxels of an image or a label map, and where they lie.
+    """Voxels of an image or a label map, and their position in space.
 
     Attributes:
-        array: (C, *spatial) float32 for an image, (*spatial) integers for a label map.
-        affine: (4, 4), voxel index -> mm, of NIfTI files; None for pictures.
-        is_label: whether `array` is a label map, that is, has no channel axis.
+        array: Voxels: (C, *spatial) float32 of an image, (*spatial) integers of a label map.
+        affine: Affine (4, 4) from voxel index to mm, for NIfTI files; None for pictures.
+        is_label: Whether `array` is a label map, which has no channel axis.
     """
 
     array: NDArray[Any]
@@ -44,32 +44,32 @@ class Image:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Voxels along each spatial axis."""
+        """Number of voxels along each spatial axis."""
         return self.array.shape if self.is_label else self.array.shape[1:]
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimetres per voxel along each spatial axis, from the affine; 1.0 each where there is none."""
+        """Millimetres per voxel along each spatial axis, from the affine; 1.0 each without an affine."""
         if self.affine is None:
             return (1.0,) * len(self.shape)
-        # header floats are 32 bits wide, some 7 digits: without rounding 0.8 mm would print as 0.800000011920929
+        # header floats have 32 bits, about 7 digits: without rounding, 0.8 mm would print as 0.800000011920929
         return tuple(float(f"{size:.7g}") for size in voxel_sizes(self.affine)[: len(self.shape)])
 
     @property
     def orientation(self) -> str | None:
-        """Where the axes point, such as "LAS" (left, anterior, superior); None without an affine."""
+        """Directions of the axes, such as "LAS" (left, anterior, superior); None without an affine."""
         if self.affine is None:
             return None
         return "".join(code or "?" for code in nib.aff2axcodes(self.affine))[: len(self.shape)]
 
 
 def ending(name: str) -> str | None:
-    """The readable ending of a file name (".nii.gz", ".png", ...), or None if scse reads no such files."""
+    """The ending of a file name (".nii.gz", ".png", ...), or None if scse does not read such files."""
     return next((known for known in ENDINGS if name.lower().endswith(known)), None)
 
 
 def stem(name: str) -> str:
-    """A file name without its readable ending: `brain.nii.gz` -> `brain`."""
+    """A file name without the ending that `ending` returns: `brain.nii.gz` -> `brain`."""
     return name[: len(name) - len(ending(name) or "")]
 
 
@@ -77,14 +77,16 @@ def read_image(paths: Sequence[Path]) -> Image:
     """Read an image of one or more channels.
 
     Args:
-        paths: one file (4D NIfTI, an RGB picture: several channels), or several, their channels one after the other.
+        paths: One file, which may contain several channels (4D NIfTI, RGB picture), or several files, whose channels
+            are concatenated.
 
     Returns:
-        The image (C, *spatial) as float32: a volume in the axis order and orientation in which it is stored, a
-        picture (C, H, W) the way up it is displayed (EXIF, TIFF). Alpha is left out.
+        The image (C, *spatial) as float32: a volume in its stored axis order and orientation, a picture (C, H, W) in
+        the orientation in which it is displayed (EXIF, TIFF). Alpha is dropped.
 
     Raises:
-        DataError: a file cannot be read, or the files differ in shape or affine.
+        DataError: A file cannot be read, or the files differ in shape or affine.
+        UserError: `paths` is empty.
     """
     if not paths:
         raise UserError("read_image needs at least one path, got none")
@@ -92,7 +94,7 @@ def read_image(paths: Sequence[Path]) -> Image:
         volumes = [open_nifti(path) for path in paths]
         for volume in volumes:
             check_length(volume)
-        # the headers say whether they fit together, before any voxel is read
+        # compare the headers before any voxel is read
         _check_geometry(paths, [outline(volume.channel_shape, volume.affine) for volume in volumes])
         return Image(read_floats(volumes), volumes[0].affine)
     images = [read_image([path]) if ending(path.name) in NIFTI else _read_pixels(path) for path in paths]
@@ -104,15 +106,16 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
     """Read a label map.
 
     Args:
-        path: NIfTI or a picture; of a picture with a palette the indices are taken, not the colours.
-        colors: label value -> (red, green, blue) of a colour mask; None for an index mask.
+        path: NIfTI file or picture. For a picture with a palette, the indices are read, not the colours.
+        colors: (red, green, blue) of each label value of a colour mask; None for an index mask.
 
     Returns:
-        The label map (*spatial) as integers: of a volume in stored orientation, of a picture (H, W) the way up
-        it is displayed. Values stored as floats or scaled may differ from whole numbers by 0.001.
+        The label map (*spatial) as integers: a volume in its stored orientation, a picture (H, W) in the orientation
+        in which it is displayed. Values stored as floats or scaled may differ from whole numbers by 0.001.
 
     Raises:
-        DataError: the file cannot be read, holds values that are no whole numbers, or colours not in `colors`.
+        DataError: The file cannot be read, or it contains values that are not whole numbers or colours that are not in
+            `colors`.
     """
     if ending(path.name) in NIFTI:
         volume = open_nifti(path)
@@ -127,10 +130,11 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
     array = read_picture(path, "indices")
     if array.ndim == 3:
         if array.shape[-1] != 3:
-            raise FileError(path, "unreadable", f"has {array.shape[-1]} channels; a label map has 1: export it so")
+            found = f"has {array.shape[-1]} channels, but a label map has 1"
+            raise FileError(path, "unreadable", f"{found}; export it with one channel")
         if (array != array[..., :1]).any():
             remedy = "list its colours in labels.csv (name,r,g,b), or save it as an index mask"
-            raise FileError(path, "colors", f"is a colour mask, but no labels.csv says what colours mean; {remedy}")
+            raise FileError(path, "colors", f"is a colour mask, but no labels.csv lists its colours; {remedy}")
         array = array[..., 0]
     return Image(_whole_numbers(path, array), None, is_label=True)
 
@@ -142,20 +146,20 @@ def write_label(
     like: Path | None = None,
     affine: NDArray[np.float64] | None = None,
 ) -> None:
-    """Write a label map atomically, in the smallest integer type that holds it.
+    """Write a label map atomically, in the smallest integer type that fits its values.
 
     Args:
-        path: where to; NIfTI, PNG, TIFF or BMP by its ending. Pictures are written as index masks.
-        array: (*spatial) integers or booleans, in stored orientation.
-        like: NIfTI file whose affine, q-form, s-form, units and orientation the written NIfTI keeps.
-        affine: (4, 4) to write into a NIfTI when there is no `like`; identity if neither is given.
+        path: Output file; its ending selects NIfTI, PNG, TIFF or BMP. Pictures are written as index masks.
+        array: Label map (*spatial) of integers or booleans, in stored orientation.
+        like: NIfTI file whose affine, q-form, s-form, units and orientation are copied to a written NIfTI file.
+        affine: Affine (4, 4) of a written NIfTI file without `like`; the identity by default.
 
     Raises:
-        ValueError: the array is no label map, does not fit `like`, or the format cannot hold it.
+        UserError: The array is not a label map, does not fit `like`, or cannot be stored in the format.
         DataError: `like` cannot be read.
     """
     if array.dtype.kind not in "biu":
-        raise UserError(f"a label map holds integers, got {array.dtype}; round it first")
+        raise UserError(f"a label map must have integer values, got {array.dtype}; round it first")
     if like is not None and affine is not None:
         raise UserError("give write_label either like= or affine=, not both")
     compact = _compact(array)
@@ -163,21 +167,21 @@ def write_label(
     if kind in NIFTI:
         _write_nifti(path, _nifti(compact, like, affine), level=6)
     elif affine is not None:
-        raise UserError(f"{path.name}: a picture holds no affine; write .nii.gz, or leave affine out")
+        raise UserError(f"{path.name}: a picture cannot store an affine; write .nii.gz, or omit affine")
     else:
         write_atomic(path, _picture_bytes(path, compact))
 
 
 def write_map(path: Path, array: NDArray[np.floating], *, like: Path) -> None:
-    """Write values of 0 to 1 atomically as NIfTI of 16 bits, in steps of 2^-15.
+    """Write values from 0 to 1 atomically as 16-bit NIfTI, in steps of 2^-15.
 
     Args:
-        path: where to, a .nii.gz or .nii file.
-        array: (*spatial), in stored orientation.
-        like: NIfTI file whose affine, q-form, s-form, units and orientation the written one keeps.
+        path: Output file, .nii.gz or .nii.
+        array: Values (*spatial), in stored orientation.
+        like: NIfTI file whose affine, q-form, s-form, units and orientation are copied to the written file.
 
     Raises:
-        ValueError: the array does not fit `like`.
+        UserError: The array does not fit `like`.
         DataError: `like` cannot be read.
     """
     steps = np.empty(array.shape, np.uint16)
@@ -187,32 +191,32 @@ def write_map(path: Path, array: NDArray[np.floating], *, like: Path) -> None:
 
 
 def geometry_errors(path: Path, image: Image, reference_path: Path, reference: Image) -> list[FileError]:
-    """Say how shape and affine of a file differ from those of a reference; [] if they agree."""
+    """Errors for the differences of a file from a reference in shape and affine; [] if they agree."""
     if image.shape != reference.shape:
-        remedy = "resample one of them to the other's grid, or pair it with the file it belongs to"
+        remedy = "resample one of them to the grid of the other, or pair it with the file it belongs to"
         if image.affine is None and reference.affine is None and image.shape == reference.shape[::-1]:
-            remedy = "rows and columns are exchanged: both are taken as displayed, that is, turned as their EXIF "
-            remedy += "orientation says; save both as displayed or both with the same EXIF orientation"
+            remedy = "rows and columns are swapped: both files are read in the orientation given by their EXIF data; "
+            remedy += "save both with the same EXIF orientation"
         message = f"has shape {image.shape}, but {reference_path} has {reference.shape}; {remedy}"
         return [FileError(path, "shape", message)]
     if image.affine is None or reference.affine is None:
         return []
     difference = np.abs(image.affine - reference.affine)
-    # a header's floats of 32 bits are the more inexact the larger they are
+    # the rounding error of a header's 32-bit floats grows with their size
     inexact = np.finfo(np.float32).eps * np.abs(reference.affine)
     if (difference <= AFFINE_TOLERANCE * voxel_sizes(reference.affine).min() + inexact).all():
         return []
     row, column = np.unravel_index(difference.argmax(), difference.shape)
     message = (
         f"its affine differs from that of {reference_path}: entry [{row}, {column}] is "
-        f"{image.affine[row, column]:.6g} here and {reference.affine[row, column]:.6g} there; resample it to that "
-        "file's grid, or, if the voxels do correspond, copy that file's affine"
+        f"{image.affine[row, column]:.6g}, but {reference.affine[row, column]:.6g} in that file; resample it to the "
+        "grid of that file, or copy its affine if the voxels correspond"
     )
     return [FileError(path, "affine", message)]
 
 
 def outline(shape: Sequence[int], affine: NDArray[np.float64] | None) -> Image:
-    """An image of zeros (C, *spatial) that takes no memory, for its geometry."""
+    """An image of zeros (C, *spatial) that takes no memory, used for its geometry."""
     return Image(np.broadcast_to(np.float32(0), shape), affine)
 
 
@@ -224,13 +228,13 @@ def _check_geometry(paths: Sequence[Path], images: Sequence[Image]) -> None:
 
 def _check_ending(path: Path) -> None:
     if ending(path.name) is None:
-        raise FileError(path, "unreadable", f"is of no known type; allowed: {', '.join(ENDINGS)}")
+        raise FileError(path, "unreadable", f"has an unknown ending; allowed: {', '.join(ENDINGS)}")
 
 
 def _read_pixels(path: Path) -> Image:
     _check_ending(path)
     array = read_picture(path, "values")
-    # float64 beyond float32 becomes inf, which `inspect` reports; a warning here would name no file
+    # float64 values too large for float32 become inf, which `inspect` reports; a warning here would name no file
     with np.errstate(over="ignore", invalid="ignore"):
         channels = (np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]).astype(np.float32)
     return Image(channels, None)
@@ -249,7 +253,7 @@ def _whole_numbers(path: Path, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _index_colors(path: Path, rgb: NDArray[Any], colors: Mapping[int, tuple[int, int, int]]) -> NDArray[Any]:
-    """(H, W, 3) colours -> (H, W) label values."""
+    """Convert colours (H, W, 3) to label values (H, W)."""
     codes = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
     listed = sorted(((red << 16) + (green << 8) + blue, value) for value, (red, green, blue) in colors.items())
     known = np.array([code for code, _ in listed], dtype=np.int32)
@@ -274,7 +278,7 @@ def _compact(array: NDArray[Any]) -> NDArray[Any]:
     for dtype in (np.uint8, np.uint16, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return array.astype(dtype, copy=False)
-    raise UserError(f"label values go from {low} to {high}; they must fit into 32 bits")
+    raise UserError(f"label values range from {low} to {high}; they must fit into 32 bits")
 
 
 def _nifti(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None, *, slope: float = 1.0) -> Any:
@@ -286,18 +290,18 @@ def _nifti(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] |
             raise UserError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
         image = pattern.form(array, pattern.header.get_best_affine(), pattern.header)
         image.set_data_dtype(array.dtype)
-        image.header["cal_min"] = image.header["cal_max"] = 0  # the image's display window would hide the labels
+        image.header["cal_min"] = image.header["cal_max"] = 0  # the display window of the image would hide the labels
     image.header.set_slope_inter(slope, 0)
     return image
 
 
 def _write_nifti(path: Path, image: Any, *, level: int) -> None:
-    """Write slice after slice, so that the content is never in memory as a whole; to .nii.gz at a level of gzip."""
+    """Write slice by slice, so that the whole content is never in memory; `level` is that of gzip for .nii.gz."""
     with open_atomic(path) as file:
         if ending(path.name) == ".nii":
             image.to_stream(file)
         else:
-            # neither name nor time, so that the same label map is the same file
+            # without name and time, so that equal label maps give equal files
             with gzip.GzipFile("", "wb", level, file, mtime=0) as packed:
                 image.to_stream(packed)
 
@@ -306,12 +310,13 @@ def _picture_bytes(path: Path, array: NDArray[Any]) -> bytes:
     formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
     kind = formats.get(ending(path.name) or "")
     if kind is None:
-        raise UserError(f"{path.name}: label maps are written as {', '.join((*NIFTI, *formats))}; JPEG alters values")
+        allowed = ", ".join((*NIFTI, *formats))
+        raise UserError(f"{path.name}: label maps can be written as {allowed}; JPEG would alter their values")
     if array.ndim != 2:
-        raise UserError(f"{path.name}: a picture holds 2 axes, the label map has shape {array.shape}; write .nii.gz")
+        raise UserError(f"{path.name}: a picture has 2 axes, but the label map has shape {array.shape}; write .nii.gz")
     if array.dtype != np.uint8 and (array.dtype != np.uint16 or kind == "BMP"):
         values = f"{int(array.min())} to {int(array.max())}"
-        raise UserError(f"{path.name}: {kind} cannot hold label values {values}; write .nii.gz")
+        raise UserError(f"{path.name}: {kind} cannot store label values from {values}; write .nii.gz")
     buffer = io.BytesIO()
     PIL.Image.fromarray(array).save(buffer, format=kind)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Which cases a network learns from, and which it is tested on."""
+"""Folds: the cases that a network is trained on and the cases that it is tested on."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,17 @@ from scse.data.dataset import Case, Dataset
 from scse.support.errors import DataError, UserError
 
 DEFAULT_FOLDS = 5
-"""Folds of a data set that has neither labelled test cases nor splits of its own."""
+"""Number of folds of a data set that has neither labelled test cases nor its own splits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Training and test cases of one fold."""
+    """One fold.
+
+    Attributes:
+        training: Training cases.
+        test: Test cases.
+    """
 
     training: tuple[Case, ...]
     test: tuple[Case, ...]
@@ -23,14 +28,14 @@ def make_folds(dataset: Dataset, folds: int | None) -> list[Fold]:
     """Split a data set for training and testing.
 
     Args:
-        dataset: with labelled cases.
-        folds: cross-validation with so many folds over the training cases: those of splits_final.json if it has as
-            many, otherwise a fixed shuffle. None takes the data set's own labelled test cases; without them its
-            splits_final.json; without that 5 folds.
+        dataset: Data set with labelled cases.
+        folds: Number of folds for cross-validation over the training cases. The folds of splits_final.json are used if
+            it has this number of folds, otherwise a fixed shuffle. None uses the data set's own labelled test cases;
+            without them splits_final.json; without that file, 5 folds.
 
     Raises:
-        ValueError: `folds` is below 2 or above the number of cases.
-        DataError: too few cases to split, or a split without training or test cases.
+        UserError: `folds` is below 2.
+        DataError: There are too few cases for the folds, or a fold has no training or no test cases.
     """
     own_tests = tuple(case for case in dataset.test_cases if case.label is not None)
     if folds is None and own_tests:
@@ -44,7 +49,7 @@ def make_folds(dataset: Dataset, folds: int | None) -> list[Fold]:
         for number, fold in enumerate(found):
             if not (fold.training and fold.test):
                 what = "test" if fold.training else "training"
-                remedy = "mend or add cases, or ask for another number of folds"
+                remedy = "fix or add cases, or choose another number of folds"
                 raise DataError(f"{dataset.path}: fold {number} of splits_final.json has no {what} case left; {remedy}")
         return found
     return _shuffled(dataset, DEFAULT_FOLDS if folds is None else folds)
@@ -57,9 +62,9 @@ def _shuffled(dataset: Dataset, folds: int) -> list[Fold]:
     if count < 2:
         tests = "test/images and test/masks" if dataset.format == "folders" else "imagesTs and labelsTs"
         remedy = f"add training cases, or labelled test cases in {tests}"
-        raise DataError(f"{dataset.path}: has {count} labelled case, too few to train and to test; {remedy}")
+        raise DataError(f"{dataset.path}: has {count} labelled case, too few for training and testing; {remedy}")
     if count < folds:
-        remedy = f"ask for fewer with --folds {count} (folds={count} in Python), or add cases"
+        remedy = f"use fewer folds with --folds {count} (folds={count} in Python), or add cases"
         raise DataError(f"{dataset.path}: has {count} labelled cases, too few for {folds} folds; {remedy}")
     order = np.random.default_rng(0).permutation(len(dataset.cases))
     parts = [sorted(part.tolist()) for part in np.array_split(order, folds)]

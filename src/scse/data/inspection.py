@@ -1,4 +1,4 @@
-"""One pass over all files of a data set: what is in them, and everything that is wrong with them."""
+"""Inspection of a data set: one pass over all files that collects facts and problems."""
 
 import hashlib
 import math
@@ -16,44 +16,43 @@ from numpy.typing import NDArray
 
 from scse.data.dataset import Case, Dataset
 from scse.data.descriptions import BACKGROUND
-from scse.data.file_errors import FileError, absence
+from scse.data.file_errors import FileError
 from scse.data.files import LOSSY, PICTURES, Image, ending, geometry_errors, outline, read_image, read_label
 from scse.support.errors import DataError
+from scse.support.paths import absence
+from scse.support.text import shortened_list
 
-SHOWN = 10
-"""Problems that an error quotes; `scse inspect` shows all."""
-
-NAMED = 5
-"""Unused files that are named; of more, the number is given."""
+SHOWN_PROBLEMS = 10
+"""Number of problems in an error message; `scse inspect` lists all."""
 
 USUAL_IGNORED = 255
-"""What marks voxels to be ignored in index masks of VOC, Cityscapes and others."""
+"""Value of ignored voxels in index masks of VOC, Cityscapes and others."""
 
 THREADS = min(4, os.cpu_count() or 1)
-FEW = 1024
-"""Label maps whose values are below are counted without sorting their voxels."""
+MOST_BINS = 1024
+"""Label maps with all values below this are counted with bincount, without sorting their voxels."""
 
 PART = 1 << 16
-"""Voxels that are counted at once."""
+"""Number of voxels counted at a time."""
 
 ROWS = 16
-"""Rows of voxels that are copied at once."""
+"""Number of rows of voxels copied at a time."""
 
 CHANNEL_NAMES = {1: ("intensity",), 3: ("red", "green", "blue")}
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with one file.
+    """A problem with one file.
 
     Attributes:
-        case: name of the case.
-        file: the file to look at.
+        case: Name of the case.
+        file: File with the problem.
         kind: "missing_image", "missing_label", "missing_channel", "extra_channel", "unreadable", "shape",
-            "affine", "axes" (2D among 3D), "values" (outside the label list), "mask_255" (foreground is 255),
-            "undeclared_255" (255 beside other values, and no list says what it is), "fractional_label",
-            "colors" (not in labels.csv), "empty_label", "not_finite", "duplicate_image" or "duplicate_name".
-        message: one line with the file, what was found, what is allowed, and the remedy.
+            "affine", "axes" (2D among 3D), "values" (not in the label list), "mask_255" (foreground is 255),
+            "undeclared_255" (255 with other values, but not in a label list), "fractional_label", "colors" (not in
+            labels.csv), "empty_label", "not_finite", "duplicate_image" or "duplicate_name".
+        message: One line with the file, what was found, what is allowed, and what to do.
     """
 
     case: str
@@ -64,17 +63,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CaseFacts:
-    """What one case holds.
+    """Facts about one case.
 
     Attributes:
-        name: of the case.
-        shape: voxels along each spatial axis.
-        spacing: mm per voxel along each spatial axis; 1.0 for pictures.
-        orientation: such as "LAS"; None for pictures.
-        channels: number of image channels.
-        intensity: least and greatest finite value of the image; NaN if there is none.
-        voxels: label value -> voxels, background (0) included; {} without a readable label map.
-        digest: SHA-256 of image and label, voxels and affines, however they are compressed.
+        name: Name of the case.
+        shape: Number of voxels along each spatial axis.
+        spacing: Millimetres per voxel along each spatial axis; 1.0 for pictures.
+        orientation: Orientation, such as "LAS"; None for pictures.
+        channels: Number of image channels.
+        intensity: Least and greatest finite value of the image; NaN if there is none.
+        voxels: Number of voxels of each label value, including background (0); {} without a readable label map.
+        digest: SHA-256 of the voxels and affines of image and label map, independent of compression.
     """
 
     name: str
@@ -89,12 +88,12 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found.
+    """Result of `inspect`.
 
     Attributes:
-        dataset: the data set, its channels and structures completed from the pixels where nothing listed them.
-        facts: of all training and test cases that could be read.
-        problems: everything that is wrong; () if the data set is fit for use.
+        dataset: The data set. Channels and structures that no file lists are taken from the pixels.
+        facts: Facts about all readable training and test cases.
+        problems: Problems found; () if there are none.
     """
 
     dataset: Dataset
@@ -102,41 +101,39 @@ class Inspection:
     problems: tuple[Problem, ...]
 
     def good(self) -> Dataset:
-        """The data set without the cases that have problems; of a duplicated image, the first case stays."""
+        """The data set without the cases that have problems; of duplicate images, the first case is kept."""
         return self.dataset.without({problem.case for problem in self.problems})
 
     def left_out(self) -> list[tuple[str, str]]:
-        """A row (what, names) of the cases that `good` leaves out, for people; [] if there are none."""
+        """A printable row (quantity, names) of the cases that `good` leaves out; [] if there are none."""
         names = sorted({problem.case for problem in self.problems})
         return [("left out", ", ".join(names))] if names else []
 
     def absent(self, cases: Iterable[Case]) -> list[str]:
-        """The structures that none of the cases has."""
+        """Structures that occur in none of the cases."""
         names = {case.name for case in cases}
         present = {value for fact in self.facts if fact.name in names for value in fact.voxels}
         return [name for name, value in self.dataset.structures.items() if value not in present]
 
     def notices(self) -> list[tuple[str, str]]:
-        """Rows (what, text) of what is no problem, but should be known: voxels and files that are not used."""
+        """Printable rows (quantity, text) about voxels and files that are not used but are not problems."""
         dataset, rows = self.dataset, []
         if dataset.background.lower() != BACKGROUND:
-            rows.append(("background", f"voxels of {dataset.background} (0): not a structure, and not scored"))
+            rows.append(("background", f"voxels of {dataset.background} (0) are not a structure and are not scored"))
         if dataset.ignored is not None:
-            rows.append(("ignored", f"voxels of the value {dataset.ignored}: left out of training and scores"))
+            rows.append(("ignored", f"voxels of value {dataset.ignored} are left out of training and scores"))
         if dataset.unused:
-            some = ", ".join(str(path.relative_to(dataset.path)) for path in dataset.unused[:NAMED])
-            more = f" and {len(dataset.unused) - NAMED} more" if len(dataset.unused) > NAMED else ""
-            what = "looks like an image or a folder of images, but belongs to no case"
-            rows.append(("not used", f"{some}{more}: {what}"))
+            names = shortened_list([path.relative_to(dataset.path) for path in dataset.unused])
+            rows.append(("not used", f"{names}: belongs to no case, but looks like an image or a folder of images"))
         return rows
 
     def facts_of(self, dataset: Dataset) -> list[CaseFacts]:
-        """The facts of the cases of `dataset`, which may have fewer cases than were inspected."""
+        """Facts about the cases of `dataset`, which may be a part of the inspected cases."""
         names = {case.name for case in (*dataset.cases, *dataset.test_cases)}
         return [fact for fact in self.facts if fact.name in names]
 
     def summary(self) -> list[tuple[str, str]]:
-        """Rows (quantity, text) that describe the data set; empty quantities are left out."""
+        """Printable rows (quantity, text) that describe the data set; empty quantities are left out."""
         dataset, facts = self.dataset, self.facts
         rows = [("cases", str(len(dataset.cases)))]
         if dataset.test_cases:
@@ -144,7 +141,7 @@ class Inspection:
             rows.append(("test cases", f"{len(dataset.test_cases)}, {labelled} with labels"))
         if dataset.splits:
             rows.append(("folds", f"{len(dataset.splits)}, from splits_final.json"))
-        rows.append(("channels", ", ".join(dataset.channels) or "none known"))
+        rows.append(("channels", ", ".join(dataset.channels) or "unknown"))
         if facts:
             low, high = (np.array(column) for column in zip(*(fact.intensity for fact in facts), strict=True))
             rows += [
@@ -168,13 +165,15 @@ class Inspection:
             (
                 f"{name} ({value})",
                 f"{total[value]:,} voxels, {total[value] / foreground:.2%} of all structures, "
-                f"in {present[value]} of {labelled} cases",
+                f"present in {present[value]} of {labelled} cases",
             )
             for name, value in self.dataset.structures.items()
         ]
         if (ignored := self.dataset.ignored) is not None:
             everything = sum(total.values()) or 1
-            share = f"{total[ignored] / everything:.2%} of all voxels, in {present[ignored]} of {labelled} cases"
+            share = (
+                f"{total[ignored] / everything:.2%} of all voxels, present in {present[ignored]} of {labelled} cases"
+            )
             rows.append((f"ignored ({ignored})", f"{total[ignored]:,} voxels, {share}"))
         return [*rows, *absent]
 
@@ -186,21 +185,21 @@ class Inspection:
 
 
 def absent_row(names: Sequence[str], *, where: str = "") -> list[tuple[str, str]]:
-    """A row (what, text) of the structures that no training case has; [] if there are none.
+    """A printable row (quantity, text) that warns of structures without training cases; [] if there are none.
 
     Args:
-        names: of the structures.
-        where: which training cases are meant, such as " of fold 0".
+        names: Names of the structures.
+        where: Text that limits the training cases, such as " of fold 0".
     """
     if not names:
         return []
-    text = f"{', '.join(names)}: in no training case{where}, so that it cannot be learned, and its scores are NaN"
+    text = f"{', '.join(names)}: absent from all training cases{where}, so it cannot be learned and its scores are NaN"
     return [("warning", text)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What one case yields, with nothing that grows with its size."""
+    """Facts and problems of one case; their size does not depend on that of the images."""
 
     facts: CaseFacts | None
     problems: list[Problem]
@@ -208,13 +207,13 @@ class _Findings:
 
 
 def inspect(dataset: Dataset, *, progress: Callable[[int, int], None] | None = None) -> Inspection:
-    """Read every file once and report all that is in them and all that is wrong.
+    """Read every file of a data set once and report facts and problems.
 
-    Memory stays flat: only the facts of a case outlive its reading.
+    Memory does not grow with the number of cases, because only their facts are kept.
 
     Args:
-        dataset: as `Dataset.open` gives it.
-        progress: called after each case with the number done and the number of all.
+        dataset: Data set, as returned by `Dataset.open`.
+        progress: Called with the numbers of finished and of all cases after each case.
     """
     cases = (*dataset.cases, *dataset.test_cases)
     findings = []
@@ -225,7 +224,7 @@ def inspect(dataset: Dataset, *, progress: Callable[[int, int], None] | None = N
             if progress:
                 progress(len(findings), len(cases))
     finally:
-        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the cases still queued
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for queued cases
     problems = [problem for found in findings for problem in found.problems]
     problems += _duplicates(cases, findings)
     facts = tuple(found.facts for found in findings if found.facts)
@@ -265,18 +264,18 @@ def _examine(dataset: Dataset, case: Case) -> _Findings:
 
 
 def _missing(case: Case) -> list[Problem]:
-    """Files that the case should have; a file that is there is not opened."""
+    """Problems for missing files of a case. No file is opened."""
     problems = []
     absent = [path for path in case.images if not path.exists()]
     if len(absent) == len(case.images):
         place = case.label or absent[0]
-        wanted = f"the image {absent[0]} {absence(absent[0])}" if absent else "has no image"
+        found = f"the image {absent[0]} {absence(absent[0])}" if absent else "has no image"
         remedy = f"add the image of case {case.name}, or remove the case"
-        problems.append(_problem(case, place, "missing_image", f"{wanted}; {remedy}"))
+        problems.append(_problem(case, place, "missing_image", f"{found}; {remedy}"))
     else:
         for path in absent:
-            wanted = f"this channel {absence(path)}, while {len(case.images) - len(absent)} of {len(case.images)} do"
-            problems.append(_problem(case, path, "missing_channel", f"{wanted}; add the file, or remove the case"))
+            found = f"this channel {absence(path)}, while {len(case.images) - len(absent)} of {len(case.images)} do"
+            problems.append(_problem(case, path, "missing_channel", f"{found}; add the file, or remove the case"))
     if case.label is not None and not case.label.exists():
         owner = case.images[0] if case.images else case.name
         message = f"this label map {absence(case.label)}, but its image {owner} does; add it, or remove the case"
@@ -287,9 +286,10 @@ def _missing(case: Case) -> list[Problem]:
 def _read_images(
     case: Case, problems: list[Problem]
 ) -> tuple[dict[Path, Image], list[tuple[float, float]], "hashlib._Hash"]:
-    """Outlines of the images that can be read, their ranges and the digest of all; problems of the others are added.
+    """Read the images of a case, one file at a time, and append problems of unreadable files to `problems`.
 
-    One file at a time is in memory.
+    Returns:
+        Outlines of the readable images, their intensity ranges, and the digest of all.
     """
     outlines: dict[Path, Image] = {}
     ranges = []
@@ -308,7 +308,7 @@ def _read_images(
 
 
 def _read_label(dataset: Dataset, case: Case, problems: list[Problem]) -> Image | None:
-    """The label map, if it can be read; else the problem is added."""
+    """The label map, or None after appending a problem if it cannot be read."""
     if case.label is not None and case.label.exists():
         try:
             return read_label(case.label, colors=dataset.colors)
@@ -318,7 +318,7 @@ def _read_label(dataset: Dataset, case: Case, problems: list[Problem]) -> Image 
 
 
 def _geometry_problems(case: Case, images: dict[Path, Image], label: Image | None) -> list[Problem]:
-    """How further channels and the label map differ in geometry from the first channel."""
+    """Differences in geometry of the other channels and the label map from the first channel."""
     (path, reference), *others = images.items()
     if label is not None and case.label is not None:
         others.append((case.label, label))
@@ -328,17 +328,17 @@ def _geometry_problems(case: Case, images: dict[Path, Image], label: Image | Non
 
 def _channel_problems(dataset: Dataset, case: Case, images: dict[Path, Image]) -> list[Problem]:
     listed, found = len(dataset.channels), sum(len(image.array) for image in images.values())
-    # a file that is missing or damaged is a problem of its own already
+    # missing and damaged files are reported elsewhere
     if not listed or listed == found or len(images) < len(case.images):
         return []
     kind = "missing_channel" if found < listed else "extra_channel"
-    message = f"brings the case to {found} channels, but dataset.json lists {listed} ({', '.join(dataset.channels)})"
+    message = f"the case has {found} channels, but dataset.json lists {listed} ({', '.join(dataset.channels)})"
     remedy = "add or remove channels, or correct dataset.json"
     return [_problem(case, case.images[-1], kind, f"{message}; {remedy}")]
 
 
 def _intensity(case: Case, path: Path, image: Image, problems: list[Problem]) -> tuple[float, float]:
-    """Least and greatest finite value, found in parts: a mask of the whole would take a quarter of its memory."""
+    """Least and greatest finite value, computed in parts because a mask of the whole takes a quarter of its memory."""
     flat = image.array.ravel(order="K")
     ranges, wrong = [], 0
     for start in range(0, flat.size, PART):
@@ -351,13 +351,13 @@ def _intensity(case: Case, path: Path, image: Image, problems: list[Problem]) ->
             ranges.append((float(part.min()), float(part.max())))
     if wrong:
         found = f"{wrong} of {flat.size} voxels are NaN or infinite"
-        message = f"{found}; all must be finite: replace them, such as by 0"
+        message = f"{found}; all must be finite: replace them, for example by 0"
         problems.append(_problem(case, path, "not_finite", message))
     return _joined(ranges)
 
 
 def _joined(ranges: list[tuple[float, float]]) -> tuple[float, float]:
-    """The range that spans these, NaN if there is none."""
+    """The union of intensity ranges; NaN if there are none."""
     low, high = zip(*ranges, strict=True) if ranges else ((math.nan,), (math.nan,))
     return float(np.fmin.reduce(low)), float(np.fmax.reduce(high))
 
@@ -366,10 +366,10 @@ def _count(label: Image | None) -> dict[int, int]:
     if label is None:
         return {}
     least, greatest = int(label.array.min()), int(label.array.max())
-    if least < 0 or greatest >= FEW:
+    if least < 0 or greatest >= MOST_BINS:
         values, counts = np.unique(label.array, return_counts=True)
         return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    # counted without sorting, and in parts, because bincount makes 64-bit integers of what it counts
+    # in parts, because bincount converts its input to 64-bit integers
     flat = label.array.ravel(order="K")
     found = np.zeros(greatest + 1, np.int64)
     for start in range(0, flat.size, PART):
@@ -384,17 +384,17 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
     source = "labels.csv" if dataset.format == "folders" else "dataset.json"
     if not foreground:
         ignored = "" if dataset.ignored is None else f" and ignored voxels ({dataset.ignored})"
-        message = f"holds background (0){ignored} only; a label map has at least one structure"
+        message = f"contains only background (0){ignored}; a label map needs at least one structure"
         return [_problem(case, path, "empty_label", f"{message}: label it, or remove the case")]
     ignoring = "" if dataset.ignored is not None or USUAL_IGNORED not in foreground else _how_to_ignore(dataset)
     if foreground == {USUAL_IGNORED} and USUAL_IGNORED not in allowed:
         if dataset.structures:
             listed = ", ".join(map(str, sorted(allowed)))
-            remedy = f"{source} lists {listed}: divide the mask by 255, or give its structure the value 255 there"
+            remedy = f"{source} lists {listed}: divide the mask by 255, or change the structure's value to 255 there"
         else:
-            remedy = f"no {source} says that 255 is a structure: write {dataset.path / source} with the lines "
+            remedy = f"no {source} lists 255 as a structure: write {dataset.path / source} with the lines "
             remedy += '"name,value" and "foreground,255"'
-        message = f"is a mask of the values 0 and 255 ({voxels[USUAL_IGNORED]} voxels), but {remedy}{ignoring}"
+        message = f"is a mask with the values 0 and 255 ({voxels[USUAL_IGNORED]} voxels), but {remedy}{ignoring}"
         return [_problem(case, path, "mask_255", message)]
     lossy = ending(path.name) in LOSSY
     if dataset.structures:
@@ -402,52 +402,48 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
         rule = f"{source} lists {', '.join(map(str, sorted(allowed)))}: add them there, or relabel these voxels"
     else:
         outside = sorted(value for value in foreground if lossy or value < 0)
-        rule = "label values are whole numbers from 0: relabel these voxels, or name the values in labels.csv"
+        rule = "label values must be whole numbers from 0: relabel these voxels, or list the values in labels.csv"
     if not outside and not dataset.structures and ending(path.name) in PICTURES and _may_be_ignored(voxels):
-        message = (
-            f"holds {USUAL_IGNORED} in {voxels[USUAL_IGNORED]} voxels beside other values, which often marks voxels"
-        )
-        remedy = f"name all values in {dataset.path / source}, also {USUAL_IGNORED} if it is a structure{ignoring}"
-        return [_problem(case, path, "undeclared_255", f"{message} to be ignored; {remedy}")]
+        found = f"has {voxels[USUAL_IGNORED]} voxels of value {USUAL_IGNORED}, which often marks ignored voxels"
+        remedy = f"list all values in {dataset.path / source}, including {USUAL_IGNORED} if it is a structure{ignoring}"
+        return [_problem(case, path, "undeclared_255", f"{found}; {remedy}")]
     if not outside:
         return []
-    some = ", ".join(f"{value} in {voxels[value]} voxels" for value in outside[:8])
-    some += f" and {len(outside) - 8} more values" if len(outside) > 8 else ""
+    some = shortened_list([f"{value} in {voxels[value]} voxels" for value in outside], 8)
     hint = "; JPEG alters values, so export masks as PNG" if lossy else ""
-    return [
-        _problem(case, path, "values", f"holds {some}, but {rule}{ignoring if USUAL_IGNORED in outside else ''}{hint}")
-    ]
+    ignoring = ignoring if USUAL_IGNORED in outside else ""
+    return [_problem(case, path, "values", f"contains {some}, but {rule}{ignoring}{hint}")]
 
 
 def _may_be_ignored(voxels: dict[int, int]) -> bool:
-    """Whether 255 stands apart from the other values, rather than being one of many."""
+    """Whether 255 is the greatest value and 254 does not occur, which suggests a mark rather than a structure."""
     return max(voxels) == USUAL_IGNORED and USUAL_IGNORED - 1 not in voxels
 
 
 def _how_to_ignore(dataset: Dataset) -> str:
-    """How to declare that voxels of 255 are left out of training and scores."""
+    """How to declare that voxels of value 255 are ignored."""
     if dataset.format == "folders":
         line = f'the line "ignore,{USUAL_IGNORED}" in labels.csv'
     else:
         example = f'"ignore": {USUAL_IGNORED}' if dataset.format == "nnunet" else f'"{USUAL_IGNORED}": "ignore"'
         line = f"{example} among the labels in dataset.json"
-    return f"; or, if {USUAL_IGNORED} marks voxels to be ignored, declare it with {line}"
+    return f"; or, if {USUAL_IGNORED} marks ignored voxels, declare it with {line}"
 
 
 def _duplicates(cases: Iterable[Case], findings: Iterable[_Findings]) -> list[Problem]:
-    """The same name twice, and the same image under two names; reported of the later one."""
+    """Duplicate names, and duplicate images under two names; reported for the later case."""
     problems = []
     names: dict[str, Path] = {}
     images: dict[str, tuple[str, Path]] = {}
     for case, found in zip(cases, findings, strict=True):
         path = case.images[0] if case.images else case.label or Path()
         if case.name in names:
-            message = f"its case {case.name} is there twice, the other time as {names[case.name]}"
+            message = f"case {case.name} already exists as {names[case.name]}"
             remedy = "rename or remove one of them"
             problems.append(_problem(case, path, "duplicate_name", f"{message}; {remedy}"))
         elif found.image_digest in images:
             name, other = images[found.image_digest]
-            message = f"holds the same image as case {name} ({other}), which would let one subject count as two"
+            message = f"contains the same image as case {name} ({other}), so one subject would count twice"
             problems.append(_problem(case, path, "duplicate_image", f"{message}; remove one of them"))
         names.setdefault(case.name, case.label or path)
         if found.image_digest:
@@ -458,7 +454,7 @@ def _duplicates(cases: Iterable[Case], findings: Iterable[_Findings]) -> list[Pr
 def _unlike_the_rest(
     facts: tuple[CaseFacts, ...], files: dict[str, Path], what: str, measure: Callable[[CaseFacts], int]
 ) -> list[Problem]:
-    """Cases whose number of axes or channels is not that of most cases."""
+    """Cases whose number of axes or channels differs from that of most cases."""
     counts = Counter(map(measure, facts))
     usual = counts.most_common(1)[0][0] if counts else 0
     problems = []
@@ -474,7 +470,7 @@ def _unlike_the_rest(
 
 
 def _complete(dataset: Dataset, facts: tuple[CaseFacts, ...], problems: list[Problem]) -> Dataset:
-    """Take channels and structures that no file lists from the sound cases."""
+    """Complete channels and structures that no file lists from the cases without problems."""
     bad = {problem.case for problem in problems}
     sound = [fact for fact in facts if fact.name not in bad]
     channels, structures = dataset.channels, dataset.structures
@@ -491,14 +487,14 @@ def _add(digest: "hashlib._Hash", image: Image) -> None:
     """Add an image to a digest."""
     affine = None
     if image.affine is not None:
-        # to a millionth of a millimetre, or of a tenth of the voxel where that is less
+        # rounded to 1e-6 mm, or more finely for voxels below 1 mm
         places = max(6, 6 - math.ceil(math.log10(min(image.spacing))))
         affine = image.affine.round(places).tolist()
     digest.update(f"{image.array.shape} {image.array.dtype} {affine}".encode())
-    # the axes of NIfTI files lie the other way round in memory: turned, they need no copy
+    # arrays of NIfTI files are in Fortran order; their transpose needs no copy
     array = image.array.T if image.array.flags.f_contiguous else image.array
     for part in [array] if image.is_label else array:
-        # as few rows as use what a processor reads at once, where they must be copied
+        # copy few rows at a time, but enough to use whole cache lines
         rows = len(part) if part.flags.c_contiguous else ROWS
         for start in range(0, len(part), rows):
             digest.update(np.ascontiguousarray(part[start : start + rows]).data)
@@ -513,7 +509,7 @@ def _as_problem(case: Case, error: FileError) -> Problem:
 
 
 def _range(rows: list[tuple[int, ...]] | list[tuple[float, ...]], pattern: str) -> str:
-    """Least, median and greatest of each axis, or the one value they all have."""
+    """Least, median and greatest of each axis, or their common value."""
     columns = list(zip(*rows, strict=False))
     parts = [" x ".join(pattern.format(pick(column)) for column in columns) for pick in (min, np.median, max)]
     return parts[0] if len(set(parts)) == 1 else f"{parts[0]} (least), {parts[1]} (median), {parts[2]} (greatest)"
@@ -528,30 +524,30 @@ def _counts(items: Iterable[str | None]) -> str:
     return ", ".join(f"{item or 'none'}: {count}" for item, count in Counter(items).most_common())
 
 
-def checked(
+def open_checked(
     path: Path | str, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Inspection, Dataset]:
-    """Open a data set and inspect it, and refuse it if something is wrong.
+    """Open and inspect a data set, and refuse it if it has problems.
 
     Args:
-        path: of the data set.
-        skip_bad: leave out the cases with problems instead of refusing.
-        progress: as in `inspect`.
+        path: Path of the data set.
+        skip_bad: Leave out cases with problems instead of refusing the data set.
+        progress: See `inspect`.
 
     Returns:
-        What was found, and the data set to use.
+        The result of the inspection, and the data set to use.
 
     Raises:
-        DataError: problems were found (unless skipped), or no training case is left.
+        DataError: Problems were found and are not skipped, or no training case is left.
     """
     inspection = inspect(Dataset.open(path), progress=progress)
     problems = inspection.problems
     if problems and not skip_bad:
-        shown = "\n".join(f"  {problem.message}" for problem in problems[:SHOWN])
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        remedy = f"mend them (scse inspect {path} lists all), or leave these cases out with --skip-bad"
-        raise DataError(f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)} found; {remedy}:\n{shown}{more}")
+        shown = "".join(f"\n  {problem.message}" for problem in problems[:SHOWN_PROBLEMS])
+        more = f"\n  and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        remedy = f"fix them (`scse inspect {path}` lists all), or skip these cases with --skip-bad"
+        raise DataError(f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)} found; {remedy}:{shown}{more}")
     dataset = inspection.good()
     if not dataset.cases:
-        raise DataError(f"{path}: no training case is left to use; found {len(problems)} problems, mend them first")
+        raise DataError(f"{path}: no training case is left; fix the {len(problems)} problems (`scse inspect {path}`)")
     return inspection, dataset

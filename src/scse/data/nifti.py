@@ -1,7 +1,7 @@
-"""Reading NIfTI files: nibabel reads the header; the voxels go from the file straight into their array.
+"""Reading of NIfTI files: nibabel reads the header; voxels are read from the file directly into their array.
 
-nibabel's own reading of the voxels would hold a compressed volume several times, would trust the sizes that a damaged
-header claims, and would never see the checksum at the end of a .nii.gz.
+Reading voxels with nibabel would keep several copies of a compressed volume in memory, would trust the sizes in a
+damaged header, and would not verify the checksum at the end of a .nii.gz file.
 """
 
 import gzip
@@ -22,39 +22,39 @@ from scse.data.file_errors import FileError, allocate, check_is_file, check_size
 from scse.support.errors import UserError
 
 CHUNK = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes read at a time."""
 
 MOST_HEADER = 1 << 26
-"""Bytes of a header with its extensions."""
+"""Most bytes of a header with its extensions."""
 
 MOST_AFTER = 1 << 20
-"""Bytes that may follow the voxels, such as padding."""
+"""Most bytes after the voxels, such as padding."""
 
 DEFLATE_RATIO = 1032
-"""A deflated byte holds at most so many."""
+"""Upper bound of decompressed bytes per Deflate byte."""
 
 SINGULAR = 1e-6
-"""Volume that the directions of an affine's axes must span; 1 if they are at right angles."""
+"""Least volume spanned by the unit vectors of an affine's axes; the volume is 1 for orthogonal axes."""
 
 MILLIMETRES = {1: 1e3, 3: 1e-3}
-"""Of a unit in the header's xyzt_units: metres and micrometres; any other number is taken for millimetres."""
+"""Millimetres per unit, by code of xyzt_units: metres and micrometres. All other codes are read as millimetres."""
 
 WHOLE_TOLERANCE = 1e-3
-"""Labels stored as floating-point or scaled numbers may differ from whole numbers by this much."""
+"""Allowed difference from a whole number of labels stored as floats or scaled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nifti:
-    """What the header of a NIfTI file says, checked.
+    """Checked header of a NIfTI file.
 
     Attributes:
-        path: the file.
-        form: nibabel's class of such images.
+        path: Path of the file.
+        form: nibabel's image class of the file.
         header: nibabel's header, with extensions.
-        shape: of the voxels, as stored.
-        dtype: of the voxels, as stored.
-        scale: slope and intercept of the stored values; None where they are the values themselves.
-        affine: (4, 4), voxel index -> mm.
+        shape: Shape of the voxels as stored.
+        dtype: Type of the voxels as stored.
+        scale: Slope and intercept of the stored values; None if the values are not scaled.
+        affine: Affine (4, 4) from voxel index to mm.
     """
 
     path: Path
@@ -72,36 +72,36 @@ class Nifti:
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
-        """The shape as that of an image, (C, *spatial).
+        """Shape of the image, (C, *spatial).
 
         Raises:
-            FileError: it is none of an image.
+            FileError: The voxels do not have the axes of an image.
         """
         shape = self.shape
         while len(shape) > 4 and shape[-1] == 1:
             shape = shape[:-1]
-        if len(shape) == 5 and shape[3] == 1:  # NIfTI keeps vectors in the fifth axis, after time
+        if len(shape) == 5 and shape[3] == 1:  # NIfTI stores vectors in the fifth axis, after time
             shape = (*shape[:3], shape[4])
         if len(shape) not in (2, 3, 4):
-            message = f"has shape {shape}; an image has 2 or 3 axes, or 4 with the channels last"
-            raise FileError(self.path, "unreadable", f"{message}; save it so")
+            allowed = "save it with 2 or 3 axes, or with 4 whose last is the channels"
+            raise FileError(self.path, "unreadable", f"has shape {shape}, which is not that of an image; {allowed}")
         return (shape[3], *shape[:3]) if len(shape) == 4 else (1, *shape)
 
     @property
     def stored(self) -> str:
-        """How the voxels are stored, in words."""
+        """Description of how the voxels are stored."""
         slope = "" if self.scale is None else f" with slope {self.scale[0]:g} and intercept {self.scale[1]:g}"
         return f"{self.dtype.name}{slope}"
 
 
 def open_nifti(path: Path) -> Nifti:
-    """Read and check the header of a NIfTI file, and nothing else.
+    """Read and check the header of a NIfTI file, without its voxels.
 
     Raises:
-        DataError: the file is no NIfTI file, or its header is damaged or describes no real voxels.
+        DataError: The file is not a NIfTI file, or its header is damaged or describes no voxels of real numbers.
     """
     check_is_file(path)
-    # decoders of damaged files raise almost anything: OSError, EOFError, zlib.error, HeaderDataError, OverflowError...
+    # decoders raise almost any exception for damaged files: OSError, EOFError, zlib.error, HeaderDataError
     try:
         form, header = _read_header(path)
         shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
@@ -111,14 +111,14 @@ def open_nifti(path: Path) -> Nifti:
         raise unreadable(path, error) from error
     if dtype.kind not in "biuf" or not shape or min(shape) < 1:
         found = f"voxels of type {dtype}, shape {shape}"
-        raise FileError(path, "unreadable", f"holds {found}; save it as real numbers of at least one voxel")
+        raise FileError(path, "unreadable", f"has {found}; save at least one voxel, as integers or floats")
     _check_affine(path, affine)
     scale = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
     return Nifti(path, form, header, shape, dtype, scale, in_millimetres(affine, header))
 
 
 def in_millimetres(affine: NDArray[Any], header: Any) -> NDArray[np.float64]:
-    """The affine of a nibabel image in mm; the header of a NIfTI file may say that it is in metres or micrometres."""
+    """The affine of a nibabel image in mm; the header of a NIfTI file may give it in metres or micrometres."""
     result = np.array(affine, np.float64)
     if isinstance(header, nib.Nifti1Header):
         result[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
@@ -126,10 +126,10 @@ def in_millimetres(affine: NDArray[Any], header: Any) -> NDArray[np.float64]:
 
 
 def check_length(file: Nifti) -> None:
-    """Compare what the header describes with what the file can hold, before memory is taken for it.
+    """Compare the voxels that the header describes with the size of the file, before memory is allocated.
 
     Raises:
-        FileError: the file cannot hold so much.
+        FileError: The file is too small for the voxels.
     """
     claimed, length = file.size * file.dtype.itemsize, file.path.stat().st_size
     voxels = f"{' x '.join(map(str, file.shape))} voxels of {file.dtype.name}"
@@ -140,12 +140,12 @@ def check_length(file: Nifti) -> None:
 
 
 def read_floats(files: Sequence[Nifti]) -> NDArray[np.float32]:
-    """The values of one or more files of equal spatial axes: (C, *spatial), the channels one after the other.
+    """Read one or more files with equal spatial axes as (C, *spatial), with their channels concatenated.
 
-    Their lengths are checked before.
+    The caller must have called `check_length`.
     """
     spatial, channels = files[0].channel_shape[1:], sum(file.channel_shape[0] for file in files)
-    # nothing but this array is as large as the volume; its order is that of the file, channel by channel
+    # the only array of the size of the volume; its order is that of the file, channel by channel
     array = allocate(files[0].path, (*spatial, channels), np.float32, order="F")
     flat, start = array.reshape(-1, order="F"), 0
     for file in files:
@@ -155,17 +155,17 @@ def read_floats(files: Sequence[Nifti]) -> NDArray[np.float32]:
 
 
 def read_whole_numbers(file: Nifti) -> NDArray[Any]:
-    """The values of a label map, as stored or, if they are stored as floats or scaled, rounded to int32.
+    """Read the values of a label map as stored, or rounded to int32 if they are floats or scaled.
 
     Raises:
-        FileError: a value is no whole number.
+        FileError: A value is not a whole number.
     """
     check_length(file)
     if file.dtype.kind in "iu" and file.scale is None:
         array = allocate(file.path, file.shape, file.dtype.newbyteorder("="), order="F")
         _read_into(array.reshape(-1, order="F"), file, lambda stored, _: stored)
         return array
-    # of a step of what is stored, or a tiny slope would make all labels 0
+    # relative to the slope, because with a tiny slope all labels would round to 0
     rounding = Rounding(WHOLE_TOLERANCE * min(1.0, abs(file.scale[0])) if file.scale else WHOLE_TOLERANCE)
     array = allocate(file.path, file.shape, np.int32, order="F")
     _read_into(array.reshape(-1, order="F"), file, lambda stored, scale: rounding(_scaled(stored, scale)))
@@ -174,7 +174,7 @@ def read_whole_numbers(file: Nifti) -> NDArray[Any]:
 
 
 class Rounding:
-    """Rounds labels in parts, and counts those that are farther than `tolerance` from a whole number."""
+    """Rounds labels in parts and counts those that differ from a whole number by more than `tolerance`."""
 
     def __init__(self, tolerance: float = WHOLE_TOLERANCE) -> None:
         self.tolerance = tolerance
@@ -182,7 +182,7 @@ class Rounding:
         self.examples: list[float] = []
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.int32]:
-        """The values rounded; what is no whole number of 32 bits becomes 0 and is counted."""
+        """Round values; those that are not whole numbers of 32 bits are counted and become 0."""
         nearest = np.rint(values)
         with np.errstate(invalid="ignore"):
             right = (np.abs(nearest - values) <= self.tolerance) & (np.abs(nearest) < 2**31)
@@ -195,12 +195,16 @@ class Rounding:
         return whole
 
     def check(self, path: Path, stored: str) -> None:
-        """Refuse the file if values were found that are no whole numbers."""
+        """Refuse the file if values were found that are not whole numbers.
+
+        Raises:
+            FileError: At least one value is not a whole number.
+        """
         if self.wrong:
             examples = ", ".join(f"{value:.6g}" for value in self.examples)
-            found = f"{self.wrong} voxels hold no whole number (such as {examples}; stored as {stored})"
-            allowed = f"labels are whole numbers below 2^31, or differ from one by at most {self.tolerance:g}"
-            remedy = "resample labels with nearest neighbour only, or round them"
+            found = f"{self.wrong} voxels are not whole numbers (such as {examples}; stored as {stored})"
+            allowed = f"labels must be whole numbers below 2^31, with a tolerance of {self.tolerance:g}"
+            remedy = "round them, and resample labels with nearest neighbour only"
             raise FileError(path, "fractional_label", f"{found}; {allowed}: {remedy}")
 
 
@@ -210,19 +214,19 @@ def _read_header(path: Path) -> tuple[Any, Any]:
         forms: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
         form = next((form for form in forms if form.header_class.may_contain_header(start)), None)
         if form is None:
-            raise UserError("no NIfTI header")
+            raise UserError("it has no NIfTI header")
         kind = form.header_class
         place = float(kind(start[: kind.sizeof_hdr], check=False)["vox_offset"])
         least = kind.single_vox_offset
         if not least <= place <= MOST_HEADER:
             raise UserError(f"its voxels would start at byte {place:,.0f}; {least} to {MOST_HEADER:,} is allowed")
-        # nibabel is given these bytes alone: an extension may claim any size
+        # nibabel gets only these bytes, because an extension may claim any size
         return form, kind.from_fileobj(io.BytesIO(start + stream.read(max(0, int(place) - len(start)))))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The file's content, decompressed."""
+    """Open the decompressed content of a file."""
     with path.open("rb") as file:
         if path.name.lower().endswith(".gz"):
             with gzip.GzipFile(fileobj=file) as stream:
@@ -244,7 +248,7 @@ def _read_into(
     file: Nifti,
     convert: Callable[[NDArray[Any], tuple[float, float] | None], NDArray[Any]],
 ) -> None:
-    """Fill `flat` with a file's voxels, in the order of the file, and read the file to its end."""
+    """Fill `flat` with the voxels of a file, in file order, and read the file to its end."""
     try:
         with _opened(file.path) as stream:
             _skip(stream, file.header.get_data_offset())
@@ -252,7 +256,7 @@ def _read_into(
                 _fill(stream, flat)
             else:
                 part = np.empty(CHUNK // file.dtype.itemsize, file.dtype)
-                # float64 beyond float32 becomes inf, which `inspect` reports; a warning here would name no file
+                # float64 values too large for float32 become inf, which `inspect` reports; a warning would name no file
                 with np.errstate(over="ignore", invalid="ignore"):
                     for start in range(0, flat.size, part.size):
                         stored = part[: flat.size - start]
@@ -264,7 +268,7 @@ def _read_into(
 
 
 def _scaled(stored: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[Any]:
-    """The values, computed in 64 bits where they are scaled, as nibabel does it, else as stored."""
+    """The values as stored, or scaled in 64 bits like nibabel."""
     if scale is None:
         return stored
     return np.asarray(stored, np.float64) * scale[0] + scale[1]
@@ -276,7 +280,7 @@ def _skip(stream: io.BufferedIOBase, size: int) -> None:
 
 
 def _fill(stream: io.BufferedIOBase, flat: NDArray[Any]) -> None:
-    """Fill an array's memory with the next bytes."""
+    """Fill the memory of an array with the next bytes."""
     content, done = flat.view(np.uint8), 0
     while done < content.size:
         count = stream.readinto(content[done : done + CHUNK].data)
@@ -286,7 +290,7 @@ def _fill(stream: io.BufferedIOBase, flat: NDArray[Any]) -> None:
 
 
 def _check_end(stream: io.BufferedIOBase) -> None:
-    """Read on to the end, where the checksum of a .nii.gz is, unless there is much more than voxels."""
+    """Read to the end, which verifies the checksum of a .nii.gz, and refuse more than MOST_AFTER surplus bytes."""
     after = 0
     while chunk := stream.read(CHUNK):
         after += len(chunk)

@@ -1,4 +1,4 @@
-"""Prepared arrays: slices of every case on disk, memory-mapped, made once for the same inputs and recipe."""
+"""Prepared arrays: memory-mapped slices of every case on disk, prepared once for the same inputs and recipe."""
 
 import hashlib
 import json
@@ -24,20 +24,20 @@ from scse.support.errors import DataError, UserError, in_short
 from scse.support.json_files import read_json, validated
 
 IGNORED_CLASS = 255
-"""Stands in label slices for voxels that are neither learned nor scored."""
+"""Value in label slices of voxels that are neither learned nor scored."""
 
-MOST_STRUCTURES = 254  # classes are stored in 8 bits, of which the background and ignored voxels take two
+MOST_STRUCTURES = 254  # classes are stored in 8 bits, and background and ignored voxels take two of the values
 
 IMAGES, LABELS = ARRAYS = ("images.npy", "labels.npy")
 SUMS = "checksums.json"
-REMEDY = "delete this folder: the arrays are made again from the data set"
+REMEDY = "delete this folder: the arrays are prepared again from the data set"
 
 FORMAT = 1
-"""Raised when the arrays are made in another way, so that older ones are not taken for new."""
+"""Version of the arrays, increased when their preparation changes, so that older arrays are not reused."""
 
 
 class _Sum(BaseModel):
-    """Of a file; against damage, not against intent, 32 bits are enough, and a CRC takes 0.25 s for 1 GB."""
+    """Size and checksum of a file. A CRC of 32 bits detects damage (not intent) and takes 0.25 s for 1 GB."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,39 +46,42 @@ class _Sum(BaseModel):
 
 
 class _Sums(RootModel[dict[str, _Sum]]):
-    """The content of a case's `checksums.json`, by the names of its arrays."""
+    """Content of the `checksums.json` of a case, by names of arrays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The prepared slices of one case.
+    """Prepared slices of one case.
 
     Attributes:
-        name: of the case.
-        folder: holds images.npy (slices, C, height, width) float32, labels.npy (slices, height, width) uint8, and
-            their checksums.
+        name: Name of the case.
+        folder: Folder with images.npy (slices, C, height, width) float32, labels.npy (slices, height, width) uint8,
+            and their checksums.
     """
 
     name: str
     folder: Path
 
     def images(self) -> NDArray[np.float32]:
-        """The image slices, memory-mapped: (slices, C, height, width)."""
+        """Image slices, memory-mapped: (slices, C, height, width)."""
         array: NDArray[np.float32] = _mapped(self.folder / IMAGES, np.float32, axes=4)
         return array
 
     def labels(self) -> NDArray[np.uint8]:
-        """The label slices, memory-mapped: (slices, height, width)."""
+        """Label slices, memory-mapped: (slices, height, width)."""
         array: NDArray[np.uint8] = _mapped(self.folder / LABELS, np.uint8, axes=3)
         return array
 
     def check(self, recipe: Recipe, *, classes: int, unsummed: bool = False) -> str:
-        """What is wrong with the arrays, "" if nothing is.
+        """Check the arrays for damage.
 
         Args:
-            recipe: they were made with.
-            classes: of the labels, the background included.
-            unsummed: take arrays without checksums, as earlier versions made them, if they look sound.
+            recipe: Recipe with which they were prepared.
+            classes: Number of classes, including the background.
+            unsummed: Accept arrays without checksums, as earlier versions wrote them, if their content is plausible.
+
+        Returns:
+            Description of the damage, or "" if there is none.
         """
         summed = (self.folder / SUMS).exists()
         if not summed and not unsummed:
@@ -93,26 +96,31 @@ class Prepared:
         if images.shape != shape or labels.size == 0 or any(np.less(shape[2:], recipe.patch)):
             return f"{self.folder} has images of shape {images.shape} and labels of shape {labels.shape}"
         if not summed and (labels.max() >= classes or not np.isfinite(images).all()):
-            return f"{self.folder} has labels of more than {classes} classes, or images that are not finite"
+            return f"{self.folder} has more than {classes} label classes, or images that are not finite"
         return ""
 
     def _damaged(self) -> Path | None:
-        """The first array that is not as it was written."""
+        """The first array that does not match its checksum."""
         path = self.folder / SUMS
         sums = validated(_Sums, read_json(path), path=path, remedy=REMEDY, strict=True).root
         return next((self.folder / name for name in ARRAYS if sums.get(name) != _sum(self.folder / name)), None)
 
 
 def cache_folder() -> Path:
-    """Where prepared arrays are kept: $SCSE_CACHE, else $XDG_CACHE_HOME/scse, else ~/.cache/scse."""
+    """Folder for prepared arrays: $SCSE_CACHE, otherwise $XDG_CACHE_HOME/scse, otherwise ~/.cache/scse.
+
+    Raises:
+        UserError: Neither variable is set, and the user has no home folder.
+    """
     if folder := os.environ.get("SCSE_CACHE"):
         return Path(folder)
     if folder := os.environ.get("XDG_CACHE_HOME"):
         return Path(folder) / "scse"
     try:
         return Path.home() / ".cache" / "scse"
-    except RuntimeError as error:  # a user without a name, as in containers
-        raise UserError("there is no home folder to keep prepared arrays in; set SCSE_CACHE to a folder") from error
+    except RuntimeError as error:  # users without a name, as in containers
+        message = "no home folder was found for the cache of prepared arrays; set SCSE_CACHE to a folder"
+        raise UserError(message) from error
 
 
 def prepare(
@@ -127,28 +135,29 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Prepared]:
-    """Prepare labelled cases, or find them prepared; damaged arrays are made again.
+    """Prepare labelled cases, reusing arrays in the cache; damaged arrays are prepared again.
 
     Args:
-        cases: with images and label maps.
-        recipe: how.
-        structures: name -> label value; the n-th structure becomes class n, background class 0.
-        digests: case name -> hash of its files, as `inspect` found it.
-        cache: the folder of all prepared arrays.
-        colors: of colour masks, see `Dataset`.
-        ignored: label value of voxels that are neither learned nor scored; they become `IGNORED_CLASS`.
-        progress: called with (done, of how many) after each case.
-        on_note: called with a line for each case whose arrays are damaged.
+        cases: Cases with images and label maps.
+        recipe: Recipe of the preparation.
+        structures: Label value of each structure, by name. The n-th structure becomes class n, background class 0.
+        digests: Hash of the files of each case, by name, as found by `inspect`.
+        cache: Folder of all prepared arrays.
+        colors: Colours of colour masks, see `Dataset`.
+        ignored: Label value of voxels that are neither learned nor scored; they become `IGNORED_CLASS`.
+        progress: Called with the numbers of finished and of all cases after each case.
+        on_note: Called with a message for each case whose arrays are damaged.
 
     Returns:
-        One `Prepared` a case, in the order of `cases`.
+        One `Prepared` per case, in the order of `cases`.
 
     Raises:
-        DataError: a file cannot be read, or a label map holds other values than `structures`.
-        ValueError: more than 254 structures, which the arrays cannot hold.
+        DataError: A file cannot be read, or a label map contains values that are not in `structures`.
+        UserError: There are more than 254 structures, or a case has no label map.
     """
     if len(structures) > MOST_STRUCTURES:
-        raise UserError(f"{len(structures)} structures are listed; at most {MOST_STRUCTURES} can be learned at once")
+        problem = f"the data set lists {len(structures)} structures, but at most {MOST_STRUCTURES} are allowed"
+        raise UserError(f"{problem}; remove or merge some")
     read = partial(_read_classes, structures=structures, colors=colors, ignored=ignored)
     result = []
     for done, case in enumerate(cases, start=1):
@@ -165,7 +174,7 @@ def prepare(
 
 
 def class_values(structures: Mapping[str, int]) -> NDArray[np.int64]:
-    """Label value of every class: background 0, then the structures in their order."""
+    """Label value of each class: background 0, then the structures in order."""
     return np.array([0, *structures.values()], dtype=np.int64)
 
 
@@ -177,9 +186,9 @@ def _key(digest: str, recipe: Recipe, structures: Mapping[str, int], ignored: in
 
 
 def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Image], *, damaged: bool = False) -> None:
-    """Prepare a case; `read` reads its label map as classes."""
+    """Prepare a case; `read` reads a label map as classes."""
     if case.label is None:
-        raise UserError(f"case {case.name} has no label map; only labelled cases can be prepared for training")
+        raise UserError(f"case {case.name} has no label map; training needs labelled cases")
     images, grid = recipe.image_slices(read_image(case.images))
     labels = recipe.label_slices(read(case.label), grid)
     with temporary_folder(folder.parent) as scratch:
@@ -195,15 +204,15 @@ def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Imag
         try:
             whole.rename(folder)
         except OSError:
-            # another process may have prepared the same case meanwhile
+            # another process may have prepared the same case in the meantime
             if not folder.is_dir():
                 raise
 
 
 def _replace(folder: Path, made: Path) -> None:
-    """Put the files of one folder in the place of damaged ones.
+    """Replace damaged files by those of another folder.
 
-    One at a time and never a moment without: other processes may be at the folder, to read it or to do the same.
+    Files are replaced one by one and never missing, because other processes may read or replace them at the same time.
     """
     if not folder.is_dir():
         folder.unlink()
@@ -216,7 +225,7 @@ def _replace(folder: Path, made: Path) -> None:
 
 
 def _sum(path: Path) -> _Sum:
-    """The checksum of a file, computed once in a process unless the file changes."""
+    """Checksum of a file, computed once per process unless the file changes."""
     found = path.stat()
     return _Sum(bytes=found.st_size, crc32=_crc32(path, found.st_size, found.st_mtime_ns))
 
@@ -232,13 +241,13 @@ def _crc32(path: Path, _size: int, _changed: int) -> int:
 
 def _mapped(path: Path, dtype: type[np.generic], *, axes: int) -> NDArray[Any]:
     try:
-        # unlike np.load, it knows nothing but arrays
+        # unlike np.load, this reads only arrays, never pickled objects
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({in_short(error)}); {REMEDY}") from error
     if (array.dtype, array.ndim) != (np.dtype(dtype), axes):
         found = f"{array.dtype} of {array.ndim} axes"
-        raise DataError(f"{path}: holds {found}, where {np.dtype(dtype)} of {axes} axes is wanted; {REMEDY}")
+        raise DataError(f"{path}: contains {found}, but {np.dtype(dtype)} of {axes} axes is expected; {REMEDY}")
     return array
 
 
@@ -267,5 +276,5 @@ def _classes(
         wrong &= ~left_out
     if wrong.any():
         some = ", ".join(map(str, np.unique(labels[wrong])[:5]))
-        raise DataError(f"{path}: holds label values that are not listed ({some}); list or relabel them")
+        raise DataError(f"{path}: contains label values that are not listed ({some}); list or relabel them")
     return classes

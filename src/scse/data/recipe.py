@@ -1,11 +1,11 @@
-"""How an image becomes the slices that a 2D network sees, and how labels of slices come back to its own grid.
+"""Recipes: how images become the slices for a 2D network, and how labels of slices return to the grid of the image.
 
-Only what is resampled needs torch: the slices of images in their own spacing are made without.
+Only resampling needs torch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar, get_args
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +16,8 @@ from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
+from scse.support.text import shortened_list
+from scse.vocabulary.planes import Plane
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,50 +25,49 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 V = TypeVar("V", np.float32, np.uint8)
 W = TypeVar("W", bound=np.generic)
-View = Literal["sagittal", "coronal", "axial", "picture"]
 SLICE_AXIS: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""The axis across which slices are taken, of a volume turned to RAS (right, anterior, superior)."""
+"""Axis perpendicular to the slices, of a volume reoriented to RAS (right, anterior, superior)."""
 
 ANISOTROPIC = 1.5
-"""A volume whose coarsest spacing exceeds its finest by this factor is sliced across the coarsest axis."""
+"""A volume is sliced across its coarsest axis if the coarsest spacing is at least this multiple of the finest."""
 
 THIN = 4
-"""A volume is thin along an axis that has at most a quarter of the voxels of each other axis."""
+"""A volume is thin along an axis if each other axis has at least this multiple of its voxels."""
 
 SMALLEST_PLANE = 16
-"""Voxels; along a thin axis of fewer, slices would be too narrow for a network, however fine their pixels are."""
+"""Voxels along an axis; slices with fewer voxels along a thin axis would be too narrow for a network."""
 
 LARGEST_PATCH = 256
-"""Pixels; longer sides are trained on crops and predicted in overlapping windows of the crop's size."""
+"""Pixels; images with longer sides are trained on crops and predicted in overlapping windows of the crop size."""
 
 PATCH_MULTIPLE = 8
-SAME_SPACING = 1e-3  # spacings that differ by less than this part of their median are not resampled
+SAME_SPACING = 1e-3  # spacings whose range is below this fraction of the median are not resampled
 CLIP_PERCENTILES = (0.5, 99.5)
 
 LEAST_SPACING, GREATEST_SPACING = 1e-8, 1e8
-"""Millimetres per pixel: finer than any light microscope, coarser than any scanner."""
+"""Allowed millimetres per pixel: from finer than any light microscope to coarser than any scanner."""
 
 Millimetres = Annotated[float, Field(ge=LEAST_SPACING, le=GREATEST_SPACING)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Percentile = Annotated[float, Field(ge=0, le=100)]
 
 BLOCK = 16
-"""Slices that are prepared at a time: of those of an axis whose voxels lie beside each other, a line of the cache."""
+"""Number of slices prepared at a time: 16 neighbouring float32 voxels fill one cache line."""
 
 STRETCH = 2**20
-"""Numbers whose sum is taken at a time."""
+"""Number of values summed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where slices come from, so that label slices can go back.
+    """Origin of slices in an image, used to return label slices to its grid.
 
     Attributes:
-        shape: voxels of the image as stored.
-        to_view: nibabel orientation (3, 2) that turned the volume to RAS; None for pictures.
-        axis: slice axis of the turned volume; 0 for pictures.
+        shape: Voxels of the image as stored.
+        to_view: nibabel orientation (3, 2) that reorients the volume to RAS; None for pictures.
+        axis: Slice axis of the reoriented volume; 0 for pictures.
         plane: (height, width) of a slice before resampling.
-        resampled: (height, width) after resampling, before padding.
+        resampled: (height, width) of a slice after resampling and before padding.
     """
 
     shape: tuple[int, ...]
@@ -76,32 +77,32 @@ class Grid:
     resampled: tuple[int, int]
 
     def restore(self, slices: NDArray[W]) -> NDArray[W]:
-        """Bring slices of labels or other values, (slices, *plane), to the stored shape and orientation."""
+        """Convert slices of labels or other values, (slices, *plane), to the stored shape and orientation."""
         restored = np.empty(self.shape, slices.dtype)
         self.sliced(restored)[:] = slices
         return restored
 
     def sliced(self, stored: NDArray[W]) -> NDArray[W]:
-        """The slices (slices, *plane) of an array of the stored shape, as a view of it."""
+        """View an array of the stored shape as slices (slices, *plane)."""
         if self.to_view is None:
             return stored[None]
         return np.moveaxis(_turned(stored, self.to_view), self.axis, 0)
 
 
 class Slices:
-    """The prepared slices of an image, made when they are asked for: `slices[3:9]` is (6, C, height, width) float32.
+    """Slices of an image, prepared on access: `slices[3:9]` is (6, C, height, width) float32.
 
-    No copy of the image is held beside the image itself.
+    The image is not copied.
 
     Attributes:
-        grid: where they come from.
-        shape: (slices, C, height, width).
-        constant: whether the image has one value throughout each channel.
-        nbytes: of the image that they are made from.
+        grid: Origin of the slices in the image.
+        shape: Shape (slices, C, height, width).
+        constant: Whether each channel of the image has a single value.
+        nbytes: Bytes of the image.
     """
 
     def __init__(self, stored: NDArray[np.generic], grid: Grid, clip: tuple[float, float], patch: tuple[int, int]):
-        """Measure the intensities of slices (slices, C, *plane), a view of the image."""
+        """Measure the intensities of `stored`, a view (slices, C, *plane) of the image."""
         self.grid = grid
         self._stored = stored
         self._scales = [_scale(stored[:, channel], clip) for channel in range(stored.shape[1])]
@@ -113,11 +114,11 @@ class Slices:
         self._fill = np.float32(0) if self.shape[2:] == grid.resampled else min(b.min() for b in self._blocks())
 
     def __len__(self) -> int:
-        """Their number."""
+        """Number of slices."""
         return self.shape[0]
 
     def __getitem__(self, chosen: slice | Sequence[int] | NDArray[np.intp]) -> NDArray[np.float32]:
-        """Prepare some of them."""
+        """Prepare the chosen slices."""
         return _pad(self._resized(self._stored[chosen]), self.shape[2:], fill=self._fill)
 
     def _blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -132,21 +133,22 @@ class Slices:
 
 
 class Recipe(BaseModel):
-    """How an image is prepared; every choice is derived from the data and stored with the model.
+    """Preparation of images for a network, derived from the data set and stored with the model.
 
     Attributes:
-        view: the plane of the slices; "picture" for 2D images without an orientation.
-        spacing: mm per pixel (rows, columns) that slices are resampled to; None keeps the image's own.
-        patch: (height, width) in pixels that the network sees; smaller slices are padded, larger ones are
+        view: Plane of the slices; "picture" for 2D images without an orientation.
+        spacing: Millimetres per pixel (rows, columns) to which slices are resampled; None keeps the spacing of the
+            image.
+        patch: Size (height, width) in pixels of the network's input. Smaller slices are padded; larger slices are
             cropped in training and covered by overlapping windows in prediction.
-        channels: channels of the image.
-        clip: percentiles of the voxels above an image's minimum to which each channel is clipped before its
-            mean and standard deviation (of the same voxels) are brought to 0 and 1.
+        channels: Number of image channels.
+        clip: Lower and upper percentile to which each channel is clipped. Each channel is then normalised to mean 0
+            and standard deviation 1. All of these are measured on the voxels above the minimum of the image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    view: View
+    view: Plane
     spacing: tuple[Millimetres, Millimetres] | None
     patch: tuple[Pixels, Pixels]
     channels: int = Field(ge=1, le=1024)
@@ -155,29 +157,32 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check_clip(self) -> Self:
         if not self.clip[0] < self.clip[1]:
-            raise ValueError(f"clip must name the lower percentile first, got {self.clip}")
+            raise ValueError(f"clip must list the lower percentile first, got {self.clip}")
         return self
 
     @classmethod
-    def derive(cls, facts: Sequence[CaseFacts], *, view: View | None = None, spacing: float | None = None) -> Self:
+    def derive(cls, facts: Sequence[CaseFacts], *, plane: Plane | None = None, spacing: float | None = None) -> Self:
         """Choose a recipe for a data set.
 
         Args:
-            facts: of the cases, as `inspect` found them.
-            view: the plane; by default, from the cases' medians: across the axis of fewest voxels if the volumes are
-                thin along it (one voxel, or a quarter of the other axes' or fewer), unless they have 16 voxels or
-                more there and pixels of the slices would be anisotropic; else across the coarsest axis if they are
-                anisotropic (the coarsest spacing is 1.5 times the finest or more); else coronal, as in the paper.
-            spacing: mm per pixel in the plane; by default the images' own, or their median where they differ.
+            facts: Facts of the cases, as found by `inspect`.
+            plane: Plane of the slices. By default it is chosen from the medians of the cases: across the axis with the
+                fewest voxels if the volumes are thin along it (one voxel, or at most a quarter of the voxels of each
+                other axis), unless they have at least 16 voxels there and the pixels of the slices would be
+                anisotropic; otherwise across the coarsest axis if the volumes are anisotropic (coarsest spacing at
+                least 1.5 times the finest); otherwise coronal, as in the paper.
+            spacing: Millimetres per pixel in the plane. By default the spacing of the images, or the median if they
+                differ.
 
         Raises:
-            ValueError: no facts, a view that does not fit the images, or a spacing that is not positive.
+            UserError: There are no facts, the plane does not fit the images, or the spacing is not positive or out of
+                range.
         """
         if not facts:
-            raise UserError("a recipe cannot be derived from no cases; the data set has none that can be read")
-        if view is not None:
-            check_choice("view", view, get_args(View))
-        view = _choose_view(facts, view)
+            raise UserError("the data set has no readable cases to derive a recipe from; fix them, or add cases")
+        if plane is not None:
+            check_choice("plane", plane, get_args(Plane))
+        view = _choose_plane(facts, plane)
         planes = [_plane(case, view) for case in facts]
         spacings = np.array([plane_spacing for _, plane_spacing in planes])
         target = _choose_spacing(spacings, spacing)
@@ -191,11 +196,11 @@ class Recipe(BaseModel):
         return cls(view=view, spacing=target, patch=(height, width), channels=facts[0].channels)
 
     def describe(self) -> list[tuple[str, str]]:
-        """The choices as (what, chosen) rows, for people."""
+        """The recipe as printable rows (name, value)."""
         spacing = "as stored" if self.spacing is None else " x ".join(f"{mm:g} mm" for mm in self.spacing)
         low, high = self.clip
         return [
-            ("view", self.view),
+            ("plane", self.view),
             ("spacing in the plane", spacing),
             ("patch", " x ".join(map(str, self.patch)) + " pixels"),
             ("channels", str(self.channels)),
@@ -206,7 +211,7 @@ class Recipe(BaseModel):
         """Prepare an image: (C, *spatial) -> (slices, C, height, width) float32, at least `patch` in size.
 
         Raises:
-            ValueError: the image has another number of channels, does not fit the view, or is not finite.
+            UserError: The image has another number of channels, does not fit the plane, or is not finite.
         """
         slices = self.slices(image)
         prepared = np.empty(slices.shape, np.float32)
@@ -215,18 +220,18 @@ class Recipe(BaseModel):
         return prepared, slices.grid
 
     def slices(self, image: Image) -> Slices:
-        """As `image_slices`, but each slice is made when it is asked for, which takes no memory for all of them.
+        """Like `image_slices`, but slices are prepared on access, which saves memory.
 
         Raises:
-            ValueError: as `image_slices`.
+            UserError: As for `image_slices`.
         """
         if image.array.shape[0] != self.channels:
-            raise UserError(f"the image has {image.array.shape[0]} channels, the model takes {self.channels}")
+            raise UserError(f"the image has {image.array.shape[0]} channels, but the model expects {self.channels}")
         turned, to_view = self._turn(image)
         axis = SLICE_AXIS.get(self.view, 0)
         stored = np.moveaxis(turned, axis + 1, 0)
         if not all(np.isfinite(stored[start : start + BLOCK]).all() for start in range(0, len(stored), BLOCK)):
-            raise UserError("the image has voxels that are NaN or infinite; replace them, such as by 0")
+            raise UserError("the image has voxels that are NaN or infinite; replace them, for example by 0")
         plane = (stored.shape[2], stored.shape[3])
         resampled = _resampled(plane, self.plane_spacing(image, to_view), self.spacing)
         return Slices(stored, Grid(image.array.shape[1:], to_view, axis, plane, resampled), self.clip, self.patch)
@@ -234,7 +239,7 @@ class Recipe(BaseModel):
     def label_slices(self, label: Image, grid: Grid) -> NDArray[np.uint8]:
         """Prepare a label map on the grid of its image: (*spatial) -> (slices, height, width).
 
-        A resampled pixel gets the label that covers most of it.
+        A resampled pixel gets the label that covers the largest part of it.
         """
         turned, _ = self._turn(Image(label.array[None], label.affine))
         slices = np.moveaxis(turned[0], grid.axis, 0).astype(np.uint8, order="C")
@@ -244,43 +249,43 @@ class Recipe(BaseModel):
         return _pad(slices, size, fill=np.uint8(0))
 
     def restore(self, probabilities: "Tensor", grid: Grid) -> NDArray[np.uint8]:
-        """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) of the image's own grid.
+        """Class probabilities (slices, classes, height, width) -> labels (slices, *plane) on the grid of the image.
 
-        Probabilities are brought up, not labels, whose staircase edges would cost Dice. Slices that were not
+        Probabilities are resampled rather than labels, whose staircase edges would lower Dice. Slices that were not
         resampled may be given as logits.
 
         Raises:
-            ValueError: a pixel's greatest probability is NaN or infinite.
+            UserError: The greatest probability of a pixel is NaN or infinite.
         """
-        # as argmax, but on the CPU several times as fast
+        # max is several times as fast as argmax on CPUs
         best = self.to_plane(probabilities, grid).max(1)
         if not best.values.isfinite().all():
             raise UserError(
-                "the network returned NaN or infinite scores, which have no label; its weights are damaged or its "
-                "numbers overflowed: copy or train the model again"
+                "the network returned NaN or infinite probabilities: its weights are corrupted, or values overflowed; "
+                "copy the model again, or train it again"
             )
         restored: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
         return restored
 
     def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
-        """Maps of prepared slices (slices, C, height, width) -> (slices, C, *plane), on the image's own grid."""
+        """Maps of prepared slices (slices, C, height, width) -> (slices, C, *plane) on the grid of the image."""
         height, width = grid.resampled
         return resize(maps[..., :height, :width], grid.plane)
 
     def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
         if self.view == "picture":
             if image.array.ndim != 3:
-                raise UserError(f"the model takes 2D pictures, got an image of shape {image.array.shape[1:]}")
+                raise UserError(f"the model expects 2D pictures, got an image of shape {image.array.shape[1:]}")
             return image.array[:, None], None
         if image.array.ndim != 4:
-            raise UserError(f"the model takes {self.view} slices of volumes, got shape {image.array.shape[1:]}")
+            raise UserError(f"the model expects {self.view} slices of volumes, got shape {image.array.shape[1:]}")
         affine = np.eye(4) if image.affine is None else image.affine
         to_view = nib.io_orientation(affine)
-        # a view: the channels stand last while the spatial axes are turned
+        # a view: the channel axis is moved to the end while the spatial axes are reoriented
         return np.moveaxis(_turned(np.moveaxis(image.array, 0, -1), to_view), -1, 0), to_view
 
     def plane_spacing(self, image: Image, to_view: NDArray[np.float64] | None) -> tuple[float, float]:
-        """Millimetres per pixel (rows, columns) of an image's own slices; 1.0 each for pictures."""
+        """Millimetres per pixel (rows, columns) of the slices of an image before resampling; 1.0 each for pictures."""
         if to_view is None:
             return (1.0, 1.0)
         turned = np.empty(3)
@@ -289,32 +294,31 @@ class Recipe(BaseModel):
         return float(height), float(width)
 
 
-def _choose_view(facts: Sequence[CaseFacts], view: View | None) -> View:
+def _choose_plane(facts: Sequence[CaseFacts], plane: Plane | None) -> Plane:
     axes = {len(case.shape) for case in facts}
     if len(axes) > 1:
-        raise UserError("the data set mixes 2D pictures and volumes; give each its own data set")
+        raise UserError("the data set mixes 2D pictures and volumes; put them into separate data sets")
     if axes == {2}:
-        if view not in {None, "picture"}:
-            raise UserError(f"view={view!r} needs volumes, but the images are 2D; leave view out")
+        if plane not in {None, "picture"}:
+            raise UserError(f"plane={plane!r} needs volumes, but the images are 2D; omit plane")
         return "picture"
-    if view == "picture":
-        raise UserError(f"view='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
-    if view is not None:
-        return view
-    views: list[View] = ["sagittal", "coronal", "axial"]
-    chosen = views[_slice_axis(facts)]
+    if plane == "picture":
+        raise UserError(f"plane='picture' needs 2D images, but these are volumes; choose {', '.join(SLICE_AXIS)}")
+    if plane is not None:
+        return plane
+    planes: list[Plane] = ["sagittal", "coronal", "axial"]
+    chosen = planes[_slice_axis(facts)]
     astray = [case.name for case in facts if 1 in _plane(case, chosen)[0] and max(_plane(case, chosen)[0]) > 1]
     if astray:
-        some = ", ".join(astray[:5]) + (f" and {len(astray) - 5} more" if len(astray) > 5 else "")
         raise UserError(
-            f"most volumes are sliced in {chosen} planes, in which {len(astray)} of {len(facts)} volumes ({some}) are "
-            "one voxel wide; give the volumes of each plane a data set of their own, or choose a view"
+            f"the {chosen} plane fits most volumes, but in its slices {len(astray)} of {len(facts)} volumes "
+            f"({shortened_list(astray)}) are one voxel wide; make one data set per slice plane, or choose another plane"
         )
     return chosen
 
 
 def _slice_axis(facts: Sequence[CaseFacts]) -> int:
-    """Across which axis (right, anterior, superior) the cases are sliced, from their medians."""
+    """The axis perpendicular to the slices (0 right, 1 anterior, 2 superior), chosen from the medians of the cases."""
     voxels = np.median([_canonical(case, case.shape) for case in facts], axis=0)
     spacings = np.median([_canonical(case, case.spacing) for case in facts], axis=0)
     short = int(voxels.argmin())
@@ -328,14 +332,14 @@ def _slice_axis(facts: Sequence[CaseFacts]) -> int:
 
 
 def _canonical(case: CaseFacts, values: Sequence[T]) -> list[T]:
-    """Values along the stored axes, in the order right, anterior, superior."""
+    """Reorder values of the stored axes to right, anterior, superior."""
     codes = case.orientation or "RAS"
     order = nib.orientations.axcodes2ornt(codes)[:, 0].astype(int)
     return [value for _, value in sorted(zip(order, values, strict=True), key=lambda pair: pair[0])]
 
 
-def _plane(case: CaseFacts, view: View) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Size and spacing of a case's slices."""
+def _plane(case: CaseFacts, view: Plane) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Size and spacing of the slices of a case."""
     if view == "picture":
         return (case.shape[0], case.shape[1]), (1.0, 1.0)
     shape, spacing = _canonical(case, case.shape), _canonical(case, case.spacing)
@@ -353,7 +357,7 @@ def _choose_spacing(spacings: NDArray[np.float64], wanted: float | None) -> tupl
 
 
 def _resampled(plane: tuple[int, int], own: tuple[float, float], target: tuple[float, float] | None) -> tuple[int, int]:
-    """Pixels after resampling; the extent is kept, so the spacing is met up to rounding to whole pixels."""
+    """Pixels after resampling. The extent is kept, so rounding to whole pixels makes the spacing approximate."""
     if target is None:
         return plane
     height, width = (max(1, round(n * a / b)) for n, a, b in zip(plane, own, target, strict=True))
@@ -361,13 +365,13 @@ def _resampled(plane: tuple[int, int], own: tuple[float, float], target: tuple[f
 
 
 def _turned(stored: NDArray[W], to_view: NDArray[np.float64]) -> NDArray[W]:
-    """An array whose first axes are those of a volume, turned to RAS as a view."""
+    """A view of an array with its first three axes reoriented to RAS."""
     turned: NDArray[W] = nib.orientations.apply_orientation(stored, to_view)
     return turned
 
 
 def _pad(slices: NDArray[V], size: tuple[int, ...], *, fill: V) -> NDArray[V]:
-    """Fill slices (..., height, width) at their far edges up to `size`."""
+    """Pad slices (..., height, width) at the bottom and right up to `size`."""
     missing = [wanted - there for wanted, there in zip(size, slices.shape[-2:], strict=True)]
     if not any(missing):
         return slices
@@ -377,7 +381,7 @@ def _pad(slices: NDArray[V], size: tuple[int, ...], *, fill: V) -> NDArray[V]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """How the intensities of a channel are brought to mean 0 and deviation 1."""
+    """Clipping and normalisation of a channel to mean 0 and standard deviation 1."""
 
     low: np.float64
     high: np.float64
@@ -392,26 +396,26 @@ class _Scale:
 
 
 def _scale(slices: NDArray[np.generic], clip: tuple[float, float]) -> _Scale | None:
-    """Measure a channel's voxels above its minimum, (slices, *plane); None if it has none.
+    """Measure the voxels of a channel (slices, *plane) above its minimum; None if there are none.
 
-    Percentiles make this proof against scales that differ by orders of magnitude between images and against
-    single bright voxels; leaving out the minimum keeps a constant background from deciding the scale.
+    Percentiles adapt to intensity ranges that differ by orders of magnitude between images and ignore single bright
+    voxels. Excluding the minimum prevents a constant background from dominating the statistics.
     """
     foreground = _above_minimum(slices)
     if foreground.size == 0:
         return None
-    # percentiles reorder the voxels, since that takes no copy of them, and a sum depends on the order in its last bits
+    # percentile reorders the voxels to save a copy; they are read again because a sum depends on the order of its terms
     low, high = np.percentile(foreground, clip, overwrite_input=True)
     del foreground
     foreground = _above_minimum(slices)
     mean = _sum(lambda part: np.clip(part, low, high), foreground) / foreground.size
     variance = _sum(lambda part: (np.clip(part, low, high) - mean) ** 2, foreground) / foreground.size
-    # a two-valued image has one foreground value and no deviation
+    # an image with two values has one foreground value and a standard deviation of 0
     return _Scale(low, high, mean, np.sqrt(variance) or np.float64(1))
 
 
 def _above_minimum(slices: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The voxels above the minimum, one after the other."""
+    """The voxels above the minimum, as a 1D array."""
     blocks = [slices[start : start + BLOCK] for start in range(0, len(slices), BLOCK)]
     minimum = min(block.min() for block in blocks)
     foreground = np.empty(sum(np.count_nonzero(block > minimum) for block in blocks), np.float32)
@@ -424,7 +428,7 @@ def _above_minimum(slices: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _sum(values: Callable[[NDArray[np.float32]], NDArray[np.float64]], of: NDArray[np.float32]) -> np.float64:
-    """The sum of what `values` makes of an array, as numpy.sum takes it of the whole, in halves, but in parts."""
+    """Sum of `values` applied to an array, computed in parts that halve like numpy.sum, so that the bits are equal."""
     if of.size <= STRETCH:
         return np.float64(values(of).sum())
     half = of.size // 2
@@ -433,10 +437,10 @@ def _sum(values: Callable[[NDArray[np.float32]], NDArray[np.float64]], of: NDArr
 
 
 def resize(slices: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """Bring (slices, C, height, width) to another size: bilinear, averaging over what a coarser pixel covers."""
+    """Resample (slices, C, height, width) to another size: bilinear, with antialiasing where pixels become coarser."""
     if slices.shape[2:] == size:
         return slices
-    from torch.nn.functional import interpolate  # noqa: PLC0415 (where nothing is resampled, torch is not needed)
+    from torch.nn.functional import interpolate  # noqa: PLC0415 (only resampling needs torch)
 
     return interpolate(slices, size, mode="bilinear", antialias=True)
 
@@ -451,7 +455,7 @@ def _resize_array(slices: NDArray[np.float32], size: tuple[int, int]) -> NDArray
 
 
 def _resize_labels(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(height, width) labels -> `size`, each pixel the label that covers most of it."""
+    """Resample labels (height, width) to `size`; each pixel gets the label that covers the largest part of it."""
     present = np.unique(plane)
     one_hot = (plane == present[:, None, None]).astype(np.float32)
     share = _resize_array(one_hot[None], size)[0]

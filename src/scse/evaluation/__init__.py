@@ -1,4 +1,4 @@
-"""Scores of predictions against references, and their paired comparison."""
+"""Scores of predictions against references, and paired comparison of variants."""
 
 from scse.evaluation.comparison import Comparison, compare
 from scse.evaluation.quality import time_to_quality

@@ -35,42 +35,47 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 
 ALL = "all structures"
-DECIMALS = 12  # equal scores must count as equal whatever the rounding of their averages
+DECIMALS = 12  # differences are rounded, so that equal scores count as equal despite rounding errors of averages
 MARGIN = 0.005
-"""Of metrics between 0 and 1, such as Dice."""
+"""Default margin of metrics between 0 and 1, such as Dice."""
 
 NOISE = ["network", "trainings", "apart", "against", "splits", "exact", "alarms"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. A training is one seed of a variant; its folds, if it has several, are one training.
+    """Result of `compare`. All folds of one seed of a variant are one training.
 
     Attributes:
-        baseline: the variant that the others are compared with.
-        metric: such as "dice", "hd95" (mm) or "msd" (mm).
-        lower_is_better: whether lower values of it are better.
-        margin: differences below it do not matter, in units of the metric; None if none was given or known.
-        summary: network, variant, mean, sd, median, cases, absent, lacking, seeds, sd_seeds. Mean, standard
-            deviation and median over cases of the mean over structures; `absent` counts the NaN scores,
-            `lacking` the ones that have no row although that network has the fold's case and seed and the
-            structure; `sd_seeds` is the standard deviation over seeds of the mean over cases, NaN with one seed.
-        structures: network, variant, structure, mean, sd, median, n; the same for each structure alone.
-        tests: network, variant, structure, trainings, n, missing, difference, low, high, p, p_holm, p_equivalent,
-            p_equivalent_holm, sd_trainings, sd_blocks, sd_rest, detectable, needed, better, equal, worse, kind. One row
-            for `ALL` structures together and one for each, of every variant but the baseline. `difference` is the mean
-            of variant minus baseline, `low` and `high` its 95 % interval, `p` of no difference, `p_equivalent` of a
-            difference as large as the margin, all by the model of `estimate` with `trainings` x `n` cases; they are NaN
-            with fewer than 3 trainings or 6 cases. `missing` counts the pairs (one per seed, fold and case) that could
-            not be formed. Standard deviations as in `Spread`. `detectable` is the smallest difference that such a study
-            finds with 80 % power, `needed` the trainings that a difference of the margin needs for that (infinite: more
-            than 1,000); both of the rows of `ALL` only. better, equal and worse count cases and know the direction of
-            the metric. `kind` is "better", "worse", "equivalent", "undecided", "few_trainings" or "few_cases", by the
-            rules of `compare`.
-        seeds: network, variant, seed, mean, difference, cases. Mean over cases, and mean difference to the
-            baseline (NaN for itself), of one seed alone.
-        noise: network, and what `Noise` has; of the networks with two or more trainings of the baseline.
-        missing: network, variant, seed, fold, case, structure, why. Every score that is not there: "NaN" or "no row".
+        baseline: Variant with which the others are compared.
+        metric: Metric, such as "dice", "hd95" (mm) or "msd" (mm).
+        lower_is_better: Whether lower values of the metric are better.
+        margin: Largest irrelevant difference, in units of the metric; None if it is neither given nor known.
+        summary: Table with the columns network, variant, mean, sd, median, cases, absent, lacking, seeds, sd_seeds.
+            Mean, standard deviation and median are taken over cases, of the mean over structures. `absent` is the
+            number of NaN scores, `lacking` the number of scores without a row although the network has the case and
+            seed of the fold and the structure. `sd_seeds` is the standard deviation over seeds of the mean over cases,
+            NaN with one seed.
+        structures: Table with the columns network, variant, structure, mean, sd, median, n: the same for each
+            structure.
+        tests: Table with the columns network, variant, structure, trainings, n, missing, difference, low, high, p,
+            p_holm, p_equivalent, p_equivalent_holm, sd_trainings, sd_blocks, sd_rest, detectable, needed, better,
+            equal, worse, kind. Each variant except the baseline has one row for `ALL` structures together and one for
+            each structure. `difference` is the mean of variant minus baseline, `low` and `high` its 95 % interval, `p`
+            the p-value of no difference, and `p_equivalent` that of a difference as large as the margin, all by the
+            model of `estimate` with `trainings` x `n` cases. They are NaN with fewer than 3 trainings or 6 cases.
+            `missing` is the number of pairs (one per seed, fold and case) that could not be formed. For the standard
+            deviations see `Spread`. `detectable` is the smallest difference that a study of this size detects with
+            80 % power, `needed` the number of trainings that detect the margin with this power (infinite: more than
+            1,000); both are NaN except for `ALL`. `better`, `equal` and `worse` are numbers of cases and follow the
+            direction of the metric. `kind` is "better", "worse", "equivalent", "undecided", "few_trainings" or
+            "few_cases", by the rules of `compare`.
+        seeds: Table with the columns network, variant, seed, mean, difference, cases: mean over cases, and mean
+            difference to the baseline (NaN for the baseline), of each seed.
+        noise: Table with the column network and the attributes of `Noise`, for networks with at least two trainings of
+            the baseline.
+        missing: Table with the columns network, variant, seed, fold, case, structure, why: all missing scores, where
+            `why` is "NaN" or "no row".
     """
 
     baseline: str
@@ -86,7 +91,7 @@ class Comparison:
 
 
 class _Pairs(NamedTuple):
-    """The paired differences of one test; `cases` has one number a case, its mean over trainings."""
+    """Paired differences of one test; `cases` has the mean over trainings of each case."""
 
     network: str
     variant: str
@@ -105,31 +110,31 @@ def compare(
     lower_is_better: bool | None = None,
     margin: float | None = None,
 ) -> Comparison:
-    """Compare each variant with the baseline, network by network, on the same cases and seeds.
+    """Compare each variant with the baseline in each network, on the same cases and seeds.
 
-    Estimated is the mean paired difference over new cases and new trainings of this recipe, by a model in which both
-    are drawn at random (docs/statistics.md, `estimate`). Scores pair by seed, fold, case and structure; for `ALL`,
-    differences are first averaged over the structures that both variants have. Holm's correction (1979) is made over
+    The mean paired difference over new cases and new trainings of the recipe is estimated by a model in which both are
+    random samples (docs/statistics.md, `estimate`). Scores are paired by seed, fold, case and structure; for `ALL`,
+    differences are first averaged over the structures that both variants have. Holm's correction (1979) is applied to
     two families in each network: A, the `ALL` tests of its variants; B, all its tests of single structures
     (structures x variants).
 
-    The rules of `kind`: "few_cases" with fewer than 6 paired cases, "few_trainings" with fewer than 3 trainings. Then
-    "equivalent" if the corrected p of a difference as large as the margin is below 0.05; else "better" or "worse" if
-    the corrected p of no difference is; else "undecided".
+    Rules of `kind`: "few_cases" with fewer than 6 paired cases; "few_trainings" with fewer than 3 trainings;
+    "equivalent" if the corrected p-value of a difference as large as the margin is below 0.05; "better" or "worse" if
+    the corrected p-value of no difference is below 0.05; otherwise "undecided". The first rule that applies counts.
 
-    Trainings that only the baseline has count for the noise floor alone. The model needs every case in every training:
-    trainings that lack more than half of the cases are left out, then cases that lack a training.
+    Trainings that only the baseline has are used only for the noise floor. The model needs every case in every
+    training: trainings that lack more than half of the cases are left out, then cases that lack a training.
 
     Args:
-        scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
-        baseline: the variant to compare with.
-        metric: the metric to compare.
-        lower_is_better: needed for a metric that is not known.
-        margin: differences below it do not matter, in units of the metric; by default 0.005 for metrics between 0 and
-            1, and none for others, so that nothing is called equivalent.
+        scores: Tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
+        baseline: Variant with which the others are compared.
+        metric: Metric to compare.
+        lower_is_better: Whether lower values are better; required for unknown metrics.
+        margin: Largest irrelevant difference, in units of the metric. The default is 0.005 for metrics between 0 and
+            1, and None for others, for which no variant is called equivalent.
 
     Raises:
-        ValueError: columns are missing, a value is infinite, a score is there twice, baseline or metric does not
+        UserError: A column is missing, a value is infinite, a score occurs twice, the baseline or metric does not
             occur, it is not known whether lower values are better, or the margin is not positive.
     """
     check_scores(scores, metric, baseline)
@@ -159,10 +164,10 @@ def compare(
 
 
 def chosen_margin(metric: str, margin: float | None = None) -> float | None:
-    """The margin that was given, or the metric's own, if it has one.
+    """The given margin, or the default of the metric.
 
     Raises:
-        ValueError: the given one is not positive.
+        UserError: The margin is not positive.
     """
     if margin is None:
         return MARGIN if metric.lower() in HIGHER_IS_BETTER else None
@@ -175,12 +180,12 @@ TABLES = ("summary", "structures", "tests", "seeds", "noise", "missing")
 
 
 def table_paths(folder: Path) -> list[Path]:
-    """The files that `write_tables` writes."""
+    """Paths of the files that `write_tables` writes."""
     return [folder / f"{name}.csv" for name in (*TABLES, "ranking")]
 
 
 def write_tables(comparison: Comparison, ranks: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the tables of a comparison and of `ranking` as CSV files into `folder`; returns their paths."""
+    """Write the tables of a comparison and of `ranking` as CSV files into `folder`, and return their paths."""
     tables = [getattr(comparison, name) for name in TABLES]
     paths = table_paths(folder)
     for path, table in zip(paths, [*tables, ranks], strict=True):
@@ -209,7 +214,7 @@ def _subjects(grid: Grid) -> Floats:
 
 
 def _spread(values: Floats) -> tuple[float, float, float, int]:
-    """Mean, standard deviation, median and number of the values that are not NaN."""
+    """Mean, standard deviation, median and number of all values that are not NaN."""
     known = values[np.isfinite(values)]
     if not len(known):
         return np.nan, np.nan, np.nan, 0
@@ -224,14 +229,14 @@ def _structure_rows(grid: Grid) -> Iterator[tuple[Any, ...]]:
 
 
 def _with_all(single: Floats) -> Floats:
-    """Values of single structures (units, structures) with their mean put first."""
+    """Prepend the mean over structures to values (units, structures)."""
     return np.concatenate([mean(single, axis=1), single], axis=1)
 
 
 def _others(grid: Grid, baseline: str) -> Iterator[tuple[str, Floats]]:
-    """Each variant to be compared, with its differences: `ALL`, then each structure, (units, 1 + structures).
+    """Variants to be compared, with their differences (units, 1 + structures): of `ALL`, then of each structure.
 
-    None in a network without the baseline.
+    Nothing is yielded for a network without the baseline.
     """
     if grid.variants[0] == baseline:
         for place, variant in enumerate(grid.variants[1:], start=1):
@@ -259,7 +264,7 @@ def _missing(grid: Grid) -> pd.DataFrame:
             "variant": np.array(grid.variants, dtype=object)[variant],
             **{key: grid.units[key].to_numpy()[unit] for key in ("seed", "fold", "case")},
             "structure": np.array(grid.structures, dtype=object)[structure],
-            "why": np.where(grid.there[variant, unit, structure], "NaN", "no row"),
+            "why": np.where(grid.present[variant, unit, structure], "NaN", "no row"),
         }
     )
 
@@ -272,17 +277,17 @@ def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
         for place, structure in enumerate([ALL, *grid.structures]):
             table, kept = _complete(tables[:, :, place])
             blocks, overlap = _blocks(table, None if folds is None else folds[kept])
-            # folds may differ in size: the mean is that over cases
+            # the mean is taken over cases, because folds may differ in size
             found = replace(estimate(blocks, overlap=overlap), difference=table.sum() / (table.size or np.nan))
             cases = table.mean(axis=0).round(DECIMALS)
             yield _Pairs(grid.network, variant, structure, int(missing[place]), cases, found, overlap)
 
 
 def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """The part (K, n) of a table (seeds, cases) without gaps, and which cases are in it.
+    """The part (K, n) of a table (seeds, cases) without gaps, and a mask of its cases.
 
     Seeds that lack more than half of the cases are left out, then cases that lack a seed. If nothing is left, all
-    seeds count as one training, each case with the mean of those that it has.
+    seeds count as one training, with the mean over the existing seeds for each case.
     """
     there = np.isfinite(table)
     cases = np.asarray(there.any(axis=0))
@@ -294,8 +299,8 @@ def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 def _blocks(table: Floats, folds: NDArray[np.intp] | None) -> tuple[Floats, float]:
-    """The table (K, cases) as `estimate` takes it, and the overlap: of a cross-validation the means of each fold."""
-    if folds is None or not folds.size:  # a structure without a score has no case
+    """The table (K, blocks) for `estimate`, and the overlap. Blocks are cases, or folds in a cross-validation."""
+    if folds is None or not folds.size:  # a structure without scores has no cases
         return table, 0.0
     means = np.stack([table[:, folds == fold].mean(axis=1) for fold in np.unique(folds)], axis=1)
     return means, fold_overlap(means.shape[1])
@@ -335,14 +340,14 @@ def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFra
     family = [tests["network"], tests["structure"] == ALL]
     for name in ("p", "p_equivalent"):
         tests[f"{name}_holm"] = tests.groupby(family)[name].transform(lambda p: holm(p.to_numpy(dtype=np.float64)))
-    tests["detectable"], tests["needed"] = _sight(tests, pairs, margin)
+    tests["detectable"], tests["needed"] = _detectable(tests, pairs, margin)
     for name, counted in (("better", np.greater), ("equal", np.equal), ("worse", np.less)):
         tests[name] = [int(counted(gain, 0).sum()) for gain in gains]
     return tests.assign(kind=_kinds(tests, lower))
 
 
-def _sight(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
-    """The columns detectable and needed."""
+def _detectable(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
+    """The columns `detectable` and `needed`."""
     detected, needed = [], []
     compared = tests[(tests["structure"] == ALL) & tests["p"].notna()].groupby("network").size()
     for row, each in zip(tests.to_dict("records"), pairs, strict=True):
@@ -359,7 +364,7 @@ def _sight(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tu
 
 
 def _kinds(tests: pd.DataFrame, lower: bool) -> list[str]:
-    """The rules of `compare`."""
+    """Apply the rules of `kind`, see `compare`."""
     up = ((tests["difference"] > 0) != lower).to_numpy()
     apart = (tests["p_holm"] < LEVEL).to_numpy()
     rules = {

@@ -1,4 +1,4 @@
-"""Files of scores as other programs write them: one reader for each format, and the choice between them."""
+"""Reading of score files of other programs: one reader for each format, and detection of the format."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,10 @@ from scse.data.files import ENDINGS
 from scse.evaluation.reading import read_table
 from scse.support.errors import DataError, in_short
 from scse.support.json_files import read_json
+from scse.support.text import shortened_list
 
 FORMATS = (
-    "a CSV or Parquet file with the columns case and value (structure, metric, seed and fold may be there too), "
+    "a CSV or Parquet file with the columns case and value (and optionally structure, metric, seed and fold), "
     "the summary.json of nnU-Net v2, a METRIC_raw.csv of MONAI, or the results.csv of MIST"
 )
 JSON_REMEDY = "write the file again"
@@ -23,7 +24,7 @@ IMAGE_ENDINGS = (*ENDINGS, ".gipl.gz", ".nrrd", ".mha", ".mhd", ".gipl", ".b2nd"
 NNUNET_METRICS = {"Dice": "dice", "IoU": "iou"}
 MONAI_PREFIX = re.compile(r"(val_|test_|train_)?(mean_)?")
 MIST_METRICS = {
-    # the longest name of a column's end counts, as in MIST: WT_lesion_wise_dice is no dice
+    # as in MIST, the longest name at the end of a column counts: WT_lesion_wise_dice is not dice
     "lesion_wise_surf_dice": "lesion_wise_surf_dice",
     "lesion_wise_haus95": "lesion_wise_haus95",
     "lesion_wise_dice": "lesion_wise_dice",
@@ -42,22 +43,22 @@ def read_score_file(path: Path, *, metric: str) -> pd.DataFrame:
 
     Args:
         path: nnU-Net's `summary.json`, MONAI's `METRIC_raw.csv`, MIST's `results.csv`, or a long CSV or Parquet table.
-        metric: the metric to read; also the metric of a table without a column metric, and of a file of MONAI whose
-            name holds none.
+        metric: Metric to read. It is also the metric of a table without a column metric, and of a MONAI file whose
+            name contains no metric.
 
     Returns:
-        One score a row, with the columns case and value, and those of network, structure, seed, fold and metric that
-        the format has. The index holds the rows of the file.
+        A table with one score per row and the columns case and value, and network, structure, seed, fold and metric if
+        the format has them. The index is the row in the file.
 
     Raises:
-        DataError: the file cannot be read, is of an unknown format, or holds no such metric.
+        DataError: The file cannot be read, has an unknown format, or does not contain the metric.
     """
     table = read_nnunet(path) if path.suffix.lower() == ".json" else _read_columns(path, metric)
     if "metric" not in table.columns or table["metric"].isna().all():
         return table
     if not table["metric"].eq(metric).any():
         known = ", ".join(map(str, table["metric"].dropna().unique()))
-        raise DataError(f"{path}: the metric {metric!r} does not occur; it holds {known}. Choose one with --metric")
+        raise DataError(f"{path}: the metric {metric!r} does not occur; choose another with --metric: {known}")
     return table[table["metric"].eq(metric) | table["metric"].isna()].copy()
 
 
@@ -70,30 +71,32 @@ def _read_columns(path: Path, metric: str) -> pd.DataFrame:
         return read_monai(path, table, metric)
     if columns[0] == "id" and len(columns) > 1 and all(map(_mist_metric, columns[1:])):
         return read_mist(table)
-    raise DataError(f"{path}: the columns {_some(columns)} are of no known format of scores; allowed: {FORMATS}")
+    raise DataError(
+        f"{path}: the columns {shortened_list(columns, 8)} match no known format of scores; allowed: {FORMATS}"
+    )
 
 
 def _separator(path: Path) -> str:
-    """A comma, or what MONAI was told to write after `filename`."""
+    """The separator of a CSV file: a comma, or what follows `filename` in files of MONAI."""
     try:
         with path.open("rb") as file:
             start = re.match(rb"filename([;\t| ])", file.readline())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {in_short(error)}; give a file that can be read") from None
+        raise DataError(f"{path}: cannot be read ({in_short(error)}); give {FORMATS}") from None
     return start[1].decode() if start else ","
 
 
 def read_long(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """A table in scse's own long form, of one variant, whose name in the table does not matter.
+    """Check that a table in scse's long format has at most one variant, whose name does not matter.
 
     Raises:
-        DataError: the table has several variants.
+        DataError: The table has several variants.
     """
     variants = list(map(str, table["variant"].dropna().unique())) if "variant" in table.columns else []
     if len(variants) > 1:
         raise DataError(
-            f"{path}: holds the variants {_some(variants)}, but NAME=FILES takes files of one variant each; give the "
-            "table alone, without NAME=, or write a file for each variant"
+            f"{path}: contains the variants {shortened_list(variants, 8)}, but NAME=FILES expects files of one variant "
+            "each; give only the table, without NAME=, or write one file for each variant"
         )
     return table
 
@@ -108,14 +111,15 @@ class _Summary(BaseModel):
 
 
 def read_nnunet(path: Path) -> pd.DataFrame:
-    """A `summary.json` of nnU-Net v2: Dice and IoU of each case and label or region.
+    """Read a `summary.json` of nnU-Net v2: Dice and IoU of each case and each label or region.
 
     The format is that of `save_summary_json` in `nnunetv2.evaluation.evaluate_predictions`, nnU-Net 2.8.1, which writes
-    the summaries of a fold's validation, of a cross-validation and of `nnUNetv2_evaluate_folder`. Structures have the
-    names of the nearest `dataset.json`, otherwise `label_1`, and `label_1_2` for the region of labels 1 and 2.
+    the summaries of the validation of a fold, of a cross-validation and of `nnUNetv2_evaluate_folder`. Structures get
+    their names from the nearest `dataset.json`; without one, they are called `label_1`, or `label_1_2` for the region
+    of labels 1 and 2.
 
     Raises:
-        DataError: the file is no such summary.
+        DataError: The file is not such a summary.
     """
     entries = _read_summary(path)
     names = _label_names(path)
@@ -128,7 +132,7 @@ def read_nnunet(path: Path) -> pd.DataFrame:
         if metric in NNUNET_METRICS
     ]
     if not rows:
-        raise DataError(f"{path}: holds no Dice or IoU of any case; evaluate the predictions again with nnU-Net v2")
+        raise DataError(f"{path}: contains no Dice or IoU; evaluate the predictions again with nnU-Net v2")
     table = pd.DataFrame(rows, columns=["case", "structure", "metric", "value"], index=range(1, len(rows) + 1))
     return table.astype({"value": np.float64})
 
@@ -137,7 +141,7 @@ def _read_summary(path: Path) -> list[_Case]:
     content = read_json(path, remedy=JSON_REMEDY)
     if isinstance(content, dict) and "metric_per_case" not in content and "results" in content:
         raise DataError(
-            f"{path}: is a summary of nnU-Net v1, which is not read; evaluate the predictions with "
+            f"{path}: is a summary of nnU-Net v1, which is not supported; evaluate the predictions with "
             "nnUNetv2_evaluate_simple, or give a table with the columns case, structure and value"
         )
     try:
@@ -146,23 +150,25 @@ def _read_summary(path: Path) -> list[_Case]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its content"
         raise DataError(
-            f"{path}: is no summary.json of nnU-Net v2: {where}: {first['msg']}; allowed: {FORMATS}"
+            f"{path}: is not a summary.json of nnU-Net v2: {where}: {first['msg']}; allowed: {FORMATS}"
         ) from None
 
 
 def _structure(path: Path, key: str, names: Mapping[Labels, str]) -> str:
-    """The structure of a key, which is a label as "1" or a region as "(1, 2)"."""
+    """The structure of a key, which is a label such as "1" or a region such as "(1, 2)"."""
     if not re.fullmatch(r"\d+|\(\d+,\)|\(\d+(, ?\d+)+\)", key):
-        raise DataError(f"{path}: metrics has the key {key!r}; nnU-Net v2 writes a label, as 1, or a region, as (1, 2)")
+        allowed = "a label, such as 1, or a region, such as (1, 2)"
+        raise DataError(f"{path}: metrics has the key {key!r}; allowed: {allowed}: evaluate again with nnU-Net v2")
     labels = tuple(sorted(map(int, re.findall(r"\d+", key))))
     return names.get(labels, "_".join(["label", *map(str, labels)]))
 
 
 def _label_names(path: Path) -> dict[Labels, str]:
-    """Names by labels, of the `dataset.json` beside the summary or up to two folders above it.
+    """Structure names by label, from a `dataset.json` in the folder of the summary or up to two folders above it.
 
-    nnU-Net writes it into the folder of a trained model, two above a fold's validation, and copies it beside the
-    summary of a cross-validation. The file of another program, whose labels are not numbers, names nothing.
+    nnU-Net writes this file into the folder of a trained model, two folders above the validation of a fold, and into
+    the folder of the summary of a cross-validation. Labels that are not numbers, as in files of other programs, are
+    ignored.
     """
     folders = path.resolve().parents[:3]
     found = next((folder / "dataset.json" for folder in folders if (folder / "dataset.json").is_file()), None)
@@ -177,10 +183,10 @@ def _label_names(path: Path) -> dict[Labels, str]:
 
 
 def read_monai(path: Path, table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A `METRIC_raw.csv` of MONAI: a row for each image and a column for each class, then their mean, left out here.
+    """Read a `METRIC_raw.csv` of MONAI: one row per image, one column per class, and their mean, which is ignored.
 
     The format is that of `monai.handlers.write_metrics_reports`, MONAI 1.6.1, which `MetricsSaver` calls. The metric is
-    the name of the file; `val_mean_dice_raw.csv` and the like are also Dice.
+    taken from the name of the file, without prefixes as in `val_mean_dice_raw.csv`.
     """
     written = path.stem.removesuffix("_raw").lower() if path.stem.endswith("_raw") else metric
     plain = MONAI_PREFIX.sub("", written, count=1)
@@ -191,15 +197,16 @@ def read_monai(path: Path, table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _cases_of_column(path: Path, files: pd.Series) -> list[str]:
     if files.isna().any():
-        raise DataError(f"{path}, row {files.index[files.isna()][0]}: filename is empty; fill it in or drop the row")
+        row = files.index[files.isna()][0]
+        raise DataError(f"{path}, row {row}: filename is empty; fill it in, or remove the row")
     return case_names(files.tolist())
 
 
 def read_mist(table: pd.DataFrame) -> pd.DataFrame:
-    """The `results.csv` of MIST: a row for each patient, columns `CLASS_METRIC`, and rows of statistics, left out here.
+    """Read a `results.csv` of MIST: one row per patient, columns `CLASS_METRIC`, and ignored rows of statistics.
 
-    The format is that of `mist.evaluation.evaluator` and `compute_results_stats`, mist-medical 2.3.0. haus95 becomes
-    hd95; other metrics keep their names.
+    The format is that of `mist.evaluation.evaluator` and `compute_results_stats`, mist-medical 2.3.0. The metric haus95
+    becomes hd95; other metrics keep their names.
     """
     cases = table[~table["id"].isin(MIST_SUMMARIES)]
     long = cases.rename(columns={"id": "case"}).melt(id_vars="case", var_name="column", ignore_index=False)
@@ -213,9 +220,9 @@ def _mist_metric(column: str) -> str | None:
 
 
 def case_names(files: Sequence[str]) -> list[str]:
-    """Cases by the names of their files, without folders and endings.
+    """Case names from the names of files, without folders and endings.
 
-    Where folders tell files of one name apart, as in `case1/image.nii.gz` and `case2/image.nii.gz`, they stay.
+    Folders are kept if they distinguish files of the same name, as in `case1/image.nii.gz` and `case2/image.nii.gz`.
     """
     paths = [_without_ending(file) for file in files]
     stems = [re.split(r"[/\\]", path)[-1] for path in paths]
@@ -225,7 +232,3 @@ def case_names(files: Sequence[str]) -> list[str]:
 def _without_ending(name: str) -> str:
     ending = next((known for known in IMAGE_ENDINGS if name.lower().endswith(known)), "")
     return name[: len(name) - len(ending)]
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

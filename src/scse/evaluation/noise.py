@@ -1,4 +1,4 @@
-"""The noise floor: how far trainings of one network lie apart, and what the test says when it compares them."""
+"""The noise floor: differences between trainings of one network, and how often the test reports them as significant."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from scse.evaluation.statistics import LEVEL, Floats, estimate
 
 MOST_SPLITS = 1000
 FEWEST_TO_SPLIT = 4
-"""Two trainings against two others."""
+"""Least number of trainings to compare with each other: two against two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What trainings of one network that differ in nothing but the seed say of each other.
+    """Comparison of trainings of one network that differ only in the seed.
 
     Attributes:
-        trainings: how many there are.
-        apart: mean absolute difference between two of them, each the mean over cases, in units of the metric.
-        against: how many trainings are compared with as many others; 0 with fewer than 4.
-        splits: how many such comparisons were made.
-        exact: whether these are all that there are.
-        alarms: the share of them with p < 0.05, NaN without any.
+        trainings: Number of trainings.
+        apart: Mean absolute difference between the means over cases of two trainings, in units of the metric.
+        against: Number of trainings on each side of a comparison; 0 with fewer than 4 trainings.
+        splits: Number of comparisons.
+        exact: Whether these are all possible comparisons.
+        alarms: Share of comparisons with p < 0.05; NaN without comparisons.
     """
 
     trainings: int
@@ -37,13 +37,13 @@ class Noise:
 
 
 def noise_floor(table: Floats, *, overlap: float = 0.0) -> Noise:
-    """Compare trainings of one network with each other, by the test that compares variants.
+    """Compare trainings of one network with each other by the test for variants.
 
     Args:
-        table: (trainings, blocks) scores without gaps, at least two trainings; see `estimate`.
-        overlap: see `estimate`.
+        table: Scores (trainings, blocks) without gaps, of at least two trainings; see `estimate`.
+        overlap: See `estimate`.
     """
-    # the order in which trainings are given must not choose the splits that are drawn
+    # sorted, so that the order of trainings does not affect the random splits
     table = table[np.argsort(table.mean(axis=1), kind="stable")]
     count, means = len(table), table.mean(axis=1)
     first, second = np.triu_indices(count, k=1)
@@ -57,10 +57,10 @@ def noise_floor(table: Floats, *, overlap: float = 0.0) -> Noise:
 
 
 def splits(count: int, against: int) -> tuple[NDArray[np.intp], bool]:
-    """Ways to pair trainings with as many others: (ways, 2, against) numbers, and whether these are all ways.
+    """Ways to pair trainings with equally many others: indices (ways, 2, against), and whether these are all ways.
 
-    All of them up to 1,000, otherwise 1,000 drawn at random, always the same. Which training is paired with which
-    counts, which side is called the first does not.
+    If there are more than 1,000 ways, 1,000 are drawn at random with a fixed seed. Different pairings of the same two
+    sides are different ways; swapped sides are the same way.
     """
     ways = factorial(count) // (factorial(count - 2 * against) * factorial(against) * 2)
     if ways <= MOST_SPLITS:

@@ -1,4 +1,4 @@
-"""The tidy table of scores as arrays in which every score has its place, also the ones that are not there."""
+"""Conversion of the tidy table of scores to arrays with one entry per possible score, NaN where a score is missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from scse.support.errors import UserError
 
-COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
-KEYS = list(COLUMNS[:-1])
+SCORE_COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
+KEYS = list(SCORE_COLUMNS[:-1])
 LOWER_IS_BETTER = frozenset({"hd95", "msd", "hd", "assd", "asd", "masd", "mae", "mse", "rmse"})
 HIGHER_IS_BETTER = frozenset(
     {"dice", "dsc", "iou", "jaccard", "nsd", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1"}
@@ -20,50 +20,50 @@ HIGHER_IS_BETTER = frozenset(
 Floats = NDArray[np.float64]
 
 
-def lower_better(metric: str, said: bool | None = None) -> bool:
-    """Whether lower values of a metric are better: what was said, or what is known of it.
+def lower_better(metric: str, lower_is_better: bool | None = None) -> bool:
+    """Whether lower values of a metric are better: as given, or as known for common metrics.
 
     Raises:
-        ValueError: nothing was said, and the metric is not known.
+        UserError: The metric is unknown and `lower_is_better` is None.
     """
-    if said is None and metric.lower() not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
+    if lower_is_better is None and metric.lower() not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
         raise UserError(
             f"metric {metric!r}: it is not known whether lower or higher values are better; "
-            "say it with --lower-is-better or --higher-is-better (in Python lower_is_better=True or False)"
+            "add --lower-is-better or --higher-is-better (lower_is_better=True or False in Python)"
         )
-    return metric.lower() in LOWER_IS_BETTER if said is None else said
+    return metric.lower() in LOWER_IS_BETTER if lower_is_better is None else lower_is_better
 
 
 def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None, *, name: str = "scores") -> None:
-    """Check that a table can be compared; rows are named by the table's index.
+    """Check that variants in a table can be compared; messages identify rows by the index of the table.
 
     Raises:
-        ValueError: columns are missing, a value is no number or infinite, a score is there twice, or metric or
-            baseline does not occur.
+        UserError: A column is missing, a value is not a number or is infinite, a score occurs twice, or the metric or
+            the baseline does not occur.
     """
-    absent = [column for column in COLUMNS if column not in scores.columns]
+    absent = [column for column in SCORE_COLUMNS if column not in scores.columns]
     if absent:
-        raise UserError(f"{name}: no column {', '.join(absent)}; needed are {', '.join(COLUMNS)}")
+        raise UserError(f"{name}: has no column {', '.join(absent)}; required: {', '.join(SCORE_COLUMNS)}")
     if not pd.api.types.is_numeric_dtype(scores["value"]):
-        raise UserError(f"{name}: the column value must hold numbers, it holds {scores['value'].dtype}")
+        raise UserError(f"{name}: the column value must contain numbers, got {scores['value'].dtype}")
     of_metric = scores["metric"] == metric
     for what, value, found in (
         ("metric", metric, scores["metric"].unique()),
         ("baseline", baseline, scores.loc[of_metric, "variant"].unique()),
     ):
         if value is not None and value not in found:
-            where = "" if what == "metric" else f" among the scores of {metric}"
+            where = "" if what == "metric" else f" in the scores of {metric}"
             raise UserError(f"{name}: {what} {value!r} does not occur{where}; choose {', '.join(map(str, found))}")
     if np.isinf(scores["value"]).any():
         row = scores.index[np.isinf(scores["value"])][0]
-        raise UserError(f"{name}, row {row}: the value is infinite; leave a score empty (NaN) that is not defined")
+        raise UserError(f"{name}, row {row}: the value is infinite; leave undefined scores empty (NaN)")
     twice = scores.duplicated(KEYS)
     if twice.any():
         again = scores[twice].iloc[0]
         same = scores.index[(scores[KEYS].fillna("") == again[KEYS].fillna("")).all(axis=1)]
-        told = ", ".join(f"{key} {again[key]}" for key in KEYS)
+        first = ", ".join(f"{key} {again[key]}" for key in KEYS)
         raise UserError(
-            f"{name}: {twice.sum()} scores are there twice, the first in the rows {same[0]} and {same[1]} ({told}); "
+            f"{name}: {twice.sum()} scores are duplicates, the first in rows {same[0]} and {same[1]} ({first}); "
             "keep one of each"
         )
 
@@ -73,13 +73,14 @@ class Grid:
     """All scores of one network and metric.
 
     Attributes:
-        network: its name.
-        variants: V names.
-        structures: S names.
-        units: U rows seed, fold, case: in each fold every seed with every case, sorted by case.
-        subject: (U,) number of the case, ascending.
-        values: (V, U, S); NaN where the score is NaN or has no row.
-        there: (V, U, S) whether the table has that row.
+        network: Name of the network.
+        variants: Names of the V variants.
+        structures: Names of the S structures.
+        units: Table with U rows and the columns seed, fold, case: all pairs of seed and case of each fold, sorted by
+            case.
+        subject: Number (U,) of the case of each unit, ascending.
+        values: Scores (V, U, S); NaN where the score is NaN or has no row.
+        present: Whether each score has a row in the table, (V, U, S).
     """
 
     network: str
@@ -88,18 +89,18 @@ class Grid:
     units: pd.DataFrame
     subject: NDArray[np.intp]
     values: Floats
-    there: NDArray[np.bool_]
+    present: NDArray[np.bool_]
 
     @property
     def seeds(self) -> tuple[NDArray[np.intp], list[Any]]:
-        """(U,) number of each unit's seed, and the seeds in the order of their numbers."""
+        """Number (U,) of the seed of each unit, and the seeds in the order of their numbers."""
         numbers, seeds = pd.factorize(self.units["seed"], use_na_sentinel=False)
         return numbers, list(seeds)
 
     def by_training(self, values: Floats) -> Floats:
         """Values of units as a table: (U, ...) -> (seeds, cases, ...).
 
-        A case that a seed tested in several folds has their mean; NaN where a seed did not test a case.
+        A case that a seed tested in several folds gets their mean; a case that a seed did not test is NaN.
         """
         numbers, seeds = self.seeds
         cases, case = np.unique(self.subject, return_inverse=True)
@@ -111,9 +112,9 @@ class Grid:
         return table
 
     def folds(self) -> NDArray[np.intp] | None:
-        """(cases,) number of the fold that tests each case; None without a cross-validation.
+        """Number (cases,) of the fold that tests each case; None without cross-validation.
 
-        That is, if there is one fold only, or a case that several of them test.
+        There is no cross-validation if there is only one fold, or if several folds test the same case.
         """
         fold, names = pd.factorize(self.units["fold"], use_na_sentinel=False)
         pairs = np.unique(np.stack([self.subject, fold]), axis=1)
@@ -121,14 +122,14 @@ class Grid:
         return pairs[1] if several else None
 
     def by_subject(self, values: Floats, *, units: NDArray[np.bool_] | None = None) -> Floats:
-        """Mean over the (chosen) units of each case: (U, ...) -> (cases, ...); NaN left out."""
+        """Mean over the (selected) units of each case: (U, ...) -> (cases, ...). NaN is ignored."""
         chosen = slice(None) if units is None else units
         starts = np.flatnonzero(np.diff(self.subject[chosen], prepend=-1))
         return mean(values[chosen], axis=0, starts=starts)
 
 
 def grids(scores: pd.DataFrame, metric: str, baseline: str | None = None) -> Iterator[Grid]:
-    """The grid of each network; networks, variants and structures as they first occur, but the baseline first."""
+    """The grid of each network. Names are in order of first occurrence, except that the baseline comes first."""
     table = scores[scores["metric"] == metric]
     keys = ["network", "seed", "fold", "case"]
     members = table[["network", "fold", "case"]].drop_duplicates()
@@ -141,12 +142,12 @@ def grids(scores: pd.DataFrame, metric: str, baseline: str | None = None) -> Ite
         pd.Index(structures).get_indexer(table["structure"]),
     )
     values = np.full((len(variants), len(units), len(structures)), np.nan)
-    there = np.zeros(values.shape, dtype=bool)
-    values[place], there[place] = table["value"], True
+    present = np.zeros(values.shape, dtype=bool)
+    values[place], present[place] = table["value"], True
     case, _ = pd.factorize(units["case"])
     for network, rows in units.groupby("network", sort=False).indices.items():
         chosen: NDArray[np.intp] = np.asarray(rows)[np.argsort(case[rows], kind="stable")]
-        found = np.any(there[:, chosen], axis=1)
+        found = np.any(present[:, chosen], axis=1)
         has_variant, has_structure = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
         block = np.ix_(has_variant, chosen, has_structure)
         yield Grid(
@@ -156,14 +157,14 @@ def grids(scores: pd.DataFrame, metric: str, baseline: str | None = None) -> Ite
             units=units.loc[chosen, ["seed", "fold", "case"]].reset_index(drop=True),
             subject=case[chosen],
             values=values[block],
-            there=there[block],
+            present=present[block],
         )
 
 
 def without_control(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The scores less the trainings that only the baseline has, in networks that have other variants.
+    """Remove trainings (seeds) that only the baseline has, in networks with other variants.
 
-    These have no partner to be paired with. A study runs them to see how far trainings of one network lie apart.
+    They cannot be paired. A study runs them to measure how much trainings of one network differ.
     """
     run = ["network", "seed"]
     others = scores.loc[scores["variant"] != baseline, [*run]].drop_duplicates()
@@ -173,7 +174,7 @@ def without_control(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def mean(values: Floats, *, axis: int, starts: NDArray[np.intp] | tuple[int, ...] = (0,)) -> Floats:
-    """Means along an axis of the parts that begin at `starts`, NaN left out; a part of NaN alone is NaN."""
+    """Means along an axis of the parts that begin at `starts`. NaN is ignored; the mean of only NaN is NaN."""
     known = np.isfinite(values)
     sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=axis)
     counts = np.add.reduceat(known.astype(int), starts, axis=axis)

@@ -1,4 +1,4 @@
-"""What a study can see: the smallest difference that it would find, and the trainings that a difference needs."""
+"""Power of a study: the smallest difference that it detects, and the number of trainings that a difference needs."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scse.evaluation.statistics import FEWEST_TRAININGS, LEVEL, critical
 
 POWER = 0.8
 MOST_TRAININGS = 1000
-"""More are not asked for."""
+"""Largest number of trainings that `trainings_needed` considers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Spread:
     """Standard deviations of paired differences, in units of the metric.
 
     Attributes:
-        trainings: from training to training, of the mean over all cases.
-        blocks: from case to case (in a cross-validation from fold to fold), of the mean over all trainings.
-        rest: what is left of one case (or fold) in one training.
+        trainings: Between trainings, of the mean over all cases.
+        blocks: Between cases (in a cross-validation between folds), of the mean over all trainings.
+        rest: Residual of one case (or fold) in one training.
     """
 
     trainings: float
@@ -29,12 +29,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """How much a study measures.
+    """Design of a study.
 
     Attributes:
-        blocks: test cases, or folds of a cross-validation.
-        tests: variants that share Holm's correction.
-        overlap: see `estimate`.
+        blocks: Number of test cases, or of folds in a cross-validation.
+        tests: Number of variants that share Holm's correction.
+        overlap: See `estimate`.
     """
 
     blocks: int
@@ -43,10 +43,10 @@ class Design:
 
 
 def detectable(spread: Spread, design: Design, trainings: int) -> float:
-    """The smallest true difference that such a study finds with 80 % power, in units of the metric.
+    """The smallest true difference that a study of this design detects with 80 % power, in units of the metric.
 
-    The test is that of `estimate` at the level of Holm's first step, 0.05 / tests; the variances count as known but for
-    their degrees of freedom.
+    The test is that of `estimate` at the level of Holm's first step, 0.05 / tests. Variances are treated as known
+    except for their degrees of freedom.
     """
     error = math.sqrt(sum(_variances(spread, design, trainings)))
     if not error:
@@ -56,26 +56,26 @@ def detectable(spread: Spread, design: Design, trainings: int) -> float:
     def lacking(difference: float) -> float:
         return power(spread, design, trainings, difference * error) - POWER
 
-    # at the critical value, the power is about a half
+    # at the critical value, the power is about 50 %
     return float(optimize.brentq(lacking, excess / 2, 4 * excess)) * error
 
 
 def power(spread: Spread, design: Design, trainings: int, difference: float) -> float:
-    """The chance that a study finds a true difference, in units of the metric; see `detectable`."""
+    """The probability that a study detects a true difference, given in units of the metric; see `detectable`."""
     first, second = _variances(spread, design, trainings)
     if not first + second:
         return 1.0
-    # the two variances are estimated together with about so many degrees of freedom (Satterthwaite 1946)
+    # approximate degrees of freedom of the sum of both variances (Satterthwaite 1946)
     freedom = (first + second) ** 2 / (first**2 / (trainings - 1) + second**2 / max(design.blocks - 1, 1))
     shift = difference / math.sqrt(first + second)
     return float(stats.nct.sf(_critical(spread, design, trainings), freedom, shift))
 
 
 def trainings_needed(spread: Spread, design: Design, difference: float) -> int | None:
-    """The fewest trainings of each variant with which a difference is found with 80 % power.
+    """The least number of trainings of each variant that detects a difference with 80 % power.
 
     Returns:
-        3 or more; None if 1,000 are not enough, because too few cases are tested.
+        At least 3; None if 1,000 are not enough because there are too few test cases.
     """
     low, high = FEWEST_TRAININGS - 1, MOST_TRAININGS
     if power(spread, design, high, difference) < POWER:
@@ -90,7 +90,7 @@ def trainings_needed(spread: Spread, design: Design, difference: float) -> int |
 
 
 def _variances(spread: Spread, design: Design, trainings: int) -> tuple[float, float]:
-    """What trainings and blocks contribute to the variance of the mean; the rest counts with the trainings."""
+    """Contributions of trainings and blocks to the variance of the mean; the residual is added to the trainings."""
     of_trainings = (spread.trainings**2 + spread.rest**2 / design.blocks) / trainings
     return of_trainings, (1 + design.overlap) * spread.blocks**2 / design.blocks
 

@@ -1,4 +1,4 @@
-"""A comparison as tables of text for the terminal."""
+"""Text tables of a comparison for the terminal."""
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
@@ -8,10 +8,10 @@ import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
 from scse.evaluation.verdict import UNITS, effect_text, p_text
+from scse.support.text import shortened_list
 from scse.vocabulary.titles import network_name, variant_name
 
 NOTHING = "-"
-SHOWN_CASES = 3
 TEST_HEADINGS = (
     "variant",
     "difference [95 %]",
@@ -30,7 +30,7 @@ TEST_HEADINGS = (
 
 
 class Printed(NamedTuple):
-    """A table of text."""
+    """A text table."""
 
     title: str
     headings: tuple[str, ...]
@@ -38,11 +38,11 @@ class Printed(NamedTuple):
 
 
 def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
-    """The tables of each network: scores, tests over all structures, each structure, seeds, ranking.
+    """Tables of each network: scores, tests over all structures, tests of each structure, seeds, and ranking.
 
     Args:
-        comparison: what `compare` found.
-        ranks: what `ranking` found.
+        comparison: Result of `compare`.
+        ranks: Result of `ranking`.
     """
     unit = UNITS.get(comparison.metric, comparison.metric)
     direction = "lower is better" if comparison.lower_is_better else "higher is better"
@@ -75,31 +75,30 @@ def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
             )
         if rows["summary"][0]["seeds"] > 1:
             yield Printed(
-                f"{name}: each seed alone",
+                f"{name}: each seed separately",
                 ("variant", "seed", "mean", f"mean difference to {base}", "cases"),
                 [_seed(row) for row in rows["seeds"]],
             )
         common = rows["ranks"][0]["cases"]
         alone = rows["summary"][0]["seeds"] == 1
-        drawn = "them; one seed says nothing about other trainings" if alone else "cases and seeds"
+        drawn = "cases; with one seed, other trainings may rank differently" if alone else "cases and seeds"
         yield Printed(
-            f"{name}: ranks by the mean over {common} common cases, and in bootstraps of {drawn}",
-            ("variant", "rank", "first in", "95 % of ranks"),
+            f"{name}: ranks by the mean over {common} common cases, and in bootstraps over {drawn}",
+            ("variant", "rank", "ranked first", "95 % of ranks"),
             [_rank(row) for row in rows["ranks"]],
         )
 
 
 def missing_lines(comparison: Comparison) -> list[str]:
-    """What is not there, one line for each network, variant and reason; empty if nothing is missing."""
+    """One line about missing scores for each network, variant and reason; [] if no score is missing."""
     lines = []
     for (network, variant, why), rows in comparison.missing.groupby(["network", "variant", "why"], sort=False):
         cases = list(map(str, rows["case"].unique()))
-        more = f" and {len(cases) - SHOWN_CASES} more" if len(cases) > SHOWN_CASES else ""
         counted = f"{len(rows)} score{'' if len(rows) == 1 else 's'}"
-        told = f"{counted} {'NaN' if why == 'NaN' else 'without a row'}"
+        problem = "NaN in" if why == "NaN" else "no row for"
         lines.append(
-            f"missing: {network_name(str(network))}, {variant_name(str(variant))}: {told} "
-            f"(cases {', '.join(cases[:SHOWN_CASES])}{more}); left out of means and pairs"
+            f"missing: {network_name(str(network))}, {variant_name(str(variant))}: {problem} {counted} "
+            f"(cases {shortened_list(cases, 3)}); left out of means and pairs"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""How long a variant trains until it is as good as the plain network in the end."""
+"""Training time until a variant reaches the final quality of the baseline."""
 
 import numpy as np
 import pandas as pd
@@ -7,17 +7,17 @@ RUN = ["network", "variant", "seed", "fold"]
 
 
 def time_to_quality(curves: pd.DataFrame, *, baseline: str = "none") -> pd.DataFrame:
-    """Epochs and seconds of training that each run needs to reach the baseline's final Dice on the held-out cases.
+    """Epochs and seconds of training that each run needs to reach the baseline's final Dice on held-out cases.
 
     Args:
-        curves: network, variant, seed, fold, epoch, seconds (of training, since its start), dice (on held-out
-            cases); one row per epoch.
-        baseline: the variant whose last epoch's Dice is the target, for the runs of its network, seed and fold.
+        curves: Table with one row per epoch and the columns network, variant, seed, fold, epoch, seconds (of training
+            since its start), dice (on held-out cases).
+        baseline: Variant whose Dice in the last epoch is the target for runs of the same network, seed and fold.
 
     Returns:
-        A table with one row per run: network, variant, seed, fold, target, epochs, seconds, as the first epoch
-        reached the target (NaN: it never did, or there is no run of the baseline). The baseline's own row says
-        when it first was as good as in the end.
+        A table with one row per run and the columns network, variant, seed, fold, target, epochs, seconds. Epochs and
+        seconds are those of the first epoch that reached the target; they are NaN if no epoch did, or if the baseline
+        has no such run. The row of the baseline itself shows when it first reached its final Dice.
     """
     last = curves.sort_values("epoch", kind="stable").drop_duplicates(RUN, keep="last")
     keys = [key for key in RUN if key != "variant"]

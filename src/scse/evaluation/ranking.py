@@ -1,4 +1,4 @@
-"""Which variant ranks first, and whether it would on other cases and with other trainings."""
+"""Ranks of variants, and their stability over cases and trainings."""
 
 import numpy as np
 import pandas as pd
@@ -11,24 +11,25 @@ from scse.evaluation.pairing import Floats, Grid, check_scores, grids, lower_bet
 def ranking(
     scores: pd.DataFrame, *, metric: str = "dice", lower_is_better: bool | None = None, resamples: int = 1000
 ) -> pd.DataFrame:
-    """Rank the variants of each network by their mean over cases, with the stability under bootstraps.
+    """Rank the variants of each network by their mean over cases, with their stability under bootstraps.
 
-    A bootstrap draws cases and, apart from them, seeds, each with replacement (Owen 2007, the pigeonhole bootstrap); a
-    network with one seed says nothing about other trainings. Only scores that all variants of a network have take part,
-    of cases that every seed has. Equal means share the better rank. The bootstrap has always the same seed.
+    A bootstrap draws cases and, independently, seeds with replacement (pigeonhole bootstrap, Owen 2007). With one seed,
+    the result says nothing about other trainings. Only scores that all variants of a network have are used, of cases
+    that all seeds have. Variants with equal means share the better rank. The random seed of the bootstrap is fixed.
 
     Args:
-        scores: the tidy table; see `compare`.
-        metric: the metric to rank by.
-        lower_is_better: needed for a metric that is not known.
-        resamples: how often cases and seeds are drawn.
+        scores: Tidy table, see `compare`.
+        metric: Metric that determines the ranks.
+        lower_is_better: Whether lower values are better; required for unknown metrics.
+        resamples: Number of bootstraps.
 
     Returns:
-        A table, best first: network, variant, rank, first (share of the bootstraps in which it ranks first), low
-        and high (95 % of its ranks), cases (that took part). With no common case, all are NaN.
+        A table sorted by rank, with the columns network, variant, rank, first (share of bootstraps with rank 1), low
+        and high (range of 95 % of the ranks in bootstraps), and cases (number of cases used). Without common cases,
+        ranks and shares are NaN.
 
     Raises:
-        ValueError: as `compare`.
+        UserError: As for `compare`.
     """
     check_scores(scores, metric)
     sign = 1 if lower_better(metric, lower_is_better) else -1
@@ -51,7 +52,7 @@ def ranking(
 
 
 def _common(grid: Grid) -> Floats:
-    """Means over the structures that all variants have, for the seeds and cases that all have: (V, seeds, cases)."""
+    """Means over the structures that all variants have, (V, seeds, cases), for seeds and cases without gaps."""
     common = np.where(np.isnan(grid.values).any(axis=0), np.nan, grid.values)
     table = np.stack([mean(grid.by_training(values), axis=2)[..., 0] for values in common])
     there = np.isfinite(table[0])
@@ -60,6 +61,6 @@ def _common(grid: Grid) -> Floats:
 
 
 def _weights(rng: np.random.Generator, count: int, resamples: int) -> Floats:
-    """How often each of `count` is drawn, as shares: (1 + resamples, count), the first row without drawing."""
+    """Shares (1 + resamples, count) of each item in bootstraps; in the first row, all items have equal shares."""
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
     return np.concatenate([np.ones((1, count)), drawn]) / count

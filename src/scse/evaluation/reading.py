@@ -1,4 +1,4 @@
-"""Tables of scores from anywhere: CSV or Parquet files, checked."""
+"""Reading of tables of scores from CSV and Parquet files."""
 
 from collections.abc import Callable
 from numbers import Number
@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from pyarrow import ArrowException
 
-from scse.evaluation.pairing import COLUMNS, check_scores
+from scse.evaluation.pairing import SCORE_COLUMNS, check_scores
 from scse.support.errors import DataError, in_short
+from scse.support.paths import check_regular_file
 
 NAMES = ("network", "variant", "case", "structure", "metric")
 CODING = "utf-8-sig"
@@ -26,36 +27,37 @@ def read_scores(
 ) -> pd.DataFrame:
     """Read the scores of any set of runs.
 
-    The columns variant, case and value are needed. Without (or with empty) columns network, structure, seed, fold or
-    metric, all scores are of one network, structure, seed and fold, and of the metric asked for; other columns are
-    left alone. An empty or NaN value is a score that is not defined. "none" is a name.
+    The columns variant, case and value are required. If the columns network, structure, seed or fold are missing or
+    empty, all scores belong to one network, structure, seed or fold; if metric is, they belong to the requested
+    metric. Other columns are ignored. An empty or NaN value is an undefined score. "none" is read as a name.
 
     Args:
-        path: Parquet (`.parquet`), or CSV in UTF-8 with commas and decimal points.
-        metric: that will be compared.
-        baseline: that the variants will be compared with, if it is to be checked.
-        on_note: told, in a line each, what was taken for granted.
+        path: Parquet file (`.parquet`), or CSV file in UTF-8 with commas and decimal points.
+        metric: Metric to be compared.
+        baseline: Variant with which the others will be compared, to check that it occurs; None skips this check.
+        on_note: Called with a message for each assumption.
 
     Returns:
-        The tidy table: network, variant, seed, fold, case, structure, metric, value.
+        The tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
 
     Raises:
-        DataError: the file cannot be read or compared; the message names it, the row (for CSV the line) and the
-            remedy.
+        DataError: The file cannot be read, or its variants cannot be compared. The message names the file, the row
+            (for CSV the line) and the remedy.
     """
     path = Path(path)
     table = read_table(path)
     absent = [column for column in NEEDED if column not in table.columns]
     if absent:
         raise DataError(
-            f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}. Needed are "
-            f"{', '.join(COLUMNS)}, separated by commas"
+            f"{path}: has no column {', '.join(absent)}, but {', '.join(map(str, table.columns))}; required: "
+            f"{', '.join(SCORE_COLUMNS)}, separated by commas"
         )
     for column, value in fill(table, metric=metric).items():
-        on_note(f"no column {column}: taken as {value} for all scores")
+        on_note(f"no column {column}: using {value} for all scores")
     table = tidy(table, path)
     if table["variant"].nunique() < 2:
-        raise DataError(f"{path}: the only variant is {table['variant'].iloc[0]}; at least two are needed to compare")
+        found = f"the only variant is {table['variant'].iloc[0]}"
+        raise DataError(f"{path}: {found}; a comparison needs at least two: add the scores of another variant")
     try:
         check_scores(table, metric, baseline, name=str(path))
     except ValueError as error:
@@ -64,7 +66,7 @@ def read_scores(
 
 
 def fill(table: pd.DataFrame, *, metric: str, fold: int = 0) -> dict[str, str | int]:
-    """Fill in, in place, the columns that may be absent or empty; returns the value of each filled column."""
+    """Fill absent or empty optional columns in place, and return the value of each filled column."""
     defaults: dict[str, str | int] = {
         "network": "network",
         "structure": "structure",
@@ -79,18 +81,19 @@ def fill(table: pd.DataFrame, *, metric: str, fold: int = 0) -> dict[str, str | 
 
 
 def tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The columns of a tidy table, names as text and values as numbers.
+    """Select the columns of a tidy table, with names as text and values as numbers.
 
     Raises:
-        DataError: a name is empty, or a value is no number.
+        DataError: A column is missing, a name is empty, or a value is not a number.
     """
-    if absent := [column for column in COLUMNS if column not in table.columns]:
-        raise DataError(f"{path}: no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}")
-    table = table[list(COLUMNS)]
-    for column in COLUMNS[:-1]:
+    if absent := [column for column in SCORE_COLUMNS if column not in table.columns]:
+        found = ", ".join(map(str, table.columns))
+        raise DataError(f"{path}: has no column {', '.join(absent)}, but {found}; add the missing columns")
+    table = table[list(SCORE_COLUMNS)]
+    for column in SCORE_COLUMNS[:-1]:
         empty = table[column].isna()
         if empty.any():
-            raise DataError(f"{path}, row {table.index[empty][0]}: {column} is empty; fill it in or drop the row")
+            raise DataError(f"{path}, row {table.index[empty][0]}: {column} is empty; fill it in, or remove the row")
     for column in NAMES:
         table[column] = table[column].astype(str)
     table["value"] = _numbers(table["value"], path)
@@ -98,14 +101,12 @@ def tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
-    """Read a CSV or Parquet file with rows numbered as in the file; what is empty is NaN.
+    """Read a CSV or Parquet file. Rows are numbered as in the file, and empty cells are NaN.
 
     Raises:
-        DataError: the file cannot be read, or holds no rows.
+        DataError: The file cannot be read, or has no rows.
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "there is no such file"
-        raise DataError(f"{path}: {found}; give a CSV or Parquet file of scores, such as a study's scores.csv")
+    check_regular_file(path, remedy="give a CSV or Parquet file of scores, such as the scores.csv of a study")
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
@@ -117,14 +118,14 @@ def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
             )
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(
-                    f"{path}: its rows have more fields than its first line has names ({', '.join(table.columns)}); "
-                    "name every column, and separate columns by commas and decimals by points"
+                    f"{path}: its rows have more fields than the first line has names ({', '.join(table.columns)}); "
+                    "name all columns, separate them by commas, and write decimal points"
                 )
             headings = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, encoding=CODING)
             table.columns = headings.iloc[0].fillna("").str.strip().to_list()
             if (twice := table.columns[table.columns.duplicated()]).size:
                 raise DataError(f"{path}: has the column {twice[0]!r} twice; remove one of them")
-            table.index += 2  # lines of the file: the first one holds the names
+            table.index += 2  # line numbers of the file, whose first line has the names
             table = table.apply(lambda column: column.str.strip()).replace("", np.nan).dropna(how="all")
             for column in {"seed", "fold"} & set(table.columns):
                 numbers = pd.to_numeric(table[column], errors="coerce")
@@ -132,17 +133,17 @@ def read_table(path: Path, *, separator: str = ",") -> pd.DataFrame:
     except (ValueError, OSError, ArrowException) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read as {_format(path)}: {in_short(error)}") from None
+        raise DataError(f"{path}: cannot be read as {_format(path)} ({in_short(error)}); save it again") from None
     if table.empty:
-        raise DataError(f"{path}: holds no scores; there must be a row for each score")
+        raise DataError(f"{path}: contains no scores; write one row for each score")
     return table
 
 
 def _check_plain(table: pd.DataFrame, path: Path) -> None:
-    """Refuse what only Parquet can hold: lists, structures, dates and bytes."""
+    """Refuse types that only Parquet has: lists, structures, dates and bytes."""
     for column in table.columns:
         if table[column].dtype.kind in "mM" or not all(map(_is_plain, table[column])):
-            raise DataError(f"{path}: the column {column} holds other things than text and numbers; write these alone")
+            raise DataError(f"{path}: the column {column} has values that are not text or numbers; convert them")
 
 
 def _is_plain(value: object) -> bool:
@@ -160,7 +161,7 @@ def _numbers(values: pd.Series, path: Path) -> pd.Series:
     if wrong.any():
         row = values.index[wrong][0]
         raise DataError(
-            f"{path}, row {row}: the value {values[row]!r} is no number; write it with a decimal point, "
-            "and leave it empty where a score is not defined"
+            f"{path}, row {row}: the value {values[row]!r} is not a number; write numbers with a decimal point, "
+            "and leave undefined scores empty"
         )
     return numbers

@@ -1,4 +1,4 @@
-"""Scores of one label map against another: Dice and surface distances, per structure and case."""
+"""Scores of label maps against references: Dice and surface distances, per structure and case."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from scse.data.file_errors import check_is_file
 from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
 from scse.support.atomic import write_together
 from scse.support.errors import DataError, UserError
+from scse.support.paths import absence
+from scse.support.text import shortened_list
 
 METRICS = ("dice", "hd95", "msd")
-NAMED = 5
-"""Files without a partner that an error names."""
 
 Labels = NDArray[np.integer]
 
@@ -32,23 +32,21 @@ def score(
     """Score one predicted label map against its reference.
 
     Args:
-        prediction: integer label map of shape (H, W) or (X, Y, Z).
-        reference: integer label map of the same shape.
-        spacing: mm per pixel or voxel along each spatial axis.
-        structures: name -> label value; one group of rows for each.
-        ignored: label value of the reference; voxels that have it count as no structure in both maps.
+        prediction: Integer label map of shape (H, W) or (X, Y, Z).
+        reference: Integer label map of the same shape.
+        spacing: Millimetres per pixel or voxel along each spatial axis.
+        structures: Label value of each structure, by name.
+        ignored: Label value in the reference of voxels that count as no structure in both maps.
 
     Returns:
-        A table with the columns structure, metric and value. Metrics: ``dice`` (0 to 1), ``hd95`` (mm; the
-        larger of the two directed 95th percentiles of the surface distance) and ``msd`` (mm; mean surface
-        distance over the surface voxels of both maps), the definitions of MONAI's
-        ``compute_hausdorff_distance(percentile=95)`` and
-        ``compute_average_surface_distance(symmetric=True)``. A structure absent from both maps is NaN in
-        every metric; one absent from one of them has Dice 0 and NaN distances, because there is no surface
-        to measure to.
+        A table with the columns structure, metric and value. Metrics: ``dice`` (0 to 1), ``hd95`` (mm; the larger of
+        the two directed 95th percentiles of the surface distance) and ``msd`` (mm; mean surface distance over the
+        surface voxels of both maps), as defined by MONAI's ``compute_hausdorff_distance(percentile=95)`` and
+        ``compute_average_surface_distance(symmetric=True)``. All metrics of a structure that is absent from both maps
+        are NaN. A structure that is absent from one map has Dice 0 and NaN distances, because one surface is missing.
 
     Raises:
-        ValueError: shapes differ, are not 2D or 3D, are not integer, or ``spacing`` does not fit them.
+        UserError: The label maps differ in shape, are not 2D or 3D or not integer, or ``spacing`` does not fit them.
     """
     _check(prediction, reference, spacing)
     values = np.unique(np.array(list(structures.values()), dtype=np.int64))
@@ -70,24 +68,24 @@ def score(
 def _check(prediction: Labels, reference: Labels, spacing: Sequence[float]) -> None:
     if prediction.shape != reference.shape:
         raise UserError(
-            f"prediction has shape {prediction.shape}, reference {reference.shape}; they must be equal: "
-            "bring both to one grid first"
+            f"the prediction has shape {prediction.shape}, but the reference has shape {reference.shape}; resample one "
+            "of them to the grid of the other"
         )
     for name, array in (("prediction", prediction), ("reference", reference)):
         if not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"{name} has dtype {array.dtype}; a label map of integers is needed")
+            raise UserError(f"{name} must be a label map of integers, got the dtype {array.dtype}")
     if reference.ndim not in (2, 3):
-        raise UserError(f"label maps have {reference.ndim} axes; 2 or 3 are allowed: score one map a call")
+        raise UserError(f"label maps must have 2 or 3 axes, got {reference.ndim}; score one map per call")
     if len(spacing) != reference.ndim:
-        raise UserError(f"spacing {tuple(spacing)} needs one value for each of the {reference.ndim} axes")
+        raise UserError(f"spacing must have one value for each of the {reference.ndim} axes, got {tuple(spacing)}")
     if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise UserError(f"spacing {tuple(spacing)} must be positive millimetres")
+        raise UserError(f"spacing must be positive numbers of mm, got {tuple(spacing)}")
 
 
 def _indices(labels: Labels, values: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Replace each label value by 1 + its place in the sorted `values`, and any other value by 0."""
+    """Replace each label value by 1 + its index in the sorted `values`, and any other value by 0."""
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if high - low > 1 << 20:  # a table over the whole range would be larger than the search is slow
+    if high - low > 1 << 20:  # search, because a lookup table of the whole range would be too large
         place = np.searchsorted(values, labels).clip(max=max(len(values) - 1, 0))
         return np.where(values[place] == labels, place + 1, 0).astype(np.int32)
     table = np.zeros(high - low + 1, dtype=np.int32)
@@ -97,7 +95,7 @@ def _indices(labels: Labels, values: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _dice(a: NDArray[np.int32], b: NDArray[np.int32], count: int) -> NDArray[np.float64]:
-    """Dice of the indices 1..count: one pass over both maps fills their joint histogram."""
+    """Dice of the indices 1..count, computed from the joint histogram of both maps."""
     size = count + 1
     joint = np.bincount(a.ravel() * size + b.ravel(), minlength=size * size).reshape(size, size)
     total = (joint.sum(axis=0) + joint.sum(axis=1))[1:]
@@ -118,14 +116,14 @@ def _surface(
     boxes: tuple[tuple[slice, ...] | None, tuple[slice, ...] | None],
     spacing: Sequence[float],
 ) -> tuple[float, float]:
-    """hd95 and msd of one structure, measured inside the box that holds it in both maps."""
-    # takes seconds, which comparing scores that are there should not wait for
+    """hd95 and msd of one structure, measured inside the box that contains it in both maps."""
+    # imported here because it takes seconds and the comparison of existing scores does not need it
     from monai.metrics.utils import get_mask_edges, get_surface_distance  # noqa: PLC0415
 
     first, second = boxes
     if first is None or second is None:
         return np.nan, np.nan
-    # no margin is needed: voxels outside the box count as background when the edges are taken
+    # the box needs no margin, because edges are computed with background outside it
     box = tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(first, second, strict=True))
     edges = get_mask_edges(a[box] == index, b[box] == index, crop=False)
     there, back = (
@@ -147,14 +145,14 @@ def score_files(
     """Score a predicted label file against its reference file; see `score`.
 
     Args:
-        prediction: NIfTI or image file of labels.
-        reference: file on the same grid; its spacing is used.
-        structures: name -> label value.
-        colors: label value -> RGB, if the reference is a colour mask; predictions are index masks.
-        ignored: see `score`.
+        prediction: NIfTI file or picture of labels.
+        reference: File on the same grid, whose spacing is used.
+        structures: Label value of each structure, by name.
+        colors: RGB of each label value, if the reference is a colour mask. Predictions are index masks.
+        ignored: See `score`.
 
     Raises:
-        DataError: a file cannot be read, or the two differ in shape or place (affine).
+        DataError: A file cannot be read, or the files differ in shape or affine.
     """
     ours, theirs = read_label(prediction), read_label(reference, colors=colors)
     for error in geometry_errors(prediction, ours, reference, theirs):
@@ -172,23 +170,21 @@ def score_folders(
 ) -> pd.DataFrame:
     """Score every label file of a folder against the file of the same name in another; see `score_files`.
 
-    Names are compared without their endings, so `a.png` pairs with `a.nii.gz`.
+    Names are compared without their endings, so `a.png` is paired with `a.nii.gz`.
 
     Returns:
         A table with the columns case, structure, metric and value.
 
     Raises:
-        DataError: a folder holds no label file, or files are left without a partner, which are counted, and the first
-            named.
+        DataError: A folder has no label files, or files are unpaired.
     """
     ours, theirs = _label_files(predictions), _label_files(references)
-    lonely = [f"{theirs[n]} has no prediction in {predictions}" for n in sorted(theirs.keys() - ours.keys())]
-    lonely += [f"{ours[n]} has no reference in {references}" for n in sorted(ours.keys() - theirs.keys())]
-    if lonely:
-        more = f"; and {len(lonely) - NAMED} more" if len(lonely) > NAMED else ""
-        some = "; ".join(lonely[:NAMED]) + more
-        remedy = "Add the missing files or move these away"
-        raise DataError(f"{len(lonely)} file{'s have' if len(lonely) > 1 else ' has'} no partner: {some}. {remedy}")
+    unpaired = [f"{theirs[n]} has no prediction in {predictions}" for n in sorted(theirs.keys() - ours.keys())]
+    unpaired += [f"{ours[n]} has no reference in {references}" for n in sorted(ours.keys() - theirs.keys())]
+    if unpaired:
+        found = f"{len(unpaired)} file{'s are' if len(unpaired) > 1 else ' is'} unpaired"
+        remedy = "Add the missing files, or remove these"
+        raise DataError(f"{found}: {shortened_list(unpaired, separator='; ')}. {remedy}")
     tables = [
         score_files(ours[name], theirs[name], structures=structures, colors=colors, ignored=ignored).assign(case=name)
         for name in sorted(theirs)
@@ -198,7 +194,7 @@ def score_folders(
 
 def _label_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give the folder that holds the label files")
+        raise DataError(f"{folder}: is not a folder; give the folder of the label files")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if ending(path.name) is None or path.name.startswith("."):
@@ -208,19 +204,19 @@ def _label_files(folder: Path) -> dict[str, Path]:
             raise DataError(f"{found[name]} and {path} have the same name; keep one of them")
         found[name] = path
     if not found:
-        raise DataError(f"{folder} holds no label file; allowed endings: {', '.join(ENDINGS)}")
+        raise DataError(f"{folder}: contains no label files; allowed endings: {', '.join(ENDINGS)}")
     return found
 
 
 def score_paths(folder: Path) -> tuple[Path, Path]:
-    """The files that `write_scores` writes."""
+    """Paths of the files that `write_scores` writes."""
     return folder / "scores.parquet", folder / "scores.csv"
 
 
 def write_scores(scores: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
-    """Write a table of scores as `scores.parquet` and `scores.csv` into `folder`; returns both paths.
+    """Write a table of scores as `scores.parquet` and `scores.csv` into `folder`, and return both paths.
 
-    The first stands for a finished run, so it takes its place last.
+    `scores.parquet` marks a run as finished, so it is moved into place last.
     """
     parquet, table = score_paths(folder)
     write_together({table: scores.to_csv(index=False).encode(), parquet: scores.to_parquet(index=False)})
@@ -228,30 +224,30 @@ def write_scores(scores: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
 
 
 def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None) -> pd.DataFrame:
-    """Score a label file, or a folder of them, against its reference.
+    """Score a label file, or a folder of label files, against its reference.
 
     Args:
-        predictions: label file or folder.
-        references: file or folder, as `predictions`.
-        dataset: data set whose structures (and mask colours) are scored, without the voxels that it ignores; without
-            it, every label value found in the references, as `structure_<value>`.
+        predictions: Label file or folder.
+        references: Label file or folder, like `predictions`.
+        dataset: Data set that defines the structures, mask colours and ignored voxels. Without it, all label values in
+            the references are scored as `structure_<value>`.
 
     Returns:
         A table with the columns case, structure, metric and value; see `score`.
 
     Raises:
-        DataError: a path does not exist, a file cannot be read, files have no partner, or there is no structure.
+        DataError: A path does not exist, a file cannot be read, files are unpaired, or there is no structure.
     """
     for path in (predictions, references):
         if not path.exists() and not path.is_symlink():
-            raise DataError(f"{path}: there is no such file or folder")
+            raise DataError(f"{path}: {absence(path)}; give label files or folders of label files")
         if not path.is_dir():
             check_is_file(path)
     known = None if dataset is None else Dataset.open(dataset)
     structures = known.structures if known and known.structures else _values_found(references)
     colors, ignored = (known.colors, known.ignored) if known else (None, None)
     if not structures:
-        raise DataError(f"{references}: holds background (0) only, so that nothing can be scored; label a structure")
+        raise DataError(f"{references}: contains only background (0); label at least one structure")
     if references.is_file():
         table = score_files(predictions, references, structures=structures, colors=colors, ignored=ignored)
         return table.assign(case=stem(references.name))[["case", "structure", "metric", "value"]]
@@ -259,8 +255,11 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
 
 
 def mean_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Means over cases as text rows (structure, one per metric, scored cases), all structures last; NaN left out."""
-    # a structure that is absent everywhere keeps its row
+    """Means over cases as text rows (structure, metrics, number of scored cases), with their mean last.
+
+    NaN is ignored.
+    """
+    # dropna=False keeps the rows of structures that are absent everywhere
     table = scores.pivot_table(
         index="structure", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
     )
@@ -281,12 +280,12 @@ def _values_found(references: Path) -> dict[str, int]:
 
 
 def dice_scores(prediction: Labels, reference: Labels, values: Sequence[int]) -> NDArray[np.float64]:
-    """Dice of each label value of two integer label maps of one shape: (values,); NaN if absent from both.
+    """Dice (values,) of each label value in two integer label maps; NaN if a value is absent from both.
 
     Args:
-        prediction: integers of any shape.
-        reference: integers of the same shape.
-        values: label values, ascending.
+        prediction: Integer label map of any shape.
+        reference: Integer label map of the same shape.
+        values: Label values in ascending order.
     """
     wanted = np.asarray(values, dtype=np.int64)
     return _dice(_indices(prediction, wanted), _indices(reference, wanted), len(wanted))

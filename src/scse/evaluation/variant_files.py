@@ -1,4 +1,4 @@
-"""Scores given as files of each variant: which files, of which seeds and folds, and whether they can be paired."""
+"""Scores in separate files of each variant: finding the files, assigning seeds and folds, and checking the pairing."""
 
 import glob
 import itertools
@@ -12,34 +12,36 @@ from scse.evaluation.foreign import FORMATS, read_score_file
 from scse.evaluation.pairing import check_scores
 from scse.evaluation.reading import fill, read_scores, tidy
 from scse.support.errors import DataError
+from scse.support.paths import absence
+from scse.support.text import shortened_list
 
-# the name of a variant may hold = in brackets, as scse[reduction=4]
+# names of variants may contain = in brackets, as in scse[reduction=4]
 NAME_AND_FILES = re.compile(r"((?:[^=\[]|\[[^\]]*\])*)=(.*)", re.DOTALL)
 FOLD = re.compile(r"fold_(\d+)")
 SUMMARY = "summary.json"
 
 Cell = tuple[str, str, str]
 """Network, case and structure of a score."""
-Taken = dict[tuple[object, object], list[tuple[Path, set[Cell]]]]
-"""The files of a variant by seed and fold, each with what it scores."""
+Assigned = dict[tuple[object, object], list[tuple[Path, set[Cell]]]]
+"""Files of a variant, with their cells, by seed and fold."""
 
 
 def read_compared(
     arguments: Sequence[str], *, metric: str, baseline: str, on_note: Callable[[str], None] = lambda note: None
 ) -> pd.DataFrame:
-    """Read what `scse compare` was given: one table of all variants, or NAME=FILES for each variant.
+    """Read the arguments of `scse compare`: one table of all variants, or NAME=FILES for each variant.
 
     Args:
-        arguments: the path of one table, or texts NAME=FILES. FILES are paths and patterns, separated by commas.
-        metric: that will be compared.
-        baseline: the variant that the others will be compared with.
-        on_note: called with a line for each thing that was taken for granted.
+        arguments: Path of one table, or texts NAME=FILES. FILES are paths and patterns, separated by commas.
+        metric: Metric to be compared.
+        baseline: Variant with which the others will be compared.
+        on_note: Called with a message for each assumption.
 
     Returns:
         The tidy table of `read_scores`.
 
     Raises:
-        DataError: arguments or files are wrong.
+        DataError: An argument or a file is invalid.
     """
     named = [NAME_AND_FILES.fullmatch(argument) for argument in arguments]
     if len(arguments) == 1 and (named[0] is None or _exists(arguments[0])):
@@ -48,20 +50,20 @@ def read_compared(
     for argument, match in zip(arguments, named, strict=True):
         if match is None:
             raise DataError(
-                f"{argument}: has no variant's name, but {len(arguments)} arguments were given; give one table of all "
-                "variants alone, or NAME=FILES for each variant, as none=a.csv scse=b.csv"
+                f"{argument}: has no variant name, but {len(arguments)} arguments were given; give only one table of "
+                "all variants, or NAME=FILES for each variant, such as none=a.csv scse=b.csv"
             )
         name = match[1].strip()
         if name in files:
             raise DataError(
-                f"{argument}: the variant {name} is given twice; give all its files in one argument, separated by "
+                f"{argument}: the variant {name} is given twice; put all its files into one argument, separated by "
                 f"commas: {name}=FILE,FILE"
             )
         files[name] = _find_files(argument, name, match[2])
     if len(files) == 1:
         raise DataError(
-            f"{arguments[0]}: is no file, but one variant alone; give one table of all variants, or NAME=FILES for at "
-            "least two, as none=a.csv scse=b.csv"
+            f"{arguments[0]}: is not a file, but a single variant; give one table of all variants, or NAME=FILES for "
+            "at least two, such as none=a.csv scse=b.csv"
         )
     return read_score_files(files, metric=metric, baseline=baseline, on_note=on_note)
 
@@ -73,32 +75,32 @@ def read_score_files(
     baseline: str | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> pd.DataFrame:
-    """Read the scores of variants from files of their own, as other programs write them.
+    """Read the scores of variants from separate files, as other programs write them.
 
     Known formats are the `summary.json` of nnU-Net v2 (or its folder), the `METRIC_raw.csv` of MONAI, the
-    `results.csv` of MIST, and CSV or Parquet tables with columns case and value, and, if they are there, network,
+    `results.csv` of MIST, and CSV or Parquet tables with the columns case and value and, optionally, network,
     structure, metric, seed and fold.
 
     Without a column fold, the fold of a file is N of the last part `fold_N` of its path, otherwise 0. Without a column
-    seed, files of one variant and fold are trainings with the seeds 0, 1, 2, ... in their order.
+    seed, files of one variant and fold are trainings with the seeds 0, 1, 2, ... in order.
 
     Args:
-        files: the file or files of each variant.
-        metric: to read; also of tables without a column metric.
-        baseline: the variant that the others will be compared with [the first].
-        on_note: called with a line for each variant about its seeds and folds, and what else was taken for granted.
+        files: File or files of each variant, by name.
+        metric: Metric to read; also the metric of tables without a column metric.
+        baseline: Variant with which the others will be compared; by default the first.
+        on_note: Called with a message about the seeds and folds of each variant, and for each assumption.
 
     Returns:
-        The tidy table of `read_scores`, with scores of this metric alone.
+        The tidy table of `read_scores`, with scores of this metric only.
 
     Raises:
-        DataError: a file cannot be read or is given twice, or variants cannot be paired with the baseline.
+        DataError: A file cannot be read or is given twice, or a variant cannot be paired with the baseline.
     """
     given = {name: [paths] if isinstance(paths, Path | str) else paths for name, paths in files.items()}
     _check_variants(given, baseline)
     paths = {name: [_score_file(Path(path)) for path in chosen] for name, chosen in given.items()}
     _check_files_differ(paths)
-    notes: dict[str, None] = {}  # each of them once
+    notes: dict[str, None] = {}  # an ordered set
     tables = {name: _read_variant(name, chosen, metric, notes) for name, chosen in paths.items()}
     for note in notes:
         on_note(note)
@@ -109,11 +111,11 @@ def read_score_files(
 
 
 def _find_files(argument: str, name: str, paths: str) -> list[Path]:
-    """The files of one argument NAME=FILES; a file whose own name holds commas stays one."""
+    """The files of one argument NAME=FILES. An existing file whose name contains commas is one file."""
     texts = [text.strip() for text in ([paths] if paths and _exists(paths) else paths.split(","))]
     if not name or not all(texts):
         raise DataError(
-            f"{argument}: a {'path' if name else 'name'} is empty; write NAME=FILE, or NAME=FILE,FILE for several"
+            f"{argument}: a {'path' if name else 'name'} is empty; write NAME=FILE, or NAME=FILE,FILE for several files"
         )
     return [path for text in texts for path in _expand(text)]
 
@@ -121,7 +123,7 @@ def _find_files(argument: str, name: str, paths: str) -> list[Path]:
 def _exists(text: str) -> bool:
     try:
         return Path(text).exists()
-    except OSError:  # a list of many files is longer than a path can be
+    except OSError:  # a list of many files may be too long for a path
         return False
 
 
@@ -129,16 +131,14 @@ def _expand(text: str) -> list[Path]:
     path = Path(text).expanduser()
     if path.exists() or not glob.has_magic(text):
         return [path]
-    found = sorted(map(Path, glob.glob(_pattern(path), recursive=True)))  # noqa: PTH207 # Path.glob finds hidden files
+    found = sorted(map(Path, glob.glob(_pattern(path), recursive=True)))  # noqa: PTH207 # Path.glob would find hidden files
     if not found:
-        raise DataError(
-            f"{text}: no file matches this pattern; correct it, and quote it where the shell takes * for itself"
-        )
+        raise DataError(f"{text}: no file matches this pattern; correct it, and quote it to protect * from the shell")
     return found
 
 
 def _pattern(path: Path) -> str:
-    """The path as a pattern in which the folders that exist as they stand are escaped: `scse[reduction=4]/fold_*`."""
+    """Convert a path to a pattern, escaping the parts that exist literally, as in `scse[reduction=4]/fold_*`."""
     pattern, literal = Path(), Path()
     for part in path.parts:
         literal /= part
@@ -150,11 +150,11 @@ def _score_file(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise DataError(f"{path}: there is no such file; give {FORMATS}")
+        raise DataError(f"{path}: {absence(path)}; give {FORMATS}")
     if not (path / SUMMARY).is_file():
         raise DataError(
-            f"{path}: is a folder without {SUMMARY}; give one in which nnU-Net v2 wrote it, as fold_0/validation, "
-            f"or a file: {FORMATS}"
+            f"{path}: is a folder without {SUMMARY}; give a folder with the {SUMMARY} of nnU-Net v2, such as "
+            f"fold_0/validation, or a file: {FORMATS}"
         )
     return path / SUMMARY
 
@@ -162,42 +162,42 @@ def _score_file(path: Path) -> Path:
 def _check_variants(files: Mapping[str, Sequence[Path | str]], baseline: str | None) -> None:
     names = ", ".join(files)
     if len(files) < 2:
-        raise DataError(f"at least two variants are needed to compare, got {names or 'none'}; give files of each")
+        raise DataError(f"a comparison needs at least two variants, got {names or 'none'}; give files of each")
     for name, chosen in files.items():
         if not chosen:
             raise DataError(f"{name}: has no files; give {FORMATS}")
     if baseline is not None and baseline not in files:
-        raise DataError(f"baseline {baseline!r} is not among the variants {names}; choose one of them with --baseline")
+        raise DataError(f"the baseline {baseline!r} is not one of the variants {names}; choose one with --baseline")
 
 
 def _check_files_differ(files: Mapping[str, Sequence[Path]]) -> None:
     owners: dict[Path, str] = {}
     for name, path in ((name, path) for name, chosen in files.items() for path in chosen):
         if owner := owners.get(path.resolve()):
-            raise DataError(f"{path}: is given for {owner}, and again for {name}; give each file once")
+            raise DataError(f"{path}: is given for {owner} and again for {name}; give each file only once")
         owners[path.resolve()] = name
 
 
 def _read_variant(name: str, files: Sequence[Path], metric: str, notes: dict[str, None]) -> pd.DataFrame:
-    taken: Taken = {}
-    tables = [_read_training(name, file, metric, taken, notes) for file in files]
-    notes[_seeds_and_folds(name, len(files), taken)] = None
+    assigned: Assigned = {}
+    tables = [_read_training(name, file, metric, assigned, notes) for file in files]
+    notes[_seeds_and_folds(name, len(files), assigned)] = None
     return pd.concat(tables, ignore_index=True)
 
 
-def _read_training(name: str, file: Path, metric: str, taken: Taken, notes: dict[str, None]) -> pd.DataFrame:
+def _read_training(name: str, file: Path, metric: str, assigned: Assigned, notes: dict[str, None]) -> pd.DataFrame:
     table = read_score_file(file, metric=metric).assign(variant=name)
     filled = fill(table, metric=metric, fold=_fold(file))
     notes |= dict.fromkeys(
-        f"no column {column}: taken as {filled[column]} for all scores"
+        f"no column {column}: using {filled[column]} for all scores"
         for column in ("structure", "metric")
         if column in filled
     )
     table = tidy(table, file)
     _check(table, metric, file)
     if "seed" in filled:
-        table["seed"] = _next_seed(name, file, table, taken)
-    _take(file, table, taken)
+        table["seed"] = _next_seed(name, file, table, assigned)
+    _assign(file, table, assigned)
     return table
 
 
@@ -213,50 +213,50 @@ def _fold(path: Path) -> int:
     return numbers[-1] if numbers else 0
 
 
-def _next_seed(name: str, file: Path, table: pd.DataFrame, taken: Taken) -> int:
-    """The first seed that none of the folds of this file has yet."""
+def _next_seed(name: str, file: Path, table: pd.DataFrame, assigned: Assigned) -> int:
+    """The first seed that is not yet assigned to any fold of this file."""
     cells = _cells(table)
-    for (_, fold), others in taken.items():
+    for (_, fold), others in assigned.items():
         for other, known in others:
             if fold in cells and known.isdisjoint(cells[fold]):
                 raise DataError(
-                    f"{file}: is of fold {fold} of {name}, as is {other}, but they share no case and structure, "
-                    "so they are not two trainings of this fold; put folds into folders fold_0, fold_1, ..., or "
-                    "write one table with the columns case, structure, fold and value"
+                    f"{file}: belongs to fold {fold} of {name}, like {other}, but they have no common case and "
+                    "structure, so they cannot be two trainings of this fold; put folds into folders fold_0, fold_1, "
+                    "..., or write one table with the columns case, structure, fold and value"
                 )
-    return next(seed for seed in itertools.count() if not any((seed, fold) in taken for fold in cells))
+    return next(seed for seed in itertools.count() if not any((seed, fold) in assigned for fold in cells))
 
 
-def _take(file: Path, table: pd.DataFrame, taken: Taken) -> None:
+def _assign(file: Path, table: pd.DataFrame, assigned: Assigned) -> None:
     for seed, rows in table.groupby("seed", sort=False):
         for fold, cells in _cells(rows).items():
-            for other, known in taken.setdefault((seed, fold), []):
+            for other, known in assigned.setdefault((seed, fold), []):
                 if both := known & cells:
                     _, case, structure = min(both)
                     raise DataError(
-                        f"{file}: holds seed {seed}, fold {fold}, case {case}, structure {structure}, as does {other}; "
-                        "correct the column seed, or leave one of them out"
+                        f"{file}: contains seed {seed}, fold {fold}, case {case}, structure {structure}, like {other}; "
+                        "correct the column seed, or omit one of the files"
                     )
-            taken[seed, fold].append((file, cells))
+            assigned[seed, fold].append((file, cells))
 
 
 def _cells(table: pd.DataFrame) -> dict[object, set[Cell]]:
-    """What is scored, by fold."""
+    """Network, case and structure of all scores, by fold."""
     return {
         fold: set(zip(rows["network"], rows["case"], rows["structure"], strict=True))
         for fold, rows in table.groupby("fold", sort=False)
     }
 
 
-def _seeds_and_folds(name: str, files: int, taken: Taken) -> str:
-    seeds, folds = (list(dict.fromkeys(key[axis] for key in taken)) for axis in (0, 1))
-    told = ", ".join(
+def _seeds_and_folds(name: str, files: int, assigned: Assigned) -> str:
+    seeds, folds = (list(dict.fromkeys(key[axis] for key in assigned)) for axis in (0, 1))
+    found = ", ".join(
         f"{what}{'s' if len(values) > 1 else ''} {', '.join(map(str, values))}"
         for what, values in (("seed", seeds), ("fold", folds))
     )
     whole = len(seeds) * len(folds)
-    lacking = f", {len(taken)} of {whole} pairs of seed and fold" if len(taken) < whole else ""
-    return f"{name}: {files} file{'s' if files > 1 else ''}, taken as {told}{lacking}"
+    lacking = f", {len(assigned)} of {whole} pairs of seed and fold" if len(assigned) < whole else ""
+    return f"{name}: {files} file{'s' if files > 1 else ''}, read as {found}{lacking}"
 
 
 def _check_pairs(reference: str, plain: pd.DataFrame, variant: str, other: pd.DataFrame) -> None:
@@ -265,17 +265,17 @@ def _check_pairs(reference: str, plain: pd.DataFrame, variant: str, other: pd.Da
         if not set(ours) & set(theirs):
             raise DataError(
                 f"{variant} has no {column} in common with {reference}, so nothing can be paired: "
-                f"{_few(theirs)} against {_few(ours)}; give files of the same {column}s, under the same names"
+                f"{_listed(theirs)} and {_listed(ours)}; give files with the same {column}s, under the same names"
             )
     folds, others = (table.groupby("case")["fold"].agg(set) for table in (plain, other))
     for case in folds.index.intersection(others.index):
         if not folds[case] & others[case]:
             raise DataError(
-                f"{variant} has case {case} in fold {_few(others[case])}, {reference} in fold {_few(folds[case])}, so "
-                "it cannot be paired; give files of the same folds, or of the whole cross-validation, for every variant"
+                f"{variant} has case {case} in fold {_listed(others[case])}, but {reference} in fold "
+                f"{_listed(folds[case])}, so it cannot be paired; give files of the same folds, or of the whole "
+                "cross-validation, for every variant"
             )
 
 
-def _few(values: Sequence[object] | set[object]) -> str:
-    texts = sorted(map(str, values))
-    return ", ".join(texts[:3]) + (", ..." if len(texts) > 3 else "")
+def _listed(values: Sequence[object] | set[object]) -> str:
+    return shortened_list(sorted(map(str, values)), 3)

@@ -1,4 +1,4 @@
-"""The verdict: what a comparison found, in sentences made by fixed rules (docs/statistics.md)."""
+"""Verdicts: the result of a comparison in sentences made by fixed rules (docs/statistics.md)."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -17,13 +17,13 @@ UNITS = {"dice": "Dice", "hd95": "mm HD95", "msd": "mm MSD"}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of one variant over all structures.
+    """Verdict on one variant over all structures.
 
     Attributes:
-        network: as in the scores.
-        variant: as in the scores.
-        kind: by the rules of `compare`.
-        text: a sentence, such as "scSE is better than plain: +0.031 Dice [0.024, 0.038], p < 0.001, 5 trainings and
+        network: Name of the network, as in the scores.
+        variant: Name of the variant, as in the scores.
+        kind: Result by the rules of `compare`.
+        text: Sentence, such as "scSE is better than plain: +0.031 Dice [0.024, 0.038], p < 0.001, 5 trainings and
             15 cases, +1.2 % time per step".
     """
 
@@ -34,14 +34,15 @@ class Verdict:
 
 
 def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[Verdict]:
-    """One verdict for each network and variant but the baseline.
+    """One verdict for each network and each variant except the baseline.
 
-    The effect is the mean paired difference with its 95 % interval; p is corrected after Holm over the variants of the
-    network.
+    The effect is the mean paired difference with its 95 % interval. The p-value is corrected after Holm over the
+    variants of the network.
 
     Args:
-        comparison: what `compare` found.
-        costs: network, variant and step_ratio (time of a training step relative to the plain network's).
+        comparison: Result of `compare`.
+        costs: Table with the columns network, variant and step_ratio (time of a training step relative to that of the
+            plain network).
     """
     ratios = {} if costs is None else costs.set_index(["network", "variant"])["step_ratio"].to_dict()
     noise = comparison.noise.set_index("network")["apart"].to_dict()
@@ -60,9 +61,9 @@ def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[
 
 
 def headlines(comparison: Comparison) -> dict[str, str]:
-    """For each network, which variants are better than the baseline, worse, equivalent or undecided."""
+    """One line for each network that lists which variants are better than the baseline, worse, and so on."""
     base = variant_name(comparison.baseline)
-    words = {
+    results = {
         "better": f"better than {base}",
         "worse": f"worse than {base}",
         "equivalent": f"equivalent to {base} within {comparison.margin} {_unit(comparison)}",
@@ -74,20 +75,20 @@ def headlines(comparison: Comparison) -> dict[str, str]:
         rows = tests[tests["network"] == network]
         names = {kind: [variant_name(v) for v in group["variant"]] for kind, group in rows.groupby("kind")}
         parts = [
-            f"{', '.join(names[kind])} {'is' if len(names[kind]) == 1 else 'are'} {told}"
-            for kind, told in words.items()
+            f"{', '.join(names[kind])} {'is' if len(names[kind]) == 1 else 'are'} {result}"
+            for kind, result in results.items()
             if kind in names
         ]
         for kind, what in (("few_trainings", "trainings"), ("few_cases", "cases")):
             if kind in names:
-                of_whom = "" if len(names[kind]) == len(rows) else f" of {', '.join(names[kind])}"
-                parts.append(f"too few {what}{of_whom} to decide")
+                of_variants = "" if len(names[kind]) == len(rows) else f" of {', '.join(names[kind])}"
+                parts.append(f"too few {what}{of_variants} to decide")
         lines[network] = "; ".join(parts) or f"nothing to compare with {base}"
     return lines
 
 
 def noise_texts(comparison: Comparison) -> dict[str, str]:
-    """The noise floor of each network with two or more trainings of the baseline, in words."""
+    """A sentence about the noise floor of each network with at least two trainings of the baseline."""
     base, unit = variant_name(comparison.baseline), _unit(comparison)
     texts = {}
     for row in comparison.noise.to_dict("records"):
@@ -95,17 +96,17 @@ def noise_texts(comparison: Comparison) -> dict[str, str]:
         text = f"Two trainings of {base} differ by {apart.lstrip('+')} {unit} on average ({row['trainings']} trainings)"
         if row["splits"]:
             alarms = round(row["alarms"] * row["splits"])
-            ways = f"all {row['splits']} ways" if row["exact"] else f"{row['splits']:,} random ways"
+            splits = f"all {row['splits']} splits" if row["exact"] else f"{row['splits']:,} random splits"
             text += (
                 f"; {base} compared with itself, {row['against']} trainings against {row['against']}, has p < {LEVEL} "
-                f"in {alarms} of {ways} to split them ({100 * row['alarms']:.1f} %)"
+                f"in {alarms} of {splits} ({100 * row['alarms']:.1f} %)"
             )
         texts[row["network"]] = text
     return texts
 
 
 def verdict_text(comparison: Comparison, costs: pd.DataFrame | None = None) -> str:
-    """The headline of each network, and below it the verdicts on its variants and the noise floor."""
+    """The headline of each network, followed by the verdicts on its variants and the noise floor."""
     found, noise = verdicts(comparison, costs), noise_texts(comparison)
     lines = []
     for network, headline in headlines(comparison).items():
@@ -117,14 +118,14 @@ def verdict_text(comparison: Comparison, costs: pd.DataFrame | None = None) -> s
 
 
 def p_text(p: float) -> str:
-    """Write a p-value for reading after the letter p: "= 0.004", "< 0.001"."""
+    """Format a p-value for use after the letter p: "= 0.004", "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"= {p:.3g}"
 
 
 def effect_text(middle: float, low: float, high: float) -> tuple[str, str]:
-    """A difference and its interval for reading, "+0.031" and "[0.024, 0.038]"; the latter is empty if it is NaN.
+    """Format a difference and its interval: "+0.031" and "[0.024, 0.038]"; the latter is "" if the interval is NaN.
 
-    Three decimals, or as many more (up to 6) as it takes to tell the ends of the interval from zero.
+    They have three decimals, or up to six if needed to distinguish the bounds of the interval from zero.
     """
     sizes = [abs(x) for x in ((middle,) if math.isnan(low) else (low, high)) if x]
     decimals = min(6, max([3, *(-math.floor(math.log10(size)) for size in sizes)]))
@@ -133,36 +134,39 @@ def effect_text(middle: float, low: float, high: float) -> tuple[str, str]:
 
 
 def _finding(comparison: Comparison, test: Mapping[Hashable, Any]) -> str:
-    """What was found of one variant, and how sure that is."""
+    """The result of one variant, with its effect and p-value."""
     name, base, unit = variant_name(test["variant"]), variant_name(comparison.baseline), _unit(comparison)
     kind, effect, p = test["kind"], _effect(test, unit), f"p {p_text(test['p_holm'])}"
     if kind in {"few_cases", "few_trainings"}:
         return f"{name}: too {kind.replace('_', ' ')}: {effect} observed"
     if kind == "equivalent":
-        beyond = f"p {p_text(test['p_equivalent_holm'])} of a difference as large as that"
-        zero = f", {p} of none" if test["p_holm"] < LEVEL else ""
-        return f"{name} is equivalent to {base} within {comparison.margin} {unit}: {effect}, {beyond}{zero}"
+        equivalence = f"equivalence p {p_text(test['p_equivalent_holm'])}"
+        difference = f", difference {p}" if test["p_holm"] < LEVEL else ""
+        return f"{name} is equivalent to {base} within {comparison.margin} {unit}: {effect}, {equivalence}{difference}"
     if kind == "undecided":
         return f"{name}: undecided: {effect}, {p}"
     return f"{name} is {kind} than {base}: {effect}, {p}"
 
 
 def _advice(comparison: Comparison, test: Mapping[Hashable, Any], apart: float) -> str:
-    """What it takes to decide, where nothing is; `apart`: mean difference of two trainings of the baseline, or NaN."""
+    """What is needed for a decision, or "" if there is one.
+
+    `apart` is the mean difference of two trainings of the baseline, or NaN.
+    """
     if test["kind"] == "few_cases":
         return f"; a verdict needs {FEWEST_CASES} or more cases"
     if test["kind"] == "few_trainings":
         base = variant_name(comparison.baseline)
         known = "" if math.isnan(apart) else f"two trainings of {base} differ by {_size(apart)} on average, and "
-        return f"; {known}a verdict needs {FEWEST_TRAININGS} or more (--seeds {FEWEST_TRAININGS})"
+        return f"; {known}a verdict needs {FEWEST_TRAININGS} or more trainings (--seeds {FEWEST_TRAININGS})"
     if test["kind"] != "undecided":
         return ""
-    found = f"; such a study finds differences of {_size(test['detectable'])} or more"
+    found = f"; a study of this size detects differences of {_size(test['detectable'])} or more"
     if comparison.margin is None:
         return found
     if math.isinf(test["needed"]):
-        return f"{found}; no number of trainings finds {comparison.margin}, which needs more cases"
-    return f"{found}; to find {comparison.margin} needs about {test['needed']:.0f} trainings"
+        return f"{found}; detecting {comparison.margin} needs more cases, more trainings are not enough"
+    return f"{found}; detecting {comparison.margin} needs about {test['needed']:.0f} trainings"
 
 
 def _unit(comparison: Comparison) -> str:

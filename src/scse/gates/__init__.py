@@ -1,4 +1,4 @@
-"""The gates of trained blocks: their values, explanations of one image, and the channel gates of a study."""
+"""Gates of trained blocks: values, explanations of one image, and channel gates of a study."""
 
 from scse.gates.computing import BlockGates, gates_of
 

@@ -1,9 +1,8 @@
-"""Channel gates of a study's networks: what the channel excitation learned, block by block."""
+"""Channel gates of the networks of a study, block by block."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,49 +14,47 @@ from scse.gates.computing import SHUT
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
 from scse.support.atomic import write_atomic
-from scse.vocabulary.variants import Variant
+from scse.support.events import UNWATCHED, Stage, Watch
 
 MOST_CASES = 24
 SLICES = 16
-"""Of a case, spread evenly; its gates are the mean over them."""
+"""Number of slices of a case, spread evenly; the gates of a case are the mean over them."""
 
-COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
+GATE_COLUMNS = ["network", "variant", "block", "identity", "channel", "case", "gate"]
 
 
-def channel_gates(
-    runs: Sequence[FinishedRun], *, cache: Path, on_event: Callable[[dict[str, Any]], None] = lambda event: None
-) -> pd.DataFrame:
-    """Measure the channel gates of each variant's first run, or find them measured.
+def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UNWATCHED) -> pd.DataFrame:
+    """Measure the channel gates of the first run of each variant, or read them from the cache.
 
     Args:
-        runs: of the study; those of the first seed and fold are measured, on at most 24 of their test cases.
-        cache: Parquet file that keeps the table for the next call with the same runs.
-        on_event: told before the work begins, and of its progress.
+        runs: Runs of the study. Those of the first seed and fold are measured, on at most 24 of their test cases.
+        cache: Parquet file that stores the table for later calls with the same runs.
+        watch: Receives a `Stage` before the measurement, and `Progress`; checked after every run.
 
     Returns:
-        A table with the columns network, variant, block (where it is), identity (the gate that leaves a channel as it
-        is, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices); blocks in the
-        order of execution. Empty if no variant weighs channels.
+        A table with the columns network, variant, block (its position in the network), identity (the gate that leaves
+        a channel unchanged, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices),
+        with blocks in the order of execution. It is empty if no variant has channel gates.
     """
     first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
-    measured = [run for run in first if Variant.parse(run.variant).kind in {"cse", "scse"}]
+    measured = [run for run in first if run.variant.has_channel_gate]
     key = _key(measured)
     if (kept := _kept(cache)).attrs.get("key") == key:
         return kept
     if measured:
-        on_event({"event": "stage", "what": "measuring channel gates"})
-    tables = []
+        watch.report(Stage("measuring channel gates"))
+    count, tables = watch.counter("gates"), []
     for done, run in enumerate(measured, start=1):
         tables += _run_tables(run)
-        on_event({"event": "progress", "what": "gates", "done": done, "total": len(measured)})
-    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+        count(done, len(measured))
+    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=GATE_COLUMNS)
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))
     return gates
 
 
 def _kept(cache: Path) -> pd.DataFrame:
-    """The table of an earlier call; an empty one where there is none that can be read."""
+    """The table of an earlier call; an empty table if it does not exist or cannot be read."""
     try:
         return pd.read_parquet(cache)
     except (OSError, ValueError, ArrowException):
@@ -76,17 +73,19 @@ def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
         for gates in slice_gates(segmenter, image, slices):
             if gates.channel is not None:
                 mean = gates.channel.mean(axis=0)
-                same = (run.network, run.variant, gates.where, gates.identity)
+                same = (run.network, str(run.variant), gates.where, gates.identity)
                 rows = [(*same, channel, case.name, gate) for channel, gate in enumerate(mean)]
-                tables.append(pd.DataFrame(rows, columns=COLUMNS))
+                tables.append(pd.DataFrame(rows, columns=GATE_COLUMNS))
     return tables
 
 
 def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
-    """Count channels: network, variant, block, channels, shut, which, and change.
+    """Count shut channels of each block.
 
-    A channel is shut if its gate is below 0.1 in every case; `which` are their numbers. `change` is the mean distance
-    of the gates from the identity; NaN for blocks that have none.
+    Returns:
+        A table with the columns network, variant, block, channels (number of channels), shut (number of channels whose
+        gate is below 0.1 in all cases), change (mean distance of the gates from the identity; NaN for blocks without
+        identity), and which (indices of the shut channels).
     """
     highest = gates.groupby(["network", "variant", "block", "channel"], sort=False)["gate"].max().reset_index()
     keys = ["network", "variant", "block"]
@@ -100,7 +99,7 @@ def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(runs: Sequence[FinishedRun]) -> str:
-    digest = hashlib.sha256(f"{COLUMNS} {MOST_CASES} {SLICES}".encode())
+    digest = hashlib.sha256(f"{GATE_COLUMNS} {MOST_CASES} {SLICES}".encode())
     for run in runs:
         digest.update(f"{run.folder.name} {' '.join(case.name for case in run.test)}".encode())
         digest.update((run.folder / "scores.parquet").read_bytes())

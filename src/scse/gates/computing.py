@@ -1,4 +1,4 @@
-"""The gates that the blocks of a model compute for an input."""
+"""Computation of the gates of a model's blocks for an input."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -21,20 +21,21 @@ from scse.support.errors import UserError
 Block = ChannelSE | SpatialSE | ConcurrentSE
 
 SHUT = 0.1
-"""A channel is shut whose gate stays below this."""
+"""A channel is shut if its gate is always below this value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockGates:
-    """The gates of one block in one forward, before any scale: of a sigmoid, 0 to 1.
+    """Gates of one block in one forward pass: outputs of the sigmoid, 0 to 1, before scaling.
 
     Attributes:
-        where: name of the module that the block is attached to, as in `scse.placements`; else the block's own name.
-        block: its class.
-        channel: (N, C) float32; None if the block has no channel gate.
-        spatial: (N, *spatial) float32, at the resolution of the block's map; None if it has no spatial gate.
-        identity: the gate, of both kinds, that leaves the block's input as it was: 0.5 for a block that can start as
-            the identity and for scSE that adds, 1 for others; NaN where there is none ("multiply", "concat").
+        where: Name of the module to which the block is attached, as in `scse.placements`; for other blocks, the name
+            of the block.
+        block: Name of the block's class.
+        channel: Channel gate (N, C) float32; None if the block has none.
+        spatial: Spatial gate (N, *spatial) float32, at the resolution of the block's input; None if it has none.
+        identity: Value of all gates for which the block returns its input: 0.5 for blocks that can start as the
+            identity and for scSE with aggregation "add", 1 for others; NaN if there is none ("multiply", "concat").
     """
 
     where: str
@@ -45,38 +46,38 @@ class BlockGates:
 
 
 def find_blocks(model: nn.Module) -> dict[str, Block]:
-    """The scse blocks of a model by their names in `named_modules`, the two within an scSE block included."""
+    """The scse blocks of a model, by name in `named_modules`, including the two parts of each scSE block."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Block)}
 
 
 def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
-    """Compute the gates of every scse block of a model for an input.
+    """Compute the gates of all scse blocks of a model for an input.
 
-    The model runs once, in evaluation mode and without gradients, and stays as it was. The gates are computed from what
-    goes into the blocks, in float32, by calling their layers as they are.
+    The model runs once, in evaluation mode and without gradients, and is not changed. The gates are computed in float32
+    from the inputs of the blocks, by calling their layers.
 
     Args:
-        model: with blocks: one of `scse.networks`, any network after `scse.attach` or `scse.fuse`, or one that uses
-            the blocks as its own modules.
-        x: its input: a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+        model: Model with blocks: one of `scse.networks`, a network after `scse.attach` or `scse.fuse`, or a network
+            that contains blocks as modules.
+        x: Input of the model: a tensor, a tuple of positional arguments, or a mapping of keyword arguments.
 
     Returns:
-        The gates in the order in which the blocks ran; a block that ran twice is there twice.
+        The gates in the order in which the blocks ran. A block that ran twice is listed twice.
 
     Raises:
-        ValueError: the model has no block, or none of them ran as a module.
+        UserError: The model has no blocks, or none of them ran as a module.
     """
     model = uncompiled(model)
     blocks = find_blocks(model)
     if not blocks:
-        raise UserError(f"{type(model).__name__} has no scse block, so there are no gates; scse.attach puts blocks in")
+        raise UserError(f"{type(model).__name__} has no scse blocks and so no gates; add blocks with scse.attach")
     hosts = {block_of(module): name for name, module in model.named_modules()}
     found: list[BlockGates] = []
     handles = []
     try:
         for name, block in _outermost(blocks).items():
             watch = _watch(hosts.get(block, name), found)
-            # after the block, which tells what is wrong with its input
+            # a hook after the forward pass, so that the block checks its input first
             handles.append(block.register_forward_hook(watch, with_kwargs=True))
         with evaluating(model):
             call(model, x)
@@ -86,19 +87,19 @@ def gates_of(model: nn.Module, x: Example) -> list[BlockGates]:
     if not found:
         raise UserError(
             f"{type(model).__name__} has {len(blocks)} blocks, but none of them ran as a module; if the model is "
-            "compiled or traced, give the one that it was made from"
+            "compiled or traced, give the original model"
         )
     return found
 
 
 def _outermost(blocks: Mapping[str, Block]) -> dict[str, Block]:
-    """The blocks without the two within an scSE block, which makes their gates itself."""
+    """The blocks without the parts of scSE blocks, which compute the gates of their parts."""
     within = {id(part) for block in blocks.values() if isinstance(block, ConcurrentSE) for part in block.children()}
     return {name: block for name, block in blocks.items() if id(block) not in within}
 
 
 def _watch(where: str, found: list[BlockGates]) -> Callable[..., None]:
-    """A hook that computes a block's gates from its input."""
+    """A forward hook that computes the gates of a block from its input."""
 
     def watch(block: Any, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor], _output: Tensor) -> None:
         x = inputs[0] if inputs else named["x"]
@@ -124,11 +125,12 @@ def _parts(block: Block) -> tuple[nn.Module | None, nn.Module | None]:
 
 
 def _gates(x: Tensor, part: nn.Module | None) -> NDArray[np.float32] | None:
-    """The gates of cSE (N, C) or of sSE (N, *spatial), with the layers as they are: wrapped, hooked or quantised."""
+    """Gates of cSE (N, C) or sSE (N, *spatial), computed by the actual layers, which may be wrapped or quantised."""
     if part is None:
         return None
     if not isinstance(part, ChannelSE | SpatialSE):
-        raise UserError(f"a {type(part).__name__} stands in for a part of scSE, so that its gates are not known")
+        found = f"a part of scSE was replaced by a {type(part).__name__}, whose gates are unknown"
+        raise UserError(f"{found}; compute the gates before replacing it")
     exact = all(p.dtype == torch.float32 for p in part.parameters())
     gates = (part if exact else copy.deepcopy(part).float()).gates(x)
     shape = x.shape[:2] if isinstance(part, ChannelSE) else (len(x), *x.shape[2:])

@@ -1,4 +1,4 @@
-"""What the blocks of a trained segmenter do to an image: their gates as maps, tables and figures."""
+"""Gates of a trained segmenter for one image, as maps, tables and figures."""
 
 import io
 import re
@@ -24,26 +24,27 @@ from scse.support.atomic import named, temporary_folder, write_atomic
 from scse.support.errors import UserError
 from scse.support.figure_files import save_figure
 from scse.support.outputs import check_outputs, marked
+from scse.support.text import shortened_list
 from scse.vocabulary.titles import network_name, variant_name
-from scse.zoo.library import MULTIPLE, Sized
+from scse.zoo.building import MULTIPLE, Sized
 
-SHOWN = 6
-"""Slices of a volume in the figure."""
+FIGURE_SLICES = 6
+"""Number of slices of a volume in the figure."""
 
 DIRECTIONS = {"sagittal": ("anterior", "superior"), "coronal": ("right", "superior"), "axial": ("right", "anterior")}
-"""Where the columns of a drawn slice go to, from left to right, and its rows, from below."""
+"""Directions of the axes of a drawn slice: from left to right, and from bottom to top."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What was found and written.
+    """Result of `explain`.
 
     Attributes:
-        blocks: a row for each block, and for each further time that it ran, with the columns block, kind,
-            identity (see `BlockGates`), spatial_mean, spatial_min and spatial_max (over all voxels), channel_mean,
-            channels and shut; NaN where a block has no such gate.
-        channels: the table of `channel_gates.csv`, see `explain`.
-        files: that were written.
+        blocks: Table with one row for each time that a block ran, and the columns block, kind, identity (see
+            `BlockGates`), spatial_mean, spatial_min and spatial_max (over all voxels), channel_mean, channels and
+            shut. Values of gates that a block does not have are NaN.
+        channels: Table of `channel_gates.csv`, see `explain`.
+        files: Paths of the written files.
     """
 
     blocks: pd.DataFrame
@@ -51,7 +52,7 @@ class Explained:
     files: tuple[Path, ...]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The blocks as text: block, identity, spatial gate (mean, min, max), channel gate, channels shut."""
+        """Text rows of the blocks: block, identity, spatial gate (mean, min, max), channel gate, shut channels."""
         numbers = ["identity", "spatial_mean", "spatial_min", "spatial_max", "channel_mean"]
         return [
             (row["block"], *(_number(row[name]) for name in numbers), _count(row["shut"], row["channels"]))
@@ -69,34 +70,35 @@ def explain(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explained:
-    """Write the gates of every block of a trained network for an image.
+    """Write the gates of all blocks of a trained network for one image.
 
-    Spatial gates: `spatial_BLOCK.nii.gz`, 0 to 1 on the image's own voxels (of a picture `spatial_BLOCK.png`, its
-    colours over it), and the figure `spatial_gates`. Channel gates: `channel_gates.csv` with the columns block, kind,
-    channel, mean, sd, min and max (over all slices), change (the mean less the gate that is the identity, see
-    `BlockGates`) and shut (below 0.1 in every slice), and the figure `channel_gates`. Figures are PNG and PDF.
+    Spatial gates are written as `spatial_BLOCK.nii.gz` with values from 0 to 1 on the voxels of the image (for a
+    picture, as `spatial_BLOCK.png` with the colours of the gate over the picture), and as the figure `spatial_gates`.
+    Channel gates are written as `channel_gates.csv` with the columns block, kind, channel, mean, sd, min and max (over
+    all slices), change (mean minus the gate that is the identity, see `BlockGates`) and shut (below 0.1 in all slices),
+    and as the figure `channel_gates`. Figures are PNG and PDF.
 
     Args:
-        model: a segmenter, or the folder of one or of a run.
-        image: a file, or the files of the channels.
-        out: folder to write into.
-        network: the factory FILE.py:FUNCTION of the segmenter in the folder, if it is one of your own.
-        batch_size: slices at a time; by default up to 16, as memory allows.
-        overwrite: replace files in `out` that scse did not write or that were changed since.
-        progress: called with (done, of how many) slices.
+        model: A segmenter, or the folder of a segmenter or run.
+        image: A file, or the files of the channels.
+        out: Output folder.
+        network: The factory FILE.py:FUNCTION of the segmenter in the folder, if it used your own network.
+        batch_size: Number of slices at a time; by default up to 16, as memory allows.
+        overwrite: Replace files in `out` that scse did not write or that were changed since.
+        progress: Called with the numbers of finished and of all slices after each batch.
 
     Raises:
-        DataError: the image or the segmenter cannot be read.
-        ValueError: the network has no blocks, the image does not fit the model, more than one image is given, `out` is
-            a file, or one to be written is there already and not scse's, without `overwrite`.
+        DataError: The image or the segmenter cannot be read.
+        UserError: The network has no blocks, the image does not fit the model, more than one image is given, `out` is
+            a file, or, without `overwrite`, a file to be written exists and was not written by scse.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; name a folder for the gates")
+        raise UserError(f"{out}: is a file; give a folder for the gates")
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, network=network)
     if not find_blocks(segmenter.network):
-        whose = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
-        raise UserError(f"{whose} is plain, without gates; give a segmenter that was trained with cse, sse or scse")
+        owner = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
+        raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse or scse")
     paths = _one_image(image, channels=segmenter.recipe.channels)
     source = read_image(paths)
     try:
@@ -104,7 +106,7 @@ def explain(
     except ValueError as error:
         raise UserError(f"{paths[0]}: {error}") from error
     grid = prepared.grid
-    shown = _shown(prepared)
+    shown = _figure_slices(prepared)
     sheet = _sheet(segmenter, source, prepared[shown], grid, shown)
     files: list[Path] = []
     rows, drawn = [], {}
@@ -141,51 +143,51 @@ def explain(
 
 
 def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> list[BlockGates]:
-    """Compute the gates of every block for some slices of an image.
+    """Compute the gates of all blocks for some slices of an image.
 
     Args:
-        segmenter: whose network has blocks.
-        image: as `read_image` returns it.
-        slices: their indices along the stored axis that the recipe's view is across; of a picture, 0.
+        segmenter: Segmenter whose network has blocks.
+        image: Image, as returned by `read_image`.
+        slices: Indices of slices along the stored axis perpendicular to the recipe's view; 0 for a picture.
 
     Returns:
         The gates in the order in which the blocks run: `channel` (len(slices), C); `spatial` (len(slices), rows,
-        columns) on the image's own pixels, a slice of it lying as `numpy.take(volume, slice, axis)` does. What the
-        network sees in several windows has the windows' mean channel gate.
+        columns) on the pixels of the image, each slice oriented like `numpy.take(volume, slice, axis)`. The channel
+        gate of a slice that is predicted in several windows is the mean over the windows.
 
     Raises:
-        ValueError: the network has no block, or one whose maps are none of the slices; the image does not fit the
-            model; or a slice is not in the image.
+        UserError: The network has no blocks, the maps of a block do not correspond to the slices, the image does not
+            fit the model, or a slice is not in the image.
     """
     prepared = segmenter.recipe.slices(image)
     grid = prepared.grid
     wrong = [index for index in slices if not 0 <= index < len(prepared)]
     if wrong or not len(slices):
         found = ", ".join(map(str, wrong)) or "none"
-        raise UserError(f"slices must be some of 0 to {len(prepared) - 1}, the slices of the image, got {found}")
+        raise UserError(f"slices must be from 0 to {len(prepared) - 1}, the slices of the image, got {found}")
     axis, backwards = _stored_axis(grid)
     chosen = [len(prepared) - 1 - index for index in slices][::-1] if backwards else list(slices)
-    # the stored volume, as if it had these slices alone
+    # a grid of the stored volume reduced to these slices
     shape = tuple(len(chosen) if place == axis else size for place, size in enumerate(image.shape))
-    few = replace(grid, shape=shape if grid.to_view is not None else grid.shape)
+    reduced = replace(grid, shape=shape if grid.to_view is not None else grid.shape)
 
-    def own(gates: Sequence[BlockGates]) -> BlockGates:
-        """A block's gates of all batches, on the image's own grid."""
+    def on_image_grid(gates: Sequence[BlockGates]) -> BlockGates:
+        """Combine the gates of a block for all batches, on the grid of the image."""
         channel, spatial = _joined(gates), None
         if channel is not None and backwards:
             channel = channel[::-1]
         if gates[0].spatial is not None:
             maps = np.concatenate([part.spatial for part in gates if part.spatial is not None])
-            restored = few.restore(_on_plane(segmenter, maps, grid))
+            restored = reduced.restore(_on_plane(segmenter, maps, grid))
             spatial = restored[None] if grid.to_view is None else np.moveaxis(restored, axis, 0)
         return replace(gates[0], channel=channel, spatial=spatial)
 
     batches = [gates for _, gates in _batch_gates(segmenter, prepared[chosen])]
-    return [own(gates) for gates in zip(*batches, strict=True)]
+    return [on_image_grid(gates) for gates in zip(*batches, strict=True)]
 
 
 def _stored_axis(grid: Grid) -> tuple[int, bool]:
-    """The stored axis that slices are across, and whether they are counted from its end."""
+    """The stored axis perpendicular to the slices, and whether slices are counted from its end."""
     if grid.to_view is None:
         return 0, False
     axis = int(np.flatnonzero(grid.to_view[:, 0] == grid.axis)[0])
@@ -204,9 +206,9 @@ def _batch_gates(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, list[BlockGates]]]:
-    """The gates of prepared slices (slices, C, height, width), in batches: number of the first, and the blocks' gates.
+    """Gates of prepared slices (slices, C, height, width) in batches: index of the first slice, gates of the blocks.
 
-    Spatial gates are brought to the size of the slices.
+    Spatial gates are resampled to the size of the slices.
     """
     for start, batch in segmenter.batches(slices, batch_size, progress):
         calls: list[list[BlockGates]] = []
@@ -233,27 +235,27 @@ def _batch_gates(
 
 
 def _whole_map(segmenter: Segmenter, gates: BlockGates, windows: Tensor) -> Tensor:
-    """A spatial gate at the size of the windows that it was computed for: (N, 1, height, width)."""
+    """A spatial gate resampled to the size of its windows: (N, 1, height, width)."""
     spatial = torch.as_tensor(gates.spatial, device=windows.device)
     if spatial.ndim != 3 or len(spatial) != len(windows):
         raise UserError(
             f"the block at {gates.where!r} recalibrates {len(spatial)} maps of size {tuple(spatial.shape[1:])} for "
-            f"{len(windows)} slices, so its gate cannot be laid over them; scse.gates_of gives it as it is"
+            f"{len(windows)} slices, so its gate cannot be drawn over them; scse.gates_of returns the gate itself"
         )
     height, width = windows.shape[2:]
-    multiple = MULTIPLE if isinstance(segmenter.network, Sized) else 1  # what it fills up, the maps cover too
+    multiple = MULTIPLE if isinstance(segmenter.network, Sized) else 1  # the maps also cover the network's padding
     covered = height + -height % multiple, width + -width % multiple
     return resize(spatial[:, None], covered)[..., :height, :width]
 
 
 def _mean_of_windows(channel: NDArray[np.float32], slices: int) -> NDArray[np.float32]:
-    """Channel gates of all windows (slices * windows, C) -> (slices, C)."""
+    """Average channel gates over windows: (slices * windows, C) -> (slices, C)."""
     mean: NDArray[np.float32] = channel.reshape(slices, -1, channel.shape[1]).mean(1)
     return mean
 
 
 def _inner_name(segmenter: Segmenter, where: str) -> str:
-    """The name of a place as `attach` has it, without what wraps the network."""
+    """The name of a module in the network without its wrapper, as `attach` names it."""
     return where.removeprefix("network.") if isinstance(segmenter.network, Sized) else where
 
 
@@ -264,7 +266,7 @@ def _all_gates(
     batch_size: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, BlockGates]:
-    """The gates of all slices by the names of their blocks; spatial ones stay in files, so that memory holds one."""
+    """Gates of all slices, by block name. Spatial gates are in memory-mapped files to save memory."""
     shapes: dict[str, tuple[int, ...]] = {}
     files: dict[str, Path] = {}
     parts: dict[str, list[BlockGates]] = {}
@@ -275,7 +277,7 @@ def _all_gates(
                 continue
             shapes[name] = (start + len(block.spatial), *block.spatial.shape[1:])
             file = files.setdefault(name, scratch / str(len(files)))
-            # written to, a mapped file on a full disk would end the process without a word
+            # written as a file, because writing to a mapped file on a full disk would kill the process
             with named(file), file.open("ab") as end:
                 end.write(np.ascontiguousarray(block.spatial, np.float32).data)
     spatial = {name: np.memmap(file, np.float32, "c", shape=shapes[name]) for name, file in files.items()}
@@ -290,7 +292,7 @@ def _joined(parts: Sequence[BlockGates]) -> NDArray[np.float32] | None:
 
 
 def _names(blocks: Sequence[BlockGates]) -> list[str]:
-    """A name of its own for every block, and for each further time that it ran."""
+    """Unique names for blocks; a block that ran several times has several names."""
     names: list[str] = []
     for block in blocks:
         name, times = block.where or "model", 1
@@ -313,16 +315,17 @@ def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> li
     paths = [Path(image)] if isinstance(image, str | Path) else [Path(path) for path in image]
     images = find_images(paths, channels=channels)
     if len(images) != 1:
-        raise UserError(f"one image is explained at a time, got {len(images)}: {', '.join(images)}; name one of them")
+        raise UserError(f"only one image can be explained at a time, got {shortened_list(images)}; give one of them")
     (files,) = images.values()
     return files
 
 
-def _shown(prepared: Slices) -> NDArray[np.intp]:
-    """Slices to draw: spread evenly over those that are not blank."""
-    there = np.flatnonzero([np.ptp(prepared[n : n + 1]) > 0 for n in range(len(prepared))])
-    there = there if len(there) else np.arange(len(prepared))
-    chosen: NDArray[np.intp] = there[np.unique(np.linspace(0, len(there) - 1, SHOWN + 2)[1:-1].round().astype(int))]
+def _figure_slices(prepared: Slices) -> NDArray[np.intp]:
+    """Indices of slices for the figure, spread evenly over the slices that are not blank."""
+    filled = np.flatnonzero([np.ptp(prepared[n : n + 1]) > 0 for n in range(len(prepared))])
+    filled = filled if len(filled) else np.arange(len(prepared))
+    places = np.linspace(0, len(filled) - 1, FIGURE_SLICES + 2)[1:-1].round().astype(int)
+    chosen: NDArray[np.intp] = filled[np.unique(places)]
     return chosen
 
 
@@ -341,14 +344,14 @@ def _sheet(
 
 
 def _side_by_side(planes: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Slices (slices, *plane) as one image; those of volumes are turned, so that what is superior or anterior is up."""
+    """Join slices (slices, *plane) to one image. Slices of volumes are drawn with superior or anterior at the top."""
     if grid.to_view is not None:
         planes = planes.swapaxes(1, 2)[:, ::-1]
     return np.concatenate(planes, axis=1)
 
 
 def _block_row(name: str, block: BlockGates, planes: NDArray[np.float32] | None) -> dict[str, str | float]:
-    """A row of `Explained.blocks`; `planes` is the spatial gate on the image's own pixels."""
+    """A row of `Explained.blocks`; `planes` is the spatial gate on the pixels of the image."""
     channel = block.channel
     return {
         "block": name,
@@ -369,7 +372,7 @@ def _shut(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _channel_table(gates: dict[str, BlockGates]) -> pd.DataFrame:
-    """One row for each channel of each block."""
+    """Table with one row for each channel of each block."""
     tables = []
     for name, block in gates.items():
         if block.channel is not None:

@@ -1,4 +1,4 @@
-"""The figures of a network's gates: spatial gates over slices of an image, channel gates by block."""
+"""Figures of gates: spatial gates over slices of an image, and channel gates of each block."""
 
 import textwrap
 from collections.abc import Mapping
@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 from scse.support.figure_files import PLAIN_TEXT
 
 COLORS = "viridis"
-"""A colour map that rises in brightness, for colour-blind readers and for grey print."""
+"""Colour map with increasing brightness, suitable for colour-blind readers and greyscale printing."""
 
 OPACITY = 0.6
-"""Of a gate's colours over the image."""
+"""Opacity of the colours of a gate over the image."""
 
 OPEN_COLOR, SHUT_COLOR = "#0072b2", "#d55e00"
-COLUMNS = 4
+PANELS_PER_ROW = 4
 LEAST_RANGE = 0.01
-"""Of the colours: a gate that is the same everywhere is not blown up to noise."""
+"""Least range of the colours, which avoids amplifying noise of almost constant gates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """An image to lay gates over: slices side by side, or one picture.
+    """Background image for gates: slices side by side, or one picture.
 
     Attributes:
-        image: (rows, columns) of grey values.
-        slices: of a volume: the index of each slice that is shown, from left to right; of a picture none.
-        labels: what the columns and the rows are.
-        aspect: height of a pixel by its width.
+        image: Grey values (rows, columns).
+        slices: Indices of the slices of a volume, from left to right; () for a picture.
+        labels: Axis labels of columns and rows.
+        aspect: Height of a pixel divided by its width.
     """
 
     image: NDArray[np.float32]
@@ -48,14 +48,14 @@ class Sheet:
 
     @property
     def grey(self) -> NDArray[np.float32]:
-        """The image, its darkest and brightest half percent clipped: 0 to 1."""
+        """The image scaled to 0 to 1, with the darkest and brightest 0.5 % clipped."""
         low, high = np.percentile(self.image, (0.5, 99.5))
         grey: NDArray[np.float32] = np.clip((self.image - low) / (high - low or 1.0), 0, 1)
         return grey
 
 
 def color_range(gate: NDArray[np.float32]) -> tuple[float, float]:
-    """The gates that get the first and the last colour: but for single voxels, the smallest and the greatest."""
+    """The gates shown in the first and last colour: the 0.5th and 99.5th percentile, at least LEAST_RANGE apart."""
     low, high = (float(value) for value in np.percentile(gate, (0.5, 99.5)))
     if high - low >= LEAST_RANGE:
         return low, high
@@ -64,7 +64,7 @@ def color_range(gate: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def overlay(sheet: Sheet, gate: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image with a gate's colours over it: (rows, columns, 3)."""
+    """The image with the colours of a gate over it: (rows, columns, 3)."""
     low, high = color_range(gate)
     colors = matplotlib.colormaps[COLORS](np.clip((gate - low) / (high - low), 0, 1))[..., :3]
     blended = OPACITY * colors + (1 - OPACITY) * sheet.grey[..., None]
@@ -74,20 +74,20 @@ def overlay(sheet: Sheet, gate: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 @rc_context(PLAIN_TEXT)
 def spatial_figure(sheet: Sheet, gates: Mapping[str, NDArray[np.float32]], *, title: str) -> Figure:
-    """Draw the image, and below it, or beside it if it is a picture, the spatial gate of each block laid over it.
+    """Draw the image, followed by a panel for each block with its spatial gate over the image.
 
     Args:
-        sheet: the image.
-        gates: name of a block -> its gate on the sheet, (rows, columns); each has its own range of colours.
-        title: of the figure.
+        sheet: Background image.
+        gates: Gate (rows, columns) of each block on the sheet, by block name. Each gate has its own colour range.
+        title: Title of the figure.
     """
-    wide = 1 if sheet.slices else min(COLUMNS, len(gates) + 1)
+    wide = 1 if sheet.slices else min(PANELS_PER_ROW, len(gates) + 1)
     rows, columns = sheet.image.shape
     width = 11.0 / wide - 1.0
     size = (11.0, 0.8 + -(-(len(gates) + 1) // wide) * (0.5 + width * sheet.aspect * rows / columns))
     figure, panels = _panels(len(gates) + 1, wide, size, title)
     _show(panels[0], sheet, sheet.grey, cmap="gray")
-    panels[0].set_title("the image", fontsize=9, loc="left")
+    panels[0].set_title("image", fontsize=9, loc="left")
     for axes, (name, gate) in zip(panels[1:], gates.items(), strict=True):
         low, high = color_range(gate)
         _show(axes, sheet, overlay(sheet, gate))
@@ -101,14 +101,14 @@ def spatial_figure(sheet: Sheet, gates: Mapping[str, NDArray[np.float32]], *, ti
 
 @rc_context(PLAIN_TEXT)
 def channel_figure(channels: pd.DataFrame, *, title: str) -> Figure:
-    """Draw the channel gates of each block: sorted by their mean, with their range over the slices.
+    """Draw the channel gates of each block, sorted by their mean, with their range over the slices.
 
     Args:
-        channels: table with the columns block, mean, min, max, change and shut, a row for each channel.
-        title: of the figure.
+        channels: Table with one row for each channel and the columns block, mean, min, max, change and shut.
+        title: Title of the figure.
     """
     blocks = list(channels.groupby("block", sort=False))
-    wide = min(COLUMNS, len(blocks))
+    wide = min(PANELS_PER_ROW, len(blocks))
     size = (max(4.5, 2.8 * wide), 1.3 + 2.2 * -(-len(blocks) // wide))
     figure, panels = _panels(len(blocks), wide, size, title)
     for axes, (name, block) in zip(panels, blocks, strict=True):
@@ -129,8 +129,8 @@ def channel_figure(channels: pd.DataFrame, *, title: str) -> Figure:
         axes.set_xlabel("channels, sorted by mean gate", fontsize=8)
         axes.set_ylabel("gate", fontsize=8)
     handles = [
-        Line2D([], [], color=OPEN_COLOR, marker="o", linestyle="", markersize=4, label="mean over the slices"),
-        Patch(color=OPEN_COLOR, alpha=0.25, linewidth=0, label="least to greatest of a slice"),
+        Line2D([], [], color=OPEN_COLOR, marker="o", linestyle="", markersize=4, label="mean over slices"),
+        Patch(color=OPEN_COLOR, alpha=0.25, linewidth=0, label="range over slices"),
         Line2D([], [], color=SHUT_COLOR, marker="x", linestyle="", markersize=4, label="shut"),
         Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="identity"),
     ]

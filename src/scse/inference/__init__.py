@@ -1,1 +1,1 @@
-"""Trained segmenters: their files, prediction, engines and export."""
+"""Trained segmenters: files, prediction, engines and export."""

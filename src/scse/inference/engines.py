@@ -1,4 +1,4 @@
-"""What runs a network's forward in prediction: torch, or on the CPU an ONNX export in ONNX Runtime or OpenVINO."""
+"""Engines that run a network in prediction: torch, or on CPUs ONNX Runtime or OpenVINO with an ONNX export."""
 
 import logging
 import time
@@ -15,23 +15,23 @@ from scse.support.errors import UserError, in_short
 
 Run = Callable[[Tensor], Tensor]
 
-FEW = 50
-"""Volumes; fewer are segmented before an export, which takes seconds, has repaid itself."""
+FEWEST_VOLUMES = 50
+"""Least number of volumes for which exporting the network, which takes seconds, saves time."""
 
-WORTH = 1.1
-"""An engine that is not faster than torch by this factor is not taken: its labels could differ in single voxels."""
+LEAST_SPEEDUP = 1.1
+"""Least speedup over torch for which "auto" chooses another engine, because labels may differ in single voxels."""
 
 TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What runs a network's forward.
+    """An engine that runs a network.
 
     Attributes:
         name: "torch", "onnxruntime" or "openvino".
-        reason: why this one, for people.
-        run: images (N, channels, height, width) -> logits (N, classes, height, width).
+        reason: Reason for the choice of this engine, as text.
+        run: Function from images (N, channels, height, width) to logits (N, classes, height, width).
     """
 
     name: str
@@ -39,25 +39,25 @@ class Engine:
     run: Run
 
     def __str__(self) -> str:
-        """Name and reason."""
+        """Name and reason of the engine."""
         return f"{self.name} ({self.reason})"
 
 
 def make_engine(name: str, network: nn.Module, example: Tensor, *, volumes: int = 1) -> Engine:
-    """Make what runs a network, with its weights as they are now.
+    """Create an engine for a network. An export contains the current weights.
 
-    "auto" is torch where the network lies on a GPU or few volumes are to be segmented. Otherwise it exports the
-    network, times the engines that are installed, and takes the fastest.
+    "auto" chooses torch if the network is on a GPU or there are few volumes. Otherwise it exports the network, times
+    the installed engines, and chooses the fastest.
 
     Args:
         name: "auto", "torch", "onnxruntime" or "openvino".
-        network: in evaluation mode.
-        example: images (N, channels, height, width) of the size that it will get; their number may change.
-        volumes: how many are to be segmented.
+        network: Network in evaluation mode.
+        example: Images (N, channels, height, width) of the size to be predicted; their number may differ later.
+        volumes: Number of volumes to be segmented.
 
     Raises:
-        ValueError: an unknown name, a package that is missing, a network that is not on the CPU or that the engine
-            cannot run; never for "auto" and "torch".
+        UserError: The name is unknown. Except for "auto" and "torch": a package is missing, the network is not on the
+            CPU, or the engine cannot run it.
     """
     check_choice("engine", name, ("auto", "torch", *ENGINES))
     if name == "torch":
@@ -66,42 +66,44 @@ def make_engine(name: str, network: nn.Module, example: Tensor, *, volumes: int 
     if name == "auto":
         if device.type != "cpu":
             return Engine("torch", f"the network is on {device}", network)
-        if volumes < FEW:
-            return Engine("torch", f"another pays from {FEW} volumes on", network)
+        if volumes < FEWEST_VOLUMES:
+            return Engine("torch", f"other engines save time from {FEWEST_VOLUMES} volumes", network)
         return _fastest(network, example)
     if device.type != "cpu":
         raise UserError(f"engine={name!r} runs on the CPU, but the network is on {device}; use engine='torch'")
     if missing := _missing(name):
         raise UserError(f"engine={name!r}: {missing}")
     try:
-        return Engine(name, "as asked", ENGINES[name](_export(network, example)))
-    # exporters and engines raise almost anything for what they do not support
+        return Engine(name, "as requested", ENGINES[name](_export(network, example)))
+    # exporters and engines raise almost any exception for unsupported operations
     except Exception as error:
         raise UserError(f"engine={name!r} cannot run this network ({in_short(error)}); use engine='torch'") from error
 
 
 def _fastest(network: nn.Module, example: Tensor) -> Engine:
-    told = {name: missing for name in ENGINES if (missing := _missing(name))}
+    notes = {name: missing for name in ENGINES if (missing := _missing(name))}
     runs: dict[str, Run] = {"torch": network}
     try:
-        exported = _export(network, example) if len(told) < len(ENGINES) else b""
-        runs |= {name: make(exported) for name, make in ENGINES.items() if name not in told}
-    # as above; torch runs every network
+        exported = _export(network, example) if len(notes) < len(ENGINES) else b""
+        runs |= {name: make(exported) for name, make in ENGINES.items() if name not in notes}
+    # any exception, as above; torch runs every network
     except Exception as error:
         return Engine("torch", f"the network cannot be exported: {in_short(error)}", network)
     seconds = _seconds(runs, example)
-    told |= {name: f"{seconds['torch'] / seconds[name]:.2f} times as fast as torch" for name in runs if name != "torch"}
-    reason = "; ".join(f"{name}: {text}" for name, text in told.items())
+    notes |= {
+        name: f"{seconds['torch'] / seconds[name]:.2f} times as fast as torch" for name in runs if name != "torch"
+    }
+    reason = "; ".join(f"{name}: {text}" for name, text in notes.items())
     best = min(seconds, key=lambda name: seconds[name])
-    best = best if seconds["torch"] > WORTH * seconds[best] else "torch"
+    best = best if seconds["torch"] > LEAST_SPEEDUP * seconds[best] else "torch"
     return Engine(best, reason, runs[best])
 
 
 def _seconds(runs: dict[str, Run], example: Tensor) -> dict[str, float]:
-    """Least time of each; in turns, so that a busy machine meets all alike."""
+    """Least time of each engine; the engines alternate, so that load on the machine affects all equally."""
     best = dict.fromkeys(runs, float("inf"))
     with torch.inference_mode():
-        for _ in range(TRIALS + 1):  # the least is never that of the first, which warms up
+        for _ in range(TRIALS + 1):  # the first round is a warm-up, whose times are never the least
             for name, run in runs.items():
                 began = time.perf_counter()
                 run(example)
@@ -110,19 +112,19 @@ def _seconds(runs: dict[str, Run], example: Tensor) -> dict[str, float]:
 
 
 def _missing(name: str) -> str:
-    """What is not installed and how to install it; empty if nothing is missing."""
+    """Names of missing packages and how to install them; "" if none is missing."""
     packages = [package for package in (name, "onnx", "onnxscript") if find_spec(package) is None]
     if not packages:
         return ""
-    return f"{', '.join(packages)} not installed, pip install 'scse[{EXTRAS[name]}]'"
+    return f"{', '.join(packages)} not installed: pip install 'scse[{EXTRAS[name]}]'"
 
 
 def _export(network: nn.Module, example: Tensor) -> bytes:
-    """The network as ONNX, for any number of images of the example's size."""
-    # a single image would make its number a constant
+    """Export the network to ONNX, for any number of images of the example's size."""
+    # with a single image, the exporter would make the batch size a constant
     images = torch.zeros(2, *example.shape[1:])
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the exporter and its parts warn of their own inner matters
+    logging.disable(logging.WARNING)  # the exporter logs warnings about its internals
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             program = torch.onnx.export(
@@ -131,7 +133,7 @@ def _export(network: nn.Module, example: Tensor) -> bytes:
     finally:
         logging.disable(disabled)
     if program is None:
-        raise RuntimeError("torch.onnx.export gave nothing")
+        raise RuntimeError("torch.onnx.export returned None")
     content: bytes = program.model_proto.SerializeToString()
     return content
 
@@ -155,7 +157,7 @@ def _openvino(exported: bytes) -> Run:
 
     core = openvino.Core()
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16 where the processor has it
+        "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on processors that support it
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -168,7 +170,7 @@ def _openvino(exported: bytes) -> Run:
 
 
 ENGINES: dict[str, Callable[[bytes], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-"""Engine -> what loads an ONNX export into it; both also are the names of the packages."""
+"""Functions that load an ONNX export, by engine. The names of engines are also those of their packages."""
 
 EXTRAS = {"onnxruntime": "export", "openvino": "openvino"}
-"""Engine -> the extra of scse that installs it."""
+"""Extra of scse that installs each engine."""

@@ -1,4 +1,4 @@
-"""A trained segmenter as a file of Keras or a SavedModel of TensorFlow; torch is not needed."""
+"""Export of trained segmenters to Keras files and TensorFlow SavedModels, without torch."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -18,24 +18,24 @@ from scse.support.outputs import check_outputs, marked
 
 KERAS, SAVED_MODEL = "keras", "saved_model"
 FORMATS: Mapping[str, str | None] = {KERAS: None, SAVED_MODEL: "tensorflow"}
-"""What a segmenter can be exported to -> the backend of Keras that this needs."""
+"""Keras backend that each export format needs; None if any backend will do."""
 
 ENDING = ".keras"
-"""The only one that Keras writes."""
+"""The only file ending that Keras writes."""
 
 ASSETS = "assets.extra"
-"""TensorFlow's folder for what others put into a SavedModel."""
+"""TensorFlow's folder for additional files in a SavedModel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written.
+    """An exported model.
 
     Attributes:
-        model: the file or folder.
-        description: the JSON file that says how images are prepared and what the classes mean.
-        recipe: how images are prepared.
-        classes: that the model tells apart, the background included.
+        model: File or folder of the model.
+        description: JSON file with the preparation of images and the meaning of classes.
+        recipe: Preparation of images.
+        classes: Number of classes, including the background.
     """
 
     model: Path
@@ -48,27 +48,27 @@ class Exported:
         return (
             f"model: {self.model}\n"
             f"recipe and structures: {self.description}\n"
-            f"takes: prepared slices (N, height, width, {self.recipe.channels}), float32; it was trained on {patch}\n"
-            f"returns: logits (N, height, width, {self.classes}), the background first"
+            f"input: prepared slices (N, height, width, {self.recipe.channels}), float32; trained on {patch}\n"
+            f"output: logits (N, height, width, {self.classes}), class 0 is the background"
         )
 
 
 def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = False) -> Exported:
-    """Write the network of a trained segmenter for Keras or TensorFlow.
+    """Export the network of a trained segmenter for Keras or TensorFlow.
 
-    Keras must not have been imported before with another backend than the one that is needed.
+    Keras must not have been imported with another backend than the one that the format needs.
 
     Args:
-        folder: of a segmenter, or of a run that holds one.
-        to: "keras", a `.keras` file for every backend, with the description beside it as a `.json` file; or
-            "saved_model", TensorFlow's SavedModel, with the description in its `assets.extra`.
-        out: the file; or the folder, which must be new or empty.
-        overwrite: replace files that scse did not write or that were changed since.
+        folder: Folder of a segmenter, or of a run that contains one.
+        to: "keras" for a `.keras` file for all backends, with the description in a `.json` file of the same name; or
+            "saved_model" for a TensorFlow SavedModel, with the description in its folder `assets.extra`.
+        out: Output file; or output folder, which must be new or empty.
+        overwrite: Replace files that scse did not write or that were changed since.
 
     Raises:
-        DataError: the folder holds no segmenter, or one that this version cannot read.
-        ValueError: an unknown `to`, an `out` that does not fit or is there without `overwrite`, a package that is
-            missing, or a network that is not scse's own.
+        DataError: The folder contains no segmenter, or one that this version cannot read.
+        UserError: `to` is unknown, `out` does not fit or exists and `overwrite` is not set, a package is missing, or
+            the network is not one of scse's own.
     """
     check_choice("to", to, FORMATS)
     out = _check_out(Path(out), to)
@@ -77,7 +77,7 @@ def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = Fa
     saved = read_saved(folder)
     recipe = read_recipe(saved)
     _settle(to)
-    from scse.keras.weights import from_torch  # noqa: PLC0415 (only now that its backend is settled)
+    from scse.keras.weights import from_torch  # noqa: PLC0415 (imports Keras, so the backend must be set before)
 
     model = from_torch(saved.folder, data_format="channels_last", dtype="float32")
     description = _write_keras(model, saved, out) if to == KERAS else _write_saved_model(model, saved, out)
@@ -87,11 +87,11 @@ def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = Fa
 def _check_out(out: Path, to: str) -> Path:
     if (to == KERAS) != (out.suffix == ENDING):
         allowed = f"a file that ends in {ENDING}" if to == KERAS else f"a folder, not a file that ends in {ENDING}"
-        raise UserError(f"{out}: to={to!r} writes {allowed}; give another name")
+        raise UserError(f"{out}: to={to!r} writes {allowed}; choose another name")
     if to == KERAS and out.is_dir():
-        raise UserError(f"{out}: is a folder; give another name")
+        raise UserError(f"{out}: is a folder; choose another name")
     if to == SAVED_MODEL and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: is already there; give a new folder")
+        raise UserError(f"{out}: already exists; choose a new folder")
     return out
 
 
@@ -100,7 +100,8 @@ def _settle(to: str) -> None:
     if "keras" not in sys.modules:
         settle_backend(needed)
     elif needed is not None and (found := _imported_backend()) != needed:
-        raise UserError(f"to={to!r} needs Keras on {needed}, here it is on {found}; export in a process of its own")
+        found = f"to={to!r} needs Keras with the backend {needed}, but it was imported with {found}"
+        raise UserError(f"{found}; export in a new process")
 
 
 def _imported_backend() -> str:
@@ -129,6 +130,6 @@ def _write_saved_model(model: Any, saved: Saved, out: Path) -> Path:
 
 @contextmanager
 def _beside(out: Path) -> Generator[Path]:
-    """Where to write what is to become `out` once it is whole."""
+    """Path of a temporary file or folder that is moved to `out` when it is complete."""
     with temporary_folder(out.parent, becomes=out) as folder:
         yield folder / out.name

@@ -1,4 +1,4 @@
-"""A finished run of a study, whose segmenter and test cases can be shown."""
+"""Finished runs of a study, with their segmenters and test cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,28 +6,32 @@ from pathlib import Path
 
 from scse.data.dataset import Case
 from scse.inference.segmenter import Segmenter
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import Variant
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run whose cases can be shown.
+    """A finished run.
 
     Attributes:
-        network, variant, fold: as in the scores.
-        seed: as in the scores; the viewer shows the first one.
-        folder: of the run, with `segmenter` and `predictions`.
-        test: its test cases.
-        source: the network as it was asked for, without what a sweep adds to its name.
+        network: Name of the network, as in the scores.
+        variant: Name of the variant, as in the scores.
+        seed: Seed of the training, as in the scores.
+        fold: Index of the fold, as in the scores.
+        folder: Folder of the run, with `segmenter` and `predictions`.
+        test: Test cases of the fold.
+        source: The network as requested, without the suffix that a sweep adds to its name.
     """
 
     network: str
-    variant: str
+    variant: Variant
     seed: int
     fold: int
     folder: Path
     test: Sequence[Case]
-    source: str
+    source: NetworkSpec
 
     def segmenter(self) -> Segmenter:
-        """What was trained."""
-        return Segmenter.load(self.folder, network=self.source)
+        """Load the trained segmenter."""
+        return Segmenter.load(self.folder, network=self.source.text)

@@ -1,12 +1,13 @@
-"""Which files to predict: what a user names on the command line, as images of one or more channels."""
+"""Input files of a prediction: files and folders from the command line, grouped into images of one or more channels."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from scse.data.file_errors import absence, check_is_file
+from scse.data.file_errors import check_is_file
 from scse.data.files import ending, stem
 from scse.support.errors import DataError
+from scse.support.paths import absence
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -14,18 +15,19 @@ CHANNEL = re.compile(r"(.+)_(\d{4})")
 def find_images(paths: Sequence[Path], *, channels: int) -> dict[str, list[Path]]:
     """Collect images from files and folders.
 
-    Files NAME_0000, NAME_0001, ... of one folder are the channels of one image NAME, as nnU-Net names them. A
-    numbered file is an image of its own if the model takes one channel or no NAME_0000 lies beside it.
+    Files NAME_0000, NAME_0001, ... in one folder are the channels of one image NAME, as in nnU-Net. A numbered file is
+    a separate image if the model has one channel or its folder contains no NAME_0000.
 
     Args:
-        paths: files, or folders whose image files are taken.
-        channels: of the model; an image is one file that holds them all, or as many files.
+        paths: Files, and folders of which all image files are used.
+        channels: Number of channels of the model. An image is one file with all channels, or one file per channel.
 
     Returns:
-        Image name -> its files in the order of channels.
+        Files of each image in the order of channels, by image name.
 
     Raises:
-        DataError: a path does not exist, a folder has no images, an image lacks channels, or two have one name.
+        DataError: A path does not exist, a folder has no images, an image lacks channels, or two images have the same
+            name.
     """
     files = list(dict.fromkeys(file for path in paths for file in _files(path)))
     there = {(file.parent, stem(file.name)) for file in files}
@@ -41,7 +43,7 @@ def find_images(paths: Sequence[Path], *, channels: int) -> dict[str, list[Path]
 
 
 def _channel(file: Path) -> tuple[str, int]:
-    """The image's name and the channel's index, as nnU-Net would read them from a file's name."""
+    """Image name and channel index from the name of a file, as in nnU-Net."""
     match = CHANNEL.fullmatch(stem(file.name))
     return (match[1], int(match[2])) if match else (stem(file.name), 0)
 
@@ -52,11 +54,11 @@ def _check(name: str, files: list[Path], channels: int) -> None:
     found = ", ".join(map(str, files))
     stems = {stem(file.name) for file in files}
     if len({file.parent for file in files}) > 1 or len(stems) < len(files) or name in stems:
-        remedy = "rename one, or predict them into different folders"
-        raise DataError(f"{len(files)} images would be written as {name} ({found}); {remedy}")
+        remedy = "rename one of them, or predict them into different folders"
+        raise DataError(f"{len(files)} images have the same output name, {name} ({found}); {remedy}")
     if {_channel(file)[1] for file in files} != set(range(channels)):
         wanted = ", ".join(f"{name}_{index:04d}" for index in range(channels))
-        raise DataError(f"{files[0].parent / name}: found {found}, but the model takes the channels {wanted}")
+        raise DataError(f"{files[0].parent / name}: found {found}, but the model expects the channels {wanted}")
 
 
 def _files(path: Path) -> list[Path]:
@@ -65,9 +67,8 @@ def _files(path: Path) -> list[Path]:
     if path.exists() and not path.is_dir():
         check_is_file(path)
     if not path.is_dir():
-        found = f"{absence(path)}" if path.is_symlink() else "there is no such file or folder"
-        raise DataError(f"{path}: {found}; name images or folders of images")
+        raise DataError(f"{path}: {absence(path)}; give images or folders of images")
     files = sorted(file for file in path.iterdir() if ending(file.name) and not file.name.startswith("."))
     if not files:
-        raise DataError(f"{path}: holds no images; NIfTI, PNG, TIFF, JPEG and BMP files are read")
+        raise DataError(f"{path}: contains no images; allowed: NIfTI, PNG, TIFF, JPEG and BMP files")
     return files

@@ -1,6 +1,6 @@
-"""What lies in a segmenter's folder, and how it is read; without torch, so that every front end can.
+"""Reading of segmenter folders, without torch, so that all front ends can use it.
 
-Nothing that a folder names is imported, run or fetched here.
+Nothing that a folder names is imported, executed or downloaded here.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -21,16 +21,16 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "segmenter.json"
 REMEDY = "train or copy the segmenter again"
 
 MOST_STRUCTURES = 255
-"""Classes are stored in 8 bits."""
+"""Most structures of a segmenter: classes are stored in 8 bits."""
 
 Name = Annotated[str, Field(min_length=1)]
 Value = Annotated[int, Field(ge=1, le=2**32 - 1)]
 Structures = Annotated[dict[Name, Value], Field(min_length=1, max_length=MOST_STRUCTURES)]
-"""Name -> label value, of a segmenter or run on disk."""
+"""Label value of each structure, by name, in the files of a segmenter or run."""
 
 
 class _Arguments(BaseModel):
-    """What a network is built with; of others than scse's own, the first two."""
+    """Arguments of a network; networks that are not part of scse have only the first two."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,7 +42,7 @@ class _Arguments(BaseModel):
 
 
 class _Description(BaseModel):
-    """The fields of `segmenter.json`; those of the recipe are checked by what reads them."""
+    """The fields of `segmenter.json`; the fields of the recipe are checked when it is read."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -59,17 +59,18 @@ class _Description(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A segmenter on disk; what its words mean is checked by what builds it.
+    """A segmenter on disk. The names of network and variant are checked when the network is built.
 
     Attributes:
-        folder: holds the files.
-        network: name, see `scse.zoo.library.check_network`.
-        arguments: that the network was built with.
+        folder: Folder of the files.
+        network: Name of the network, see `scse.zoo.catalogue.read_network`.
+        arguments: Arguments of the network.
         variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
-        recipe: how images are prepared, the fields of `scse.data.recipe.Recipe`.
-        structures: name -> label value; class n is the n-th structure, class 0 the background.
-        settings: of the training, as it was run.
-        attached: names of the modules that have a block; None in scse's own networks, which place theirs themselves.
+        recipe: Preparation of images: the fields of `scse.data.recipe.Recipe`.
+        structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
+        settings: Settings of the training.
+        attached: Names of the modules that have a block; None for scse's own networks, which place their blocks
+            themselves.
     """
 
     folder: Path
@@ -83,34 +84,34 @@ class Saved:
 
     @property
     def weights(self) -> Path:
-        """The file of the network's weights, in safetensors; keys are those of the torch network."""
+        """Safetensors file of the weights; its keys are those of the torch network."""
         return self.folder / WEIGHTS
 
     @property
     def description(self) -> Path:
-        """The file of everything else, in JSON."""
+        """JSON file of all other fields."""
         return self.folder / DESCRIPTION
 
 
 def read_saved(folder: Path | str) -> Saved:
-    """Read what a segmenter is; its weights stay on disk.
+    """Read the description of a segmenter, without its weights.
 
     Args:
-        folder: as `Segmenter.save` wrote it, or a run that holds it as `segmenter`.
+        folder: Folder written by `Segmenter.save`, or folder of a run that contains it as `segmenter`.
 
     Raises:
-        DataError: the folder holds no segmenter, or one that this version cannot read.
+        DataError: The folder contains no segmenter, or one that this version cannot read.
     """
     folder = Path(folder)
     folder = folder / "segmenter" if (folder / "segmenter" / DESCRIPTION).is_file() else folder
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             remedy = f"give the folder of a trained segmenter, with {WEIGHTS} and {DESCRIPTION}"
-            raise DataError(f"{folder}: holds no segmenter, {name} is missing; {remedy}")
+            raise DataError(f"{folder}: contains no segmenter, {name} is missing; {remedy}")
     path = folder / DESCRIPTION
     content = read_json(path, remedy=REMEDY)
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-        found = f"its format is {content['format']!r}, this version reads {FORMAT}"
+        found = f"its format is {content['format']!r}, but this version reads format {FORMAT}"
         raise DataError(f"{path}: {found}; update scse, or train the segmenter again")
     description = validated(_Description, content, path=path, remedy=REMEDY, strict=True)
     for problem in _contradictions(description):
@@ -128,36 +129,36 @@ def read_saved(folder: Path | str) -> Saved:
 
 
 def _contradictions(description: _Description) -> Generator[str]:
-    """What is wrong with fields that are sound alone."""
+    """Contradictions between fields that are valid on their own."""
     structures, classes = description.structures, description.arguments.classes
     if len(structures) + 1 != classes:
         yield (
-            f"it lists {len(structures)} structures and {classes} classes, where the background is one class more than "
-            "the structures"
+            f"it lists {len(structures)} structures and {classes} classes, but the number of classes must be that of "
+            "the structures plus one for the background"
         )
     if len(set(structures.values())) < len(structures):
         yield f"structures: a label value is listed twice, got {structures}"
     if description.classes is not None and sorted(description.classes) != sorted(structures):
-        yield f"classes are {description.classes}, and structures {[*structures]}"
+        yield f"classes are {description.classes}, but structures are {[*structures]}"
     channels = description.recipe.get("channels", description.arguments.in_channels)
     if channels != description.arguments.in_channels:
-        yield f"recipe.channels is {channels!r} and arguments.in_channels {description.arguments.in_channels}"
+        yield f"recipe.channels is {channels!r}, but arguments.in_channels is {description.arguments.in_channels}"
 
 
 def in_order(entries: Mapping[str, T], names: Sequence[str] | None) -> dict[str, T]:
-    """Entries of a JSON object in the order that a list beside it gives, since programs may sort the keys of objects.
+    """Sort the entries of a JSON object by a list of its keys, because programs may reorder the keys of objects.
 
     Args:
-        entries: as they were read.
-        names: their keys in order; None in files of versions that wrote no list.
+        entries: Entries as read.
+        names: Keys in order; None in files of versions that wrote no list.
     """
     return {name: entries[name] for name in (entries if names is None else names)}
 
 
 @contextmanager
 def readable(path: Path) -> Generator[None]:
-    """Raise what contradicts scse in a file of a segmenter as one DataError with the file's name."""
+    """Convert a UserError about the content of a segmenter's file to a DataError that names the file."""
     try:
         yield
     except UserError as error:
-        raise DataError(f"{path}: holds no segmenter that can be read ({error}); {REMEDY}") from error
+        raise DataError(f"{path}: contains no readable segmenter ({error}); {REMEDY}") from error

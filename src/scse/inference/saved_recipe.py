@@ -1,4 +1,4 @@
-"""The recipe of a segmenter on disk."""
+"""Reading of the recipe of a segmenter on disk."""
 
 from scse.data.recipe import Recipe
 from scse.inference.saved import REMEDY, Saved
@@ -6,9 +6,9 @@ from scse.support.json_files import validated
 
 
 def read_recipe(saved: Saved) -> Recipe:
-    """The recipe of a segmenter on disk.
+    """Read the recipe of a segmenter on disk.
 
     Raises:
-        DataError: a field is missing, of another type or out of bounds.
+        DataError: A field is missing, has the wrong type, or is out of range.
     """
     return validated(Recipe, saved.recipe, path=saved.description, remedy=REMEDY, within="recipe", strict=True)

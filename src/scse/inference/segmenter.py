@@ -1,4 +1,4 @@
-"""A trained model as one thing: the network, how its input is prepared, and what its labels mean."""
+"""Trained segmenters: a network, the preparation of its input, and the meaning of its labels."""
 
 import json
 import math
@@ -32,19 +32,20 @@ from scse.support.checks import check_positive
 from scse.support.errors import DataError, UserError
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
-from scse.vocabulary.variants import canonical
-from scse.zoo.library import Sized, build_network, check_network, find_maker, named_again
+from scse.vocabulary.variants import Variant
+from scse.zoo.building import Sized, build_network, find_factory
+from scse.zoo.catalogue import confirm_network, read_network
 
 WINDOW_OVERLAP = 0.5
 
 MOST_SLICES = 16
-"""At a time; more are no faster."""
+"""Most slices predicted at a time; more are not faster."""
 
-WORK = 2**28
-"""Bytes that the network may always take on the CPU; on volumes beyond it, as many as the volume itself."""
+LEAST_MEMORY = 2**28
+"""Bytes that the network may use on the CPU in any case; on larger volumes it may use as many as the volume."""
 
-TRIED = 8
-"""Windows that engines are timed on."""
+TIMED_WINDOWS = 8
+"""Number of windows on which engines are timed."""
 
 T = TypeVar("T")
 
@@ -54,14 +55,14 @@ class Segmenter:
     """A trained network with its recipe and its structures.
 
     Attributes:
-        network: takes (N, channels, height, width), returns logits (N, classes, height, width).
-        name: of the network, see `scse.zoo.library.check_network`.
-        arguments: that it was built with.
+        network: Network from images (N, channels, height, width) to logits (N, classes, height, width).
+        name: Name of the network, see `scse.zoo.catalogue.read_network`.
+        arguments: Arguments of the network.
         variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
-        recipe: how images are prepared.
-        structures: name -> label value; class n is the n-th structure, class 0 the background.
-        settings: of the training, as it was run; for the record.
-        engine: what runs the network in prediction, see `with_engine`; None is torch.
+        recipe: Preparation of images.
+        structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
+        settings: Settings of the training, for the record.
+        engine: Engine that runs the network in prediction, see `with_engine`; None is torch.
     """
 
     network: nn.Module
@@ -87,13 +88,13 @@ class Segmenter:
             "variant": self.variant,
             "recipe": self.recipe.model_dump(mode="json"),
             "structures": dict(self.structures),
-            "classes": list(self.structures),  # their order, which other programs may change in an object
+            "classes": list(self.structures),  # the order of structures, because programs may reorder keys of objects
             "settings": dict(self.settings),
         }
         if isinstance(self.network, Sized):
-            # the names themselves: what "auto" or a pattern chose may change, these weights do not
+            # the names of modules, because the modules that "auto" or a pattern selects may change between versions
             description["attached"] = list(placements(self.network.network).names)
-        # a network in half precision, too, is loaded in single precision
+        # networks in half precision are saved and loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         weights = save(own_copies(tensors))
         write_together({folder / WEIGHTS: weights, folder / DESCRIPTION: json.dumps(description, indent=2).encode()})
@@ -101,39 +102,38 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path | str, *, network: str | None = None, device: str | torch.device = "cpu") -> "Segmenter":
-        """Read a segmenter; nothing that a folder names is run or fetched.
+        """Load a segmenter. Nothing that the folder names is executed or downloaded.
 
-        Networks of scse and listed ones of libraries are built by name from fixed tables, without pretrained weights.
+        Networks of scse and of supported libraries are built by name from fixed tables, without pretrained weights.
 
         Args:
-            folder: as `save` wrote it, or a run that holds it as `segmenter`.
-            network: the factory FILE.py:FUNCTION that the segmenter was trained with, if it is one of your own.
-            device: where the network goes.
+            folder: Folder written by `save`, or folder of a run that contains it as `segmenter`.
+            network: The factory FILE.py:FUNCTION with which the segmenter was trained, if it used your own network.
+            device: Device of the network.
 
         Raises:
-            DataError: the folder holds no segmenter, or one that this version cannot read.
-            ValueError: its network is a factory in a file and not named, or another one is named, or the library that
-                it is from is missing.
+            DataError: The folder contains no segmenter, or one that this version cannot read.
+            UserError: The network was built by a factory in a file and `network` is missing or differs, or the library
+                of the network is not installed.
         """
         saved = read_saved(folder)
         with readable(saved.description):
-            check_network(saved.network)
-            canonical(saved.variant)
+            spec, variant = read_network(saved.network), Variant.parse(saved.variant)
         recipe = read_recipe(saved)
-        name = named_again(saved.folder, saved.network, network)
-        find_maker(check_network(name), pretrained=False)  # what is missing on this machine is no fault of the folder
+        spec = confirm_network(saved.folder, spec, None if network is None else read_network(network))
+        find_factory(spec, pretrained=False)  # outside `readable`: a missing library is not a data error
         weights, _ = read_tensors(saved.weights, remedy=REMEDY)
         make = partial(
             build_network,
-            name,
+            spec,
             saved.arguments,
-            variant=saved.variant,
+            variant=variant,
             size=recipe.patch,
             attach_to="auto" if saved.attached is None else "|".join(saved.attached),
             pretrained=False,
         )
-        if not check_network(name).source:
-            # sizes that are not those of the weights must take no memory
+        if spec.is_own:
+            # on the meta device, because sizes that do not match the weights must not allocate memory
             with readable(saved.description), torch.device("meta"):
                 planned = make()
             with readable(saved.weights):
@@ -147,7 +147,7 @@ class Segmenter:
         built.to(device).to(memory_format=torch.channels_last).eval()
         return cls(
             network=built,
-            name=name,
+            name=spec.text,
             arguments=saved.arguments,
             variant=saved.variant,
             recipe=recipe,
@@ -156,24 +156,24 @@ class Segmenter:
         )
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
-        """The same segmenter, whose network is run by torch, ONNX Runtime or OpenVINO.
+        """The same segmenter with its network run by torch, ONNX Runtime or OpenVINO.
 
-        An engine keeps the weights as they are now. Labels of the engines agree but for single voxels whose two best
-        classes are as good as equal.
+        An exported engine keeps the current weights. Labels of the engines agree except in single voxels whose two best
+        classes have almost equal scores.
 
         Args:
-            name: "torch"; "onnxruntime" or "openvino", on the CPU, for which the network is exported, in seconds;
-                "auto" measures them and takes the fastest if there are images enough for that to pay, else torch, so
-                that what runs depends on the machine and its load.
-            images: how many are to be predicted.
+            name: "torch"; "onnxruntime" or "openvino", which run on the CPU and need an export of a few seconds; or
+                "auto", which times all of them and chooses the fastest if there are enough images to save time,
+                otherwise torch. The choice of "auto" depends on the machine and its load.
+            images: Number of images to be predicted.
 
         Raises:
-            ValueError: an unknown name, a package that is missing, or a network that is not on the CPU or that the
-                engine cannot run.
+            UserError: The name is unknown. Except for "auto" and "torch": a package is missing, the network is not on
+                the CPU, or the engine cannot run it.
         """
         self.network.eval()
         volumes = 0 if self.recipe.view == "picture" else images
-        return replace(self, engine=make_engine(name, self.network, self._windows(TRIED), volumes=volumes))
+        return replace(self, engine=make_engine(name, self.network, self._windows(TIMED_WINDOWS), volumes=volumes))
 
     def predict(
         self,
@@ -185,23 +185,23 @@ class Segmenter:
         """Segment one image.
 
         Args:
-            source: a file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
+            source: A file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
                 (*spatial) for one channel, whose axes point right, anterior, superior.
-            spacing: mm per voxel along each spatial axis; for arrays of volumes only, 1 mm by default.
-            batch_size: slices at a time; by default up to 16, as memory allows.
+            spacing: Millimetres per voxel along each spatial axis, only for arrays of volumes; 1 mm by default.
+            batch_size: Number of slices at a time; by default up to 16, as memory allows.
 
         Returns:
-            For NIfTI files and nibabel images, a nibabel image of the label values with the input's shape,
-            affine and orientation; for pictures and arrays, an integer array of the spatial shape.
+            For NIfTI files and nibabel images, a nibabel image of label values with the shape, affine and orientation
+            of the input; for pictures and arrays, an integer array of the spatial shape.
 
         Raises:
-            DataError: a file cannot be read.
-            ValueError: the image does not fit the model, or `spacing` is given for something that has its own.
+            DataError: A file cannot be read.
+            UserError: The image does not fit the model, or `spacing` is given for an image that has its own.
         """
         if isinstance(source, np.ndarray):
             return self.predict_image(_from_array(source, spacing, self.recipe), batch_size=batch_size)
         if spacing is not None:
-            raise UserError("spacing goes with arrays only; files and nibabel images have their own")
+            raise UserError("spacing is allowed for arrays only, because files and images have their own; omit it")
         if isinstance(source, nib.spatialimages.SpatialImage):
             return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
@@ -224,22 +224,22 @@ class Segmenter:
         overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
-        """Segment many images; one that cannot be segmented does not keep the others from being written.
+        """Segment many images; the others are still written if one fails.
 
-        While the network runs on one image, the next is read and the one before is written.
+        While the network runs on one image, the next image is read and the previous label map is written.
 
         Args:
-            images: name -> file, or the files of the channels in order.
-            out: folder of the label maps NAME.nii.gz, or NAME.png for pictures.
-            batch_size: slices at a time; by default up to 16, as memory allows.
-            overwrite: replace files in `out` that scse did not write or that were changed since.
-            progress: called with (done, of how many) images.
+            images: Files of the channels of each image in order, by image name.
+            out: Folder of the label maps NAME.nii.gz, or NAME.png for pictures.
+            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            overwrite: Replace files in `out` that scse did not write or that were changed since.
+            progress: Called with the numbers of finished and of all images after each image.
 
         Returns:
-            What went wrong, a message for each image that failed.
+            A message for each image that failed.
 
         Raises:
-            ValueError: a label map would replace an image, or a file that is not scse's without `overwrite`.
+            UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write.
         """
         targets = {name: _target(out, name, is_volume=ending(paths[0].name) in NIFTI) for name, paths in images.items()}
         inputs = (path for paths in images.values() for path in paths)
@@ -251,7 +251,7 @@ class Segmenter:
 
         def label(job: _Job) -> None:
             job.labels = Image(self._label(job.slices, batch_size), job.affine, is_label=True)
-            del job.slices  # and with them the image
+            del job.slices  # also releases the image
 
         def write(job: _Job) -> None:
             with marked([targets[job.name]]):
@@ -261,7 +261,7 @@ class Segmenter:
         failed = []
         jobs = (_Job(name, paths) for name, paths in images.items())
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            # the network stays in this thread: Ctrl-C stops it, and what is being written gets done
+            # the network runs in this thread, so that Ctrl-C stops it while the writer finishes its file
             labelled = map(_step(label), _ahead(reader, _step(read), jobs))
             for done, job in enumerate(_ahead(writer, _step(write), labelled), start=1):
                 if job.problem:
@@ -273,28 +273,28 @@ class Segmenter:
     def predict_image(
         self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.integer]:
-        """Label values of an image in its own geometry, slice by slice: (C, *spatial) -> (*spatial).
+        """Label values of an image in its own geometry: (C, *spatial) -> (*spatial).
 
         Args:
-            image: as `read_image` returns it.
-            batch_size: slices at a time; by default up to 16, as memory allows.
-            progress: called with (done, of how many) slices.
+            image: Image, as returned by `read_image`.
+            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            progress: Called with the numbers of finished and of all slices after each batch.
 
         Raises:
-            ValueError: the image does not fit the model.
+            UserError: The image does not fit the model, or all its voxels have the same value.
         """
         return self._label(self._slices(image), batch_size, progress)
 
     def _slices(self, image: Image) -> Slices:
         slices = self.recipe.slices(image)
         if slices.constant:
-            raise UserError(f"every voxel has the same value, {image.array.flat[0]:g}; the image is empty or damaged")
+            raise UserError(f"all voxels have the same value, {image.array.flat[0]:g}; the image is empty or damaged")
         return slices
 
     def _label(
         self, slices: Slices, batch_size: int | None, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.integer]:
-        """Label values of an image in its own geometry, from its slices: (*spatial)."""
+        """Label values (*spatial) of an image in its own geometry, from its slices."""
         values = class_values(self.structures)
         values = values.astype(np.min_scalar_type(int(values.max())))
         labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
@@ -311,12 +311,15 @@ class Segmenter:
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Prepared slices in batches where the network is: number of the first, and (N, C, height, width).
+        """Batches of prepared slices on the device of the network.
 
         Args:
-            slices: (slices, C, height, width), as `Recipe.slices` or `Recipe.image_slices` returns them.
-            batch_size: slices at a time; by default up to 16, as memory allows.
-            progress: called with (done, of how many) slices.
+            slices: Slices (slices, C, height, width), as returned by `Recipe.slices` or `Recipe.image_slices`.
+            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            progress: Called with the numbers of finished and of all slices after each batch.
+
+        Yields:
+            The index of the first slice, and the slices (N, C, height, width).
         """
         size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         for start in range(0, len(slices), size):
@@ -326,9 +329,10 @@ class Segmenter:
                 progress(min(start + size, len(slices)), len(slices))
 
     def in_windows(self, batch: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `forward` makes of slices that it sees in windows of the training patch, joined where they overlap.
+        """Apply `forward` to slices in overlapping windows of the training patch, and blend the results.
 
-        Windows, because the squeeze of cSE shifts on inputs of another extent; those of one slice follow each other.
+        Windows are used because the squeeze of cSE changes on inputs of another size. The windows of one slice are
+        consecutive.
         """
         if tuple(batch.shape[2:]) == self.recipe.patch:
             return forward(batch)
@@ -339,29 +343,29 @@ class Segmenter:
         )
 
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
-        """What is greatest at a pixel's class; probabilities, if they are to be resampled."""
+        """Logits; or probabilities, if they will be resampled."""
         self.network.eval()
         logits = self.in_windows(batch, self.network if self.engine is None else self.engine.run)
         return logits if grid.resampled == grid.plane else logits.float().softmax(1)
 
     def _batch_size(self, slices: Slices | NDArray[np.float32]) -> int:
-        """How many slices at a time take at most half of the memory that was free at the first of them.
+        """Number of slices at a time that use at most half of the memory that was free at the first prediction.
 
-        On the CPU, they also take no more than the image itself, unless that is small.
+        On the CPU, they also use no more memory than the image itself, unless it is small.
         """
         if len(slices) == 1:
             return 1
         free, window, pixel = self._memory
-        most = free // 2 if self._device.type == "cuda" else min(free // 2, max(WORK, slices.nbytes))
-        # windows are added up to whole slices: their sum, their weights and the quotient
+        most = free // 2 if self._device.type == "cuda" else min(free // 2, max(LEAST_MEMORY, slices.nbytes))
+        # blending windows needs three arrays of whole slices: the sum, the weights and the quotient
         needed: int = window + 3 * pixel * math.prod(slices.shape[2:])
         return max(1, min(MOST_SLICES, most // needed))
 
     @cached_property
     def _memory(self) -> tuple[int, int, int]:
-        """Bytes that are free, that one window takes in the network, and of the logits of one pixel.
+        """Bytes of free memory, of one window in the network, and of the logits of one pixel.
 
-        A window's is the sum of all modules' outputs, which is more than ever is there at once.
+        The bytes of a window are the sum of the outputs of all modules, an upper bound of the memory used at any time.
         """
         outputs: list[int] = []
 
@@ -388,14 +392,14 @@ class Segmenter:
         return next(self.network.parameters()).device
 
     def _windows(self, count: int) -> Tensor:
-        """Images of the size that the network sees: (count, C, *patch) of zeros."""
+        """Zero images of the network's input size: (count, C, *patch)."""
         images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
         return images.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass
 class _Job:
-    """An image on its way through reading, the network and writing; with `problem` it goes through untouched."""
+    """An image that passes through reading, prediction and writing; steps skip it once it has a problem."""
 
     name: str
     paths: Sequence[Path]
@@ -406,7 +410,7 @@ class _Job:
 
 
 def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
-    """A step of an image's way, whose failure becomes the image's problem."""
+    """A step of the pipeline that stores a failure as the problem of the image."""
 
     def step(job: _Job) -> _Job:
         if not job.problem:
@@ -414,17 +418,17 @@ def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
                 do(job)
             except DataError as error:
                 job.problem = str(error)
-            except ValueError as error:  # a network may refuse a size so
+            except ValueError as error:  # networks of other libraries raise it for sizes that they do not support
                 job.problem = f"{job.paths[0]}: {error}"
             except MemoryError:
-                job.problem = f"{job.paths[0]}: needs more memory than there is; predict it on a larger machine"
+                job.problem = f"{job.paths[0]}: needs more memory than available; use a machine with more memory"
         return job
 
     return step
 
 
 def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> Iterator[T]:
-    """`map` in a thread: while a result is used and the next item is made, the thread works on the one between."""
+    """`map` in a thread, which processes one item while the previous result is used and the next item is prepared."""
     working: Future[T] | None = None
     for item in items:
         submitted = pool.submit(function, item)
@@ -440,7 +444,7 @@ def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], sourc
     volume = image.affine is not None
     path = _target(folder, name, is_volume=volume)
     if path.resolve() == source.resolve():
-        raise UserError("its label map would replace the image itself; choose another folder")
+        raise UserError("the label map would replace the image itself; choose another folder")
     write_label(path, labels, like=source if volume else None)
     return path
 
@@ -453,10 +457,11 @@ def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Re
     axes = 2 if recipe.view == "picture" else 3
     channels = array[None] if array.ndim == axes else array
     if channels.ndim != axes + 1:
-        raise UserError(f"the model takes arrays of {axes} spatial axes, channels first, got shape {array.shape}")
+        expected = f"arrays of {axes} spatial axes, with or without a channel axis first"
+        raise UserError(f"the model expects {expected}, got shape {array.shape}")
     if axes == 2:
         if spacing is not None:
-            raise UserError(f"the model takes pictures, which have no spacing, got {tuple(spacing)}; leave it out")
+            raise UserError(f"the model expects pictures, which have no spacing, got {tuple(spacing)}; omit spacing")
         return Image(channels.astype(np.float32, copy=False), None)
     spacing = (1.0,) * axes if spacing is None else tuple(spacing)
     if len(spacing) != axes or not all(mm > 0 for mm in spacing):
@@ -476,5 +481,5 @@ def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) ->
     if hasattr(header, "set_slope_inter"):
         header.set_slope_inter(1, 0)
     if isinstance(header, nib.Nifti1Header):
-        header["cal_min"] = header["cal_max"] = 0  # the image's display window would hide the labels
+        header["cal_min"] = header["cal_max"] = 0  # the display window of the image would hide the labels
     return type(image)(labels, image.affine, header)

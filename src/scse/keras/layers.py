@@ -1,7 +1,7 @@
-"""The recalibration blocks cSE, sSE and scSE as Keras 3 layers, written with `keras.ops` alone.
+"""The recalibration blocks cSE, sSE and scSE as Keras 3 layers, written with `keras.ops` only.
 
 Options and names are those of `scse.ChannelSE`, `scse.SpatialSE` and `scse.ConcurrentSE`, and the same weights give
-the same numbers. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully
+the same values. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully
 Convolutional Networks", MICCAI 2018 (arXiv 1803.02579).
 """
 
@@ -20,7 +20,6 @@ from scse.vocabulary.options import (
     ACTIVATIONS,
     AGGREGATIONS,
     GATES,
-    IDENTITY_SCALE,
     REDUCTION,
     check_aggregation,
     check_channel_options,
@@ -28,12 +27,12 @@ from scse.vocabulary.options import (
 )
 
 PACKAGE = "scse"
-"""Under which Keras registers what is saved."""
+"""Package name under which Keras registers the classes."""
 
 DATA_FORMATS = ("channels_last", "channels_first")
 
 SUFFIX = "_recalibration"
-"""What the name of a block in a network adds to that of its place."""
+"""Suffix of the names of blocks in a network, after the name of their place."""
 
 Tensor = Any
 """A tensor of the backend, or a symbolic one of Keras."""
@@ -41,7 +40,7 @@ Tensor = Any
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": ops.relu,
     "silu": ops.silu,
-    # TensorFlow's own has its slope in float32
+    # not ops.leaky_relu, because TensorFlow's uses a slope in float32
     "leaky-relu": lambda x: ops.where(x > 0, x, 0.01 * x),
 }
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -52,23 +51,23 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {
 _CHOICES = {"activation": ACTIVATIONS, "gate": GATES, "aggregation": AGGREGATIONS, "data_format": DATA_FORMATS}
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""Where hooks are kept on the torch backend, on which every layer is a torch module."""
+"""Attributes with the hooks of a layer on the torch backend, where every layer is a torch module."""
 
 
 class Block(keras.Layer):
-    """What the three blocks share: where the channels are, their parts, and the checks of arguments and input.
+    """Base class of the blocks: the axis of the channels, the inner layers, and the checks of arguments and input.
 
     Args:
-        bias: whether the dense layers have biases.
-        identity: start as the identity.
-        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
-        parts: name and serialised form of the inner layers that are not as the block itself makes them, because they
-            were quantised, adapted, replaced, wrapped or frozen. `get_config` returns them.
-        **kwargs: `name`, `dtype` and `trainable` of any Keras layer.
+        bias: Whether the dense layers have biases.
+        identity: Whether the block starts as the identity.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        parts: Name -> serialised form of each inner layer that differs from the layer that the block itself creates,
+            because it was quantised, adapted, replaced, wrapped or frozen. `get_config` returns them.
+        **kwargs: Arguments `name`, `dtype` and `trainable` of any Keras layer.
     """
 
     part_names: tuple[str, ...]
-    """The attributes that hold the inner layers."""
+    """Names of the attributes that hold the inner layers."""
 
     def __init__(
         self,
@@ -80,58 +79,58 @@ class Block(keras.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._given = dict(parts or {})
-        self._made: dict[str, tuple[type, dict[str, Any]]] = {}
-        self._made_ids: list[int] = []
+        self._part_configs = dict(parts or {})
+        self._default_parts: dict[str, tuple[type, dict[str, Any]]] = {}
+        self._default_part_ids: list[int] = []
         self.bias = bias
         self.identity = identity
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        with self._telling_name():
+        with self._name_in_errors():
             check_choice("data_format", self.data_format, DATA_FORMATS)
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the channels."""
+        """Axis of the channels."""
         return 1 if self.data_format == "channels_first" else -1
 
     def build(self, input_shape: Sequence[int | None]) -> None:
-        """Make the weights for an input shape, whose channels must be known."""
-        with self._telling_name():
+        """Create the weights for an input shape, whose number of channels must be known."""
+        with self._name_in_errors():
             channels = self._channels(tuple(input_shape))
-        # the weights are matrices: one block serves any number of spatial axes, as on the torch side
+        # the weights are matrices, so a block works for any number of spatial axes, as in torch
         self.input_spec = keras.layers.InputSpec(min_ndim=3, axes={self.channel_axis: channels})
         self._build(channels)
         self._arrange()
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this block again."""
+        """Return the arguments that construct this block again."""
         own = {"bias": self.bias, "identity": self.identity, "data_format": self.data_format}
-        # a frozen block freezes its inner layers
+        # in a frozen block, the inner layers are frozen too, so this is no change of their own
         changed = self.changed_parts(but=() if self.trainable else ("trainable",))
-        parts = {**self._given, **{name: _serialized(getattr(self, name)) for name in changed}}
+        parts = {**self._part_configs, **{name: _serialized(getattr(self, name)) for name in changed}}
         return {**super().get_config(), **own, **({"parts": parts} if parts else {})}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Block":
-        """Make a block from what `get_config` returned."""
+        """Construct a block from the return value of `get_config`."""
         block: Block = super().from_config(with_names(config))
         return block
 
     def changed_parts(self, *, but: Collection[str] = ()) -> list[str]:
-        """The names of the inner layers that are not as the block makes them, but for some of their settings."""
+        """Return the names of the inner layers that differ, except in settings `but`, from those that it creates."""
         changed = []
-        for name, (kind, made) in self._made.items():
+        for name, (kind, config) in self._default_parts.items():
             part = getattr(self, name)
-            if _settings(part.get_config(), but) != _settings(made, but) or type(part) is not kind:
+            if _settings(part.get_config(), but) != _settings(config, but) or type(part) is not kind:
                 changed.append(name)
         return changed
 
     def quantized_call(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The same as `call`: a quantised dtype policy is a matter of the dense layers, which have it too."""
+        """Run `call`. A quantised dtype policy affects only the dense layers, which have it too."""
         return self.call(*args, **kwargs)
 
     def _build(self, channels: int) -> None:
@@ -140,49 +139,49 @@ class Block(keras.Layer):
     def _channels(self, shape: tuple[int | None, ...]) -> int:
         written = "(N, *spatial, C)" if self.data_format == "channels_last" else "(N, C, *spatial)"
         if len(shape) < 3:
-            raise UserError(f"takes maps {written} of one spatial axis or more, got the shape {shape}")
+            raise UserError(f"takes maps {written} with at least one spatial axis, got the shape {shape}")
         channels = shape[self.channel_axis]
         if channels is None:
             raise UserError(
-                f"needs to know how many channels its maps {written} have, got the shape {shape}; give the input a "
-                "shape with that number, or another data_format"
+                f"needs the number of channels of its maps {written}, got the shape {shape}; give the input a shape "
+                "with that number, or set another data_format"
             )
         return channels
 
     def _projected(self, x: Tensor, dense: keras.Layer) -> Tensor:
-        """What a dense layer makes of the last axis; calling the layer takes longer than its work on small maps."""
+        """Apply a dense layer to the last axis. It is not called if possible, because calls are slow on small maps."""
         if not is_linear(dense, self.compute_dtype):
             return ops.cast(dense(x), self.compute_dtype)
-        # ops.matmul is of float32 in torch, ops.einsum has slow gradients in TensorFlow
+        # for float64, ops.matmul computes in float32 on torch; otherwise, ops.einsum has slow gradients on TensorFlow
         y = ops.einsum("...c,cu->...u", x, dense.kernel) if _is_double(x) else ops.matmul(x, dense.kernel)
         return y if dense.bias is None else y + dense.bias
 
     def _part(self, name: str, make: Callable[[], keras.Layer]) -> None:
-        """Have an inner layer of a name: the one that was put there, or the given one, or else a new one."""
+        """Set an inner layer: keep one that was assigned before, or deserialise it from `parts`, or create it."""
         part = make()
-        self._made[name] = (type(part), part.get_config())
-        if name in self._given:
-            part = keras.saving.deserialize_keras_object(self._given.pop(name))
+        self._default_parts[name] = (type(part), part.get_config())
+        if name in self._part_configs:
+            part = keras.saving.deserialize_keras_object(self._part_configs.pop(name))
         else:
-            self._made_ids.append(id(part))
+            self._default_part_ids.append(id(part))
         if not hasattr(self, name):
             setattr(self, name, part)
 
     def _arrange(self) -> None:
-        """Bring the inner layers into the order in which weights are saved, and drop those that were replaced."""
+        """Sort the inner layers in the order in which weights are saved, and remove those that were replaced."""
         parts = [getattr(self, name) for name in self.part_names]
-        known = {*map(id, parts), *self._made_ids}
+        known = {*map(id, parts), *self._default_part_ids}
         self._layers[:] = [*parts, *(layer for layer in self._layers if id(layer) not in known)]
 
-    def _dense(self, name: str, given: int, units: int, *, zero: bool = False) -> None:
-        """Build the dense layer of a name, for so many values."""
+    def _dense(self, name: str, inputs: int, units: int, *, zero: bool = False) -> None:
+        """Build the dense layer `name` for this number of input values."""
         self._part(name, lambda: self._new_dense(name, units, zero=zero))
         part = getattr(self, name)
         if not part.built:
-            part.build((None, given))
+            part.build((None, inputs))
 
     def _new_dense(self, name: str, units: int, *, zero: bool) -> keras.layers.Dense:
-        # the uniform distribution from which torch draws, so that both sides train alike
+        # the uniform distribution of torch, so that training is the same in Keras and torch
         drawn = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
         return keras.layers.Dense(
             units,
@@ -193,8 +192,8 @@ class Block(keras.Layer):
         )
 
     @contextmanager
-    def _telling_name(self) -> Generator[None]:
-        """Name the layer in front of what is wrong, as Keras does."""
+    def _name_in_errors(self) -> Generator[None]:
+        """Prefix error messages with the name of the layer, as Keras does."""
         try:
             yield
         except ValueError as error:
@@ -205,31 +204,33 @@ class Block(keras.Layer):
 class ChannelSE(Block):
     """Spatial squeeze and channel excitation (cSE; Hu et al. 2018, section 2.1 of the paper).
 
-    One gate a channel: `sigmoid(W2 relu(W1 z))`, `z` the mean over all spatial axes.
+    The gate of each channel is `sigmoid(W2 relu(W1 z))`, where `z` is the mean over all spatial axes.
 
     Args:
-        reduction: the paper's r; the hidden width is `max(1, C // r)`, so that few channels keep a live gate.
-        hidden: the hidden width itself, instead of a reduction.
-        activation: after W1: `"relu"` (the paper), `"silu"` or `"leaky-relu"` (slope 0.01).
-        gate: after W2: `"sigmoid"` (the paper), `"hard-sigmoid"` or `"relu"`, which has no identity.
-        bias: whether the two dense layers have biases; the paper's count of parameters is without.
-        identity: start as the identity, bit for bit: the last layer is zero and the gate is scaled by 2.
-        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
-        **kwargs: `name`, `dtype` and `trainable` of any Keras layer.
+        reduction: Reduction r of the paper. The hidden layer has `max(1, C // r)` units.
+        hidden: Width of the hidden layer, instead of a reduction.
+        activation: Activation after W1: `"relu"` (the paper), `"silu"` or `"leaky-relu"` (slope 0.01).
+        gate: Gate function after W2: `"sigmoid"` (the paper), `"hard-sigmoid"` or `"relu"`. With `"relu"` the block
+            cannot start as the identity.
+        bias: Whether the two dense layers have biases. The paper's parameter count excludes them.
+        identity: Whether the block starts as the identity, bit for bit: the last layer is initialised to zero and the
+            gate is scaled by 2.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        **kwargs: Arguments `name`, `dtype` and `trainable` of any Keras layer.
 
     Call arguments:
-        inputs: a map of one spatial axis or more.
+        inputs: Feature map with at least one spatial axis.
 
     Input shape:
-        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`; spatial sizes may be unknown.
+        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`. Spatial sizes may be unknown.
 
     Output shape:
-        The input's.
+        Same as the input.
 
     Raises:
-        ValueError: at construction, for `reduction` or `hidden` below 1 or both of them, an unknown `activation`,
-            `gate` or `data_format`, or `identity=True` with a gate that has none; in the first call, for a map
-            without a spatial axis or with an unknown number of channels.
+        UserError: At construction, `reduction` or `hidden` is below 1, both are given, `activation`, `gate` or
+            `data_format` is unknown, or `identity=True` is combined with gate `"relu"`. In the first call, the map has
+            no spatial axis or an unknown number of channels.
 
     Reference:
         [Roy et al., 2018](https://arxiv.org/abs/1803.02579)
@@ -255,25 +256,25 @@ class ChannelSE(Block):
         **kwargs: Any,
     ) -> None:
         super().__init__(bias=bias, identity=identity, data_format=data_format, **kwargs)
-        with self._telling_name():
-            check_channel_options(reduction, hidden, activation, gate, identity=identity)
+        with self._name_in_errors():
+            self.scale = check_channel_options(reduction, hidden, activation, gate, identity=identity)
         self.reduction = reduction
         self.hidden = hidden
         self.activation = activation
         self.gate = gate
 
     def gates(self, x: Tensor) -> Tensor:
-        """A gate a channel: (N, 1, ..., C), or (N, C, 1, ...) for channels first; not scaled."""
+        """Compute the unscaled gates of the channels: (N, 1, ..., C), or (N, C, 1, ...) for channels first."""
         positions = tuple(axis for axis in range(1, x.ndim) if axis != self.channel_axis % x.ndim)
         hidden = _ACTIVATIONS[self.activation](self._projected(_mean(x, positions), self.squeeze))
         return ops.expand_dims(_GATES[self.gate](self._projected(hidden, self.excite)), positions)
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the channels of a map."""
-        return inputs * _scaled(self.gates(inputs), 2.0 if self.identity else 1.0)
+        return inputs * _scaled(self.gates(inputs), self.scale)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this block again."""
+        """Return the arguments that construct this block again."""
         own = {"reduction": self.reduction, "hidden": self.hidden, "activation": self.activation, "gate": self.gate}
         return {**super().get_config(), **own}
 
@@ -287,26 +288,27 @@ class ChannelSE(Block):
 class SpatialSE(Block):
     """Channel squeeze and spatial excitation (sSE; section 2.2 of the paper).
 
-    One gate a position: `sigmoid(w . x)`, a 1x1 convolution of all channels to one.
+    The gate of each position is `sigmoid(w . x)`, a 1x1 convolution of all channels to one.
 
     Args:
-        bias: whether the projection has a bias; the paper's count of parameters is without.
-        identity: start as the identity, bit for bit: the projection is zero and the gate is scaled by 2.
-        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
-        **kwargs: `name`, `dtype` and `trainable` of any Keras layer.
+        bias: Whether the projection has a bias. The paper's parameter count excludes it.
+        identity: Whether the block starts as the identity, bit for bit: the projection is initialised to zero and the
+            gate is scaled by 2.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        **kwargs: Arguments `name`, `dtype` and `trainable` of any Keras layer.
 
     Call arguments:
-        inputs: a map of one spatial axis or more.
+        inputs: Feature map with at least one spatial axis.
 
     Input shape:
-        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`; spatial sizes may be unknown.
+        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`. Spatial sizes may be unknown.
 
     Output shape:
-        The input's.
+        Same as the input.
 
     Raises:
-        ValueError: at construction, for an unknown `data_format`; in the first call, for a map without a spatial
-            axis or with an unknown number of channels.
+        UserError: At construction, `data_format` is unknown. In the first call, the map has no spatial axis or an
+            unknown number of channels.
 
     Reference:
         [Roy et al., 2018](https://arxiv.org/abs/1803.02579)
@@ -325,7 +327,7 @@ class SpatialSE(Block):
         super().__init__(bias=bias, identity=identity, data_format=data_format, **kwargs)
 
     def gates(self, x: Tensor) -> Tensor:
-        """A gate a position: (N, *spatial, 1), or (N, 1, *spatial) for channels first; not scaled."""
+        """Compute the unscaled gates of the positions: (N, *spatial, 1), or (N, 1, *spatial) for channels first."""
         if self.data_format == "channels_last":
             return ops.sigmoid(self._projected(x, self.project))
         return ops.sigmoid(ops.moveaxis(self._projected(ops.moveaxis(x, 1, -1), self.project), -1, 1))
@@ -342,31 +344,31 @@ class SpatialSE(Block):
 class ConcurrentSE(Block):
     """Concurrent spatial and channel squeeze & excitation (scSE; section 2.3 of the paper).
 
-    Both gates see the same input; `aggregation` joins the two recalibrated maps.
+    Both gates are computed from the same input, and `aggregation` joins the two recalibrated maps.
 
     Args:
-        reduction: the paper's r, see `ChannelSE`.
-        aggregation: `"add"` (the paper), `"max"` (the authors' later code), `"multiply"`, or `"concat"`, which
-            returns 2C channels.
-        bias: whether all dense layers have biases; the paper's count of parameters is without.
-        identity: start as the identity, bit for bit: the last layers are zero; with `"max"` the gates are scaled
-            by 2. `"multiply"` and `"concat"` have no identity.
-        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
-        **kwargs: `name`, `dtype` and `trainable` of any Keras layer.
+        reduction: Reduction r of the paper, see `ChannelSE`.
+        aggregation: How the maps are joined: `"add"` (the paper), `"max"` (the authors' later code), `"multiply"` or
+            `"concat"`, which returns 2C channels.
+        bias: Whether all dense layers have biases. The paper's parameter count excludes them.
+        identity: Whether the block starts as the identity, bit for bit: the last layers are initialised to zero, and
+            with `"max"` the gates are scaled by 2. Not possible with `"multiply"` and `"concat"`.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        **kwargs: Arguments `name`, `dtype` and `trainable` of any Keras layer.
 
     Call arguments:
-        inputs: a map of one spatial axis or more.
+        inputs: Feature map with at least one spatial axis.
 
     Input shape:
-        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`; spatial sizes may be unknown.
+        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`. Spatial sizes may be unknown.
 
     Output shape:
-        The input's; with `"concat"`, 2C channels.
+        Same as the input; with `"concat"`, 2C channels.
 
     Raises:
-        ValueError: at construction, for `reduction` below 1, an unknown `aggregation` or `data_format`, or
-            `identity=True` with an aggregation that has none; in the first call, for a map without a spatial axis
-            or with an unknown number of channels.
+        UserError: At construction, `reduction` is below 1, `aggregation` or `data_format` is unknown, or
+            `identity=True` is combined with `"multiply"` or `"concat"`. In the first call, the map has no spatial axis
+            or an unknown number of channels.
 
     Reference:
         [Roy et al., 2018](https://arxiv.org/abs/1803.02579)
@@ -390,8 +392,8 @@ class ConcurrentSE(Block):
         **kwargs: Any,
     ) -> None:
         super().__init__(bias=bias, identity=identity, data_format=data_format, **kwargs)
-        with self._telling_name():
-            check_aggregation(aggregation, identity=identity)
+        with self._name_in_errors():
+            self.scale = check_aggregation(aggregation, identity=identity)
             check_channel_options(reduction, None, "relu", "sigmoid", identity=identity)
         self.reduction = reduction
         self.aggregation = aggregation
@@ -401,23 +403,22 @@ class ConcurrentSE(Block):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the channels and the positions of a map."""
-        scale = IDENTITY_SCALE[self.aggregation] if self.identity else 1.0
         if _acts_as(self.channel, ChannelSE, self.compute_dtype) and _acts_as(
             self.spatial, SpatialSE, self.compute_dtype
         ):
-            channel = _scaled(self.channel.gates(inputs), scale)
-            spatial = _scaled(self.spatial.gates(inputs), scale)
+            channel = _scaled(self.channel.gates(inputs), self.scale)
+            spatial = _scaled(self.spatial.gates(inputs), self.scale)
             if self.aggregation == "add":
-                # U*c + U*s, one product of the whole map less
+                # U * (c + s) takes one product of the whole map less than U*c + U*s
                 return inputs * (channel + spatial)
             by_channel, by_position = inputs * channel, inputs * spatial
         else:
-            by_channel, by_position = (self._map_of(part, inputs, scale) for part in (self.channel, self.spatial))
+            by_channel, by_position = (self._map_of(part, inputs) for part in (self.channel, self.spatial))
             if self.aggregation == "add":
                 return by_channel + by_position
         if self.aggregation == "max":
-            # of the products: where U is negative, the smaller gate wins; equal ones, as at an identity start, share
-            # the gradient, which not every backend's ops.maximum lets them
+            # Maximum of the products, not of the gates: where U is negative, the smaller gate wins. Equal products, as
+            # in an identity start, must share the gradient, which ops.maximum does not do on every backend.
             greater = ops.where(by_channel > by_position, by_channel, by_position)
             return ops.where(by_channel == by_position, 0.5 * by_channel + 0.5 * by_position, greater)
         if self.aggregation == "multiply":
@@ -425,14 +426,14 @@ class ConcurrentSE(Block):
         return ops.concatenate([by_channel, by_position], axis=self.channel_axis)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """The shape of the input, with "concat" of twice its channels."""
+        """Return the shape of the input; with "concat", it has twice the channels."""
         shape = list(input_shape)
         if self.aggregation == "concat" and (channels := shape[self.channel_axis]) is not None:
             shape[self.channel_axis] = 2 * channels
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this block again."""
+        """Return the arguments that construct this block again."""
         return {**super().get_config(), "reduction": self.reduction, "aggregation": self.aggregation}
 
     def _build(self, channels: int) -> None:
@@ -442,21 +443,21 @@ class ConcurrentSE(Block):
             if not part.built:
                 part.build(shape)
 
-    def _map_of(self, part: keras.Layer, inputs: Tensor, scale: float) -> Tensor:
-        """The map that a part returns, which has scaled its own gates by 2 for an identity start."""
+    def _map_of(self, part: keras.Layer, inputs: Tensor) -> Tensor:
+        """Call a part, and correct the scale of its map: in an identity start, the part scales its own gates by 2."""
         own = 2.0 if getattr(part, "identity", self.identity) else 1.0
-        return _scaled(ops.cast(part(inputs), self.compute_dtype), scale / own)
+        return _scaled(ops.cast(part(inputs), self.compute_dtype), self.scale / own)
 
 
-BLOCKS: dict[str, Callable[..., Block]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
-"""The variants by name; "none" is the plain network and has no block."""
+BLOCKS: dict[str, type[Block]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
+"""Block class of each variant. Variant "none" is the plain network and has no block."""
 
 
 def with_names(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A configuration that has names for functions.
+    """Replace functions in a configuration by their names.
 
-    Where a string is the name of a function, as "add" of `keras.layers.add` or one of the user's `custom_objects`, the
-    reader of `.h5` files puts the function in its place.
+    When Keras reads `.h5` files, it replaces every string that is the name of a function by that function, for instance
+    "add" by `keras.layers.add`, or the name of one of the user's `custom_objects`.
     """
 
     def name(key: str, function: Callable[..., Any]) -> str:
@@ -468,7 +469,7 @@ def with_names(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | No
 
 
 def _acts_as(layer: keras.Layer, kind: type[keras.Layer], dtype: str) -> bool:
-    """Whether calling a layer on a tensor of a type does what its kind does, and nothing more."""
+    """Return whether calling a layer on a tensor of this dtype does what its class does and nothing else."""
     own = vars(layer)
     return (
         type(layer) is kind
@@ -484,10 +485,10 @@ def _scaled(gate: Tensor, scale: float) -> Tensor:
 
 
 def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Mean over axes: of half precision in float32, of float64 in float64."""
+    """Compute the mean over axes, in float32 for half precision and in float64 for float64."""
     if not _is_double(x):
         return ops.mean(x, axis=axes)
-    # ops.mean is of float32 in JAX and torch
+    # ops.mean computes in float32 on JAX and torch
     shape = ops.shape(x)
     return ops.sum(x, axis=axes) / ops.cast(math.prod(shape[axis] for axis in axes), x.dtype)
 
@@ -497,19 +498,19 @@ def _is_double(x: Tensor) -> bool:
 
 
 def _settings(config: Any, but: Collection[str] = ()) -> Any:
-    """A configuration without some of its settings, and without the numbers that objects have in a file."""
+    """Return a configuration without some settings, and without the numbers that identify shared objects in a file."""
     if isinstance(config, Mapping):
         return {key: _settings(value) for key, value in config.items() if key not in {*but, "shared_object_id"}}
     return [_settings(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def _serialized(part: keras.Layer) -> dict[str, Any]:
-    # the block builds it, so that its weights have the name of the block
+    # without build_config, so that the block builds the layer and its weights have the name of the block
     return {k: v for k, v in keras.saving.serialize_keras_object(part).items() if k != "build_config"}
 
 
 def is_linear(layer: keras.Layer, dtype: str) -> bool:
-    """Whether a layer multiplies tensors of a type by its kernel and adds its bias, and does nothing more."""
+    """Return whether a layer multiplies tensors of this dtype by its kernel, adds its bias, and does nothing else."""
     return (
         _acts_as(layer, keras.layers.Dense, dtype)
         and layer.quantization_mode is None

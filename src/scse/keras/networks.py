@@ -1,7 +1,7 @@
-"""The paper's networks as functional Keras models: U-Net, SD-Net and FC-DenseNet, with or without blocks.
+"""The networks of the paper as functional Keras models: U-Net, SD-Net and FC-DenseNet, with or without blocks.
 
-Arguments are those of `scse.networks`, and the same weights give the same logits. A layer is named after the module
-of the torch network that it mirrors, with "_" for ".".
+The arguments are those of `scse.networks`, and the same weights give the same logits. The name of a layer is that of
+the corresponding module of the torch network, with "_" instead of ".".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from scse.vocabulary.variants import Variant
 __all__ = ["NETWORKS", "EncoderDecoder", "FCDenseNet", "SDNet", "Tiramisu", "UNet"]
 
 Recalibration = str | Callable[[int], keras.Layer] | Mapping[str, keras.Layer] | None
-"""Which block to place: None, a variant (see `scse.variants`), a function of the channel count, or place -> block."""
+"""Blocks: None, a variant (see `scse.variants`), a function of the number of channels, or a mapping place -> block."""
 
 CONV: dict[int, Callable[..., keras.Layer]] = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 CONV_TRANSPOSE: dict[int, Callable[..., keras.Layer]] = {
@@ -32,38 +32,39 @@ CONV_TRANSPOSE: dict[int, Callable[..., keras.Layer]] = {
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class BatchNorm(keras.layers.BatchNormalization):
-    """Keras' batch normalisation, which on JAX and torch computes in float32 whatever its type, exact in float64.
+    """Batch normalisation in float64 for float64 inputs. Keras' own computes in float32 on JAX and torch.
 
-    The variance that it tracks is that of the batch, as in Keras; torch tracks the unbiased one.
+    The moving variance is that of the biased batch variance, as in Keras. torch uses the unbiased one.
     """
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        """The normalised map."""
+        """Normalise a map."""
         if keras.backend.standardize_dtype(inputs.dtype) != "float64":
             return super().call(inputs, training=training, mask=mask)
         mean, variance = self.moving_mean, self.moving_variance
         if training and self.trainable:
-            # sums, because Keras' means are taken in float32 too
+            # sums, because Keras computes means in float32 too
             others = [axis for axis in range(len(inputs.shape)) if axis != self.axis % len(inputs.shape)]
             count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], inputs.dtype)
-            kept = ops.sum(inputs, axis=others, keepdims=True) / count
-            mean, variance = ops.squeeze(kept, others), ops.sum(ops.square(inputs - kept), axis=others) / count
-            for tracked, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                tracked.assign(tracked.value * self.momentum + value * (1 - self.momentum))
+            batch_mean = ops.sum(inputs, axis=others, keepdims=True) / count
+            variance = ops.sum(ops.square(inputs - batch_mean), axis=others) / count
+            mean = ops.squeeze(batch_mean, others)
+            for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving.value * self.momentum + value * (1 - self.momentum))
         return ops.batch_normalization(
             inputs, mean, variance, axis=self.axis, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
 
 
 class Parts:
-    """The layers of one network, each called as soon as it is made.
+    """Factory for the layers of a network. Each method creates a layer and calls it.
 
     Args:
-        network: name of the network, for messages.
-        spatial_dims: 2 or 3.
-        recalibration: which blocks to place.
-        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
-        dtype: of all layers, blocks included.
+        network: Name of the network for error messages.
+        spatial_dims: Number of spatial axes, 2 or 3.
+        recalibration: Blocks to place.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        dtype: Dtype or dtype policy of all layers, including blocks.
     """
 
     def __init__(
@@ -81,11 +82,11 @@ class Parts:
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the channels."""
+        """Axis of the channels."""
         return 1 if self.data_format == "channels_first" else -1
 
     def image(self, in_channels: int, input_size: Sequence[int | None] | None, *, depth: int) -> tuple[Tensor, Tensor]:
-        """The network's input, and the same once its size is checked."""
+        """Return the input of the network, and the input after the check of its size."""
         check_positive("depth", depth)
         size = (None,) * self.spatial_dims if input_size is None else tuple(input_size)
         if len(size) != self.spatial_dims:
@@ -96,63 +97,63 @@ class Parts:
         return image, self._resize(SizeCheck, "size", network=self.network, depth=depth)(image)
 
     def conv(self, x: Tensor, name: str, channels: int, kernel_size: int, *, bias: bool = True) -> Tensor:
-        """A convolution that keeps sizes."""
+        """Apply a convolution that keeps the size."""
         options = {"padding": "same", "use_bias": bias, **self._conv_options(name)}
         return CONV[self.spatial_dims](channels, kernel_size, **options)(x)
 
     def conv_transpose(self, x: Tensor, name: str) -> Tensor:
-        """A transposed convolution that makes 2n + 1 of n."""
+        """Apply a transposed convolution that turns a size n into 2n + 1."""
         options = {"strides": 2, "padding": "valid", **self._conv_options(name)}
         return CONV_TRANSPOSE[self.spatial_dims](x.shape[self.channel_axis], 3, **options)(x)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        """Batch normalisation with torch's constants."""
+        """Apply batch normalisation with the constants of torch."""
         return BatchNorm(axis=self.channel_axis, momentum=0.9, epsilon=1e-5, name=name, dtype=self.dtype)(x)
 
     def relu(self, x: Tensor, name: str) -> Tensor:
-        """ReLU."""
+        """Apply ReLU."""
         return keras.layers.ReLU(name=name, dtype=self.dtype)(x)
 
     def dropout(self, x: Tensor, name: str, rate: float) -> Tensor:
-        """Dropout of single values."""
+        """Apply dropout to single values."""
         return keras.layers.Dropout(rate, name=name, dtype=self.dtype)(x)
 
     def join(self, maps: Sequence[Tensor], name: str) -> Tensor:
-        """The channels of all maps."""
+        """Concatenate the channels of maps."""
         return keras.layers.Concatenate(axis=self.channel_axis, name=name, dtype=self.dtype)(maps)
 
     def conv_unit(self, x: Tensor, name: str, channels: int, kernel_size: int) -> Tensor:
-        """Convolution (no bias), batch normalisation, ReLU."""
+        """Apply a convolution without bias, batch normalisation and ReLU."""
         x = self.conv(x, f"{name}_0", channels, kernel_size, bias=False)
         return self.relu(self.norm(x, f"{name}_1"), f"{name}_2")
 
     def pre_conv(self, x: Tensor, name: str, channels: int, kernel_size: int) -> Tensor:
-        """Batch normalisation, ReLU, convolution."""
+        """Apply batch normalisation, ReLU and a convolution."""
         x = self.relu(self.norm(x, f"{name}_0"), f"{name}_1")
         return self.conv(x, f"{name}_2", channels, kernel_size)
 
     def pool(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Maxima of windows of 2, and their positions."""
+        """Return the maxima of windows of size 2, and their positions."""
         pooled: tuple[Tensor, Tensor] = self._resize(PositionPooling, f"pool_{level}")(x)
         return pooled
 
     def unpool(self, x: Tensor, positions: Tensor, like: Tensor, level: int) -> Tensor:
-        """Values where the maxima were, zeros elsewhere."""
+        """Place values at the positions of the maxima, and zeros elsewhere."""
         return self._resize(PositionUnpooling, f"unpool_{level}")(x, positions, like)
 
     def upsample(self, x: Tensor, like: Tensor, level: int) -> Tensor:
-        """The nearest value."""
+        """Upsample to the size of `like` with the nearest value."""
         return self._resize(NearestUpsampling, f"upsample_{level}")(x, like)
 
     def crop(self, x: Tensor, like: Tensor, level: int) -> Tensor:
-        """The centre."""
+        """Crop the centre to the size of `like`."""
         return self._resize(Cropping, f"crop_{level}")(x, like)
 
     def recalibrate(self, x: Tensor, place: str) -> Tensor:
-        """The map that leaves a place of the network: recalibrated, if the place has a block.
+        """Recalibrate the map at a place of the network if the place has a block.
 
         Raises:
-            ValueError: what is to be placed is no layer, or it returns another shape.
+            UserError: The block is not a layer, or it changes the shape of the map.
         """
         block = self._block(place, x.shape[self.channel_axis])
         if block is None:
@@ -160,32 +161,33 @@ class Parts:
         y = block(x)
         if y.shape != x.shape:
             raise UserError(
-                f"the block at {place!r} turns a tensor of shape {x.shape} into {y.shape}; what follows would not fit"
+                f"the block at {place!r} turns a tensor of shape {x.shape} into {y.shape}, but a block must keep the "
+                "shape of its input"
             )
         return y
 
     def _block(self, place: str, channels: int) -> keras.Layer | None:
         own = {"name": place + SUFFIX, "dtype": self.dtype, "data_format": self.data_format}
         if isinstance(self.recalibration, Mapping):
-            given = self.recalibration.get(place)
+            block = self.recalibration.get(place)
         elif isinstance(self.recalibration, Variant):
             if place.partition("_")[0] not in self.recalibration.parts:
                 return None
             return BLOCKS[self.recalibration.kind](**self.recalibration.block_options, **own)
         elif place == "bottleneck" or self.recalibration is None:
-            given = None
+            block = None
         else:
-            given = self.recalibration(channels)
-        if given is None:
+            block = self.recalibration(channels)
+        if block is None:
             return None
-        if not isinstance(given, keras.Layer):
-            raise UserError(f"recalibration must give Keras layers, got {type(given).__name__} for {place!r}")
-        config = given.get_config()
-        block: keras.Layer = type(given).from_config({**config, **{name: own[name] for name in own if name in config}})
-        return block
+        if not isinstance(block, keras.Layer):
+            raise UserError(f"recalibration must give Keras layers, got {type(block).__name__} for {place!r}")
+        config = block.get_config()
+        copy: keras.Layer = type(block).from_config({**config, **{name: own[name] for name in own if name in config}})
+        return copy
 
     def _conv_options(self, name: str) -> dict[str, Any]:
-        # the uniform distribution from which torch draws, so that both sides train alike
+        # the uniform distribution of torch, so that training is the same in Keras and torch
         drawn = keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
         return {"kernel_initializer": drawn, "data_format": self.data_format, "name": name, "dtype": self.dtype}
 
@@ -194,13 +196,13 @@ class Parts:
 
 
 class EncoderDecoder(keras.Model):
-    """What the networks share: encoder blocks, a bottleneck, as many decoder blocks and a 1x1 classifier.
+    """Base class of the networks: encoder blocks, a bottleneck, as many decoder blocks, and a 1x1 classifier.
 
-    Blocks follow every encoder and decoder block, unless the variant names another placement.
+    Recalibration blocks follow every encoder and decoder block, unless the variant has another placement.
     """
 
     options: dict[str, Any]
-    """The arguments that make this network again, but for its blocks and what only Keras has."""
+    """Arguments that construct this network again, without its recalibration blocks and options of Keras alone."""
 
     def __init__(
         self,
@@ -219,16 +221,16 @@ class EncoderDecoder(keras.Model):
         """Build the graph.
 
         Args:
-            parts: makes its layers.
-            image: the input.
-            x: what the first encoder block is given.
-            depth: number of halvings.
-            options: of the network.
-            block: (map, name) -> map.
-            down: (map, level) -> the halved map, and what `up` needs to know of it.
-            up: (map, skip, what `down` told, level) -> the map at the skip's size.
-            input_size: of the spatial axes, as far as it is known.
-            **kwargs: `name` and `trainable`.
+            parts: Factory for the layers.
+            image: Input of the network.
+            x: Input of the first encoder block.
+            depth: Number of halvings.
+            options: Options of the network.
+            block: Function (map, name) -> map.
+            down: Function (map, level) -> halved map, and its positions for `up`.
+            up: Function (map, skip, positions, level) -> map of the size of the skip.
+            input_size: Spatial size of the input, with None where unknown.
+            **kwargs: Arguments `name` and `trainable` of any Keras model.
         """
         levels = range(depth)
         encoder, decoder = ([f"{part}_{level}" for level in levels] for part in ("encoder", "decoder"))
@@ -238,12 +240,12 @@ class EncoderDecoder(keras.Model):
         skips = []
         for level in levels:
             skip = parts.recalibrate(block(x, encoder[level]), encoder[level])
-            x, told = down(skip, level)
-            skips.append((skip, told))
+            x, positions = down(skip, level)
+            skips.append((skip, positions))
         x = parts.recalibrate(block(x, "bottleneck"), "bottleneck")
         for level in levels:
-            skip, told = skips.pop()
-            x = parts.join([skip, up(x, skip, told, level)], f"skip_{level}")
+            skip, positions = skips.pop()
+            x = parts.join([skip, up(x, skip, positions, level)], f"skip_{level}")
             x = parts.recalibrate(block(x, decoder[level]), decoder[level])
         logits = parts.conv(x, "classifier", check_positive("classes", options["classes"]), 1)
         super().__init__(inputs=image, outputs=logits, **kwargs)
@@ -254,11 +256,11 @@ class EncoderDecoder(keras.Model):
 
     @property
     def blocks(self) -> dict[str, keras.Layer]:
-        """The blocks by the place that they follow."""
+        """Recalibration blocks by the names of their places."""
         return {layer.name.removesuffix(SUFFIX): layer for layer in self.layers if layer.name.endswith(SUFFIX)}
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this network again, with its blocks as they are."""
+        """Return the arguments that construct this network again, including its blocks."""
         blocks = {place: keras.saving.serialize_keras_object(block) for place, block in self.blocks.items()}
         return {
             **self.options,
@@ -272,7 +274,7 @@ class EncoderDecoder(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "EncoderDecoder":
-        """Make the network that `get_config` told of."""
+        """Construct a network from the return value of `get_config`."""
         config = with_names(config, custom_objects)
         blocks = config["recalibration"]
         if isinstance(blocks, dict):
@@ -283,7 +285,7 @@ class EncoderDecoder(keras.Model):
 
 
 class UniformNetwork(EncoderDecoder):
-    """A network with the same width at every level, made of one kind of block; the paper's three are."""
+    """A network of the same kind of block and the same width at every level, as the three networks of the paper."""
 
     def __init__(
         self,
@@ -341,30 +343,31 @@ class UniformNetwork(EncoderDecoder):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class UNet(UniformNetwork):
-    """U-Net with the same width at every level and a parameter-free (nearest) up-sampling.
+    """U-Net with the same width at every level and parameter-free (nearest neighbour) up-sampling.
 
-    The defaults are the paper's (MICCAI 2018, section 3): 4 + 4 blocks, 64 channels, 5x5 kernels, 28 classes; the
-    convolution weights then number 2,153,792.
+    The defaults are those of the paper (MICCAI 2018, section 3): 4 + 4 blocks, 64 channels, 5x5 kernels, 28 classes,
+    which gives 2,153,792 convolution weights.
 
     Args:
-        in_channels: channels of the image.
-        classes: classes, the background included.
-        width: channels of every block.
-        depth: encoder blocks, and as many decoder blocks; sizes of at least `2 ** depth` come out as they went in.
-        kernel_size: of all convolutions but 1x1 ones; odd.
-        spatial_dims: 2 or 3.
-        recalibration: the variant: `None`, `"cse"`, `"sse"`, `"scse"`, the last three with or without options, such
-            as `"scse[reduction=4,placement=encoder]"`; or a function of the channel count that returns a block. One is
-            placed after every encoder and decoder block, unless `placement` says otherwise. Or the blocks themselves
-            by the place they follow, such as `{"encoder_0": block}`. Blocks get the network's data format and type.
-        data_format: `"channels_last"` or `"channels_first"`, for which TensorFlow's convolutions on a CPU may need
-            `jit_compile`, as those of float64 do; by default `keras.config.image_data_format()`.
-        input_size: of the spatial axes; unknown by default.
-        dtype: type or policy of all layers.
-        **kwargs: `name` and `trainable` of any Keras model.
+        in_channels: Number of channels of the image.
+        classes: Number of classes, including the background.
+        width: Number of channels of every block.
+        depth: Number of encoder blocks, which is also the number of decoder blocks. Any image whose axes have at least
+            `2 ** depth` pixels is supported, and the output has its size.
+        kernel_size: Kernel size of all convolutions except 1x1 convolutions. Must be odd.
+        spatial_dims: Number of spatial axes, 2 or 3.
+        recalibration: Variant: `None`, `"cse"`, `"sse"` or `"scse"`. The last three may have options, such as
+            `"scse[reduction=4,placement=encoder]"`. Or a function of the number of channels that returns a block.
+            Without the option `placement`, one block follows every encoder and decoder block. Or the blocks by the
+            names of their places, such as `{"encoder_0": block}`. Blocks get the data format and dtype of the network.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`. On a CPU,
+            TensorFlow's convolutions may need `jit_compile` for channels first, and for float64.
+        input_size: Spatial size of the input. Unknown by default.
+        dtype: Dtype or dtype policy of all layers.
+        **kwargs: Arguments `name` and `trainable` of any Keras model.
 
     Call arguments:
-        inputs: a batch of images.
+        inputs: Batch of images.
 
     Input shape:
         `(N, *spatial, in_channels)`, or `(N, in_channels, *spatial)` for `data_format="channels_first"`.
@@ -373,8 +376,8 @@ class UNet(UniformNetwork):
         Logits `(N, *spatial, classes)`, or `(N, classes, *spatial)`.
 
     Raises:
-        ValueError: at construction, for a number below 1, an even kernel, other `spatial_dims`, an unknown variant, or
-            a block that changes the shape; in a call, for an axis shorter than `2 ** depth`.
+        UserError: At construction, a number is below 1, the kernel size is even, `spatial_dims` is neither 2 nor 3, the
+            variant is unknown, or a block changes the shape. In a call, an axis is shorter than `2 ** depth`.
 
     Reference:
         [Ronneberger et al., 2015](https://arxiv.org/abs/1505.04597)
@@ -397,9 +400,9 @@ class UNet(UniformNetwork):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SDNet(UniformNetwork):
-    """SD-Net: one convolution a block, pooling that keeps its indices, un-pooling with them, then the skip.
+    """SD-Net: one convolution per block, un-pooling with the indices of the encoder's pooling, then the skip.
 
-    Arguments, shapes and errors as in `UNet`.
+    Arguments, shapes and errors are those of `UNet`.
 
     Reference:
         [Roy et al., 2017](https://arxiv.org/abs/1705.00938)
@@ -417,10 +420,10 @@ class SDNet(UniformNetwork):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class FCDenseNet(UniformNetwork):
-    """FC-DenseNet as the paper's group configures it: dense blocks, index un-pooling, the same width everywhere.
+    """FC-DenseNet as configured by the paper's authors: dense blocks, index un-pooling, the same width everywhere.
 
-    Arguments, shapes and errors as in `UNet`; `width` is also what every convolution adds inside a block. For the
-    sizes of the original publication see `tiramisu`.
+    Arguments, shapes and errors are those of `UNet`. `width` is also the number of maps that every convolution adds
+    inside a block. For the networks of the original publication see `tiramisu`.
 
     Reference:
         [Roy et al., 2018](https://arxiv.org/abs/1803.02579)
@@ -449,10 +452,12 @@ class FCDenseNet(UniformNetwork):
         recalibration: Recalibration = None,
         **kwargs: Any,
     ) -> "Tiramisu":
-        """The original FC-DenseNet56, 67 or 103 of Jegou et al. 2017, table 2; defaults are CamVid's.
+        """Build the original FC-DenseNet56, 67 or 103 (Jegou et al. 2017, table 2). The defaults are for CamVid.
+
+        Arguments and errors are those of `Tiramisu`.
 
         Raises:
-            ValueError: another size than 56, 67 or 103.
+            UserError: `size` is not 56, 67 or 103.
         """
         growth, layers, bottleneck = TIRAMISU[check_tiramisu(size)]
         return Tiramisu(
@@ -470,25 +475,25 @@ class FCDenseNet(UniformNetwork):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Tiramisu(EncoderDecoder):
-    """The original FC-DenseNet (Jegou et al. 2017): transitions down and up, un-pooling by convolution.
+    """The original FC-DenseNet (Jegou et al. 2017) with transitions down and up; transposed convolutions upsample.
 
     Args:
-        in_channels: channels of the image.
-        classes: classes, the background included.
-        growth: maps that every layer adds.
-        layers: layers of each encoder block; the decoder has them in reverse.
-        bottleneck_layers: layers of the bottleneck.
-        first: maps of the first convolution.
-        dropout: probability that a value is dropped after each layer.
-        spatial_dims: 2 or 3.
-        recalibration: the variant, as in `UNet`; so are the arguments that follow.
-        data_format: `"channels_last"` or `"channels_first"`.
-        input_size: of the spatial axes; unknown by default.
-        dtype: type or policy of all layers.
-        **kwargs: `name` and `trainable` of any Keras model.
+        in_channels: Number of channels of the image.
+        classes: Number of classes, including the background.
+        growth: Number of maps that every layer adds.
+        layers: Number of layers of each encoder block. The decoder has them in reverse order.
+        bottleneck_layers: Number of layers of the bottleneck.
+        first: Number of maps of the first convolution.
+        dropout: Probability of dropping a value after each layer.
+        spatial_dims: Number of spatial axes, 2 or 3.
+        recalibration: Variant, as in `UNet`.
+        data_format: `"channels_last"` or `"channels_first"`, as in `UNet`.
+        input_size: Spatial size of the input. Unknown by default.
+        dtype: Dtype or dtype policy of all layers.
+        **kwargs: Arguments `name` and `trainable` of any Keras model.
 
     Call arguments:
-        inputs: a batch of images.
+        inputs: Batch of images.
 
     Input shape:
         `(N, *spatial, in_channels)`, or `(N, in_channels, *spatial)` for `data_format="channels_first"`.
@@ -497,8 +502,8 @@ class Tiramisu(EncoderDecoder):
         Logits `(N, *spatial, classes)`, or `(N, classes, *spatial)`.
 
     Raises:
-        ValueError: at construction, for a number below 1, no layers, other `spatial_dims`, an unknown variant, or a
-            block that changes the shape; in a call, for an axis shorter than `2 ** len(layers)`.
+        UserError: At construction, a number is below 1, `layers` is empty, `spatial_dims` is neither 2 nor 3, the
+            variant is unknown, or a block changes the shape. In a call, an axis is shorter than `2 ** len(layers)`.
 
     Reference:
         [Jegou et al., 2017](https://arxiv.org/abs/1611.09326)
@@ -538,18 +543,18 @@ class Tiramisu(EncoderDecoder):
         counts = {f"encoder_{level}": count for level, count in enumerate(encoder)}
         counts |= {f"decoder_{level}": count for level, count in enumerate(reversed(encoder))}
         counts["bottleneck"] = check_positive("bottleneck_layers", bottleneck_layers)
-        # what a transition up is given is without the block's input, so that maps do not grow on the way up
+        # blocks before a transition up omit their input, so that the number of maps does not grow in the decoder
         without_input = {"bottleneck", *(f"decoder_{level}" for level in range(len(encoder) - 1))}
 
         def block(x: Tensor, name: str) -> Tensor:
             maps = [x]
             for index in range(counts[name]):
                 layer = f"{name}_layers_{index}"
-                seen = parts.join(maps, f"{layer}_maps") if index else x
-                new = parts.pre_conv(seen, f"{layer}_0", growth, 3)
+                inputs = parts.join(maps, f"{layer}_maps") if index else x
+                new = parts.pre_conv(inputs, f"{layer}_0", growth, 3)
                 maps.append(parts.dropout(new, f"{layer}_1", dropout))
-            kept = maps[1:] if name in without_input else maps
-            return parts.join(kept, f"{name}_maps") if len(kept) > 1 else kept[0]
+            outputs = maps[1:] if name in without_input else maps
+            return parts.join(outputs, f"{name}_maps") if len(outputs) > 1 else outputs[0]
 
         def down(x: Tensor, level: int) -> tuple[Tensor, Tensor]:
             x = parts.pre_conv(x, f"down_{level}_0", x.shape[parts.channel_axis], 1)
@@ -583,4 +588,4 @@ class Tiramisu(EncoderDecoder):
 
 
 NETWORKS: dict[str, Callable[..., EncoderDecoder]] = {"unet": UNet, "sdnet": SDNet, "densenet": FCDenseNet}
-"""Networks by the names that the command line and saved segmenters use."""
+"""Network classes by the names that the command line and saved segmenters use."""

@@ -1,6 +1,6 @@
-"""Weights travel between scse's torch side and Keras: the same numbers in blocks and networks of the same options.
+"""Conversion of blocks and networks between torch and Keras, with the same options and weights.
 
-torch is imported by `to_torch` alone; `from_torch` works on what it is given, or on the files of a segmenter.
+Only `to_torch` imports torch. `from_torch` works on torch objects of the caller, or on the files of a segmenter.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from scse.inference.saved import REMEDY, read_saved, readable
-from scse.keras.layers import SUFFIX, Block, ChannelSE, ConcurrentSE, SpatialSE
+from scse.keras.layers import BLOCKS, SUFFIX, Block
 from scse.keras.networks import NETWORKS, EncoderDecoder, FCDenseNet, SDNet, Tiramisu, UNet
 from scse.support.errors import DataError, UserError, in_short
 
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_BLOCKS: dict[str, type[Block]] = {
-    "scse.blocks.modules.ChannelSE": ChannelSE,
-    "scse.blocks.modules.SpatialSE": SpatialSE,
-    "scse.blocks.modules.ConcurrentSE": ConcurrentSE,
-}
+_BLOCKS = {f"scse.blocks.modules.{block.__name__}": block for block in BLOCKS.values()}
 _NETWORKS: dict[str, type[EncoderDecoder]] = {
     "scse.networks.unet.UNet": UNet,
     "scse.networks.sdnet.SDNet": SDNet,
@@ -36,43 +32,43 @@ _NETWORKS: dict[str, type[EncoderDecoder]] = {
     "scse.networks.densenet.Tiramisu": Tiramisu,
 }
 _KERAS_ALONE = {"name", "trainable", "dtype", "data_format", "input_size", "recalibration", "parts"}
-"""What a Keras config has and the options of the torch side have not."""
+"""Keys of Keras configurations that are not options of the torch classes."""
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 _LINEAR = {"weight": "kernel", "bias": "bias"}
 WEIGHTS_TYPE = "float32"
-"""In which segmenters are trained and kept."""
+"""Dtype in which segmenters are trained and saved."""
 
 _COUNTER = "num_batches_tracked"
-"""Of torch's batch normalisation, which does not use it where its momentum is a number; Keras has none."""
+"""Counter of torch's batch normalisation, unused if its momentum is a number. Keras has no such counter."""
 
 
 def from_torch(
     source: Any, *, data_format: str | None = None, dtype: str | keras.DTypePolicy | None = None
 ) -> keras.Layer:
-    """Make the Keras layer or model of a block, network or segmenter of scse's torch side, with the same weights.
+    """Convert a torch block, network or segmenter of scse to a Keras layer or model with the same weights.
 
-    The torch side is not imported: a block, network or segmenter brings it, and a folder is read without it.
+    This function does not import torch, so a folder can be read without it.
 
     Args:
-        source: a `scse.ChannelSE`, `scse.SpatialSE` or `scse.ConcurrentSE`; a network of `scse.networks`, with any
-            blocks of scse after its encoder, bottleneck and decoder blocks; a `scse.Segmenter` with such a network;
-            or the path of a segmenter's folder, or of a run that holds one as `segmenter`.
-        data_format: `"channels_last"` or `"channels_first"`; by default `keras.config.image_data_format()`.
-        dtype: type or policy of the layer or model; by default the type of the torch weights. JAX has float64 only
-            with `jax_enable_x64`.
+        source: A `scse.ChannelSE`, `scse.SpatialSE` or `scse.ConcurrentSE`; a network of `scse.networks`, with any
+            blocks of scse after its encoder, bottleneck and decoder blocks; a `scse.Segmenter` with such a network; or
+            the path of the folder of a segmenter, or of a run with a folder `segmenter`.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        dtype: Dtype or dtype policy of the layer or model. Default: dtype of the torch weights. JAX supports float64
+            only with `jax_enable_x64`.
 
     Returns:
-        A block as a layer that is built, a network as a model. It predicts what the source does in evaluation mode.
+        Built layer for a block, model for a network. Its outputs equal those of the source in evaluation mode.
 
     Raises:
-        ValueError: something else, a segmenter or network of another library or of your own, a block that is not
-            scse's, or weights that do not fit; the message names them.
-        DataError: a folder holds no segmenter that can be read.
+        UserError: The source is something else, such as a network of another library or of your own, a block is not a
+            class of scse, or the weights do not match.
+        DataError: A folder has no readable segmenter.
     """
     if dtype is not None and (mode := keras.dtype_policies.get(dtype).quantization_mode):
         raise UserError(
-            f"dtype {keras.dtype_policies.get(dtype).name!r} is quantised, where the weights are not; choose a "
+            f"dtype {keras.dtype_policies.get(dtype).name!r} is quantised, but the weights are not; choose a "
             f"floating-point dtype, and then call quantize({mode!r}) of the model"
         )
     if isinstance(source, str | Path):
@@ -80,11 +76,11 @@ def from_torch(
     network = source.network if _kind(source) == "scse.inference.segmenter.Segmenter" else source
     kind = _kind(network)
     if kind not in _BLOCKS and kind not in _NETWORKS:
-        of = f"a segmenter with {kind}" if network is not source else kind
+        found = f"a segmenter with {kind}" if network is not source else kind
         known = ", ".join(name.rpartition(".")[2] for name in [*_BLOCKS, *_NETWORKS])
         raise UserError(
-            f"from_torch takes what scse itself has on the torch side ({known}), a Segmenter with such a network, or "
-            f"the path of one, got {of}; export other networks with their own library's tools"
+            f"from_torch takes a torch block or network of scse ({known}), a Segmenter with such a network, or the "
+            f"path of a Segmenter, got {found}; export other networks with the tools of their own library"
         )
     state = dict(network.state_dict())
     options: dict[str, Any] = {
@@ -102,28 +98,28 @@ def from_torch(
 
 
 def to_torch(source: keras.Layer) -> "nn.Module":
-    """Make the torch block or network of a Keras one, with the same weights and running statistics.
+    """Convert a Keras block or network of scse to a torch module with the same weights and running statistics.
 
     Args:
-        source: a built `ChannelSE`, `SpatialSE` or `ConcurrentSE` of `scse.keras`, or a network of
+        source: A built `ChannelSE`, `SpatialSE` or `ConcurrentSE` of `scse.keras`, or a network of
             `scse.keras.networks`.
 
     Returns:
-        A module on the CPU, of the type of the Keras weights, in training mode as every new module.
+        Module on the CPU with the dtype of the Keras weights. Like every new module, it is in training mode.
 
     Raises:
-        ValueError: something else, a block that has no weights yet, a network with a block that is not scse's, or
-            layers that were quantised, given LoRA, replaced or wrapped.
+        UserError: The source is something else, a block has no weights yet, a network has a block that is not a class
+            of scse, or a layer was quantised, replaced, wrapped, or has LoRA enabled.
         ImportError: torch is not installed.
     """
-    import torch  # noqa: PLC0415 (the one place where Keras' side needs it)
+    import torch  # noqa: PLC0415 (scse.keras needs torch only here)
 
-    from scse.attachment.hosts import hang  # noqa: PLC0415
+    from scse.attachment.hosts import attach_block  # noqa: PLC0415
 
     names = {made: name for name, made in (_BLOCKS | _NETWORKS).items()}
     if type(source) not in names:
         known = ", ".join(made.__name__ for made in names)
-        raise UserError(f"to_torch takes what scse.keras has ({known}), got {type(source).__name__}")
+        raise UserError(f"to_torch takes a block or network of scse.keras ({known}), got {type(source).__name__}")
     if not source.built:
         raise UserError(f"{type(source).__name__} layer {source.name!r} has no weights yet; call it on a map first")
     _check_plain(source)
@@ -134,7 +130,7 @@ def to_torch(source: keras.Layer) -> "nn.Module":
     made: nn.Module = getattr(import_module(module), name)(**options)
     if isinstance(source, EncoderDecoder):
         for place, block in source.blocks.items():
-            hang(made.get_submodule(place.replace("_", ".")), to_torch(block))
+            attach_block(made.get_submodule(place.replace("_", ".")), to_torch(block))
     made.to(getattr(torch, source.variable_dtype))
     state = made.state_dict()
     exact = "float32" if source.variable_dtype == "bfloat16" else source.variable_dtype  # NumPy has no bfloat16
@@ -147,7 +143,7 @@ def to_torch(source: keras.Layer) -> "nn.Module":
 
 
 def _check_plain(source: keras.Layer) -> None:
-    """Refuse layers that do what torch's do not, so that the same weights would not give the same numbers."""
+    """Refuse layers that differ from those of torch, so that the same weights would give other outputs."""
     for layer in source._flatten_layers():
         # the inner layers are checked on their own
         changed = layer.changed_parts(but=("trainable", "parts")) if isinstance(layer, Block) else []
@@ -156,8 +152,8 @@ def _check_plain(source: keras.Layer) -> None:
         if changed:
             raise UserError(
                 f"{type(layer).__name__} layer {layer.path!r} has been quantised, given LoRA or had parts replaced "
-                f"({', '.join(changed)}), which the torch side has not; convert the model as it was before. Where it "
-                "has LoRA alone, save_weights() merges that into the kernels, and a new model can load them"
+                f"({', '.join(changed)}), which the torch classes do not support; convert the original model. For LoRA "
+                "alone, save_weights() merges it into the kernels, and a new model can load them"
             )
 
 
@@ -166,8 +162,8 @@ def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> ker
     if saved.network not in NETWORKS:
         known = ", ".join(map(repr, NETWORKS))
         raise UserError(
-            f"{saved.description}: the network is {saved.network!r}, and Keras has scse's own only ({known}); "
-            "export other networks with their own library's tools"
+            f"{saved.description}: the network is {saved.network!r}, but scse.keras has only the networks of scse "
+            f"({known}); export other networks with the tools of their own library"
         )
     weights = _read_weights(saved.weights)
     with readable(saved.description):
@@ -179,10 +175,10 @@ def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> ker
 
 
 def _read_weights(path: Path) -> dict[str, Array]:
-    """The weights of a segmenter on disk.
+    """Read the weights of a saved segmenter.
 
     Raises:
-        DataError: the file cannot be read, or a weight is of another type than they are trained in, NaN or infinite.
+        DataError: The file cannot be read, or a weight has another dtype than float32, or holds NaN or infinite values.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -190,7 +186,7 @@ def _read_weights(path: Path) -> dict[str, Array]:
                 counted = key.endswith(_COUNTER)
                 found, wanted = file.get_slice(key).get_dtype(), "I64" if counted else "F32"
                 if found != wanted:
-                    raise DataError(f"{path}: {key} is of type {found}, where {wanted} is needed; {REMEDY}")
+                    raise DataError(f"{path}: {key} has the type {found}, but {wanted} is needed; {REMEDY}")
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read ({in_short(error)}); {REMEDY}") from error
@@ -201,7 +197,7 @@ def _read_weights(path: Path) -> dict[str, Array]:
 
 
 def _blocks(network: Any) -> dict[str, Block]:
-    """The blocks of a torch network as unbuilt layers, by the place that they follow."""
+    """Convert the blocks of a torch network to unbuilt layers, by the names of their places."""
     blocks = {}
     for name, module in network.named_modules():
         host, _, last = name.rpartition(".")
@@ -209,13 +205,13 @@ def _blocks(network: Any) -> dict[str, Block]:
             continue
         if _kind(module) not in _BLOCKS:
             known = ", ".join(made.__name__ for made in _BLOCKS.values())
-            raise UserError(f"the block at {host!r} must be one of scse's ({known}), got {_kind(module)}")
+            raise UserError(f"the block at {host!r} must be a block of scse ({known}), got {_kind(module)}")
         blocks[host.replace(".", "_")] = _BLOCKS[_kind(module)](**module.options)
     return blocks
 
 
 def _load(target: Any, weights: Mapping[str, Array]) -> Any:
-    """Give a layer or model all weights of the torch side."""
+    """Load torch weights into a layer or model."""
     for key, variable in _match(target, weights).items():
         value = _keras_layout(weights[key])
         _check_shape(key, value.shape, tuple(variable.shape))
@@ -224,10 +220,10 @@ def _load(target: Any, weights: Mapping[str, Array]) -> Any:
 
 
 def _match(target: keras.Layer, keys: Iterable[str]) -> dict[str, Any]:
-    """Key of the torch side -> variable, for all of both.
+    """Map each key of the torch state to the variable of the Keras layer.
 
     Raises:
-        ValueError: a key without a variable, or a variable without a key.
+        UserError: A key has no variable, or a variable has no key.
     """
     found = {key: _variable(target, key) for key in keys if not key.endswith(_COUNTER)}
     matched = {id(variable) for variable in found.values()}
@@ -235,18 +231,18 @@ def _match(target: keras.Layer, keys: Iterable[str]) -> dict[str, Any]:
     left = [variable.path for variable in target.weights if id(variable) not in matched]
     if missing or left:
         raise UserError(
-            f"the weights of {type(target).__name__} do not fit: not in Keras {missing or 'none'}, "
-            f"not in torch {left or 'none'}"
+            f"the weights of {type(target).__name__} do not match: missing in Keras {missing or 'none'}, "
+            f"missing in torch {left or 'none'}"
         )
     return found
 
 
 def _variable(target: keras.Layer, key: str) -> Any:
-    """The variable that holds a weight of the torch side, None if there is none."""
+    """Return the variable for a key of the torch state, None if there is none."""
     *path, leaf = key.split(".")
     layer: Any = target
     if isinstance(target, EncoderDecoder):
-        # a layer of the model is named after the path of its module, a block is walked by attributes as in torch
+        # the name of a layer is the path of its torch module; inside a block, the path consists of attributes
         depth = path.index(SUFFIX[1:]) + 1 if SUFFIX[1:] in path else len(path)
         name, path = "_".join(path[:depth]), path[depth:]
         layer = next((layer for layer in target.layers if layer.name == name), None)
@@ -258,19 +254,20 @@ def _variable(target: keras.Layer, key: str) -> Any:
 
 def _check_shape(key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if found != expected:
-        raise UserError(f"{key} has the shape {found} where {expected} is expected")
+        raise UserError(f"{key} has the shape {found}, but {expected} is needed")
 
 
 def _keras_layout(value: Array) -> Array:
-    """A kernel with its first two axes last and swapped: (O, I, *size) -> (*size, I, O), and transposed likewise.
+    """Copy a kernel with its first two axes moved to the end and swapped: (O, I, *size) -> (*size, I, O).
 
-    In memory of its own, because JAX keeps a NumPy array instead of copying it, and torch trains in place.
+    The rule is the same for transposed convolutions. The copy is necessary because JAX uses the memory of a NumPy array
+    instead of copying it, and torch trains in place.
     """
     return np.array(value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value)
 
 
 def _torch_layout(value: Array) -> Array:
-    """The inverse of `_keras_layout`, in memory of its own."""
+    """Copy a kernel with the inverse of `_keras_layout`."""
     last = value.ndim - 1
     return np.array(value.transpose(last, last - 1, *range(last - 1)) if value.ndim > 1 else value)
 

@@ -1,4 +1,4 @@
-"""The paper's networks, and the table of their names."""
+"""The networks of the paper, and a table of their names."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,6 @@ from scse.networks.sdnet import SDNet
 from scse.networks.unet import UNet
 
 NETWORKS: dict[str, Callable[..., EncoderDecoder]] = {"unet": UNet, "sdnet": SDNet, "densenet": FCDenseNet}
-"""Networks by the names that the command line and saved segmenters use."""
+"""Network classes by the names that the command line and saved segmenters use."""
 
 __all__ = ["NETWORKS", "EncoderDecoder", "FCDenseNet", "SDNet", "UNet"]

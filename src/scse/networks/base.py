@@ -1,4 +1,4 @@
-"""What the networks share: the check of the input's size, and the places of the blocks."""
+"""Base classes of the networks: layers, the check of the input size, and the places of the blocks."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ MAX_UNPOOL = {2: F.max_unpool2d, 3: F.max_unpool3d}
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution (no bias, size kept), batch normalisation, ReLU."""
+    """Convolution without bias that keeps the size, batch normalisation, and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
         super().__init__(
@@ -35,11 +35,12 @@ class ConvUnit(nn.Sequential):
 class EncoderDecoder(nn.Module):
     """A network of `depth` encoder blocks, a bottleneck, `depth` decoder blocks and a 1x1 classifier.
 
-    A subclass builds `encoder`, `bottleneck`, `decoder` and `classifier` plain, then calls `_place`.
+    A subclass builds `encoder`, `bottleneck`, `decoder` and `classifier` without recalibration blocks, then calls
+    `_place`.
 
     Args:
-        depth: number of halvings.
-        spatial_dims: 2 or 3.
+        depth: Number of halvings.
+        spatial_dims: Number of spatial axes, 2 or 3.
     """
 
     encoder: nn.ModuleList
@@ -47,7 +48,7 @@ class EncoderDecoder(nn.Module):
     decoder: nn.ModuleList
 
     options: dict[str, Any]
-    """The keyword arguments that make this network again, but for its blocks."""
+    """Keyword arguments that construct this network again, without its recalibration blocks."""
 
     def __init__(self, *, depth: int, spatial_dims: int) -> None:
         super().__init__()
@@ -55,10 +56,10 @@ class EncoderDecoder(nn.Module):
         self.spatial_dims = check_spatial_dims(spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of every class: (N, in_channels, *spatial) -> (N, classes, *spatial).
+        """Compute the logits of all classes: (N, in_channels, *spatial) -> (N, classes, *spatial).
 
         Raises:
-            ValueError: `x` has another number of spatial axes, or one shorter than 2 ** depth.
+            UserError: `x` has another number of spatial axes, or a spatial axis shorter than 2 ** depth.
         """
         size = tuple(x.shape[2:])
         if len(size) != self.spatial_dims:
@@ -73,45 +74,51 @@ class EncoderDecoder(nn.Module):
         raise NotImplementedError
 
     def _place(self, channels: Sequence[int], recalibration: Recalibration) -> None:
-        """Hang the blocks after the parts that the variant names: every encoder and decoder block by default.
+        """Attach blocks to the parts of the variant: by default, to every encoder and decoder block.
 
-        Called last in construction, so that the variants draw the same numbers for all weights they share.
+        Subclasses call this at the end of construction, so that all variants draw the same values for shared weights.
 
         Args:
-            channels: of the outputs of the encoder's blocks, the decoder's blocks and the bottleneck.
-            recalibration: which blocks.
+            channels: Output channels of the encoder blocks, of the decoder blocks, and of the bottleneck.
+            recalibration: Blocks to attach.
         """
         parts = PLACEMENTS["both"]
         if isinstance(recalibration, str):
-            parts = Variant.parse(recalibration, name="recalibration").parts
+            recalibration = Variant.parse(recalibration, name="recalibration")
+        if isinstance(recalibration, Variant):
+            parts = recalibration.parts
         hosts = [*self.encoder, *self.decoder, self.bottleneck]
-        of = ["encoder"] * self.depth + ["decoder"] * self.depth + ["bottleneck"]
-        places = [(host, width) for host, part, width in zip(hosts, of, channels, strict=True) if part in parts]
+        part_of_host = ["encoder"] * self.depth + ["decoder"] * self.depth + ["bottleneck"]
+        places = [
+            (host, width) for host, part, width in zip(hosts, part_of_host, channels, strict=True) if part in parts
+        ]
         recalibrate(places, recalibration)
 
 
 class UniformNetwork(EncoderDecoder):
-    """A network with the same width at every level, made of one kind of block; the paper's three are.
+    """A network of the same kind of block and the same width at every level, as the three networks of the paper.
 
-    The defaults are the paper's (MICCAI 2018, section 3): 4 + 4 blocks, 64 channels, 5x5 kernels, 28 classes.
+    The defaults are those of the paper (MICCAI 2018, section 3): 4 + 4 blocks, 64 channels, 5x5 kernels, 28 classes.
 
     Args:
-        in_channels: channels of the image.
-        classes: classes, the background included.
-        width: channels of every block.
-        depth: encoder blocks, and as many decoder blocks; sizes of at least 2 ** depth come out as they went in.
-        kernel_size: of all convolutions but 1x1 ones; odd.
-        spatial_dims: 2 or 3.
-        recalibration: the variant: None, "cse", "sse", "scse", the last three with or without options, such as
-            "scse[reduction=4,placement=encoder]" (see `scse.variants`); or a function of the channel count that
-            returns a block. One is placed after every encoder and decoder block, unless `placement` says otherwise.
+        in_channels: Number of channels of the image.
+        classes: Number of classes, including the background.
+        width: Number of channels of every block.
+        depth: Number of encoder blocks, which is also the number of decoder blocks. Any image whose axes have at least
+            2 ** depth pixels is supported, and the output has its size.
+        kernel_size: Kernel size of all convolutions except 1x1 convolutions. Must be odd.
+        spatial_dims: Number of spatial axes, 2 or 3.
+        recalibration: Variant: None, "cse", "sse" or "scse". The last three may have options, such as
+            "scse[reduction=4,placement=encoder]", see `scse.variants`. Or a function of the number of channels that
+            returns a block. Without the option `placement`, one block follows every encoder and decoder block.
 
     Raises:
-        ValueError: a number below 1, an even kernel, other `spatial_dims`, an unknown variant.
+        UserError: A number is below 1, the kernel size is even, `spatial_dims` is neither 2 nor 3, or the variant is
+            unknown.
     """
 
     block: ClassVar[Callable[..., nn.Module]]
-    """Makes a block of (in_channels, channels, kernel_size=, spatial_dims=)."""
+    """Class of the blocks, called with (in_channels, channels=, kernel_size=, spatial_dims=)."""
 
     def __init__(
         self,
@@ -145,7 +152,7 @@ class UniformNetwork(EncoderDecoder):
 
 
 class IndexUnpooling(UniformNetwork):
-    """A network whose pooling keeps its indices and whose decoder un-pools with them, then joins the skip."""
+    """A network whose decoder un-pools with the indices of the encoder's pooling, then concatenates the skip."""
 
     def _run(self, x: Tensor) -> Tensor:
         pool, unpool = MAX_POOL[self.spatial_dims], MAX_UNPOOL[self.spatial_dims]

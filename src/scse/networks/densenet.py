@@ -1,4 +1,4 @@
-"""FC-DenseNet: the form of the paper's group, and the original Tiramisu (Jegou et al., CVPRW 2017)."""
+"""FC-DenseNet: the version of the paper's authors, and the original Tiramisu (Jegou et al., CVPRW 2017)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from scse.vocabulary.options import TIRAMISU, check_layers, check_tiramisu
 
 
 class PreConv(nn.Sequential):
-    """Batch normalisation, ReLU, convolution (size kept)."""
+    """Batch normalisation, ReLU, and convolution that keeps the size."""
 
     def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
         super().__init__(
@@ -23,7 +23,7 @@ class PreConv(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """A dense block of the group: two convolutions that see all maps before them, then a 1x1 to `channels`."""
+    """A dense block of FCDenseNet: two convolutions of all preceding maps, then a 1x1 convolution to `channels`."""
 
     def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class DenseBlock(nn.Module):
         self.join = PreConv(in_channels + 2 * channels, channels, kernel_size=1, spatial_dims=spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, channels, *spatial)."""
+        """Compute the output map: (N, in_channels, *spatial) -> (N, channels, *spatial)."""
         x = torch.cat([x, self.first(x)], dim=1)
         x = torch.cat([x, self.second(x)], dim=1)
         out: Tensor = self.join(x)
@@ -40,10 +40,10 @@ class DenseBlock(nn.Module):
 
 
 class FCDenseNet(IndexUnpooling):
-    """FC-DenseNet as the paper's group configures it: dense blocks, index un-pooling, the same width everywhere.
+    """FC-DenseNet as configured by the paper's authors: dense blocks, index un-pooling, the same width everywhere.
 
-    Arguments as in `UniformNetwork`; `width` is also what every convolution adds inside a block. For the sizes
-    of the original publication see `tiramisu`.
+    The arguments are those of `UniformNetwork`. `width` is also the number of maps that every convolution adds inside a
+    block. For the networks of the original publication see `tiramisu`.
     """
 
     block = DenseBlock
@@ -58,10 +58,12 @@ class FCDenseNet(IndexUnpooling):
         spatial_dims: int = 2,
         recalibration: Recalibration = None,
     ) -> "Tiramisu":
-        """The original FC-DenseNet56, 67 or 103 of Jegou et al. 2017, table 2; defaults are CamVid's.
+        """Build the original FC-DenseNet56, 67 or 103 (Jegou et al. 2017, table 2). The defaults are for CamVid.
+
+        Arguments and errors are those of `Tiramisu`.
 
         Raises:
-            ValueError: another size than 56, 67 or 103.
+            UserError: `size` is not 56, 67 or 103.
         """
         growth, layers, bottleneck = TIRAMISU[check_tiramisu(size)]
         return Tiramisu(
@@ -77,7 +79,7 @@ class FCDenseNet(IndexUnpooling):
 
 
 class GrowthBlock(nn.Module):
-    """A dense block of the original: every layer adds `growth` maps; returns them with or without the input's."""
+    """A dense block of Tiramisu. Every layer adds `growth` maps; with `keep_input` the output includes the input."""
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class GrowthBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, self.channels, *spatial)."""
+        """Compute the output maps: (N, in_channels, *spatial) -> (N, self.channels, *spatial)."""
         maps = [x]
         for layer in self.layers:
             maps.append(layer(torch.cat(maps, dim=1)))
@@ -109,21 +111,21 @@ class GrowthBlock(nn.Module):
 
 
 class Tiramisu(EncoderDecoder):
-    """The original FC-DenseNet (Jegou et al. 2017): transitions down and up, un-pooling by convolution.
+    """The original FC-DenseNet (Jegou et al. 2017) with transitions down and up; transposed convolutions upsample.
 
     Args:
-        in_channels: channels of the image.
-        classes: classes, the background included.
-        growth: maps that every layer adds.
-        layers: layers of each encoder block; the decoder has them in reverse.
-        bottleneck_layers: layers of the bottleneck.
-        first: maps of the first convolution.
-        dropout: probability that a value is dropped after each layer.
-        spatial_dims: 2 or 3.
-        recalibration: the variant, as in `UNet`.
+        in_channels: Number of channels of the image.
+        classes: Number of classes, including the background.
+        growth: Number of maps that every layer adds.
+        layers: Number of layers of each encoder block. The decoder has them in reverse order.
+        bottleneck_layers: Number of layers of the bottleneck.
+        first: Number of maps of the first convolution.
+        dropout: Probability of dropping a value after each layer.
+        spatial_dims: Number of spatial axes, 2 or 3.
+        recalibration: Variant, as in `UNet`.
 
     Raises:
-        ValueError: a number below 1, other `spatial_dims`, an unknown variant.
+        UserError: A number is below 1, `spatial_dims` is neither 2 nor 3, or the variant is unknown.
     """
 
     def __init__(
@@ -201,7 +203,7 @@ class Tiramisu(EncoderDecoder):
 
 
 def _crop(x: Tensor, like: Tensor) -> Tensor:
-    """The centre of `x`, of the spatial size of `like`: a transition up makes 2n + 1 of n."""
+    """Crop the centre of `x` to the spatial size of `like`. A transition up turns a size n into 2n + 1."""
     for axis in range(2, x.ndim):
         size = like.shape[axis]
         x = x.narrow(axis, (x.shape[axis] - size) // 2, size)

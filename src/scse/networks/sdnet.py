@@ -1,4 +1,4 @@
-"""SD-Net, the SkipDeconv-Net of Roy et al. 2017."""
+"""SD-Net (SkipDeconv-Net, Roy et al. 2017)."""
 
 from torch import Tensor, nn
 
@@ -6,22 +6,22 @@ from scse.networks.base import ConvUnit, IndexUnpooling
 
 
 class SingleConv(nn.Module):
-    """A block of SD-Net: one convolution, batch normalisation, ReLU."""
+    """A block of SD-Net: one convolution, batch normalisation, and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
         super().__init__()
         self.unit = ConvUnit(in_channels, channels, kernel_size=kernel_size, spatial_dims=spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, channels, *spatial)."""
+        """Compute the output map: (N, in_channels, *spatial) -> (N, channels, *spatial)."""
         out: Tensor = self.unit(x)
         return out
 
 
 class SDNet(IndexUnpooling):
-    """SD-Net: one convolution a block, pooling that keeps its indices, un-pooling with them, then the skip.
+    """SD-Net: one convolution per block, un-pooling with the indices of the encoder's pooling, then the skip.
 
-    Arguments as in `UniformNetwork`.
+    The arguments are those of `UniformNetwork`.
     """
 
     block = SingleConv

@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al., MICCAI 2015) as the paper sizes it."""
+"""U-Net (Ronneberger et al., MICCAI 2015) with the width and depth of the paper."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from scse.networks.base import MAX_POOL, ConvUnit, UniformNetwork
 
 
 class DoubleConv(nn.Module):
-    """A block of U-Net: convolution, batch normalisation and ReLU, twice."""
+    """A block of U-Net: two units of convolution, batch normalisation and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, *, kernel_size: int, spatial_dims: int) -> None:
         super().__init__()
@@ -16,15 +16,15 @@ class DoubleConv(nn.Module):
         self.second = ConvUnit(channels, channels, kernel_size=kernel_size, spatial_dims=spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, channels, *spatial)."""
+        """Compute the output map: (N, in_channels, *spatial) -> (N, channels, *spatial)."""
         out: Tensor = self.second(self.first(x))
         return out
 
 
 class UNet(UniformNetwork):
-    """U-Net with the same width at every level and a parameter-free (nearest) up-sampling.
+    """U-Net with the same width at every level and parameter-free (nearest neighbour) up-sampling.
 
-    Arguments as in `UniformNetwork`. With its defaults the convolution weights number 2,153,792.
+    The arguments are those of `UniformNetwork`. With the defaults it has 2,153,792 convolution weights.
     """
 
     block = DoubleConv

@@ -1,12 +1,12 @@
-"""The blocks in nnU-Net: trainers for its own commands, see docs/nnunet.md.
+"""The blocks in nnU-Net: trainers for the commands of nnU-Net, see docs/nnunet.md.
 
-nnU-Net finds trainers of others in the folders that the environment variable `nnUNet_extTrainer` names, and imports
-every module of them as a top-level one. The trainers therefore lie in a folder of their own.
+nnU-Net searches the folders in the environment variable `nnUNet_extTrainer` for external trainers, and imports every
+module in them as a top-level module. The trainers are therefore in a folder of their own.
 """
 
 from pathlib import Path
 
 
 def folder() -> Path:
-    """The folder of the trainers `nnUNetTrainerCSE`, `nnUNetTrainerSSE` and `nnUNetTrainerSCSE`."""
+    """Return the folder of the trainers `nnUNetTrainerCSE`, `nnUNetTrainerSSE` and `nnUNetTrainerSCSE`."""
     return Path(__file__).parent / "trainers"

@@ -1,4 +1,4 @@
-"""Print the trainers' folder: `export nnUNet_extTrainer=$(python -m scse.nnunet)`."""
+"""Print the folder of the trainers: `export nnUNet_extTrainer=$(python -m scse.nnunet)`."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""The report of a study: one web page with its figures, viewer and provenance, and what is drawn for print."""
+"""The report of a study: one web page with figures, viewer and provenance, and figures for print."""

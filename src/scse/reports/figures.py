@@ -1,4 +1,4 @@
-"""The printed figure of a study, the paper's box plots, and the colours of all figures."""
+"""The printed figure of a study (the paper's box plots), and the colours of all figures."""
 
 import re
 import textwrap
@@ -14,7 +14,7 @@ from scse.support.errors import UserError
 from scse.support.figure_files import PLAIN_TEXT
 from scse.vocabulary.titles import network_name, variant_name
 
-# Okabe and Ito's palette, made for colour-blind readers; the plain network is grey
+# Okabe and Ito's palette for colour-blind readers; the plain network is grey
 COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73"}
 SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#b8a800", "#882255", "#44aa99", "#999933", "#332288")
 
@@ -24,9 +24,12 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     """Draw the paper's figure: Dice per structure, one box per variant, one point per test case.
 
     Args:
-        scores: the tidy table; seeds are averaged.
-        network: whose scores to draw.
-        note: added to the title, such as "simulated data".
+        scores: Tidy table of scores; seeds are averaged.
+        network: Network to draw.
+        note: Addition to the title, such as "simulated data".
+
+    Raises:
+        UserError: The table has no Dice of the network.
     """
     dice = dice_per_case(scores, network)
     structures, colors = list(dice["structure"].unique()), variant_colors(dice)
@@ -56,35 +59,35 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     axes.set_xticks(range(len(structures)), structures, rotation=55, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(structures) - 0.4)
     axes.set_ylabel("Dice")
-    # networks of other libraries have names as long as their options
+    # names of networks of other libraries include their options, so long titles are wrapped
     heading = re.sub(r",(?=\S)", ", ", title(network, note))
     axes.set_title("\n".join(textwrap.wrap(heading, int(9 * figure.get_figwidth()))))
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
     handles = [Patch(facecolor=c, edgecolor="black", linewidth=0.6, label=variant_name(v)) for v, c in colors.items()]
-    # beside each other if they fit into the figure, which the legend, inside the axes, must not squeeze
+    # in one row if they fit; the legend lies inside the axes and must not shrink them
     columns = len(handles) if 0.1 * sum(len(variant_name(v)) + 6 for v in colors) < figure.get_figwidth() else 1
     axes.legend(handles=handles, ncols=columns, loc="lower right", framealpha=0.9).set_in_layout(False)
     return figure
 
 
 def dice_per_case(scores: pd.DataFrame, network: str) -> pd.DataFrame:
-    """Dice of one network by variant, fold, case and structure; seeds are averaged, NaN left out."""
+    """Dice of one network by variant, fold, case and structure. Seeds are averaged, and NaN is ignored."""
     rows = scores[(scores["network"] == network) & (scores["metric"] == "dice")]
     if rows.empty:
         found = ", ".join(map(str, scores["network"].unique()))
-        raise UserError(f"no Dice scores of network {network!r}; the scores hold the networks {found}")
+        raise UserError(f"there are no Dice scores of the network {network!r}; choose one of {found}")
     keys = ["variant", "fold", "case", "structure"]
     return rows.groupby(keys, sort=False, dropna=False)["value"].mean().dropna().reset_index()
 
 
 def variant_colors(table: pd.DataFrame) -> dict[str, str]:
-    """Variants in the order in which they occur, each with its colour."""
+    """Colour of each variant, in order of occurrence."""
     variants = list(table["variant"].unique())
     spare = iter(SPARE_COLORS * len(variants))
     return {variant: COLORS.get(variant) or next(spare) for variant in variants}
 
 
 def title(network: str, note: str) -> str:
-    """The heading of a network's figure."""
+    """The title of the figure of a network."""
     return f"{network_name(network)}, {note}" if note else network_name(network)

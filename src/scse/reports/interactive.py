@@ -1,4 +1,4 @@
-"""The figures of a study's page, drawn by plotly in the reader's browser."""
+"""Figures of the report, drawn by plotly in the browser."""
 
 import math
 import re
@@ -20,16 +20,15 @@ from scse.vocabulary.variants import OPTIONS, Variant
 
 LONGEST_NAME = 32
 DIVERGING = "RdBu"
-"""Red to blue through white, told apart by colour-blind readers too."""
+"""Colour scale from red to blue through white, suitable for colour-blind readers."""
 
-PANELS = 4
-"""Beside each other."""
+PANELS_PER_ROW = 4
 
 ROW, ABOVE, BELOW = 34, 8, 48
-"""Pixels of the figure of trainings: a variant, and what stands above and below all of them."""
+"""Heights in pixels in the figure of trainings: of one variant, and of the space above and below all variants."""
 
 GREY = "#808080"
-"""Of what belongs to no variant; seen on light and dark paper."""
+"""Colour of marks that belong to no variant, visible on light and dark backgrounds."""
 
 DASHES = ("solid", "dot", "dash", "dashdot")
 
@@ -43,7 +42,7 @@ SWEPT = {
 
 
 def box_plots_interactive(scores: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
-    """Draw the paper's figure, `box_plots`; hovering over a point names its case."""
+    """Draw the paper's figure, see `box_plots`. Hovering over a point shows its case."""
     dice = dice_per_case(scores, network)
     figure = go.Figure()
     for variant, color in variant_colors(dice).items():
@@ -69,16 +68,16 @@ def box_plots_interactive(scores: pd.DataFrame, network: str, *, note: str = "")
 def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
     """Draw Dice on held-out cases, one line per run, coloured by variant.
 
-    Each line carries both of its possible x: `meta` has "minutes", which are drawn first, and "epochs".
+    `meta` of each line has the values of both horizontal axes: "minutes", which is drawn at first, and "epochs".
 
     Args:
-        curves: table with the columns network, variant, seed, fold, epoch, seconds, loss, dice.
-        network: whose curves to draw.
-        note: added to the title, such as "simulated data".
+        curves: Table with the columns network, variant, seed, fold, epoch, seconds, loss, dice.
+        network: Network to draw.
+        note: Addition to the title, such as "simulated data".
     """
     curves = curves[curves["network"] == network]
     colors, figure, shown = variant_colors(curves), go.Figure(), set()
-    dashes = dict(zip(colors, DASHES * len(colors), strict=False))  # a second mark beside the colour
+    dashes = dict(zip(colors, DASHES * len(colors), strict=False))  # distinguish variants without colour
     for key, run in curves.groupby(["variant", "seed", "fold"], sort=False, dropna=False):
         variant, seed, fold = map(str, key)
         minutes = (run["seconds"] / 60).round(3).tolist()
@@ -106,10 +105,10 @@ def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go
 
 
 def trainings(comparison: Comparison, network: str) -> go.Figure:
-    """Draw what the verdict rests on: a row per variant, a dot per training, and their mean with its 95 % interval.
+    """Draw the differences behind the verdict: one row per variant with a dot per training, the mean and its interval.
 
-    A dot is the mean difference to the baseline over all cases, of one seed. The margin is a band around 0; dotted
-    lines are as far from 0 as two trainings of the baseline lie apart on average. All networks have the same scale.
+    A dot is the mean difference to the baseline over all cases of one seed. The margin is a band around 0. Dotted lines
+    mark the average difference of two trainings of the baseline. All networks have the same scale.
     """
     tests = comparison.tests[(comparison.tests["network"] == network) & (comparison.tests["structure"] == ALL)]
     seeds = comparison.seeds[comparison.seeds["network"] == network].dropna(subset=["difference"])
@@ -131,7 +130,7 @@ def trainings(comparison: Comparison, network: str) -> go.Figure:
             x=middle.round(5).tolist(),
             y=[place - 0.14] * len(middle),
             error_x=_interval(middle, test["low"], test["high"], thickness=4, width=0, color=color),
-            text=[f"{name}, mean: {_told(test)}" for _ in middle],
+            text=[f"{name}, mean: {_difference_text(test)}" for _ in middle],
             mode="markers",
             marker={"size": 12, "color": color, "symbol": "diamond", "line": {"width": 1, "color": GREY}},
             name=f"{name}, mean",
@@ -142,7 +141,7 @@ def trainings(comparison: Comparison, network: str) -> go.Figure:
     figure.update_layout(
         **{**_style(""), "height": height, "margin": {"l": 10, "r": 10, "t": ABOVE, "b": BELOW}},
         showlegend=False,
-        dragmode=False,  # a finger scrolls the page
+        dragmode=False,  # touch gestures scroll the page
     )
     reach = _reach(comparison)
     figure.update_xaxes(
@@ -161,7 +160,7 @@ def trainings(comparison: Comparison, network: str) -> go.Figure:
 
 
 def _mark_sizes(figure: go.Figure, comparison: Comparison, network: str) -> None:
-    """Mark which differences matter, how far trainings of the baseline lie apart, and which side is better."""
+    """Mark the margin, the difference between trainings of the baseline, and the better and worse side."""
     margin, noise = comparison.margin, comparison.noise[comparison.noise["network"] == network]
     if margin is not None:
         figure.add_vrect(x0=-margin, x1=margin, fillcolor=GREY, opacity=0.22, line_width=0, layer="below")
@@ -177,7 +176,7 @@ def _mark_sizes(figure: go.Figure, comparison: Comparison, network: str) -> None
 
 
 def _reach(comparison: Comparison) -> float:
-    """The largest difference that a figure of trainings must show, and a little more."""
+    """The limit of the horizontal axis of all figures of trainings: the largest difference plus 8 %."""
     tests = comparison.tests[comparison.tests["structure"] == ALL]
     shown = [tests[["difference", "low", "high"]], comparison.seeds[["difference"]], comparison.noise[["apart"]]]
     sizes = [values.abs().max().max() for values in shown]
@@ -193,7 +192,7 @@ def _interval(
     width: int,
     color: str | None = None,
 ) -> dict[str, Any]:
-    """Error bars of the points whose interval is known."""
+    """Error bars of points; points without an interval have none."""
     above, below = (high - middle).round(5), (middle - low).round(5)
     bars = {"type": "data", "symmetric": False, "thickness": thickness, "width": width, "color": color}
     return {**bars, "array": _without_nan(above), "arrayminus": _without_nan(below)}
@@ -203,27 +202,27 @@ def _without_nan(values: pd.Series) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values]
 
 
-def _told(test: Mapping[Any, Any]) -> str:
-    """A difference and what it is the mean of, for hovering over it."""
+def _difference_text(test: Mapping[Any, Any]) -> str:
+    """Hover text of a difference: effect, interval, and numbers of trainings and cases."""
     effect = " ".join(effect_text(test["difference"], test["low"], test["high"])).rstrip()
     counts = ((test["trainings"], "training"), (test["n"], "case"))
     return ", ".join([effect, *(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)])
 
 
 def differences(comparison: Comparison, network: str, *, note: str = "") -> go.Figure:
-    """Draw the mean difference to the baseline with its 95 % interval: a panel per variant, a row per structure.
+    """Draw the mean difference to the baseline with its 95 % interval: one panel per variant, one row per structure.
 
-    Structures are sorted by the mean of their differences over the variants.
+    Structures are sorted by their mean difference over the variants.
     """
     tests = comparison.tests
     tests = tests[(tests["network"] == network) & (tests["structure"] != ALL)].dropna(subset=["difference"])
     order = list(tests.groupby("structure")["difference"].mean().sort_values().index)
     variants = list(tests["variant"].unique())
     colors = variant_colors(tests)
-    columns = min(len(variants), PANELS)
+    columns = min(len(variants), PANELS_PER_ROW)
     rows = -(-len(variants) // columns)
     style = _style(_short_title(network, note))
-    panel, gap = 24 * len(order) + 40, 70  # pixels; the gap has an axis and the next row's titles
+    panel, gap = 24 * len(order) + 40, 70  # pixels; the gap contains an axis and the titles of the next row
     inside = rows * panel + (rows - 1) * gap
     figure = make_subplots(
         rows,
@@ -243,7 +242,7 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
             x=middle.round(5).tolist(),
             y=group.index.tolist(),
             error_x=_interval(middle, group["low"], group["high"], thickness=1.4, width=0),
-            text=[_told(test) for test in group.to_dict("records")],
+            text=[_difference_text(test) for test in group.to_dict("records")],
             mode="markers",
             marker={"color": colors[variant], "size": 7},
             name=variant_name(variant),
@@ -252,7 +251,7 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
         )
     figure.update_layout(**{**style, "height": inside + style["margin"]["t"] + style["margin"]["b"]})
     figure.update_xaxes(zeroline=True, zerolinewidth=2, tickformat="+~f", nticks=5, showticklabels=True)
-    # narrower than the names of brain structures would leave the panels no room
+    # automargin, because the names of structures may be long
     figure.update_yaxes(automargin=True, categoryorder="array", categoryarray=order)
     return figure
 
@@ -305,7 +304,7 @@ def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
 
 
 def time_ratios(costs: pd.DataFrame, *, note: str = "") -> go.Figure:
-    """Draw the extra time of each variant in percent of the plain network's: training step and prediction."""
+    """Draw the extra time of each variant in percent of the plain network, for a training step and a prediction."""
     rows = costs[costs["variant"] != "none"].dropna(subset=["step_ratio"])
     labels = [f"{_shortened(network_name(r['network']))} {variant_name(r['variant'])}" for r in rows.to_dict("records")]
     figure = go.Figure()
@@ -328,14 +327,14 @@ def time_ratios(costs: pd.DataFrame, *, note: str = "") -> go.Figure:
 
 
 def sweeps(comparison: Comparison, *, note: str = "") -> list[tuple[str, go.Figure]]:
-    """Draw the difference to the baseline over what was swept: a figure per network and swept option.
+    """Draw the difference to the baseline over swept options: one figure per network and option.
 
-    Options are read from the names: "unet[epochs=3,train_cases=6]", "scse[reduction=4]". A line, or points alone
-    where the values are no numbers, is a variant with all else equal; error bars are the 95 % intervals of the mean
-    difference over all structures, where there are trainings and cases enough for one.
+    Options are read from names such as "unet[epochs=3,train_cases=6]" and "scse[reduction=4]". Each line is a variant
+    with all other options equal; values that are not numbers are drawn as points only. Error bars are the 95 %
+    intervals of the mean difference over all structures, if there are enough trainings and cases.
 
     Returns:
-        (caption, figure) for each option that has two values or more; [] if nothing was swept.
+        Pairs (caption, figure) for each option with at least two values; [] if nothing was swept.
     """
     tests = comparison.tests[comparison.tests["structure"] == ALL].dropna(subset=["difference"])
     table = pd.DataFrame([{**row, **_options_of(row)} for row in tests.to_dict("records")])
@@ -355,7 +354,7 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
     values = sorted(group[option].dropna().unique(), key=_natural)
     mode = "lines+markers" if all(value.isdecimal() for value in values) else "markers"
     spare = iter(SPARE_COLORS * len(group))
-    # an option that a variant does not have is empty
+    # options that a variant does not have are ""
     for key, line in group.fillna(dict.fromkeys(others, "")).groupby(["plain_variant", *others], sort=False):
         variant, *rest = map(str, key)
         line = line.dropna(subset=[option]).set_index(option)  # noqa: PLW2901
@@ -363,13 +362,13 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
         if len(line) < 2:
             continue
         middle = line["difference"]
-        told = ", ".join(f"{SWEPT[name]} {value}" for name, value in zip(others, rest, strict=True) if value)
+        options = ", ".join(f"{SWEPT[name]} {value}" for name, value in zip(others, rest, strict=True) if value)
         figure.add_scatter(
             x=line.index.tolist(),
             y=middle.round(5).tolist(),
             error_y=_interval(middle, line["low"], line["high"], thickness=1.2, width=3),
             mode=mode,
-            name=variant_name(variant) + (f", {told}" if told else ""),
+            name=variant_name(variant) + (f", {options}" if options else ""),
             line={"color": next(spare) if others else COLORS.get(variant, SPARE_COLORS[0]), "width": 2},
             marker={"size": 7},
             hovertemplate="%{x}: %{y:+.4f}",
@@ -385,7 +384,7 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
 
 
 def _options_of(row: Mapping[Any, Any]) -> dict[str, str]:
-    """What the names of a row's network and variant say about swept options."""
+    """Swept options in the names of a row's network and variant, and the names without them."""
     network, variant = str(row["network"]), str(row["variant"])
     options = {
         name: match[1] for name in ("epochs", "train_cases") if (match := re.search(rf"[\[,]{name}=(\d+)", network))
@@ -393,7 +392,7 @@ def _options_of(row: Mapping[Any, Any]) -> dict[str, str]:
     plain = re.sub(r"(?<=[\[,])(epochs|train_cases)=\d+,?", "", network).replace("[]", "")
     try:
         chosen = Variant.parse(variant)
-    except ValueError:  # a variant of somebody else's
+    except ValueError:  # a variant of another program
         return {"plain_network": plain, "plain_variant": variant, **options}
     options |= {option: str(getattr(chosen, option)) for option in OPTIONS[chosen.kind]}
     return {"plain_network": plain, "plain_variant": chosen.kind, **options}
@@ -404,10 +403,10 @@ def _natural(value: str) -> tuple[int, float, str]:
 
 
 def gate_strips(gates: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
-    """Draw the channel gates of a network: a row per block, a point per channel, its range over cases as a line.
+    """Draw the channel gates of a network: one row per block, one point per channel, and a line for its range.
 
-    Channels of a block are sorted by their median over cases, so that a row is their distribution; variants are
-    switched in the legend, the first with channel gates is shown.
+    The range is that over cases. Channels of a block are sorted by their median over cases, so that a row shows their
+    distribution. The legend switches between variants; the last variant is shown at first.
     """
     gates = gates[gates["network"] == network]
     blocks = list(gates["block"].unique())
@@ -445,12 +444,12 @@ def gate_strips(gates: pd.DataFrame, network: str, *, note: str = "") -> go.Figu
     marks = {SHUT: "shut"}
     for identity in sorted(gates["identity"].dropna().unique()):
         having = gates[gates["identity"] == identity]["variant"].unique()
-        marks[float(identity)] = f"as it is ({', '.join(map(variant_name, having))})"
-    for value, words in marks.items():
-        # inside the figure, where the words stay whole
+        marks[float(identity)] = f"identity ({', '.join(map(variant_name, having))})"
+    for value, text_of_mark in marks.items():
+        # on the inner side, so that the text is not cut off
         side = "top left" if value > 0.5 else "top right"
         line = {"width": 1, "dash": "dash", "color": "#808080"}
-        figure.add_vline(x=value, line=line, annotation_text=words, annotation_position=side)
+        figure.add_vline(x=value, line=line, annotation_text=text_of_mark, annotation_position=side)
     figure.update_layout(**{**_style(_short_title(network, note)), "height": 190 + 62 * len(blocks)})
     figure.update_xaxes(title="channel gate", range=[0, 1], automargin=True)
     figure.update_yaxes(
@@ -469,13 +468,13 @@ def _shortened(name: str) -> str:
 
 
 def _short_title(network: str, note: str) -> str:
-    """For the page, which is narrow on some screens and has all of the name in the caption."""
+    """A short title for narrow screens; the caption of the figure has the full name."""
     short = _shortened(network_name(network))
     return f"{short}, {note}" if note else short
 
 
 def _style(title: str) -> dict[str, Any]:
-    """Transparent, so that the page's own background (dark or light) shows."""
+    """Layout of all figures, with a transparent background for dark and light pages."""
     return {
         "title": {"text": title, "x": 0.01, "xanchor": "left"},
         "template": "none",

@@ -1,4 +1,4 @@
-"""The report of a study: one self-contained web page, the paper's table and figure, and a table for the terminal."""
+"""The report of a study: a self-contained web page, the paper's table and figure, and a table for the terminal."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as files_of
 from pathlib import Path
@@ -44,10 +44,10 @@ from scse.reports.interactive import (
 )
 from scse.reports.provenance import BIBTEX
 from scse.support.atomic import write_atomic
+from scse.support.events import UNWATCHED, Watch
 from scse.support.figure_files import save_figure
 from scse.support.timing import in_words
-from scse.vocabulary.specs import slug
-from scse.vocabulary.titles import network_name, variant_name
+from scse.vocabulary.titles import network_name, slug, variant_name
 
 METRIC_TITLES = {
     "dice": "Dice",
@@ -56,7 +56,7 @@ METRIC_TITLES = {
 }
 SIMULATED = "simulated data"
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈"}
-"""Of what was found; "undecided" and too few trainings or cases have none."""
+"""Symbols of verdicts; "undecided" and too few trainings or cases have none."""
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -64,24 +64,24 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFacts:
-    """What the report says about a study besides its numbers.
+    """Facts about a study for its report, apart from its scores.
 
     Attributes:
-        title: heading of the page.
-        dataset: name of the data set.
-        simulated: whether the scans are simulated; the page then says so everywhere.
-        training_cases: how many cases a network is trained on.
-        test_cases: how many unseen cases it is scored on.
-        structures: how many structures are scored.
-        caveats: sentences that a reader must know before believing the numbers.
-        command: what to type to repeat the study.
-        recipe: how images were prepared, as (name, value).
-        settings: how networks were trained, as (name, value).
-        versions: package -> version.
-        machine: processor, memory, accelerator, as (what, found).
-        duration_seconds: wall-clock of all runs together.
-        code: date, seeds, commit and all else that a repetition needs, as (name, value).
-        digests: case -> SHA-256 of its files.
+        title: Title of the page.
+        dataset: Name of the data set.
+        simulated: Whether the scans are simulated, which the page then repeats everywhere.
+        training_cases: Number of training cases.
+        test_cases: Number of unseen test cases.
+        structures: Number of scored structures.
+        caveats: Sentences about limitations of the results.
+        command: Command or call that repeats the study.
+        recipe: Preparation of images, as rows (name, value).
+        settings: Settings of the training, as rows (name, value).
+        versions: Versions of packages, by name.
+        machine: Processor, memory and accelerator, as rows (name, value).
+        duration_seconds: Wall-clock time of all runs together.
+        code: Date, seeds, commit and other facts needed for a repetition, as rows (name, value).
+        digests: SHA-256 of the files of each case, by name.
     """
 
     title: str
@@ -103,7 +103,12 @@ class StudyFacts:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the paper's table: mean and standard deviation over test cases, and whether it is the best."""
+    """A cell of the paper's table.
+
+    Attributes:
+        text: Mean and standard deviation over test cases.
+        best: Whether the mean is the best of its row.
+    """
 
     text: str
     best: bool
@@ -119,32 +124,33 @@ def write_report(
     gates: pd.DataFrame | None = None,
     viewer: str | None = None,
     margin: float | None = None,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    watch: Watch = UNWATCHED,
 ) -> Path:
-    """Write the report of a study; what is not given has no section.
+    """Write the report of a study. Sections without data are omitted.
 
-    Writes `index.html` (self-contained: opens from disk, asks no network), `table.csv` (the paper's table
-    for every metric), `table.tex` (its Dice, for LaTeX with booktabs) and the paper's figure as
-    `boxplot_<network>.png`, `.pdf` and `.svg`, with the network's name as `slug` writes it. Variants are compared with
-    "none", or, in a study without it, with the first variant. Trainings that only the baseline has count for the noise
-    floor alone.
+    The function writes `index.html` (self-contained: opens from disk without network access), `table.csv` (the paper's
+    table for every metric), `table.tex` (its Dice, for LaTeX with booktabs) and the paper's figure as
+    `boxplot_<network>.png`, `.pdf` and `.svg`, with the name of the network converted by `slug`. Variants are compared
+    with "none", or with the first variant in a study without "none". Trainings that only the baseline has are used
+    only for the noise floor.
 
     Args:
-        folder: where to; made if need be, files of an earlier report are replaced.
-        scores: the tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
-        facts: the rest.
-        costs: as `measure_costs` measured them; ratios are to the plain network, NaN where there is none.
-        curves: network, variant, seed, fold, epoch, seconds, loss, dice on held-out cases; may be empty.
-        gates: as `channel_gates` measured them.
-        viewer: as `viewer_data` packed it.
-        margin: differences in Dice below it do not matter; by default that of `compare`.
-        on_event: told of the progress, before each network's figures and before the page.
+        folder: Output folder. It is created if needed; files of an earlier report are replaced.
+        scores: Tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
+        facts: Facts about the study.
+        costs: Result of `measure_costs`. Ratios are relative to the plain network, NaN without it.
+        curves: Table with the columns network, variant, seed, fold, epoch, seconds, loss and dice (on held-out cases);
+            may be empty.
+        gates: Result of `channel_gates`.
+        viewer: Result of `viewer_data`.
+        margin: Largest irrelevant difference in Dice; by default that of `compare`.
+        watch: Receives `Progress` before the figures of each network and before the page; checked at the same times.
 
     Returns:
         The path of `index.html`.
 
     Raises:
-        ValueError: the scores lack columns or Dice, or the margin is not positive.
+        UserError: The scores lack columns or Dice, or the margin is not positive.
     """
     comparisons = _comparisons(scores, margin)
     dice = comparisons["dice"]
@@ -152,10 +158,11 @@ def write_report(
     note = SIMULATED if facts.simulated else ""
     networks = list(dice.summary["network"].unique())
     files: list[Path] = []
+    count, total = watch.counter("report"), len(networks) + 1
     for done, network in enumerate(networks):
-        on_event({"event": "progress", "what": "report", "done": done, "total": len(networks) + 1})
+        count(done, total)
         files += _save_box_plots(paired, network, folder, note)
-    on_event({"event": "progress", "what": "report", "done": len(networks), "total": len(networks) + 1})
+    count(len(networks), total)
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
     table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
@@ -177,7 +184,7 @@ def write_report(
             verdicts=_verdicts(dice, costs),
             tables=[_table(comparison) for comparison in comparisons.values()],
             seeds=_seed_rows(dice),
-            sight=_sight_rows(dice),
+            detectable=_detectable_rows(dice),
             folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
             ranking=_ranking_rows(paired),
             costs=[] if costs is None else _cost_rows(costs),
@@ -207,14 +214,14 @@ def write_report(
         )
     )
     write_atomic(folder / "index.html", page.encode())
-    on_event({"event": "progress", "what": "report", "done": len(networks) + 1, "total": len(networks) + 1})
+    count(total, total)
     return folder / "index.html"
 
 
 def _policy(scripts: Iterable[str]) -> str:
-    """The page's content security policy: of scripts these alone, no network, nothing embedded.
+    """Content security policy of the page: only these scripts, no network access, nothing embedded.
 
-    plotly writes the styles of its figures into the page, and draws those that are saved as pictures in memory.
+    Inline styles and images in memory are allowed, because plotly needs them.
     """
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     sources = " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -225,7 +232,7 @@ def _policy(scripts: Iterable[str]) -> str:
 
 
 def latex_table(comparison: Comparison) -> str:
-    """The paper's table for LaTeX with booktabs: networks as rows, variants as columns, the best in bold."""
+    """The paper's table for LaTeX with booktabs: networks as rows, variants as columns, best means in bold."""
     content = _table(comparison)
     cells = pd.DataFrame(
         [[_latex_cell(cell) for cell in row] for _, row in content["rows"]],
@@ -243,14 +250,14 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def table_text(comparison: Comparison) -> Table:
-    """The paper's table for the terminal: networks as rows, variants as columns, the best in bold."""
+    """The paper's table for the terminal: networks as rows, variants as columns, best means in bold."""
     content = _table(comparison)
     table = Table(title=f"{content['title']}, mean ± standard deviation over test cases")
     table.add_column("network")
     for variant in content["variants"]:
         table.add_column(Text(variant), justify="right")
     for network, cells in content["rows"]:
-        # the brackets of a network's options are no markup
+        # as Text, because brackets in names of networks are not markup
         table.add_row(Text(network), *(Text(cell.text, style="bold" if cell.best else "") for cell in cells))
     return table
 
@@ -259,7 +266,7 @@ def _comparisons(scores: pd.DataFrame, margin: float | None) -> dict[str, Compar
     variants, found = list(scores["variant"].unique()), set(scores["metric"])
     baseline = "none" if "none" in variants else variants[0]
     wanted = [m for m in METRICS if m in found or m == "dice"]
-    margins = {"dice": margin}  # distances in mm have none
+    margins = {"dice": margin}  # distances in mm have no margin
     return {m: compare(scores, baseline=baseline, metric=m, margin=margins.get(m)) for m in wanted}
 
 
@@ -279,12 +286,12 @@ def _environment() -> jinja2.Environment:
 
 
 def _whole_options(text: str) -> Markup:
-    """Text in which no line breaks within an option, such as --seeds 3."""
+    """Prevent line breaks within options, such as --seeds 3."""
     return Markup(re.sub(r"(--[a-z]+(?: \d+)?)", r'<span class="option">\1</span>', str(escape(text))))
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
-    """The paper's table: metric, title, variants (names of the columns) and rows of (network, cells)."""
+    """The paper's table for the template: metric, title, variants (column names) and rows (network, cells)."""
     summary = comparison.summary
     variants = list(dict.fromkeys(summary["variant"]))
     rows = []
@@ -332,7 +339,7 @@ def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Name, headline, sentences, noise floor and figure of each network; no figure where nothing is compared."""
+    """Name, headline, sentences, noise floor and figure of each network; the figure is None without a comparison."""
     found, noise = verdicts(comparison, costs), _noise_sentences(comparison)
     tests = comparison.tests[comparison.tests["structure"] == ALL]
     apart = comparison.noise.set_index("network")["apart"]
@@ -357,22 +364,22 @@ def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[s
 
 
 def _noise_sentences(comparison: Comparison) -> dict[str, str]:
-    """The noise floor of each network that has the baseline, or what would measure it."""
+    """A sentence about the noise floor of each network that has the baseline, or about how to measure it."""
     base, texts = variant_name(comparison.baseline), noise_texts(comparison)
     trainings_of = comparison.noise.set_index("network")["trainings"]
     summary = comparison.summary
     sentences = {}
     for network in summary.loc[summary["variant"] == comparison.baseline, "network"]:
-        text = texts.get(network, f"It is not known how far two trainings of {base} lie apart")
+        text = texts.get(network, f"The difference between two trainings of {base} is unknown")
         if comparison.baseline == "none" and trainings_of.get(network, 1) < FEWEST_TO_SPLIT:
-            verb = "compares plain with itself" if network in texts else "measures it"
-            text += f"; scse study --control trains plain {FEWEST_TO_SPLIT} times or more and {verb}"
+            purpose = "to compare plain with itself" if network in texts else "to measure it"
+            text += f"; scse study --control trains plain at least {FEWEST_TO_SPLIT} times {purpose}"
         sentences[network] = f"{text}."
     return sentences
 
 
-def _sight_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """What the study can see of each variant; [] with too few trainings or cases."""
+def _detectable_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Detectable differences of each variant; [] with too few trainings or cases."""
     tests = comparison.tests.dropna(subset=["detectable"])
     return [
         {
@@ -391,7 +398,7 @@ def _needed(trainings: float) -> str:
 
 
 def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Spread over cases beside spread over seeds, and each seed's difference to the baseline; [] with one seed."""
+    """Standard deviations over cases and seeds, and the difference to the baseline of each seed; [] with one seed."""
     summary = comparison.summary[comparison.summary["seeds"] > 1]
     each = comparison.seeds.groupby(["network", "variant"], sort=False)
     rows = []
@@ -411,7 +418,7 @@ def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _ranking_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Variants by rank; networks with one variant have none."""
+    """Variants by rank, of networks with at least two variants."""
     table = ranking(scores).dropna(subset=["rank"])
     several = table.groupby("network")["variant"].transform("size") > 1
     return [
@@ -427,7 +434,7 @@ def _ranking_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _quality_rows(curves: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
-    """How many runs of a variant became as good as the baseline's in the end, and how soon."""
+    """Number of runs of each variant that reach the final Dice of the baseline, with their median time and epochs."""
     table = time_to_quality(curves, baseline=baseline).dropna(subset=["target"])
     return [
         {
@@ -448,7 +455,7 @@ def _speed(costs: pd.DataFrame | None, note: str) -> Markup | None:
 
 
 def _gate_sections(gates: pd.DataFrame, note: str) -> list[dict[str, Any]]:
-    """For each network the strips of its channel gates, and the counts of shut channels as blocks x variants."""
+    """The figure of channel gates and the numbers of shut channels (blocks x variants) of each network."""
     sections = []
     table = shut_channels(gates)
     table["which"] = [", ".join(map(str, found)) if isinstance(found, list) else "" for found in table["which"]]
@@ -480,11 +487,11 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
-"""Of the files that the page hands out."""
+"""MIME types of the files that can be downloaded from the page."""
 
 
 def _downloads(scores: pd.DataFrame, files: Sequence[Path]) -> Markup:
-    """The files that the page's buttons save: name, type, bytes, deflated where they are text."""
+    """Files for download as JSON: name, type, size and content, deflated if it is text."""
     contents = {
         "scores.csv": scores.to_csv(index=False).encode(),
         "scores.parquet": scores.to_parquet(index=False),
@@ -501,7 +508,7 @@ def _downloads(scores: pd.DataFrame, files: Sequence[Path]) -> Markup:
 
 
 def _json(text: str) -> Markup:
-    """JSON that cannot end the script element that it stands in."""
+    """Escape JSON so that it cannot end its script element."""
     return Markup(text.replace("<", "\\u003c"))
 
 
@@ -545,7 +552,7 @@ def _network(
 
 
 def _test_row(test: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-    """A test with its variant's name, and with its difference and interval in words."""
+    """A test with the display name of its variant, and its difference and interval as text."""
     effect, interval = effect_text(test["difference"], test["low"], test["high"]) if test["n"] else (NOTHING, "")
     return {**test, "name": variant_name(test["variant"]), "effect": effect, "interval": interval}
 
@@ -553,7 +560,7 @@ def _test_row(test: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
 def _structure_rows(
     network: str, comparison: Comparison, tests: Sequence[Mapping[Hashable, Any]]
 ) -> list[dict[str, Any]]:
-    """One row per structure: the baseline's scores, and the test of each variant against them."""
+    """One row per structure: scores of the baseline, and the test of each variant against it."""
     table = comparison.structures
     table = table[(table["network"] == network) & (table["variant"] == comparison.baseline)].set_index("structure")
     return [
@@ -567,7 +574,7 @@ def _structure_rows(
 
 
 def _figure_html(figure: go.Figure, name: str, *, still: bool = False) -> Markup:
-    """A figure as part of the page; a still one has no buttons."""
+    """A figure as HTML; a `still` figure has no buttons."""
     config = {"displaylogo": False, "responsive": True, "displayModeBar": False if still else "hover"}
     content = {**_as_text(json.loads(figure.to_json())), "config": config}
     return Markup(
@@ -577,9 +584,9 @@ def _figure_html(figure: go.Figure, name: str, *, still: bool = False) -> Markup
 
 
 def _as_text(part: Any, key: str = "") -> Any:
-    """What a figure shows, so that plotly, which reads HTML, placeholders and formulas in any text, shows it as it is.
+    """Escape texts of a figure, because plotly interprets HTML, placeholders and formulas in all texts.
 
-    Its templates are ours and stay; a line ends where the text has a line feed.
+    Templates, which contain no names, are not changed. Line feeds become line breaks.
     """
     if isinstance(part, dict):
         return {key: _as_text(value, key) for key, value in part.items()}

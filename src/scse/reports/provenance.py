@@ -1,14 +1,10 @@
-"""Where numbers come from: the machine, the code, the data, and what to cite."""
+"""Provenance of results: machine, code, data and citation."""
 
 import hashlib
-import inspect
 import platform
-import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -24,25 +20,8 @@ BIBTEX = """@inproceedings{roy2018concurrent,
 """
 
 
-def command_text(function: Callable[..., object], asked: Mapping[str, Any]) -> str:
-    """What to type to do the same again: the command of this process, or the call of a function of scse.
-
-    Args:
-        function: such as `scse.study`.
-        asked: its arguments; what is at its default, and functions, are left out.
-    """
-    if Path(sys.argv[0]).name == "scse":
-        return shlex.join(["scse", *sys.argv[1:]])
-    given = {
-        name: str(asked[name]) if isinstance(asked[name], Path) else asked[name]
-        for name, parameter in inspect.signature(function).parameters.items()
-        if asked[name] != parameter.default and not callable(asked[name])
-    }
-    return f"scse.{function.__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-
-
 def describe_machine() -> list[tuple[str, str]]:
-    """Processor, memory, accelerator and system of this machine, as (what, found) rows."""
+    """Rows (name, value) with the processor, memory, accelerator and system of this machine."""
     if torch.cuda.is_available():
         accelerator = torch.cuda.get_device_name()
     elif torch.backends.mps.is_available():
@@ -61,7 +40,7 @@ def describe_machine() -> list[tuple[str, str]]:
 
 
 def _processor() -> str:
-    """The model's name; only Linux needs a file for it."""
+    """The name of the processor model; on Linux it is read from a file."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -69,7 +48,7 @@ def _processor() -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the repository that a folder is in, "dirty" if tracked files differ; None without one."""
+    """The commit of the repository of a folder, with "(dirty)" if tracked files differ; None without a repository."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
@@ -84,6 +63,6 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def data_digest(digests: Mapping[str, str]) -> str:
-    """One SHA-256 for all cases, of their names and digests in the order of the names."""
+    """SHA-256 of the names and digests of all cases, sorted by name."""
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

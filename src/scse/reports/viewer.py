@@ -1,4 +1,4 @@
-"""The viewer of the report: slices of test cases with reference, predictions and spatial gates, packed for a page."""
+"""Data of the report's viewer: slices of test cases with reference, predictions and spatial gates."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,28 +28,28 @@ from scse.inference.finished import FinishedRun
 from scse.inference.segmenter import Segmenter
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
+from scse.support.events import UNWATCHED, Stage, Watch
 from scse.support.json_files import read_json
 from scse.vocabulary.titles import network_name, variant_name
-from scse.vocabulary.variants import Variant
 
 FORMAT = 2
-"""Raised when the data are packed in another way, so that a page is not built from older ones."""
+"""Version of the packed data, increased when their format changes, so that older data are not reused."""
 
 BUDGET = 5_500_000
-"""Characters that the viewer may add to the page."""
+"""Most characters that the viewer adds to the page."""
 
 FEWEST_SLICES = 12
-"""Of a case; where these are too many, cases are left out instead."""
+"""Least number of slices of a case; if they exceed the budget, cases are left out."""
 
 LONGEST_SIDE, GATE_SIDE = 384, 96
-"""Pixels of an image and of a gate that are kept; of larger ones every second, third, ... is."""
+"""Longest side in pixels of stored images and gates; larger ones are reduced to every second, third, ... pixel."""
 
 GATE_LEVELS = 31
 JPEG_QUALITY = 72
 WINDOW = (0.5, 99.5)
-"""Percentiles of the voxels above the minimum that are shown black and white."""
+"""Percentiles of the voxels above the minimum that are shown as black and white."""
 
-# light and dark in turn, so that neighbours differ without their hue too (Okabe and Ito; Tol)
+# light and dark colours alternate, so that neighbours differ without hue (Okabe and Ito; Tol)
 PALETTE = (
     "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00", "#ddddee", "#44aa99", "#aa4499",
     "#ddcc77", "#332288", "#88ccee", "#882255", "#999933", "#ee99aa",
@@ -67,33 +67,35 @@ def viewer_data(
     colors: Mapping[int, Color] | None = None,
     cache: Path,
     budget: int = BUDGET,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    watch: Watch = UNWATCHED,
 ) -> str:
-    """Pack what the viewer shows, or find it packed.
+    """Pack the data of the viewer, or read them from the cache.
 
-    Of each case every n-th slice that holds a structure is shown, n the least with which all cases fit into
-    the budget, but at least 12 slices a case. If these are too many, the worst, the median and the best case stay
-    and an even spread between them, by the Dice of the plain variant, or without it the first (mean over networks).
+    Every n-th slice with a structure is shown of each case, where n is the least number for which all cases fit into
+    the budget, but with at least 12 slices per case. If these exceed the budget, only the worst, the median and the
+    best case and an even selection between them are shown, ordered by the Dice of the plain variant, or without it of
+    the first variant (mean over networks).
 
     Args:
-        runs: of the study; those of the first seed are shown.
-        scores: of the study.
-        recipe: whose view the slices have.
-        structures: name -> label value.
-        colors: of colour masks, see `Dataset`.
-        cache: file that keeps the result for the next call with the same runs.
-        budget: characters.
-        on_event: told before the work begins, and of its progress.
+        runs: Runs of the study; those of the first seed are shown.
+        scores: Scores of the study.
+        recipe: Recipe, whose view the slices have.
+        structures: Label value of each structure, by name.
+        colors: Colours of colour masks, see `Dataset`.
+        cache: File that stores the result for later calls with the same runs.
+        budget: Most characters of the result.
+        watch: Receives a `Stage` before the packing, and `Progress`; checked after every case.
 
     Returns:
-        JSON, to be read by the page's script.
+        JSON for the script of the page.
     """
-    # the plain network first, which the cases are ranked by
-    shown = sorted((run for run in runs if run.seed == runs[0].seed), key=lambda run: run.variant != "none")
+    # the plain variant first, because cases are ranked by the first variant
+    shown = sorted((run for run in runs if run.seed == runs[0].seed), key=lambda run: run.variant.kind != "none")
     key = _key(shown, budget)
     if (kept := _kept(cache)).startswith(f'{{"key": "{key}"'):
         return kept
-    on_event({"event": "stage", "what": "packing cases for the report's viewer"})
+    watch.report(Stage("packing cases for the report's viewer"))
+    count = watch.counter("viewer")
     packer = _Packer(shown, recipe, structures, colors)
     ranked = _ranked(scores, shown)
     order = spread(len(ranked))
@@ -107,8 +109,8 @@ def viewer_data(
         if left < 0 and len(cases) >= 3:
             break
         cases[place] = {**case, "dice": _dice(scores, ranked[place], shown, structures)}
-        on_event({"event": "progress", "what": "viewer", "done": len(cases), "total": len(order)})
-    on_event({"event": "progress", "what": "viewer", "done": len(order), "total": len(order)})
+        count(len(cases), len(order))
+    count(len(order), len(order))
     places = sorted(cases)
     picked = dict(zip(("worst", "best", "median"), map(places.index, order), strict=False))
     content = {
@@ -118,7 +120,7 @@ def viewer_data(
         "cases": [cases[place] for place in places],
         "left_out": len(ranked) - len(cases),
         "picked": {name: picked[name] for name in ("worst", "median", "best") if name in picked},
-        "by": variant_name(shown[0].variant),
+        "by": variant_name(str(shown[0].variant)),
         "seed": shown[0].seed,
         "gate_levels": GATE_LEVELS,
         "view": recipe.view,
@@ -129,7 +131,7 @@ def viewer_data(
 
 
 def _kept(cache: Path) -> str:
-    """What an earlier call packed; "" where there is nothing that can be read."""
+    """The result of an earlier call; "" if it does not exist or cannot be read."""
     try:
         read_json(cache)
     except DataError:
@@ -138,10 +140,10 @@ def _kept(cache: Path) -> str:
 
 
 def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
-    """Networks and their variants, with their names for people."""
+    """Networks and their variants, with display names."""
     variants: dict[str, dict[str, None]] = {}
     for run in runs:
-        variants.setdefault(run.network, {})[run.variant] = None
+        variants.setdefault(run.network, {})[str(run.variant)] = None
     return [
         {
             "id": network,
@@ -153,19 +155,19 @@ def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
 
 
 def slices_per_case(cases: int, slice_size: float, budget: int) -> int:
-    """How many slices each of the cases may show, at least `FEWEST_SLICES`."""
+    """Number of slices per case within the budget, at least `FEWEST_SLICES`."""
     return max(FEWEST_SLICES, int(budget / (cases * slice_size)))
 
 
 def chosen_slices(first: int, last: int, wanted: int) -> list[int]:
-    """Every n-th slice from first to last: at most `wanted`, but `FEWEST_SLICES` where there are so many."""
+    """Every n-th slice from first to last: at most `wanted`, but at least `FEWEST_SLICES` if there are enough."""
     span = last - first + 1
     step = max(1, min(math.ceil(span / wanted), span // FEWEST_SLICES))
     return list(range(first, last + 1, step))
 
 
 def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
-    """A colour for each structure; both sides of a pair share theirs."""
+    """Colour of each structure; the left and right structure of a pair have the same colour."""
     pairs = [SIDE.sub("", name).strip(" _-") for name in names]
     places = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
     return [
@@ -173,13 +175,8 @@ def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
-def has_spatial_gate(variant: str) -> bool:
-    """Whether the blocks of a variant weigh pixels."""
-    return Variant.parse(variant).kind in {"sse", "scse"}
-
-
 class _Packer:
-    """Packs cases; one for a study."""
+    """Packs the cases of a study."""
 
     def __init__(
         self,
@@ -195,7 +192,7 @@ class _Packer:
         self.segmenters: dict[Path, Segmenter] = {}
 
     def pack(self, name: str, wanted: int) -> dict[str, Any]:
-        """A case with at most so many slices."""
+        """Pack a case with at most `wanted` slices, see `chosen_slices`."""
         runs = [run for run in self.runs if any(case.name == name for case in run.test)]
         case = next(case for case in runs[0].test if case.name == name)
         image = read_image(case.images)
@@ -212,7 +209,7 @@ class _Packer:
             key = f"{run.network}|{run.variant}"
             predicted = plane.screen(read_label(_prediction(run, name)).array, slices)[:, ::step, ::step]
             maps[key] = _deflate(self._classes(predicted) - shown)  # modulo 256
-            if has_spatial_gate(run.variant) and (gate := self._gate(run, image, plane, slices)) is not None:
+            if run.variant.has_spatial_gate and (gate := self._gate(run, image, plane, slices)) is not None:
                 gates[key] = gate
         return {
             "name": name,
@@ -228,13 +225,13 @@ class _Packer:
         }
 
     def _classes(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-        # values of no structure, such as that of ignored voxels, are shown as background
+        # values that belong to no structure, such as that of ignored voxels, are shown as background
         listed = np.where((labels >= 0) & (labels < len(self.classes)), labels, 0)
         classes: NDArray[np.uint8] = self.classes[listed]
         return classes
 
     def _gate(self, run: FinishedRun, image: Image, plane: "_Plane", slices: list[int]) -> dict[str, Any] | None:
-        """The gate of the last block that has one, nearest to the output."""
+        """The spatial gate of the last block that has one."""
         if run.folder not in self.segmenters:
             self.segmenters[run.folder] = run.segmenter()
         found = [g.spatial for g in slice_gates(self.segmenters[run.folder], image, slices) if g.spatial is not None]
@@ -256,15 +253,15 @@ class _Packer:
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    """How slices of a stored volume come to the screen: left is left, superior (of axial slices anterior) is up.
+    """Display of slices of a stored volume: left is left, and superior (in axial slices anterior) is up.
 
     Attributes:
-        axis: of the stored volume, across which slices are taken.
-        count: of its slices.
-        upright: whether the first axis of a slice is the vertical one.
-        flips: whether the horizontal and the vertical axis are stored against the screen's direction.
-        pixel: mm, width and height.
-        is_picture: whether it is no volume; then it is shown as stored.
+        axis: Axis of the stored volume perpendicular to the slices.
+        count: Number of slices.
+        upright: Whether the first axis of a slice is vertical.
+        flips: Whether the horizontal and the vertical axis must be reversed for display.
+        pixel: Width and height of a pixel in mm.
+        is_picture: Whether the image is a picture, which is displayed as stored.
     """
 
     axis: int
@@ -282,25 +279,25 @@ class _Plane:
         turned = orientation_of(image)
         others = [i for i in range(3) if i != axis]
         across, up = sorted(others, key=lambda i: turned[i, 0])
-        # rows of the screen count downwards
+        # rows on the screen count downwards
         flips = (bool(turned[across, 1] < 0), bool(turned[up, 1] > 0))
         spacing = image.spacing
         return cls(axis, image.shape[axis], across == others[1], flips, (spacing[across], spacing[up]))
 
     def screen(self, volume: NDArray[Any], slices: Sequence[int]) -> NDArray[Any]:
-        """Slices of a stored volume (*spatial), as the screen shows them: (slices, height, width)."""
+        """Slices of a stored volume (*spatial) as displayed: (slices, height, width)."""
         if self.is_picture:
             return volume[None]
         return self.turn(np.moveaxis(np.take(volume, slices, axis=self.axis), self.axis, 0))
 
     def turn(self, planes: NDArray[Any]) -> NDArray[Any]:
-        """Stored planes (slices, rows, columns) as the screen shows them."""
+        """Stored planes (slices, rows, columns) as displayed."""
         upright = planes if self.upright else planes.swapaxes(1, 2)
         across, up = self.flips
         return upright[:, :: -1 if up else 1, :: -1 if across else 1]
 
     def pictures(self, image: Image, slices: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Slices in grey, (height, width), or the colours of a picture, (height, width, 3)."""
+        """Grey slices (height, width), or a colour picture (height, width, 3)."""
         channels = image.array if self.is_picture and len(image.array) == 3 else image.array[:1]
         grey = [self.screen(_windowed(channel), slices) for channel in channels]
         return list(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
@@ -315,7 +312,7 @@ def _windowed(channel: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _label_path(case: Case) -> Path:
     if case.label is None:
-        raise UserError(f"case {case.name} has no label map to be shown beside its prediction")
+        raise UserError(f"case {case.name} has no label map, which the viewer needs as reference")
     return case.label
 
 
@@ -339,7 +336,9 @@ def _jpeg(picture: NDArray[np.uint8]) -> str:
 def _ranked(scores: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
     """Cases from worst to best by the Dice of the first variant, averaged over structures and networks."""
     names = {case.name for run in runs for case in run.test}
-    rows = scores[(scores["metric"] == "dice") & (scores["variant"] == runs[0].variant) & scores["case"].isin(names)]
+    rows = scores[
+        (scores["metric"] == "dice") & (scores["variant"] == str(runs[0].variant)) & scores["case"].isin(names)
+    ]
     rows = rows[rows["seed"] == runs[0].seed]
     per_network = rows.groupby(["network", "case"], sort=True)["value"].mean()
     return list(per_network.groupby("case").mean().sort_values(kind="stable").index)
@@ -348,7 +347,7 @@ def _ranked(scores: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
 def _dice(
     scores: pd.DataFrame, case: str, runs: Sequence[FinishedRun], structures: Mapping[str, int]
 ) -> dict[str, list[float | None]]:
-    """Dice of every structure in every prediction of a case; None where it is absent from both."""
+    """Dice of every structure in every prediction of a case; None if it is absent from prediction and reference."""
     rows = scores[(scores["case"] == case) & (scores["metric"] == "dice") & (scores["seed"] == runs[0].seed)]
     return {
         f"{network}|{variant}": [
@@ -360,7 +359,7 @@ def _dice(
 
 
 def _key(runs: Sequence[FinishedRun], budget: int) -> str:
-    """Changes with the runs, what they scored, and how they are packed."""
+    """Key of the cache, which changes with the runs, their scores, and the format of the data."""
     digest = hashlib.sha256(f"{FORMAT} {budget}".encode())
     for run in runs:
         digest.update(f"{run.folder.name} {' '.join(case.name for case in run.test)}".encode())

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from scse.attachment.placements import placements
 from scse.blocks import formulas
-from scse.blocks.kernels import path
+from scse.blocks.kernels import describe_backend
 from scse.blocks.modules import ConcurrentSE
 from scse.support.checks import check_positive
 from scse.support.errors import UserError
@@ -21,7 +21,9 @@ from scse.support.timing import in_turn
 from scse.training.losses import SegmentationLoss
 from scse.training.settings import OWN_SIZES, PRESETS
 from scse.vocabulary.options import REDUCTION
-from scse.zoo.library import build_network, check_network
+from scse.vocabulary.variants import Variant
+from scse.zoo.building import build_network
+from scse.zoo.catalogue import read_network
 
 MOST_SIZES = 6
 """Block sizes that are measured, the largest first."""
@@ -96,7 +98,7 @@ def bench(
     *,
     size: int = 256,
     batch: int = 4,
-    channels_in: int = 1,
+    in_channels: int = 1,
     classes: int = 2,
     seconds: float = 40.0,
 ) -> Bench:
@@ -108,7 +110,7 @@ def bench(
         network: name, as `scse train` takes it.
         size: pixels a side of the images.
         batch: images at a time.
-        channels_in: of the images.
+        in_channels: of the images.
         classes: the background included.
         seconds: to measure for, about; 3 rounds of everything are done in any case.
 
@@ -116,27 +118,27 @@ def bench(
         ValueError: a number below 1, a network that cannot be built or does not take the images, or one in which
             blocks find no place.
     """
-    for name, value in (("size", size), ("batch", batch), ("channels_in", channels_in), ("classes", classes)):
+    for name, value in (("size", size), ("batch", batch), ("in_channels", in_channels), ("classes", classes)):
         check_positive(name, value)
     if not seconds > 0:
         raise UserError(f"seconds must be a positive number, got {seconds}")
-    spec = check_network(network)
+    spec = read_network(network)
     sizes = {} if spec.source else {name: getattr(PRESETS["quick"], name) for name in OWN_SIZES}
-    arguments = {"in_channels": channels_in, "classes": classes, **sizes}
+    arguments = {"in_channels": in_channels, "classes": classes, **sizes}
     plain, recalibrated = (
-        build_network(network, arguments, variant=variant, size=(size, size), pretrained=False).to(
+        build_network(spec, arguments, variant=Variant(variant), size=(size, size), pretrained=False).to(
             memory_format=torch.channels_last
         )
         for variant in ("none", "scse")
     )
-    images = _map(batch, channels_in, size, size)
+    images = _map(batch, in_channels, size, size)
     labels = torch.randint(classes, (batch, size, size))
     shapes = block_shapes(recalibrated, images)[:MOST_SIZES]
     blocks = tuple(_time_block(shape, seconds * BLOCKS / len(shapes)) for shape in shapes)
     steps = [_stepper(model, images, labels) for model in (plain, recalibrated)]
     inferences = [_inference(model, images) for model in (plain, recalibrated)]
     return Bench(
-        path=path(),
+        path=describe_backend(),
         blocks=blocks,
         network=(
             _compare("training step", steps, seconds * STEP),

@@ -15,19 +15,20 @@ from scse.inference.segmenter import Segmenter
 from scse.support.timing import in_turn
 from scse.training.batches import Batches
 from scse.training.loop import train_step
-from scse.training.run import make_batches, make_loss, new_fabric, new_state
 from scse.training.settings import Settings
+from scse.training.setup import make_batches, make_loss, new_fabric, new_state
 from scse.training.state import State
 from scse.training.task import Task
+from scse.vocabulary.variants import Variant
 
 STEP_ROUNDS, PREDICT_ROUNDS = 15, 5
-"""Repetitions of each measurement, the variants in turn, so that a drift of the machine's speed meets all alike."""
+"""Rounds of each measurement. Variants are interleaved, so that machine drift affects all equally."""
 
 
 def measure_costs(
     task: Task,
     settings: Settings,
-    segmenters: Mapping[str, Segmenter],
+    segmenters: Mapping[Variant, Segmenter],
     image: Image,
     *,
     before: Callable[[], object] = lambda: None,
@@ -35,11 +36,11 @@ def measure_costs(
     """Measure one network's variants side by side.
 
     Args:
-        task: data to take training steps on.
-        settings: of the runs; network as measured, variant ignored.
-        segmenters: variant -> trained segmenter, the plain one ("none") first.
-        image: a case to predict.
-        before: called, untimed, before each of the measurements.
+        task: Data to take training steps on.
+        settings: Settings of the runs, with the network to measure; their variant is ignored.
+        segmenters: Variant -> trained segmenter, the plain one ("none") first.
+        image: Case to predict.
+        before: Called before each measurement, outside its time; may raise to stop.
 
     Returns:
         A table with the columns network, variant, parameters, kept_mib (MiB that a step keeps for its backward pass),
@@ -53,8 +54,8 @@ def measure_costs(
     predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS, before=before)
     return pd.DataFrame(
         {
-            "network": settings.network,
-            "variant": variants,
+            "network": settings.network.text,
+            "variant": [str(variant) for variant in variants],
             "parameters": [sum(p.numel() for p in segmenters[v].network.parameters()) for v in variants],
             "kept_mib": kept,
             "step_seconds": np.median(steps, axis=0),
@@ -67,14 +68,14 @@ def measure_costs(
 
 @dataclass(frozen=True, slots=True)
 class Stepper:
-    """A run that can take training steps, to be measured.
+    """A run that takes training steps to be measured.
 
     Attributes:
-        network: plain, without what Fabric puts around it.
-        state: of the training.
-        loss: of (logits, labels).
-        batches: to learn from.
-        fabric: device and precision.
+        network: The network without Fabric's wrapper.
+        state: State of the training.
+        loss: Module that takes (logits, labels).
+        batches: Training batches.
+        fabric: Device and precision.
     """
 
     network: nn.Module
@@ -85,7 +86,7 @@ class Stepper:
 
     @classmethod
     def make(cls, task: Task, settings: Settings, *, steps: int) -> Self:
-        """Make one that can take so many steps."""
+        """Make one whose schedule lasts for so many steps."""
         batches = make_batches(task, settings)
         fabric: Fabric = new_fabric(settings)
         loss = fabric.to_device(make_loss(task, settings))
@@ -97,8 +98,8 @@ class Stepper:
         return cls(network, state, loss, batches, fabric)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Take one step; returns the loss."""
-        return train_step(self.state, self.loss, images, labels, self.fabric)
+        """Take one step and wait until the device has done it; returns the loss."""
+        return float(train_step(self.state, self.loss, images, labels, self.fabric))
 
 
 def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
@@ -108,10 +109,10 @@ def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
 
 
 def _kept_bytes(step: Callable[[], object]) -> int:
-    """Bytes that a training step keeps from its forward for its backward pass, weights included.
+    """Bytes that a training step keeps from its forward for its backward pass, including weights.
 
-    Most of what training needs, and what a block may add to; counted, because the peak that a process had tells the
-    allocator's habits.
+    This is most of the memory of training, and the part that a block may add to. It is counted, because the peak memory
+    of a process depends on its allocator.
     """
     kept: dict[int, int] = {}
 

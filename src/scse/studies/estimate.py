@@ -1,6 +1,5 @@
 """How long a study takes, measured from a few steps, and how many epochs fit a budget of time."""
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -19,23 +18,27 @@ from scse.studies.grid import Run
 from scse.studies.plan import Plan
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
+from scse.support.events import Stage, Watch
 from scse.support.json_files import read_json, validated
 from scse.support.timing import in_words
-from scse.training.loop import held_out_dice
-from scse.training.run import CHECKPOINT, LOG, OnEvent, Stop, StoppedError, as_segmenter, make_batches, most_watched
+from scse.training.log import LOG
+from scse.training.run import CHECKPOINT
 from scse.training.settings import MOST_EPOCHS, Settings
+from scse.training.setup import as_segmenter, make_batches
 from scse.training.task import Task
+from scse.training.validation import held_out_dice, validation_slices
+from scse.vocabulary.budgets import parse_budget
+from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.titles import network_name
+from scse.vocabulary.variants import Variant
 
 STEPS, STEP_SECONDS = 5, 2.0
 """Training steps that are measured after one that warms up; no further one begins after so many seconds."""
 
-WATCHED = 32
-"""Held-out slices that are predicted to measure how long watching takes."""
+VALIDATED = 32
+"""Held-out slices that are predicted to measure how long validation takes."""
 
 BUDGET = "plan.json"
-
-_BUDGET = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
 
 
 class _Budget(BaseModel):
@@ -50,41 +53,40 @@ class _Budget(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a network's variant was measured to take, in seconds.
+    """Measured times of a variant of a network, in seconds.
 
     Attributes:
-        start: to be built, with its first step.
-        step: a training step, the drawing of its batch included.
-        watch: a slice that is watched.
-        keep: writing a checkpoint.
-        predict: the prediction of a test case.
+        start: Building the network, with its first step.
+        step: A training step, including the drawing of its batch.
+        validate: Validation on a slice.
+        save: Writing a checkpoint.
+        predict: Prediction of a test case.
     """
 
     start: float
     step: float
-    watch: float
-    keep: float
+    validate: float
+    save: float
     predict: float
 
 
-def plan_time(plan: Plan, on_event: OnEvent, stop: Stop) -> tuple[Plan, list[tuple[str, str]]]:
+def plan_time(plan: Plan, watch: Watch) -> tuple[Plan, list[tuple[str, str]]]:
     """Measure how long a study will take, and fit its epochs to its budget if it has one.
 
-    Every network's variant that is still to be trained takes a few steps, watches a few slices, and one of each
-    network's predicts a test case. Nothing of this changes what the runs compute.
+    Every variant of a network that is still to be trained takes a few steps and is validated on a few slices, and one
+    variant of each network predicts a test case. These measurements do not change what the runs compute.
 
     Args:
-        plan: of the study.
-        on_event: told of the preparation of the data and of this stage.
-        stop: asked between the measurements.
+        plan: Plan of the study.
+        watch: Gets the events of preparing the data and of this stage; checked between the measurements.
 
     Returns:
         The plan, with the epochs that the budget allows, and rows (what, value) to show.
 
     Raises:
-        ValueError: the budget is too small for one epoch of every run.
-        DataError: the folder holds a study with another budget.
-        StoppedError: `stop` said so.
+        ValueError: The budget is too small for one epoch of every run.
+        DataError: The folder contains a study with another budget.
+        StoppedError: The watch asked to stop.
     """
     kept = _kept_epochs(plan)
     if kept is not None:
@@ -97,38 +99,24 @@ def plan_time(plan: Plan, on_event: OnEvent, stop: Stop) -> tuple[Plan, list[tup
     loads: dict[Hashable, tuple[int, int]] = {}
     for run in left:
         if _data(run) not in tasks:
-            tasks[_data(run)] = plan.task(run, on_event, stop)
+            tasks[_data(run)] = plan.task(run, watch)
             loads[_data(run)] = _load(tasks[_data(run)], plan.settings)
-    on_event({"event": "stage", "what": "measuring a few training steps of each variant"})
-    rates = _measure(plan, left, tasks, stop)
+    watch.report(Stage("measuring a few training steps of each variant"))
+    rates = _measure(plan, left, tasks, watch)
     fixed = _scoring_seconds(plan) * sum(len(plan.folds[run.fold].test) for run in left)
     fixed += 0 if (plan.out / "costs.csv").exists() else sum(map(_cost_seconds, rates.values()))
     each: dict[Run, float] = {}
     for run in left:
-        rate, (steps, watched) = rates[run.network, run.variant], loads[_data(run)]
+        rate, (steps, validated) = rates[run.network, run.variant], loads[_data(run)]
         fixed += rate.start + len(plan.folds[run.fold].test) * rate.predict
-        each[run] = steps * rate.step + watched * rate.watch + rate.keep
+        each[run] = steps * rate.step + validated * rate.validate + rate.save
     if fitting:
         epochs = fit_epochs(plan.budget, fixed, sum(each.values()), runs=len(left))
         _keep_epochs(plan, epochs)
         plan = _with_epochs(plan, epochs)
     seconds = fixed + sum(_epochs_left(plan, run) * each[run] for run in left)
-    told = f"about {in_words(seconds)} for {len(left)} of {len(plan.runs)} runs (measured: {_told(rates)})"
-    return plan, [("estimated time", told)]
-
-
-def parse_budget(text: str) -> int:
-    """Seconds of a budget such as "2h", "90m", "1h30m" or "45s".
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = _BUDGET.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = 3600 * hours + 60 * minutes + seconds
-    if not total:
-        raise UserError(f"budget must be a time such as 2h, 90m, 1h30m or 45s, got {text!r}")
-    return total
+    estimate = f"about {in_words(seconds)} for {len(left)} of {len(plan.runs)} runs (measured: {_step_times(rates)})"
+    return plan, [("estimated time", estimate)]
 
 
 def fit_epochs(budget: str, fixed: float, each: float, *, runs: int) -> int:
@@ -161,8 +149,8 @@ def _kept_epochs(plan: Plan) -> int | None:
     kept = validated(_Budget, read_json(path, remedy=remedy), path=path, remedy=remedy, strict=True)
     if kept.seconds != parse_budget(plan.budget):
         raise DataError(
-            f"{path}: the study began with a budget of {kept.budget} ({kept.epochs} epochs), asked for is "
-            f"{plan.budget}; ask for the same as before, or choose another folder with -o"
+            f"{path}: the study began with a budget of {kept.budget} ({kept.epochs} epochs); you requested "
+            f"{plan.budget}; request the same as before, or choose another folder with -o"
         )
     return kept.epochs
 
@@ -182,12 +170,12 @@ def _data(run: Run) -> Hashable:
 
 
 def _load(task: Task, settings: Settings) -> tuple[int, int]:
-    """Steps of an epoch, and slices that are watched after it."""
+    """Steps of an epoch, and slices that it is validated on."""
     batches = make_batches(task, settings)
-    return len(batches), min(most_watched(batches), _watchable(task))
+    return len(batches), min(validation_slices(batches), _held_out_slices(task))
 
 
-def _watchable(task: Task) -> int:
+def _held_out_slices(task: Task) -> int:
     return sum(len(case.labels()) for case in task.held_out)
 
 
@@ -199,36 +187,32 @@ def _epochs_left(plan: Plan, run: Run) -> int:
 
 
 def _measure(
-    plan: Plan, runs: Sequence[Run], tasks: Mapping[Hashable, Task], stop: Stop
-) -> dict[tuple[str, str], Rates]:
+    plan: Plan, runs: Sequence[Run], tasks: Mapping[Hashable, Task], watch: Watch
+) -> dict[tuple[NetworkSpec, Variant], Rates]:
     """Rates of every (network, variant) of the runs."""
-    rates: dict[tuple[str, str], Rates] = {}
+    rates: dict[tuple[NetworkSpec, Variant], Rates] = {}
     image = read_image(plan.folds[0].test[0].images)
-    predicted: dict[str, float] = {}
-
-    def asked() -> None:
-        if stop():
-            raise StoppedError("stopped while the time of the study was measured; nothing was trained in this call")
-
+    predicted: dict[NetworkSpec, float] = {}
+    stopped = "stopped while the time of the study was measured; nothing was trained in this call"
     for run in runs:
         if (run.network, run.variant) in rates:
             continue
-        asked()
+        watch.check(stopped)
         task, settings = tasks[_data(run)], plan.run_settings(run)
         stepper, start, step = _measure_steps(task, settings)
-        asked()
-        watch = _measure_watching(stepper, task, settings)
-        asked()
+        watch.check(stopped)
+        validate = _measure_validation(stepper, task, settings)
+        watch.check(stopped)
         if run.network not in predicted:
             segmenter = as_segmenter(stepper.network, task, settings)
             predicted[run.network] = _seconds(partial(segmenter.predict_image, image))
-        keep = _measure_keeping(stepper)
-        rates[run.network, run.variant] = Rates(start, step, watch, keep, predicted[run.network])
+        save = _measure_saving(stepper)
+        rates[run.network, run.variant] = Rates(start, step, validate, save, predicted[run.network])
     return rates
 
 
 def _measure_steps(task: Task, settings: Settings) -> tuple[Stepper, float, float]:
-    """A stepper, the seconds until its first step was done, and those of each further one."""
+    """A stepper, the seconds until its first step was done, and the mean seconds of further steps."""
     began = time.perf_counter()
     stepper = Stepper.make(task, settings, steps=STEPS + 1)
     batches = chain.from_iterable(stepper.batches.epoch(epoch) for epoch in count())
@@ -240,23 +224,23 @@ def _measure_steps(task: Task, settings: Settings) -> tuple[Stepper, float, floa
     return stepper, start, sum(steps) / len(steps)
 
 
-def _measure_watching(stepper: Stepper, task: Task, settings: Settings) -> float:
-    """Seconds of a watched slice."""
-    watched = max(WATCHED, len(task.held_out))
+def _measure_validation(stepper: Stepper, task: Task, settings: Settings) -> float:
+    """Seconds of validation on a slice."""
+    slices = max(VALIDATED, len(task.held_out))
     seconds = _seconds(
         lambda: held_out_dice(
             stepper.state.network,
             task.held_out,
             task.classes,
-            most=watched,
+            most=slices,
             batch_size=4 * settings.batch_size,
             fabric=stepper.fabric,
         )
     )
-    return seconds / min(watched, _watchable(task))
+    return seconds / min(slices, _held_out_slices(task))
 
 
-def _measure_keeping(stepper: Stepper) -> float:
+def _measure_saving(stepper: Stepper) -> float:
     """Seconds of writing a checkpoint."""
     state = replace(stepper.state, network=stepper.network)
     with tempfile.TemporaryDirectory() as folder:
@@ -291,11 +275,11 @@ def _seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _told(rates: Mapping[tuple[str, str], Rates]) -> str:
-    """The milliseconds of a step by network, from the fastest to the slowest variant."""
-    told = []
+def _step_times(rates: Mapping[tuple[NetworkSpec, Variant], Rates]) -> str:
+    """The milliseconds of a step of each network, from its fastest to its slowest variant."""
+    times = []
     for network in dict.fromkeys(network for network, _ in rates):
         steps = sorted(round(1000 * rate.step) for (name, _), rate in rates.items() if name == network)
         span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
-        told.append(f"{network_name(network)} {span} ms a step")
-    return ", ".join(told)
+        times.append(f"{network_name(network.text)} {span} ms a step")
+    return ", ".join(times)

@@ -8,10 +8,9 @@ from typing import Any
 from scse.evaluation.noise import FEWEST_TO_SPLIT
 from scse.support.checks import check_positive
 from scse.support.errors import UserError
-from scse.vocabulary.specs import slug, title
-from scse.vocabulary.titles import label
-from scse.vocabulary.variants import OPTIONS, SHORT, Variant
-from scse.zoo.library import check_network
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.titles import label, slug, title
+from scse.vocabulary.variants import OPTIONS, PLAIN, SHORT, Variant
 
 MOST_SEEDS = 1000
 """Trainings of each variant; a study of more would never end."""
@@ -22,16 +21,16 @@ class Run:
     """One training and its evaluation.
 
     Attributes:
-        network: name of the network.
-        variant: its one text, see `scse.variants`.
-        seed: of initial weights, order and augmentation.
-        fold: counted from 0.
-        epochs: if the study varies them, else None.
-        train_cases: if the study varies them, else None.
+        network: Network to train.
+        variant: Blocks of the network.
+        seed: Seed of the initial weights, the order of the slices and the augmentation.
+        fold: Fold, counted from 0.
+        epochs: Number of epochs if the study varies it, else None.
+        train_cases: Number of training cases if the study varies it, else None.
     """
 
-    network: str
-    variant: str
+    network: NetworkSpec
+    variant: Variant
     seed: int
     fold: int
     epochs: int | None = None
@@ -40,56 +39,55 @@ class Run:
     @property
     def label(self) -> str:
         """The network in the scores: variants are compared with the plain network of the same label."""
-        return label(self.network, epochs=self.epochs, train_cases=self.train_cases)
+        return label(self.network.text, epochs=self.epochs, train_cases=self.train_cases)
 
     @property
     def name(self) -> str:
         """The name of the run's folder."""
-        variant = Variant.parse(self.variant)
-        told = self.variant if self.variant == variant.kind else slug(self.variant)
-        return f"{slug(self.label)}-{told}-seed{self.seed}-fold{self.fold}"
+        variant = slug(str(self.variant))
+        return f"{slug(self.label)}-{variant}-seed{self.seed}-fold{self.fold}"
 
 
 def expand_variants(
-    variants: Sequence[str],
+    variants: Sequence[Variant],
     *,
     reductions: Sequence[int] = (),
     aggregations: Sequence[str] = (),
     placements: Sequence[str] = (),
-) -> list[str]:
-    """Cross variants with values of the options that they have; each variant stays once.
+) -> list[Variant]:
+    """Cross variants with values of their options; each variant occurs once.
 
-    "none" has no options and "sse" no reduction and no aggregation, so that they stay as they are.
+    "none" has no options and "sse" neither a reduction nor an aggregation; they stay as they are.
 
     Args:
-        variants: as they are named, see `scse.variants`.
-        reductions: values of the paper's r, for "cse" and "scse".
+        variants: Variants to cross.
+        reductions: Values of the paper's r, for "cse" and "scse".
         aggregations: "add", "max", "multiply", for "scse".
         placements: "encoder", "decoder", "both", "both+bottleneck" (or "+bottleneck"), for all but "none".
 
     Raises:
-        ValueError: a variant or value that is wrong, or values of an option that none of the variants has.
+        UserError: A value is not allowed, or none of the variants has the option.
     """
     places = [SHORT.get(place, place) for place in placements]
-    given: dict[str, Sequence[Any]] = {"reduction": reductions, "aggregation": aggregations, "placement": places}
-    if not any(given.values()):
+    swept: dict[str, Sequence[Any]] = {"reduction": reductions, "aggregation": aggregations, "placement": places}
+    if not any(swept.values()):
         return list(variants)
-    chosen = [Variant.parse(text) for text in variants]
-    for option, values in given.items():
-        if values and not any(option in OPTIONS[variant.kind] for variant in chosen):
-            raise UserError(f"{option}s have no effect on {', '.join(variants)}; leave them out")
-    for option, values in given.items():
-        chosen = [
+    for option, values in swept.items():
+        if values and not any(option in OPTIONS[variant.kind] for variant in variants):
+            raise UserError(f"{option}s have no effect on {', '.join(map(str, variants))}; leave them out")
+    crossed = list(variants)
+    for option, values in swept.items():
+        crossed = [
             replace(variant, **{option: value})
-            for variant in chosen
+            for variant in crossed
             for value in (values if values and option in OPTIONS[variant.kind] else [getattr(variant, option)])
         ]
-    return list(dict.fromkeys(map(str, chosen)))
+    return list(dict.fromkeys(crossed))
 
 
 def grid(
-    networks: Sequence[str],
-    variants: Sequence[str],
+    networks: Sequence[NetworkSpec],
+    variants: Sequence[Variant],
     *,
     seeds: int,
     folds: int,
@@ -97,33 +95,33 @@ def grid(
     train_cases: Sequence[int] = (),
     control: bool = False,
 ) -> list[Run]:
-    """All runs of a study; the variants of one comparison follow each other, the control comes last.
+    """List all runs of a study: the variants of one comparison follow each other, the control comes last.
 
     Args:
-        networks: names.
-        variants: names.
-        seeds: how many.
-        folds: how many.
-        epochs: values to vary; none or one of them is no matter of the runs' names but of the settings.
-        train_cases: values to vary; one is named too, because no setting of the training tells it.
-        control: train the plain variant with as many further seeds, at least until there are 4, to compare it with
+        networks: Networks to compare.
+        variants: Variants to compare; "none" must be among them.
+        seeds: Number of seeds.
+        folds: Number of folds.
+        epochs: Numbers of epochs to compare; a single number belongs to the settings instead.
+        train_cases: Numbers of training cases to compare; a single number is compared too, because the settings do
+            not contain it.
+        control: Train the plain variant with as many further seeds, at least until there are 4, and compare it with
             itself.
 
     Raises:
-        ValueError: an unknown or repeated name or number, no plain variant to compare with, or fewer than one seed or
-            more than 1,000.
+        UserError: A name or number is repeated, the plain variant is missing, or the number of seeds is not between 1
+            and 1,000.
     """
     if check_positive("seeds", seeds) > MOST_SEEDS:
         raise UserError(f"seeds must be at most {MOST_SEEDS}, got {seeds}")
     _check_once("networks", networks, example="unet")
-    for network in networks:
-        check_network(network)
-    if len({title(network) for network in networks}) < len(networks):
-        raise UserError(f"networks must differ in more than their folder, got {', '.join(networks)}; rename a file")
-    variants = [str(Variant.parse(variant, name="variants")) for variant in variants]
+    if len({title(network.text) for network in networks}) < len(networks):
+        names = ", ".join(map(str, networks))
+        raise UserError(f"networks must differ in more than their folder, got {names}; rename a file")
     _check_once("variants", variants, example="none")
-    if "none" not in variants:
-        raise UserError(f"variants must include 'none', which the others are compared with, got {', '.join(variants)}")
+    if PLAIN not in variants:
+        names = ", ".join(map(str, variants))
+        raise UserError(f"variants must include 'none', which the others are compared with, got {names}")
     for name, values in (("epochs", epochs), ("train_cases", train_cases)):
         for value in values:
             check_positive(name, value)
@@ -131,12 +129,12 @@ def grid(
             _check_once(name, values, example="3")
     varied: Sequence[int | None] = epochs if len(epochs) > 1 else [None]
     numbers: Sequence[int | None] = train_cases or [None]
-    asked = [*product(range(seeds), [variants])]
+    of_seeds: list[tuple[int, Sequence[Variant]]] = [(seed, variants) for seed in range(seeds)]
     if control:
-        asked += product(range(seeds, max(2 * seeds, FEWEST_TO_SPLIT)), [["none"]])
+        of_seeds += [(seed, [PLAIN]) for seed in range(seeds, max(2 * seeds, FEWEST_TO_SPLIT))]
     return [
         Run(network, variant, seed, fold, number, cases)
-        for seed, of_seed in asked
+        for seed, of_seed in of_seeds
         for fold, network, cases, number, variant in product(range(folds), networks, numbers, varied, of_seed)
     ]
 

@@ -12,11 +12,14 @@ from scse.data.inspection import Inspection, absent_row
 from scse.data.recipe import Recipe
 from scse.studies.grid import Run
 from scse.support.errors import UserError
-from scse.training.run import OnEvent, Stop, counting, resolve_precision
+from scse.support.events import Watch
 from scse.training.settings import OWN_SIZES, Settings
+from scse.training.setup import resolve_precision
 from scse.training.task import Task, make_task
+from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.titles import network_name
-from scse.zoo.library import build_network, check_network, describe_places
+from scse.vocabulary.variants import PLAIN
+from scse.zoo.building import build_network, describe_places
 
 CASES_SEED = 0
 """Of the shuffle that training cases are taken from; fixed, so that all studies of a data set take the same."""
@@ -55,7 +58,7 @@ class Plan:
     margin: float | None = None
 
     @property
-    def networks(self) -> list[str]:
+    def networks(self) -> list[NetworkSpec]:
         """Names of the networks, without what is varied."""
         return list(dict.fromkeys(run.network for run in self.runs))
 
@@ -77,16 +80,15 @@ class Plan:
         """The structures that no training case of a run has."""
         return self.inspection.absent(self.training(run))
 
-    def task(self, run: Run, on_event: OnEvent, stop: Stop) -> Task:
-        """The data of a run, prepared."""
+    def task(self, run: Run, watch: Watch) -> Task:
+        """The prepared data of a run."""
         return make_task(
             self.inspection,
             training=self.training(run),
             held_out=self.folds[run.fold].test,
             recipe=self.recipe,
             cache=self.cache,
-            progress=counting("prepare", on_event, stop),
-            on_note=lambda note: on_event({"event": "stage", "what": note}),
+            watch=watch,
         )
 
 
@@ -110,11 +112,11 @@ def find_places(plan: Plan) -> list[tuple[str, str]]:
 
     So a network that is wrong is told before others are trained for hours.
     """
-    variant = next((run.variant for run in plan.runs if run.variant != "none"), "none")
+    variant = next((run.variant for run in plan.runs if run.variant != PLAIN), PLAIN)
     arguments = {"in_channels": plan.recipe.channels, "classes": len(plan.dataset.structures) + 1}
     rows = []
     for network in plan.networks:
-        if check_network(network).source:
+        if not network.is_own:
             built = build_network(
                 network,
                 arguments,
@@ -123,7 +125,7 @@ def find_places(plan: Plan) -> list[tuple[str, str]]:
                 attach_to=plan.settings.attach_to,
                 pretrained=False,
             )
-            rows.append((f"blocks of {network_name(network)}", describe_places(built) or "none"))
+            rows.append((f"blocks of {network_name(network.text)}", describe_places(built) or "none"))
     return rows
 
 
@@ -153,7 +155,7 @@ def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, s
         *places,
         *shared_settings(plan),
         ("computed in", f"{'bfloat16' if precision == 'bf16' else 'float32'} convolutions"),
-        ("variants", ", ".join(dict.fromkeys(run.variant for run in plan.runs))),
+        ("variants", ", ".join(dict.fromkeys(str(run.variant) for run in plan.runs))),
         ("runs", str(len(plan.runs))),
     ]
 
@@ -163,7 +165,7 @@ def shared_settings(plan: Plan) -> list[tuple[str, str]]:
 
     Sizes of our networks say whose they are, where there are others.
     """
-    own = [network_name(network) for network in plan.networks if not check_network(network).source]
+    own = [network_name(network.text) for network in plan.networks if network.is_own]
     label = "" if len(own) == len(plan.networks) else f" ({', '.join(own)})"
     left_out = {"network", "variant", "attach_to", "seed", "precision", *([] if own else OWN_SIZES)}
     values = plan.settings.model_dump(exclude=left_out)

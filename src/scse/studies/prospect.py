@@ -13,6 +13,7 @@ from scse.studies.plan import Plan
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
+from scse.vocabulary.variants import PLAIN
 
 PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
 """Of Dice, for data that no study has seen: between what U-Net showed on MALC and on hippocampus (docs/evidence.md)."""
@@ -44,7 +45,7 @@ class _Record(BaseModel):
 
 def prospect(plan: Plan) -> tuple[str, str]:
     """The smallest difference in Dice that a study will find, and what its margin would need; a row (what, value)."""
-    seeds = len({run.seed for run in plan.runs if run.variant != "none"})
+    seeds = len({run.seed for run in plan.runs if run.variant != PLAIN})
     if not seeds:
         return "can see", "nothing: plain alone is compared with no variant"
     if seeds < FEWEST_TRAININGS:

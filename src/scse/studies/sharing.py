@@ -6,33 +6,35 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scse.training.run import Stop, StoppedError
+from scse.support.events import Watch
 
 POLL_SECONDS = 1.0
 
+LOCKS = "locks"
+"""Folder of the lock files within that of the study."""
+
 
 @contextmanager
-def claimed(path: Path, stop: Stop, *, wait: bool) -> Iterator[bool]:
-    """Hold what a file stands for, so that no other process on this machine or file system holds it.
+def claimed(path: Path, watch: Watch, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock file, so that no other process on this machine or file system holds it.
 
-    The claim ends with the process, however that ends; the file may stay.
+    The lock ends with the process, however that ends; the file may stay.
 
     Args:
-        path: of the file; its folder is made.
-        stop: asked every second while waiting.
-        wait: until another process gives it up.
+        path: The lock file; its folder is created.
+        watch: Checked every second while waiting.
+        wait: Wait until another process releases it.
 
     Yields:
-        Whether it is held; always, with `wait`.
+        Whether it is held; always True with `wait`.
 
     Raises:
-        StoppedError: `stop` said so.
+        StoppedError: The watch asked to stop.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     while not (held := _acquired(lock, POLL_SECONDS if wait else 0)) and wait:
-        if stop():
-            raise StoppedError("stopped while another process was at work on the study; what it does is kept")
+        watch.check("stopped while another process was at work on the study; what it does is kept")
     try:
         yield held
     finally:

@@ -1,4 +1,4 @@
-"""Runs logged to MLflow while they go on; TensorBoard events, the default, are written by training itself."""
+"""Logging of runs to MLflow while they train; TensorBoard events, the default, are written by training itself."""
 
 import json
 import logging
@@ -18,25 +18,25 @@ from scse import __version__
 from scse.reports.provenance import git_commit
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.support.events import EpochDone, Event, OnEvent, Reported, RunStarted, Scored, StepDone, StoppedError, Trained
 from scse.support.json_files import read_json, validated
-from scse.training.loop import Event
+from scse.training.log import LOG, read_log
 from scse.training.record import RECORD
-from scse.training.run import LOG, OnEvent, StoppedError, read_log
 
 IDENTITY = "mlflow.json"
-"""File in the folder of a run or study; its id is a tag of the run in MLflow, by which that is found again."""
+"""File in the folder of a run or study, with the id by which the run in MLflow is found again; it is a tag there."""
 
 ID_TAG = "scse.id"
 
 CURVES = ("loss", "dice", "learning_rate", "seconds")
-"""What is logged of every epoch."""
+"""Metrics of every epoch."""
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # by default a client waits 4 minutes for a server that is gone; training would wait with it
+    # by default a client waits 4 minutes for a server that does not answer, and training would wait too
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
@@ -46,19 +46,19 @@ log = logging.getLogger(__name__)
 
 
 def tracked(track: str, folder: Path | str, on_event: OnEvent) -> AbstractContextManager[OnEvent]:
-    """A listener for `on_event` of `study` and `train_on` that logs what it is told, and tells `on_event`.
+    """A callback for `on_event` of `study` and `train_on` that logs the events and passes them on.
 
-    Use it around the call: `with tracked("mlflow", out, watch) as watch: study(..., out=out, on_event=watch)`.
+    Use it around the call: `with tracked("mlflow", out, show) as show: study(..., out=out, on_event=show)`.
 
     Args:
         track: "tensorboard" adds nothing to the events that every run writes into its folder. "mlflow" logs to the
             server or database that MLFLOW_TRACKING_URI names, and without it to the file `mlflow.db` in `folder`, with
-            artefacts in `mlartifacts` beside it. "mlflow:URI" logs there, whatever the variable says.
-        folder: of the study or run.
-        on_event: told every event, before it is logged.
+            artefacts in `mlartifacts` beside it. "mlflow:URI" logs to URI, whatever the variable says.
+        folder: Folder of the study or run.
+        on_event: Called with every event, before it is logged.
 
     Raises:
-        ValueError: another value of `track`, or, on entering, MLflow is not installed or cannot be reached.
+        ValueError: `track` has another value, or, on entering, MLflow is not installed or cannot be reached.
     """
     kind, _, uri = track.partition(":")
     if track == "tensorboard":
@@ -81,17 +81,10 @@ class MlflowTracker:
         self.on_event = on_event
         self.own_file = not uri
         self.uri = uri or f"sqlite:///{self.folder / 'mlflow.db'}"
-        self.handlers: dict[str, Callable[[Event], None]] = {
-            "run": self._announce,
-            "step": self._begin,
-            "epoch": self._log_epoch,
-            "trained": self._log_trained,
-            "scored": self._log_scored,
-            "report": self._log_report,
-        }
-        self.announced: Event = {}
-        self.open: str | None = None  # MLflow's id of the run under way
-        self.epochs: set[int] = set()  # of it that are logged
+        self.name = ""  # of the current run, or "report"
+        self.started: RunStarted | None = None  # the current run
+        self.open: str | None = None  # its id in MLflow
+        self.epochs: set[int] = set()  # its epochs that are logged
         self.reachable = True
         self.missing: dict[str, None] = {}  # names of runs that are not logged in full, in order
 
@@ -118,10 +111,10 @@ class MlflowTracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Mark a run that did not end, and say what is missing."""
+        """Mark a run that did not end, and warn of what is missing."""
         if self.open is not None:
             stopped = kind is not None and issubclass(kind, StoppedError | KeyboardInterrupt)
-            self._guarded(self._end, "KILLED" if stopped else "FAILED")
+            self._guarded(lambda: self._end("KILLED" if stopped else "FAILED"))
         if self.missing:
             log.warning(
                 "not everything of %s is in MLflow at %s; call the same command again to log what is missing",
@@ -132,49 +125,54 @@ class MlflowTracker:
     def __call__(self, event: Event) -> None:
         """Pass an event on, and log it."""
         self.on_event(event)
-        if handler := self.handlers.get(event["event"]):
-            self._guarded(handler, event)
+        self._guarded(lambda: self._log(event))
 
-    def _guarded(self, log_it: Callable[..., None], given: Any) -> None:
+    def _guarded(self, log_it: Callable[[], None]) -> None:
         try:
-            log_it(given)
+            log_it()
         except Exception as error:  # whatever the server or its client raises, training goes on
             if not self.missing:
                 log.warning("cannot log to MLflow at %s: %s; training goes on", self.uri, _first_line(error))
-            self.missing[str(self.announced.get("run"))] = None
+            self.missing[self.name] = None
             self.open, self.reachable = None, False
 
-    def _announce(self, event: Event) -> None:
-        self.announced, self.open, self.reachable = event, None, True
-
-    def _begin(self, _: Event) -> None:
-        """Open the run at its first step: by then its folder is known to hold no other."""
-        # once a server has failed, the next try is at the run's end, or every step would wait for it
-        if self.open is None and self.reachable:
-            self._open()
+    def _log(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.name, self.started, self.open, self.reachable = event.run, event, None, True
+            # opened at its first step, the folder is known to contain no other run; once the server has failed, the
+            # next try is at the end of the run, because every step would wait for it
+            case StepDone() if self.open is None and self.reachable:
+                self._open()
+            case EpochDone() if self.open is not None:
+                self._log_epochs([event])
+            case Trained():
+                self._log_trained(event.folder, {})
+            # a run is finished in MLflow when everything is logged
+            case Scored() if not (event.skipped and self._is_finished(event.folder)):
+                self._log_trained(event.folder, event.scores)
+            case Reported():
+                self._log_report(event)
 
     def _open(self) -> None:
         from mlflow.entities import Param  # noqa: PLC0415
 
-        event = self.announced
-        settings: Mapping[str, Any] = event["settings"]
-        # a run that is not part of a study need not know its fold
+        if self.started is None:
+            raise RuntimeError("no RunStarted was reported")
+        settings = self.started.settings
+        # a run that is not part of a study has no fold in its settings
         tags = {name: str(settings[name]) for name in ("network", "variant", "seed", "fold") if name in settings}
-        run = self._find_run(Path(event["folder"]), event["run"], tags)
+        run = self._find_run(self.started.folder, self.started.run, tags)
         parameters = [Param(name, str(value)) for name, value in settings.items()]
         self.client.log_batch(run.info.run_id, params=parameters)
         self.client.update_run(run.info.run_id, status="RUNNING")
         self.epochs = {metric.step for metric in self.client.get_metric_history(run.info.run_id, CURVES[0])}
         self.open = run.info.run_id
 
-    def _log_epoch(self, event: Event) -> None:
-        if self.open is not None:
-            self._log_epochs([event])
-
-    def _log_epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        new = [row for row in rows if row["epoch"] not in self.epochs]
-        self._log_metrics([(name, row[name], row["epoch"]) for row in new for name in CURVES])
-        self.epochs |= {row["epoch"] for row in new}
+    def _log_epochs(self, epochs: Iterable[EpochDone]) -> None:
+        new = [epoch for epoch in epochs if epoch.epoch not in self.epochs]
+        self._log_metrics([(name, getattr(epoch, name), epoch.epoch) for epoch in new for name in CURVES])
+        self.epochs |= {epoch.epoch for epoch in new}
 
     def _log_metrics(self, values: Iterable[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415
@@ -182,9 +180,8 @@ class MlflowTracker:
         now = time.time_ns() // 1_000_000
         self.client.log_batch(self.open, metrics=[Metric(name, value, now, step) for name, value, step in values])
 
-    def _log_trained(self, event: Event) -> None:
-        """Log what the run's folder holds and MLflow does not yet, and end the run."""
-        folder = Path(event["folder"])
+    def _log_trained(self, folder: Path, scores: Mapping[str, float]) -> None:
+        """Log what the run's folder contains and MLflow does not yet, and end the run."""
         if self.open is None:
             self._open()
         self._log_epochs(read_log(folder))
@@ -192,20 +189,14 @@ class MlflowTracker:
             if (folder / name).exists():
                 self.client.log_artifact(self.open, str(folder / name))
         self.client.log_artifacts(self.open, str(folder / "segmenter"), "segmenter")
-        self._log_metrics([(f"test_{metric}", value, 0) for metric, value in event.get("scores", {}).items()])
+        self._log_metrics([(f"test_{metric}", value, 0) for metric, value in scores.items()])
         self._end("FINISHED")
 
-    def _log_scored(self, event: Event) -> None:
-        # finished is what a run becomes when everything is logged
-        if not (event.get("skipped") and self._is_finished(Path(event["folder"]))):
-            self._log_trained(event)
-
-    def _log_report(self, event: Event) -> None:
-        folder = Path(event["folder"])
-        self.announced = {"run": "report"}
-        self.open = self._find_run(folder, "report", {}).info.run_id
-        self.client.log_artifacts(self.open, str(Path(event["path"]).parent), "report")
-        for path in (folder / "scores.csv", folder / "costs.csv"):
+    def _log_report(self, event: Reported) -> None:
+        self.name = "report"
+        self.open = self._find_run(event.folder, self.name, {}).info.run_id
+        self.client.log_artifacts(self.open, str(event.path.parent), "report")
+        for path in (event.folder / "scores.csv", event.folder / "costs.csv"):
             self.client.log_artifact(self.open, str(path))
         self._end("FINISHED")
 
@@ -213,7 +204,7 @@ class MlflowTracker:
         run, self.open = self.open, None
         self.client.set_terminated(run, status)
         if status == "FINISHED":
-            self.missing.pop(str(self.announced.get("run")), None)
+            self.missing.pop(self.name, None)
 
     def _is_finished(self, folder: Path) -> bool:
         return any(run.info.status == "FINISHED" for run in self._search(_identity(folder)))
@@ -240,13 +231,13 @@ class MlflowTracker:
 
 
 class _Identity(BaseModel):
-    """What the file holds."""
+    """The content of the file."""
 
     id: str = Field(pattern="^[0-9a-f]{32}$")
 
 
 def _identity(folder: Path) -> str:
-    """The id of a run or study, made at the first time."""
+    """The id of a run or study, created at the first call."""
     path = folder / IDENTITY
     if not path.exists():
         write_atomic(path, json.dumps({"id": uuid.uuid4().hex}).encode())

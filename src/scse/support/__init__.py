@@ -1,1 +1,1 @@
-"""What every other package uses: errors, checks, files and times. Nothing here knows what a segmentation is."""
+"""Helpers for all packages: errors, checks, files and timing. They do not depend on anything about segmentation."""

@@ -1,11 +1,11 @@
-"""Files that are there whole or not at all, and the removal of what killed processes left half written.
+"""Atomic writes, and the removal of unfinished files that killed processes left behind.
 
-Unfinished files are called `.scse-MACHINE-RANDOM.part`; an unfinished folder has the same name with `.d` in place of
-`.part`, beside such a file. Whoever writes holds a lock on the `.part` file, which the system releases when the process
-ends, however it ends. The first write of a process into a folder removes what others left there, by a rule that is safe
-with several processes, containers and machines at one folder: nobody holds the lock, and the file was made on this
-machine since it was started, or has not been touched for a day. (Some network file systems keep locks within a machine,
-or have none; there the day decides.)
+Unfinished files are called `.scse-MACHINE-RANDOM.part`. An unfinished folder has such a file next to it and the same
+name, with `.d` instead of `.part`. The writer holds a lock on the `.part` file, which the system releases when the
+process ends for any reason. The first write of a process into a folder removes leftovers of other processes. A file is
+a leftover if no process holds its lock and, in addition, it was created on this machine since the last boot, or it has
+not been modified for a day. This rule is safe if several processes, containers and machines use a folder. (Some network
+file systems have locks only within a machine, or none; there, the age of a day decides.)
 """
 
 import hashlib
@@ -32,15 +32,15 @@ DAY = 24 * 60 * 60.0
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and make its folder if need be."""
+    """Write a file atomically, and create its folder if necessary."""
     write_together({path: content})
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: all are on disk before the first takes its place, in the order given.
+    """Write files that belong together: all are written to disk first, then moved into place in the order given.
 
-    On a full disk none of them changes. A process killed between two of them leaves the later ones as they were, so the
-    one that says that all is done goes last.
+    If the disk is full, none of them changes. If the process is killed while the files are moved, the later ones are
+    unchanged, so a file that marks completion must be the last.
     """
     with ExitStack() as stack:
         parts = {path: stack.enter_context(_written(path, content)) for path, content in files.items()}
@@ -51,9 +51,9 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def temporary_folder(parent: Path, *, becomes: Path | None = None) -> Generator[Path]:
-    """A folder inside `parent`, which is made if need be, for what is not finished; it is deleted at the end.
+    """Create a temporary folder inside `parent`, which is created if necessary, and delete it at the end.
 
-    Faults of the machine in it name what it becomes, `parent` by default.
+    An OSError in the block names `becomes` (by default `parent`) instead of the temporary folder.
     """
     with named(becomes or parent), _part(parent) as part:
         folder = part.with_suffix(FOLDER)
@@ -61,11 +61,11 @@ def temporary_folder(parent: Path, *, becomes: Path | None = None) -> Generator[
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # what stays is removed by the next process
+            shutil.rmtree(folder, ignore_errors=True)  # the next process removes what cannot be deleted now
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an array as `numpy.save` does, which does not say why it could not."""
+    """Write an array in the format of `numpy.save`, with an OSError that names the file and the reason."""
     whole = np.ascontiguousarray(array)
     with named(path), path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
@@ -76,7 +76,7 @@ def write_array(path: Path, array: NDArray[np.generic]) -> None:
 
 @contextmanager
 def named(path: Path) -> Generator[None]:
-    """Make an OSError name this file where it names none, or the temporary one that it is written as."""
+    """Set the file name of an OSError in the block that names no file or only a temporary one."""
     try:
         yield
     except OSError as error:
@@ -88,19 +88,19 @@ def named(path: Path) -> Generator[None]:
 
 @contextmanager
 def open_atomic(path: Path) -> Generator[BinaryIO]:
-    """Open a file to be written in parts, as `write_atomic` does; if the block raises, there is no file."""
+    """Open a file for atomic writing in several steps. If the block raises, the file is not written."""
     with named(path), _part(path.parent) as part:
         with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o644)  # `mkstemp` makes files that only the owner can read
+        part.chmod(0o644)  # `mkstemp` creates files that only the owner can read
         part.replace(path)
 
 
 @contextmanager
 def _written(path: Path, content: bytes) -> Generator[Path]:
-    """A temporary file with this content; deleted at the end if it is still there."""
+    """Write a temporary file with this content, and delete it at the end if it still exists."""
     with ExitStack() as stack:
         with named(path):
             part = stack.enter_context(_part(path.parent))
@@ -108,24 +108,24 @@ def _written(path: Path, content: bytes) -> Generator[Path]:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            part.chmod(0o644)  # `mkstemp` makes files that only the owner can read
+            part.chmod(0o644)  # `mkstemp` creates files that only the owner can read
         yield part
 
 
 @contextmanager
 def _part(folder: Path) -> Generator[Path]:
-    """A new temporary file, held while it is in use; deleted at the end if it is still there."""
+    """Create and lock a temporary file, and delete it at the end if it still exists."""
     folder.mkdir(parents=True, exist_ok=True)
     _clean(folder.absolute())
     while True:
         handle, name = tempfile.mkstemp(dir=folder, prefix=f"{PREFIX}{_machine()}-", suffix=PART)
-        # another process may have taken it for a leftover before it was locked
+        # another process may have removed it as a leftover before it was locked
         if _locked(handle) is not False and os.fstat(handle).st_nlink:
             break
         os.close(handle)
     with os.fdopen(handle, "wb") as holder:
         if sys.platform == "win32":
-            holder.close()  # no open file is replaced there
+            holder.close()  # Windows cannot replace an open file
         try:
             yield Path(name)
         finally:
@@ -133,7 +133,7 @@ def _part(folder: Path) -> Generator[Path]:
 
 
 def _locked(handle: int) -> bool | None:
-    """Lock an open file; False if another process holds it, None where the file system has no locks."""
+    """Lock an open file. Return False if another process holds the lock, None if the file system has no locks."""
     if sys.platform == "win32":
         return None
     try:
@@ -147,19 +147,19 @@ def _locked(handle: int) -> bool | None:
 
 @cache
 def _clean(folder: Path) -> None:
-    """Remove what killed processes left in a folder, once a process."""
+    """Remove the leftovers of killed processes from a folder, once per process."""
     for part in folder.glob(f"{PREFIX}*{PART}"):
-        with suppress(OSError):  # another process removes it too, or it belongs to somebody else
+        with suppress(OSError):  # another process may remove it too, or another user may own it
             handle = os.open(part, os.O_RDWR)
             try:
-                if _is_left(part, handle):
+                if _is_leftover(part, handle):
                     shutil.rmtree(part.with_suffix(FOLDER), ignore_errors=True)
                     part.unlink()
             finally:
                 os.close(handle)
 
 
-def _is_left(part: Path, handle: int) -> bool:
+def _is_leftover(part: Path, handle: int) -> bool:
     free = _locked(handle)
     own = part.name.startswith(f"{PREFIX}{_machine()}-")
     return free is not False and ((own and free is True) or time.time() - os.fstat(handle).st_mtime > DAY)
@@ -167,7 +167,7 @@ def _is_left(part: Path, handle: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """The same in all processes and containers of a machine until it is started again, and nowhere else."""
+    """Return an identifier that all processes and containers of a machine share until its next boot."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     name = boot.read_text() if boot.is_file() else platform.node()
     return hashlib.sha256(name.encode()).hexdigest()[:8]

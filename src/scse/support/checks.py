@@ -1,4 +1,4 @@
-"""Checks of arguments: one message form for every wrong value."""
+"""Checks of arguments, with error messages of the same form."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ def check_positive(name: str, value: int) -> int:
 
 
 def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
-    """Return `value` if it is one of `allowed`, raise UserError naming them otherwise."""
+    """Return `value` if it is one of `allowed`, raise UserError that lists them otherwise."""
     options = list(allowed)
     if value not in options:
         raise UserError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")

@@ -1,14 +1,14 @@
-"""The exceptions of scse's own, and other people's exceptions told in a line."""
+"""The exceptions of scse, and one-line descriptions of other exceptions."""
 
 LONGEST_LINE = 1200
-"""Characters of a line of a message."""
+"""Largest number of characters per line of a message."""
 
 
 class UserError(ValueError):
-    """What was asked for or given cannot be used; the message says what was found, what is allowed and the remedy.
+    """An argument or input of the user cannot be used. The message states the value, what is allowed, and the remedy.
 
-    Only this becomes one line on the command line. Any other exception is a bug of scse and shows its traceback. Of a
-    line that repeats a long argument, the middle is left out.
+    The command line prints only the message of this exception. Any other exception is a bug in scse and shows its
+    traceback. The middle of long lines is omitted, for instance if they repeat a long argument.
     """
 
     def __init__(self, message: object) -> None:
@@ -16,7 +16,7 @@ class UserError(ValueError):
 
 
 class DataError(UserError):
-    """A file or folder of the user's cannot be used; the message names it, what was found and the remedy."""
+    """A file or folder of the user cannot be used. The message names it, states what was found, and the remedy."""
 
 
 def _cut(line: str) -> str:
@@ -24,5 +24,5 @@ def _cut(line: str) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """What someone else's code raised, as one short line."""
+    """Describe an exception of other code in one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

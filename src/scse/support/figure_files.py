@@ -1,4 +1,4 @@
-"""Printed figures as files."""
+"""Files of figures."""
 
 import io
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from matplotlib.figure import Figure
 from scse.support.atomic import write_atomic
 
 PLAIN_TEXT: dict[Any, Any] = {"text.parse_math": False}
-"""Settings of matplotlib for figures whose texts hold names: what stands between dollar signs is no formula."""
+"""Settings of matplotlib for figures with names in their texts: text between dollar signs is not a formula."""
 
-# without dates the same figure gives the same file
+# no dates, so that equal figures give equal files
 _METADATA = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def save_figure(figure: Figure, stem: Path, endings: Sequence[str] = ("png", "pdf", "svg")) -> list[Path]:
-    """Write a figure as `stem`.png (150 dpi), `stem`.pdf and `stem`.svg, or as some of them; returns the paths."""
+    """Write a figure to `stem`.png (150 dpi), `stem`.pdf and `stem`.svg, or to some of these; return the paths."""
     paths = []
     for ending in endings:
         buffer = io.BytesIO()
-        with rc_context({"svg.hashsalt": "scse"}):  # else names in an SVG would be random
+        with rc_context({"svg.hashsalt": "scse"}):  # otherwise, the identifiers in an SVG are random
             figure.savefig(buffer, format=ending, dpi=150, metadata=_METADATA[ending])
         paths.append(stem.with_name(f"{stem.name}.{ending}"))
         write_atomic(paths[-1], buffer.getvalue())

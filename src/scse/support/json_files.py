@@ -1,10 +1,11 @@
-"""Reading of JSON that others may have written: one error that names the file and the field."""
+"""Reading of untrusted JSON, with errors that name the file and the field."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scse.support.errors import DataError
+from scse.support.paths import check_regular_file
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="BaseModel")
 
 LARGEST_INTEGER = 2**63 - 1
-"""What other programs, NumPy among them, hold in an integer."""
+"""Largest integer in NumPy and other programs."""
 
 
 REMEDY = "correct it there"
@@ -22,15 +23,14 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
     """Read a JSON file.
 
     Args:
-        path: of the file.
-        remedy: what to do, for the message.
+        path: Path of the file.
+        remedy: Remedy for the error message.
 
     Raises:
-        DataError: it is no regular file, cannot be read, is no JSON in UTF-8, is nested too deeply, or holds a key
-            twice in one object or an integer of more than 64 bits.
+        DataError: The file is not a regular file, cannot be read, is not JSON in UTF-8, is nested too deeply, has a key
+            twice in one object, or has an integer of more than 64 bits.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: is no regular file, where a JSON file is wanted; put the file itself there")
+    check_regular_file(path, remedy="put a JSON file there")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
@@ -39,10 +39,10 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> Any:
 
 
 def parse_json(text: str, *, path: Path, remedy: str = REMEDY) -> Any:
-    """Parse JSON that stands in a file, as a line or in its header; see `read_json`.
+    """Parse JSON that is part of a file, such as a line or a header, see `read_json`.
 
     Raises:
-        DataError: as `read_json`.
+        DataError: The text cannot be used, for the reasons of `read_json`.
     """
     try:
         return json.loads(text, parse_int=_integer, object_pairs_hook=_object)
@@ -55,29 +55,34 @@ def parse_json(text: str, *, path: Path, remedy: str = REMEDY) -> Any:
 def validated(
     model: type[Model], content: object, *, path: Path, remedy: str, within: str = "", strict: bool = False
 ) -> Model:
-    """Check what a file holds against a model of its fields.
+    """Check the content of a file against a model of its fields.
 
     Args:
-        model: the fields, their types and their bounds.
-        content: as `read_json` returned it.
-        path: of the file, for the message.
-        remedy: what to do, for the message.
-        within: the field of the file that `content` is, for the message; "" if it is the whole.
-        strict: take values of a field's own type alone: no text or truth value for a number. For files that scse
-            itself writes.
+        model: Fields, with their types and bounds.
+        content: Content of the file, as `read_json` returned it.
+        path: Path of the file for the error message.
+        remedy: Remedy for the error message.
+        within: Field of the file that holds `content`, for the error message; "" for the whole file.
+        strict: Whether values must have exactly the type of their field, so that text or a bool is no number. For files
+            that scse itself writes.
+
+    Returns:
+        Validated content.
 
     Raises:
-        DataError: a field is missing, of another type, or out of bounds; the message names the file, the field and its
-            value.
+        DataError: A field is missing, has another type, or is out of bounds. The message names the file, the field and
+            its value.
     """
     from pydantic import ValidationError  # noqa: PLC0415 (what only parses JSON works without pydantic)
 
     try:
-        # only of JSON itself does a strict model take a list for a tuple
+        # a strict model accepts a list for a tuple only when it parses JSON
         return model.model_validate_json(json.dumps(content), strict=True) if strict else model.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, [*([within] if within else []), *problem["loc"]])) or "the whole"
+        if problem["type"] == "value_error":  # raised by a check of scse, whose message contains the value
+            raise DataError(f"{path}: {field}: {problem['ctx']['error']}; {remedy}") from error
         found = "" if problem["type"] == "missing" else f", got {shortened(problem['input'])}"
         raise DataError(f"{path}: {field}: {problem['msg']}{found}; {remedy}") from error
 
@@ -93,11 +98,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} appears twice in one object")
     return found
 
 
 def shortened(value: object) -> str:
-    """A value as it would be written, cut to 80 characters for a message."""
+    """Return the repr of a value, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

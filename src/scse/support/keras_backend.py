@@ -1,4 +1,4 @@
-"""Which backend Keras takes in this environment, found without importing Keras or a backend."""
+"""The backend that Keras uses in this environment, found without importing Keras or a backend."""
 
 import json
 import os
@@ -9,20 +9,20 @@ from pathlib import Path
 from scse.support.errors import UserError
 
 BACKENDS = ("tensorflow", "jax", "torch")
-"""Of Keras, that `scse.keras` runs on; each is the name of its package too."""
+"""Backends of Keras on which `scse.keras` runs. Each has the name of its package."""
 
 DEFAULT = "tensorflow"
-"""What Keras takes if nobody has chosen."""
+"""Default backend of Keras."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The backend that Keras takes when it is imported.
+    """The backend that Keras uses when it is imported.
 
     Attributes:
-        backend: its name, which Keras may not know.
-        by: what says so, for people.
-        own: whether the user has set it for this process; Keras itself writes its file at its first import.
+        backend: Name of the backend. It may be unknown to Keras.
+        by: Source of the choice, in words.
+        own: Whether the user chose it for this process. (Keras itself writes keras.json at its first import.)
     """
 
     backend: str
@@ -31,33 +31,33 @@ class Choice:
 
 
 def chosen_backend() -> Choice:
-    """What Keras goes by: $KERAS_BACKEND, else the user's keras.json, else its default."""
+    """Find the backend in the order of Keras: $KERAS_BACKEND, the user's keras.json, the default."""
     if backend := os.environ.get("KERAS_BACKEND"):
         return Choice(backend, "$KERAS_BACKEND", own=True)
     path = _keras_home() / "keras.json"
     try:
         return Choice(json.loads(path.read_text())["backend"], str(path))
-    except (OSError, ValueError, KeyError):  # which Keras passes over too
+    except (OSError, ValueError, KeyError):  # Keras ignores such a file too
         return Choice(DEFAULT, "Keras' default")
 
 
 def installed_backends() -> list[str]:
-    """The backends that can be imported here."""
+    """Return the backends that are installed."""
     return [backend for backend in BACKENDS if find_spec(backend) is not None]
 
 
 def settle_backend(needed: str | None = None) -> str:
-    """Make Keras take a backend that is installed; call it before Keras is imported.
+    """Set $KERAS_BACKEND to an installed backend. Call this function before Keras is imported.
 
     Args:
-        needed: the backend that must be taken; by default the user's choice, or the first one that is installed if
-            that is none.
+        needed: Backend that must be used. Default: the user's choice or, if that is not installed and $KERAS_BACKEND is
+            not set, the first installed backend.
 
     Returns:
-        The backend.
+        Name of the backend.
 
     Raises:
-        ValueError: Keras is not installed, or no backend, or not the one that is needed or set by $KERAS_BACKEND.
+        UserError: Keras or the backend is not installed, or `scse.keras` does not run on the chosen backend.
     """
     if find_spec("keras") is None:
         raise UserError("Keras is not installed; pip install 'scse[keras]'")
@@ -74,10 +74,10 @@ def settle_backend(needed: str | None = None) -> str:
 
 
 def quiet_tensorflow() -> None:
-    """Keep TensorFlow from telling about itself on stderr, in a process that computes nothing with it.
+    """Suppress TensorFlow's messages on stderr, in a process that computes nothing with it.
 
-    It tells at every start that oneDNN is on, at any level of its log, so that has to be off. What the user has set
-    stays.
+    At any log level, TensorFlow reports at start that oneDNN is on, so oneDNN is switched off. Settings of the user are
+    kept.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

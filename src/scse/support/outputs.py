@@ -1,7 +1,7 @@
-"""Which files in the user's folders scse wrote, so that it replaces no other ones unasked.
+"""Records of the files that scse wrote, so that it does not replace other files of the user without being asked.
 
-Beside the files lies the folder `.scse-written` with one small file for each, which holds the digest of its content.
-It is empty from before a file is written until after, so that one that was interrupted counts as scse's too.
+The folder `.scse-written` next to the files has one small file for each of them, the mark, with the digest of its
+content. While a file is being written, its mark is empty, so that an interrupted file counts as written by scse.
 """
 
 import hashlib
@@ -12,26 +12,26 @@ from pathlib import Path
 
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.support.text import shortened_list
 
 MARKS = ".scse-written"
-NAMED = 5
 
 
 def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
     """Refuse to replace files that scse did not write, or that were changed since.
 
     Args:
-        outputs: files to be written.
-        inputs: files that are read; they are never replaced, whatever `overwrite` says.
-        overwrite: replace all others.
+        outputs: Files that will be written.
+        inputs: Files that are read. They are never replaced, even with `overwrite`.
+        overwrite: Whether all other files may be replaced.
 
     Raises:
-        ValueError: an output is an input, or is there and not scse's.
+        UserError: An output is also an input, or exists and was not written by scse or was changed since.
     """
     outputs = list(outputs)
     read = {path.resolve() for path in inputs}
     if same := [path for path in outputs if path.resolve() in read]:
-        raise UserError(f"{_named(same)}: would be replaced by what is made from it; choose another folder")
+        raise UserError(f"{_named(same)}: would be replaced by its own output; choose another folder")
     if overwrite:
         return
     if foreign := [path for path in outputs if os.path.lexists(path) and not _is_ours(path)]:
@@ -43,7 +43,7 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Path] = (), overw
 
 @contextmanager
 def marked(outputs: Sequence[Path]) -> Generator[None]:
-    """Mark the files that the block writes as scse's; those that it leaves as they are keep their marks, or none."""
+    """Mark the files that the block writes as written by scse. The marks of files that it does not write stay."""
     before = {path: (_inode(path), _read(_mark(path))) for path in outputs}
     for path in outputs:
         write_atomic(_mark(path), b"")
@@ -59,8 +59,7 @@ def marked(outputs: Sequence[Path]) -> Generator[None]:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    first = ", ".join(map(str, paths[:NAMED]))
-    return first if len(paths) <= NAMED else f"{len(paths)} files ({first}, ...)"
+    return shortened_list(paths)
 
 
 def _is_ours(path: Path) -> bool:
@@ -77,7 +76,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _inode(path: Path) -> int | None:
-    # files are written beside and moved into place, so what is written is another file
+    # a written file has another inode, because it replaces the old one
     return path.lstat().st_ino if os.path.lexists(path) else None
 
 

@@ -1,4 +1,4 @@
-"""Times of actions that are compared with each other, and how a time is told."""
+"""Timing of actions that are compared with each other, and times in words."""
 
 import math
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_ROUNDS = 3
+MIN_ROUNDS = 3
 
 
 def in_turn(
@@ -17,35 +17,35 @@ def in_turn(
     seconds: float = math.inf,
     before: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float64]:
-    """Seconds of each action in each round, the actions in turn, so that a drift of the machine meets all alike.
+    """Time actions interleaved, so that machine drift affects all equally.
 
-    Every other round goes backwards, so that none always finds the caches as the same other one leaves them.
+    Every other round runs the actions in reverse order, so that the caches are not always left by the same action.
 
     Args:
-        actions: what to time.
-        rounds: that count; one more before them warms up.
-        seconds: after which no further round begins, once 3 are done.
-        before: called, untimed, before each action.
+        actions: Actions to time.
+        rounds: Number of rounds that are timed. One warm-up round precedes them.
+        seconds: Time after which no further round starts, once 3 rounds are complete.
+        before: Function that is called before each action, without being timed.
 
     Returns:
-        (rounds, actions), with fewer rounds where the time ended them.
+        Seconds of each action in each round, (rounds, actions). There may be fewer rounds if the time is limited.
     """
     found: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(found) <= rounds and (len(found) <= LEAST_ROUNDS or time.perf_counter() < end):
+    while len(found) <= rounds and (len(found) <= MIN_ROUNDS or time.perf_counter() < end):
         row = [0.0] * len(actions)
         order = range(len(actions))
         for index in order if len(found) % 2 == 0 else reversed(order):
             before()
-            began = time.perf_counter()
+            start = time.perf_counter()
             actions[index]()
-            row[index] = time.perf_counter() - began
+            row[index] = time.perf_counter() - start
         found.append(row)
     return np.array(found[1:])
 
 
 def in_words(seconds: float) -> str:
-    """A time for people: "45 s", "12 min", "2 h 10 min"."""
+    """Format a time: "45 s", "12 min", "2 h 10 min"."""
     if seconds < 120:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -2,23 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from torch import nn
 
-from scse.data.prepared import IGNORED_CLASS, Prepared
-from scse.evaluation.scores import dice_scores
 from scse.support.errors import UserError
+from scse.support.events import EpochDone, StepDone, Watch
 from scse.training.batches import Batches, step_seed
-from scse.training.state import State
+from scse.training.state import Clock, State
 
-Event = Mapping[str, Any]
-"""What a run tells while it goes: `event` is "step" or "epoch", the rest are numbers."""
+REPORT_INTERVAL = 10
+"""Steps between two reports of the loss, on devices that compute while Python goes on."""
 
 
 def fit(
@@ -29,50 +25,94 @@ def fit(
     fabric: Fabric,
     epochs: int,
     validate: Callable[[], float],
-    on_event: Callable[[Event], None],
+    log: Callable[[EpochDone], None],
     checkpoint: Callable[[], None],
-    stop: Callable[[], bool],
+    watch: Watch,
 ) -> bool:
     """Train from where `state` stands to `epochs`.
 
     Args:
-        state: set up by `fabric`; changed in place.
-        batches: of the training cases.
-        loss: of (logits, labels).
-        fabric: device and precision.
-        epochs: to train in all.
-        validate: mean Dice on held-out cases, called after every epoch.
-        on_event: told every step and every epoch.
-        checkpoint: saves the state; called after every epoch, and when stopped.
-        stop: asked after every step; True ends the loop at once.
+        state: State that `fabric` set up; changed in place.
+        batches: Training batches.
+        loss: Module that takes (logits, labels).
+        fabric: Device and precision.
+        epochs: Epochs to train in all.
+        validate: Computes the mean Dice on held-out cases; called after every epoch.
+        log: Writes an epoch to the log; called after every epoch.
+        checkpoint: Saves the state; called after every epoch, and when stopped.
+        watch: Gets `StepDone` and `EpochDone`; checked after every step.
 
     Returns:
         True if all epochs are done, False if stopped before.
+
+    Raises:
+        UserError: The loss of a step is NaN or infinite. On a CPU this is found at that step; on other devices at the
+            next report of the loss, and always before the epoch is validated, logged or saved.
     """
-    clock = state.clock
+    clock, interval = state.clock, report_interval(fabric.device)
     while clock.epoch < epochs:
         state.network.train()
-        began = time.perf_counter()
+        losses = _Losses(clock)
         for images, labels in batches.epoch(clock.epoch, start=clock.step):
             _seed(step_seed(batches.seed, clock.epoch, clock.step), fabric.device)
-            value = train_step(state, loss, images, labels, fabric)
-            if not math.isfinite(value):
-                raise UserError(
-                    f"the loss became {value} in epoch {clock.epoch + 1}, step {clock.step + 1}: training diverged; "
-                    "choose a smaller learning_rate"
-                )
-            ended = time.perf_counter()
-            clock.seconds += ended - began
-            began = ended
-            clock.step += 1
-            clock.loss += value
-            on_event(_step_event(state, batches, value, epochs))
-            if stop():
+            losses.add(train_step(state, loss, images, labels, fabric))
+            if clock.step % interval == 0 or clock.step == len(batches):
+                losses.fetch()
+                watch.report(_step_done(clock, losses.last, batches, epochs))
+            if watch.stop():
+                losses.fetch()
                 checkpoint()
                 return False
-        _finish_epoch(state, validate(), on_event)
+        epoch = _finish_epoch(state, validate())
+        log(epoch)
+        watch.report(epoch)
         checkpoint()
     return True
+
+
+def report_interval(device: torch.device) -> int:
+    """Steps between two reports of the loss; on a CPU, it is at hand after every step."""
+    return 1 if device.type == "cpu" else REPORT_INTERVAL
+
+
+class _Losses:
+    """Losses of steps, which stay on the device until they are fetched: that waits until they are computed.
+
+    Each is fetched by itself and added on the CPU in double precision, so that the interval changes no sum.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.waiting: list[torch.Tensor] = []
+        self.last = math.nan
+        self.began = time.perf_counter()
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Count a step."""
+        self.waiting.append(loss)
+        self.clock.step += 1
+
+    def fetch(self) -> None:
+        """Bring the clock's loss and seconds to its step.
+
+        Raises:
+            UserError: A loss is NaN or infinite.
+        """
+        if not self.waiting:
+            return
+        values: list[float] = torch.stack(self.waiting).tolist()
+        self.waiting.clear()
+        for step, value in enumerate(values, start=self.clock.step - len(values) + 1):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss became {value} in epoch {self.clock.epoch + 1}, step {step}: training diverged; "
+                    "choose a smaller learning_rate"
+                )
+            self.clock.loss += value
+        self.last = values[-1]
+        ended = time.perf_counter()
+        self.clock.seconds += ended - self.began
+        self.began = ended
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -82,22 +122,28 @@ def _seed(seed: int, device: torch.device) -> None:
     generator.manual_seed(seed)
 
 
-def train_step(state: State, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric) -> float:
-    """One step of the optimiser and the schedule; returns the loss."""
+def train_step(
+    state: State, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric
+) -> torch.Tensor:
+    """One step of the optimiser and the schedule.
+
+    Returns:
+        The loss, a scalar on the device, which may still be computing it.
+    """
     images = fabric.to_device(images.contiguous(memory_format=torch.channels_last))
-    value = loss(_logits(state.network, images), fabric.to_device(labels))
+    value: torch.Tensor = loss(_logits(state.network, images), fabric.to_device(labels))
     fabric.backward(value)
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.schedule.step()
-    return float(value.item())
+    return value.detach()
 
 
 def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What the network gives in training.
+    """Outputs of the network in training.
 
     Raises:
-        ValueError: it normalises maps of one value per channel.
+        UserError: The network normalises maps of one value per channel.
     """
     try:
         logits: torch.Tensor = network(images)
@@ -114,71 +160,27 @@ def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def held_out_dice(
-    network: nn.Module, cases: Sequence[Prepared], classes: int, *, most: int, batch_size: int, fabric: Fabric
-) -> float:
-    """Mean Dice over structures and cases, on the prepared slices; the network is left in evaluation mode.
-
-    Ignored voxels are not scored.
-
-    Args:
-        network: set up by `fabric`.
-        cases: to score.
-        classes: of the network, the background included.
-        most: slices in all, but at least one a case; of more, each case gives its share, evenly spaced.
-        batch_size: slices at a time.
-        fabric: device and precision.
-
-    Returns:
-        NaN if no case has or is given any structure.
-    """
-    network.eval()
-    slices = sum(len(case.labels()) for case in cases)
-    scores = []
-    for case in cases:
-        images, labels = case.images(), case.labels()
-        chosen = _spread(len(labels), max(1, len(labels) * most // max(slices, most)))
-        predicted = np.empty((len(chosen), *labels.shape[1:]), labels.dtype)
-        for start in range(0, len(chosen), batch_size):
-            batch = torch.from_numpy(images[chosen[start : start + batch_size]])
-            with torch.inference_mode():
-                logits = network(fabric.to_device(batch.contiguous(memory_format=torch.channels_last)))
-            predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
-        reference = labels[chosen]
-        scored = reference != IGNORED_CLASS
-        scores.append(dice_scores(predicted[scored], reference[scored], range(1, classes)))
-    found = np.array(scores)
-    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
-
-
-def _spread(count: int, chosen: int) -> NDArray[np.int64]:
-    """The middles of `chosen` equal parts of 0, 1, ..., count - 1."""
-    return (2 * np.arange(chosen) + 1) * count // (2 * chosen)
-
-
-def _step_event(state: State, batches: Batches, loss: float, epochs: int) -> Event:
-    clock = state.clock
+def _step_done(clock: Clock, loss: float, batches: Batches, epochs: int) -> StepDone:
     done = clock.epoch * len(batches) + clock.step
-    return {
-        "event": "step",
-        "epoch": clock.epoch + 1,
-        "step": clock.step,
-        "steps": len(batches),
-        "loss": loss,
-        "images_per_second": done * batches.batch_size / clock.seconds,
-        "seconds_left": (epochs * len(batches) - done) * clock.seconds / done,
-    }
+    return StepDone(
+        epoch=clock.epoch + 1,
+        step=clock.step,
+        steps=len(batches),
+        loss=loss,
+        images_per_second=done * batches.batch_size / clock.seconds,
+        seconds_left=(epochs * len(batches) - done) * clock.seconds / done,
+    )
 
 
-def _finish_epoch(state: State, dice: float, on_event: Callable[[Event], None]) -> None:
+def _finish_epoch(state: State, dice: float) -> EpochDone:
     clock = state.clock
-    row = {
-        "epoch": clock.epoch + 1,
-        "loss": clock.loss / clock.step,
-        "dice": dice,
-        "seconds": clock.seconds,
-        "learning_rate": float(state.schedule.get_last_lr()[0]),
-    }
-    clock.history.append(row)
+    epoch = EpochDone(
+        epoch=clock.epoch + 1,
+        loss=clock.loss / clock.step,
+        dice=dice,
+        seconds=clock.seconds,
+        learning_rate=float(state.schedule.get_last_lr()[0]),
+    )
+    clock.history.append(epoch)
     clock.epoch, clock.step, clock.loss = clock.epoch + 1, 0, 0.0
-    on_event({"event": "epoch", **row})
+    return epoch

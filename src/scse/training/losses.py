@@ -15,13 +15,13 @@ from scse.data.prepared import IGNORED_CLASS, Prepared
 class SegmentationLoss(nn.Module):
     """Cross-entropy, Dice, or their sum.
 
-    Dice is taken over the whole batch, so that a structure absent from one slice does not count as missed. Voxels of
+    Dice is computed over the whole batch, so that a structure absent from one slice does not count as missed. Voxels of
     `IGNORED_CLASS` are left out of both.
 
     Args:
         loss: "ce+dice", "ce" or "dice".
-        weights: of the classes in the cross-entropy, (classes,); None for equal weights.
-        ignoring: whether labels may hold ignored voxels; without them, the result is the same and takes less time.
+        weights: Class weights of the cross-entropy, (classes,); None for equal weights.
+        ignoring: Whether labels may contain ignored voxels. Without any, False gives the same result in less time.
     """
 
     def __init__(self, loss: str, *, weights: Tensor | None = None, ignoring: bool = True) -> None:
@@ -72,7 +72,7 @@ def median_frequency_weights(counts: NDArray[np.integer]) -> Tensor:
     """Median frequency balancing: weight of a class = median frequency / its frequency (Roy et al. 2018, section 3).
 
     Args:
-        counts: pixels of each class, (classes,). Classes that never occur get weight 0 and no say in the median.
+        counts: Pixels of each class, (classes,). Classes that never occur get weight 0 and do not enter the median.
     """
     present = counts > 0
     weights = np.zeros(len(counts), np.float32)

@@ -1,10 +1,12 @@
-"""What a run was asked to do, kept in its folder, so that going on with anything else is refused."""
+"""The record of a run in its folder: it continues only with the same settings, data and code."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scse.blocks.kernels import describe_backend
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.inference.saved import Name, Structures, in_order
@@ -13,29 +15,31 @@ from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
 from scse.training.settings import Settings
 from scse.training.task import Task
-from scse.zoo.library import code_digest
+from scse.zoo.catalogue import code_digest
 
 RECORD = "run.json"
 REMEDY = "copy the run again, or train anew in another folder"
 
 Key = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=100)]
-"""Of prepared arrays: the name of a folder in the cache, and no path that leads out of it."""
+"""Key of prepared arrays: the name of a folder in the cache, never a path out of it."""
 
 WRITTEN = ("checkpoint.safetensors", "log.jsonl", "segmenter", "scores.csv", "scores.parquet", "predictions")
-"""What a run writes into its folder beside the record, which comes first."""
+"""What a run writes into its folder after the record."""
 
 
 class RunRecord(BaseModel):
-    """What a run was asked to do, kept in its folder: going on with anything else is refused.
+    """The record of a run, kept in its folder. A run continues only with an equal record.
 
     Attributes:
-        settings: of the training.
-        recipe: of the images.
-        structures: name -> label value.
-        training, held_out: case -> key of its prepared arrays.
-        code: file that makes the network, if it is the user's own -> digest, so that no run mixes two versions.
-        classes, cases: the order of the structures and of the cases, which other programs may change in an object;
-            None in records of earlier versions.
+        settings: Settings of the training.
+        recipe: How images are prepared.
+        structures: Name -> label value.
+        training, held_out: Case -> key of its prepared arrays.
+        code: File with the user's own network -> its digest, so that no run mixes two versions of it.
+        classes, cases: The order of the structures and of the cases, because other programs may reorder the keys of a
+            JSON object; None in records of earlier versions.
+        software: Versions of scse and torch, and the backend of the blocks, with which the run began; None in records
+            of earlier versions. They may differ when the run continues.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +52,7 @@ class RunRecord(BaseModel):
     code: dict[Name, Name] = {}
     classes: list[Name] | None = None
     cases: list[Name] | None = None
+    software: dict[Name, Name] | None = None
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -76,14 +81,18 @@ class RunRecord(BaseModel):
             code=code_digest(settings.network),
             classes=list(task.structures),
             cases=[case.name for case in (*task.training, *task.held_out)],
+            software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
 
-def check_record(folder: Path, record: RunRecord) -> None:
-    """Write the record into a new run's folder, or compare it with the one there.
+def check_record(folder: Path, record: RunRecord) -> str:
+    """Write the record into the folder of a new run, or compare it with the one there.
+
+    Returns:
+        How the software differs from that with which the run began; "" if it does not.
 
     Raises:
-        DataError: the folder holds a run with other settings, recipe or cases, or files of a run's names without one.
+        DataError: The folder contains a run with other settings, recipe or cases, or files of a run without a record.
     """
     path = folder / RECORD
     if not path.exists():
@@ -93,25 +102,29 @@ def check_record(folder: Path, record: RunRecord) -> None:
                 f"{named}: already there, but {path} is not, so this is no run of scse; choose another folder"
             )
         write_atomic(path, record.model_dump_json(indent=2).encode())
-        return
-    orders = {"classes", "cases"}
-    found, wanted = (r.model_dump(mode="json", exclude=orders) for r in (read_record(folder), record))
+        return ""
+    kept = read_record(folder)
+    uncompared = {"classes", "cases", "software"}
+    found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:
-            raise DataError(f"{folder}: holds a run with {_difference(part, found[part], wanted[part])}")
+            raise DataError(f"{folder}: already contains a run with {_difference(part, found[part], wanted[part])}")
+    before, now = kept.software or {}, record.software or {}
+    changes = [f"{name} {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
+    return f"the run in {folder} began with {'; '.join(changes)}" if changes else ""
 
 
 def _difference(part: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    remedy = "ask for the same as before, or choose another folder with -o"
+    remedy = "request the same as before, or choose another folder with -o"
     key = next(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
-    return f"{part} {key} = {found.get(key)!r}, asked for is {wanted.get(key)!r}; {remedy}"
+    return f"{part} {key}={found.get(key)!r}; you requested {key}={wanted.get(key)!r}; {remedy}"
 
 
 def read_record(folder: Path) -> RunRecord:
     """The record of a run.
 
     Raises:
-        DataError: the folder holds no run, or one whose record cannot be read.
+        DataError: The folder contains no run, or its record cannot be read.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -120,10 +133,10 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def prepared_task(record: RunRecord, cache: Path) -> Task:
-    """The task of a recorded run, from its prepared arrays.
+    """The data of a recorded run, from its prepared arrays.
 
     Raises:
-        DataError: some of them are gone or damaged.
+        DataError: Prepared arrays are gone or damaged.
     """
     remedy = "train on the data set again with the same -o: the run goes on from its checkpoint"
 

@@ -4,16 +4,30 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
-from scse.vocabulary.variants import canonical
-from scse.zoo.library import check_network, check_placement
+from scse.support.requests import construct
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import PLAIN, Variant
+from scse.zoo.catalogue import check_placement, read_network
 
 MOST_EPOCHS = 1_000_000
 
 Precision = Literal["auto", "32", "bf16"]
+
+
+def _network(value: object) -> object:
+    return read_network(value) if isinstance(value, str) else value
+
+
+def _variant(value: object) -> object:
+    return Variant.parse(value) if isinstance(value, str) else value
+
+
+NetworkName = Annotated[NetworkSpec, BeforeValidator(_network), PlainSerializer(str)]
+VariantName = Annotated[Variant, BeforeValidator(_variant), PlainSerializer(str)]
 
 
 class Settings(BaseModel):
@@ -21,7 +35,7 @@ class Settings(BaseModel):
 
     Attributes:
         network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
-            without options in brackets; see `scse.zoo.library`.
+            without options in brackets; see `scse.zoo.catalogue`.
         variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: where another network gets its blocks, see `to` of `scse.attach`; ours have their own places.
@@ -37,15 +51,19 @@ class Settings(BaseModel):
         weight_decay: of the optimiser.
         loss: cross-entropy and Dice, or one of them.
         class_weights: weights of the cross-entropy; "median-frequency" is the paper's.
-        augment: random rotation, scaling, shift and intensity changes; no mirroring, which would swap left and right.
+        augment: Random changes of every slice, within the ranges of the five settings that follow; no mirroring, which
+            would exchange left and right.
+        rotation, scaling, shift: Largest rotation in degrees, relative change of size, and shift as a fraction of the
+            slice's side.
+        gain, offset: Largest relative change of intensity, and change in standard deviations of the image.
         precision: "bf16" computes convolutions in bfloat16; "auto" does so where the processor has instructions for it.
         seed: of initial weights, order and augmentation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    network: str = "unet"
-    variant: Annotated[str, AfterValidator(canonical)] = "none"
+    network: NetworkName = NetworkSpec.parse("unet")
+    variant: VariantName = PLAIN
     attach_to: str = "auto"
     width: int = Field(default=32, ge=1, le=4096)
     depth: int = Field(default=3, ge=1, le=8)
@@ -62,14 +80,21 @@ class Settings(BaseModel):
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
     class_weights: Literal["median-frequency", "none"] = "median-frequency"
     augment: bool = True
+    rotation: float = Field(default=10.0, ge=0, le=180)
+    scaling: float = Field(default=0.1, ge=0, lt=1)
+    shift: float = Field(default=0.05, ge=0, le=0.5)
+    gain: float = Field(default=0.1, ge=0, lt=1)
+    offset: float = Field(default=0.1, ge=0, le=100)
     precision: Precision = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
     def model_post_init(self, _context: object) -> None:
-        """Check the names; nothing is imported or run."""
-        check_network(self.network)
+        """Check that the network has the places that the variant names."""
         check_placement(self.network, self.variant)
 
+
+RANGES = ("rotation", "scaling", "shift", "gain", "offset")
+"""Settings of the augmentation."""
 
 OWN_SIZES = ("width", "depth", "kernel_size")
 """Settings of our networks only."""
@@ -100,44 +125,36 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Set
         ValueError: an unknown preset or field, or a value that the field does not allow.
     """
     start = PRESETS[check_choice("preset", preset, PRESETS)]
-    try:
-        return Settings.model_validate({**start.model_dump(), **(replaced or {})})
-    except ValidationError as error:
-        problems = "; ".join(_problem(entry) for entry in error.errors())
-        allowed = ", ".join(Settings.model_fields)
-        raise UserError(f"wrong training settings: {problems} (settings are {allowed})") from error
+    return construct(Settings, {**start.model_dump(), **(replaced or {})}, what="training settings")
 
 
-def check_sense(networks: Sequence[str], variants: Sequence[str], given: Mapping[str, Any]) -> None:
-    """Refuse settings that would do nothing.
+def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], given: Mapping[str, Any]) -> None:
+    """Refuse settings that would have no effect.
 
     Args:
-        networks: of the runs.
-        variants: of the runs.
-        given: the settings that the user chose, without the preset's.
+        networks: Networks of the runs.
+        variants: Variants of the runs.
+        given: Settings that the user gave, without those of the preset.
 
     Raises:
-        ValueError: a place of blocks where none is attached, a placement that only our networks know, or a size of
-            our networks where there is none.
+        UserError: `attach_to` without a network that blocks are attached to, a placement for a network that is not
+            scse's own, or a size of scse's own networks where there is none.
     """
     for network, variant in product(networks, variants):
         check_placement(network, variant)
-    own = [name for name in networks if not check_network(name).source]
+    own = [network.text for network in networks if network.is_own]
     if given.get("attach_to", "auto") != "auto":
         if len(own) == len(networks):
             raise UserError(
                 f"attach_to has no effect on {', '.join(own)}: they place their blocks themselves; leave it out"
             )
-        if set(variants) == {"none"}:
+        if all(variant == PLAIN for variant in variants):
             raise UserError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
+    if given.get("augment") in (False, "false") and (ranges := [name for name in RANGES if name in given]):
+        raise UserError(f"{', '.join(ranges)} have no effect without augmentation; leave them out, or augment=true")
     if not own and (sizes := [name for name in OWN_SIZES if name in given]):
+        names = ", ".join(map(str, networks))
         raise UserError(
-            f"{', '.join(sizes)} have no effect on {', '.join(networks)}; give options of a network in brackets after "
-            "its name, such as monai:BasicUNet[features=(16,16,32,64,128,16)]"
+            f"{', '.join(sizes)} have no effect on {names}; give options of a network in brackets after its name, "
+            "such as monai:BasicUNet[features=(16,16,32,64,128,16)]"
         )
-
-
-def _problem(entry: Any) -> str:
-    if entry["type"] == "value_error":  # of our own checks, which name the field and its value themselves
-        return str(entry["ctx"]["error"])
-    return f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}, got {entry['input']!r}"

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from scse.attachment.saving import load_exactly, own_copies, read_tensors
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
+from scse.support.events import EpochDone
 from scse.support.json_files import parse_json, validated
 
 REMEDY = "delete it to train this run from the start"
@@ -34,7 +35,7 @@ Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class Row(BaseModel):
-    """A finished epoch; its Dice is NaN where nothing is held out."""
+    """The fields of `EpochDone`; Dice is NaN without held-out cases."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +44,10 @@ class Row(BaseModel):
     dice: float
     seconds: Seconds
     learning_rate: Rate
+
+    def epoch_done(self) -> EpochDone:
+        """The epoch as a value."""
+        return EpochDone(self.epoch, self.loss, self.dice, self.seconds, self.learning_rate)
 
 
 class _Clock(BaseModel):
@@ -58,13 +63,13 @@ class _Clock(BaseModel):
 
 
 class _Group(BaseModel):
-    """A group of the optimiser; all that a run changes of it is the learning rate."""
+    """A parameter group of the optimiser, of which a run changes only the learning rate."""
 
     lr: Rate
 
 
 class _Schedule(BaseModel):
-    """What a run changes of its schedule; the rest follows from the settings."""
+    """The part of the schedule that a run changes; the rest follows from the settings."""
 
     last_epoch: Count
     step_count: Annotated[Count, Field(alias="_step_count")]
@@ -86,25 +91,25 @@ class Clock:
     """Where a run stands.
 
     Attributes:
-        epoch: finished epochs.
-        step: finished steps of the epoch under way.
-        loss: sum of the losses of those steps.
-        seconds: time spent in training so far, drawing its batches included, validation left out.
-        history: one row per finished epoch.
+        epoch: Finished epochs.
+        step: Finished steps of the current epoch.
+        loss: Sum of the losses of those steps.
+        seconds: Training time so far, including the drawing of batches, without validation.
+        history: The finished epochs.
     """
 
     epoch: int = 0
     step: int = 0
     loss: float = 0.0
     seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[EpochDone] = field(default_factory=list)
 
 
 @dataclass
 class State:
     """Everything that a run needs to go on: network, optimiser, schedule and clock.
 
-    On disk it is one safetensors file: tensors under `network.` and `optimizer.`, the rest as JSON in its header.
+    It is saved as one safetensors file: tensors under `network.` and `optimizer.`, the rest as JSON in its header.
     """
 
     network: nn.Module
@@ -130,11 +135,11 @@ class State:
         """Go on from a checkpoint.
 
         Args:
-            path: of the file.
-            steps: of an epoch.
+            path: File of the checkpoint.
+            steps: Steps of an epoch.
 
         Raises:
-            DataError: the file is damaged, or no checkpoint of this run.
+            DataError: The file is damaged, or no checkpoint of this run.
         """
         tensors, metadata = read_tensors(path, remedy=REMEDY)
         if not {STATE} <= metadata.keys() <= {STATE, CHECKSUM}:
@@ -164,10 +169,11 @@ class State:
         groups = [{**own, "lr": found.lr} for own, found in zip(groups, rest.groups, strict=True)]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.schedule.load_state_dict(rest.schedule.model_dump(by_alias=True))
-        self.clock = Clock(**rest.clock.model_dump())
+        history = [row.epoch_done() for row in rest.clock.history]
+        self.clock = Clock(**rest.clock.model_dump(exclude={"history"}), history=history)
 
     def _contradictions(self, rest: _Rest, steps: int) -> Generator[str]:
-        """What is wrong with fields that are sound alone, or are another run's."""
+        """Fields that are valid alone, but contradict each other or this run."""
         clock, schedule = rest.clock, rest.schedule
         if clock.step > steps:
             yield f"clock.step is {clock.step}, and an epoch has {steps} steps"
@@ -183,7 +189,7 @@ class State:
             yield f"schedule._last_lr is {schedule.last_lr}, and the learning rates of groups differ from it"
 
     def _check_moments(self, moments: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Check what the optimiser keeps of each weight: a count of steps, and tensors of the weight's own shape."""
+        """Check what the optimiser keeps of each weight: a count of steps, and tensors of the weight's shape."""
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         wanted = MOMENTS[type(self.optimizer)]
         for index, found in moments.items():

@@ -1,6 +1,6 @@
-"""What a run learns from: prepared cases."""
+"""The data of a run: prepared cases."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,20 +8,21 @@ from scse.data.dataset import Case
 from scse.data.inspection import Inspection
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
+from scse.support.events import UNWATCHED, Stage, Watch
 
 MONITORED = 4
-"""Held-out cases that are scored after every epoch; more would cost more than they tell."""
+"""Held-out cases that are scored after every epoch; more would take longer and change the mean little."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run learns from.
+    """The data of a run.
 
     Attributes:
-        training: prepared training cases.
-        held_out: prepared cases that are only watched: they are scored after every epoch.
-        recipe: how they were prepared.
-        structures: name -> label value.
+        training: Prepared training cases.
+        held_out: Prepared cases for validation, which are scored after every epoch.
+        recipe: How the cases were prepared.
+        structures: Name -> label value.
     """
 
     training: Sequence[Prepared]
@@ -31,7 +32,7 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """Classes of the network, the background included."""
+        """Classes of the network, including the background."""
         return len(self.structures) + 1
 
 
@@ -42,31 +43,32 @@ def make_task(
     held_out: Sequence[Case],
     recipe: Recipe,
     cache: Path,
-    progress: Callable[[int, int], None] | None = None,
-    on_note: Callable[[str], None] = lambda note: None,
+    watch: Watch = UNWATCHED,
 ) -> Task:
     """Prepare cases for a run, or find them prepared.
 
     Args:
-        inspection: of the data set that the cases are from.
-        training: to learn from.
-        held_out: to watch; the first few are used.
-        recipe: how to prepare them.
-        cache: folder of the prepared arrays.
-        progress: called with (done, of how many).
-        on_note: called with a line for each case whose prepared arrays are damaged.
+        inspection: Inspection of the data set that the cases are from.
+        training: Training cases.
+        held_out: Cases for validation, of which the first few are used.
+        recipe: How to prepare them.
+        cache: Folder of the prepared arrays.
+        watch: Gets the `Progress`, and a `Stage` for each case whose prepared arrays are damaged; checked after every
+            case.
+
+    Raises:
+        StoppedError: The watch asked to stop.
     """
     dataset = inspection.dataset
-    watched = held_out[:MONITORED]
     prepared = prepare(
-        [*training, *watched],
+        [*training, *held_out[:MONITORED]],
         recipe,
         structures=dataset.structures,
         digests={fact.name: fact.digest for fact in inspection.facts},
         cache=cache,
         colors=dataset.colors,
         ignored=dataset.ignored,
-        progress=progress,
-        on_note=on_note,
+        progress=watch.counter("prepare"),
+        on_note=lambda note: watch.report(Stage(note)),
     )
     return Task(prepared[: len(training)], prepared[len(training) :], recipe, dataset.structures)

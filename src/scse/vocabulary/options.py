@@ -1,98 +1,106 @@
-"""What blocks and networks can be asked for: choices, and the checks that every front end makes of them."""
+"""The options of blocks and networks: allowed values, and the checks that all front ends share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
 
 REDUCTION = 2
-"""The paper's r."""
+"""Default reduction, the r of the paper."""
 
 ACTIVATIONS = ("relu", "silu", "leaky-relu")
-"""What cSE may have between its two layers: the paper's ReLU, and what other libraries have there."""
+"""Activations between the two layers of cSE: the paper's ReLU, and those of other libraries."""
 
-GATES = ("sigmoid", "hard-sigmoid", "relu")
-"""What cSE may make its gates with: the paper's sigmoid, and what other libraries have there."""
+GATES: dict[str, float | None] = {"sigmoid": 2.0, "hard-sigmoid": 2.0, "relu": None}
+"""Gate functions of cSE: the paper's sigmoid, and those of other libraries.
 
-AGGREGATIONS = ("add", "max", "multiply", "concat")
-"""How scSE may join its two maps; the paper adds, its journal version (IEEE TMI 38(2), 2019) compares all four."""
+The value is the factor on the gates with which a block whose last layer is zero is the identity. "relu" has none,
+because it is 0 at 0.
+"""
 
-IDENTITY_GATES = ("sigmoid", "hard-sigmoid")
-"""The gates that are 0.5 at 0, so that twice the gate is the identity; "relu" is 0 there."""
+AGGREGATIONS: dict[str, float | None] = {"add": 1.0, "max": 2.0, "multiply": None, "concat": None}
+"""Ways in which scSE joins its two maps. The paper uses "add"; its journal version (IEEE TMI 38(2), 2019) compares all.
 
-IDENTITY_SCALE = {"add": 1.0, "max": 2.0}
-"""Factor on the gates that makes gates of sigmoid(0) = 0.5 the identity; the other aggregations have none."""
+The value is the factor on both gates with which a block whose last layers are zero is the identity, if there is one.
+"""
 
 ATTACH_OPTIONS = {
     "cse": ("reduction", "identity"),
     "sse": ("identity",),
     "scse": ("reduction", "aggregation", "identity"),
 }
-"""Which options of `attach` each variant takes."""
+"""Options of `attach` that each variant accepts."""
 
 
-def check_channel_options(reduction: int, hidden: int | None, activation: str, gate: str, *, identity: bool) -> None:
+def check_channel_options(reduction: int, hidden: int | None, activation: str, gate: str, *, identity: bool) -> float:
     """Check the options of cSE.
 
+    Returns:
+        Factor on the gates.
+
     Raises:
-        ValueError: `reduction` or `hidden` below 1, or both given, an unknown `activation` or `gate`, or
-            `identity` with a gate that has none.
+        UserError: `reduction` or `hidden` is below 1, both are given, `activation` or `gate` is unknown, or
+            `identity` is set and the gate cannot start as the identity.
     """
     check_positive("reduction", reduction)
     if hidden is not None:
         check_positive("hidden", hidden)
         if reduction != REDUCTION:
             raise UserError(
-                f"reduction and hidden both say how wide the hidden layer is, got reduction={reduction} and "
+                f"reduction and hidden both set the width of the hidden layer, got reduction={reduction} and "
                 f"hidden={hidden}; give one of them"
             )
     check_choice("activation", activation, ACTIVATIONS)
-    check_choice("gate", gate, GATES)
-    if identity and gate not in IDENTITY_GATES:
-        raise UserError(
-            f"gate {gate!r} cannot start as the identity; "
-            f"use identity=False, or one of {', '.join(map(repr, IDENTITY_GATES))}"
-        )
+    return _gate_scale("gate", gate, GATES, identity=identity)
 
 
-def check_aggregation(aggregation: str, *, identity: bool) -> None:
-    """Check how scSE joins its maps.
+def check_aggregation(aggregation: str, *, identity: bool) -> float:
+    """Check the aggregation of scSE.
+
+    Returns:
+        Factor on both gates.
 
     Raises:
-        ValueError: an unknown `aggregation`, or `identity` with one that has none.
+        UserError: `aggregation` is unknown, or `identity` is set and the aggregation cannot start as the identity.
     """
-    check_choice("aggregation", aggregation, AGGREGATIONS)
-    if identity and aggregation not in IDENTITY_SCALE:
-        raise UserError(
-            f"aggregation {aggregation!r} cannot start as the identity; "
-            f"use identity=False, or one of {', '.join(map(repr, IDENTITY_SCALE))}"
-        )
+    return _gate_scale("aggregation", aggregation, AGGREGATIONS, identity=identity)
+
+
+def _gate_scale(name: str, value: str, identity_scales: Mapping[str, float | None], *, identity: bool) -> float:
+    """Check a choice, and return the factor on the gates: 1, or the one that makes the block start as the identity."""
+    scale = identity_scales[check_choice(name, value, identity_scales)]
+    if not identity:
+        return 1.0
+    if scale is None:
+        allowed = ", ".join(repr(choice) for choice, known in identity_scales.items() if known is not None)
+        raise UserError(f"{name} {value!r} cannot start as the identity; use identity=False, or one of {allowed}")
+    return scale
 
 
 def attach_options(
     recalibration: str | Callable[..., object], *, reduction: int, aggregation: str, identity: bool
 ) -> dict[str, Any]:
-    """Choose the options of `attach` that go on to the block; a function that makes the block takes none.
+    """Select the options of `attach` that are passed on to the block. A function that makes the block accepts none.
 
     Raises:
-        ValueError: `recalibration` is no known name, or an option that would do nothing is not at its default.
+        UserError: `recalibration` is an unknown name, or an option that has no effect differs from its default.
     """
-    taken: tuple[str, ...] = ()
-    told = "a function that makes the block"
+    accepted: tuple[str, ...] = ()
+    block = "a function that makes the block"
     if isinstance(recalibration, str):
-        taken = ATTACH_OPTIONS[check_choice("recalibration", recalibration, ATTACH_OPTIONS)]
-        told = repr(recalibration)
-    given = {"reduction": reduction, "aggregation": aggregation, "identity": identity}
+        accepted = ATTACH_OPTIONS[check_choice("recalibration", recalibration, ATTACH_OPTIONS)]
+        block = repr(recalibration)
+    options = {"reduction": reduction, "aggregation": aggregation, "identity": identity}
     defaults = {"reduction": REDUCTION, "aggregation": "add", "identity": True}
-    for name, value in given.items():
-        if name not in taken and value != defaults[name]:
-            raise UserError(f"{name}={value!r} has no effect on {told}; leave it out")
-    return {name: given[name] for name in taken}
+    for name, value in options.items():
+        if name not in accepted and value != defaults[name]:
+            raise UserError(f"{name}={value!r} has no effect on {block}; leave it out")
+    return {name: options[name] for name in accepted}
 
 
 def hidden_width(channels: int, reduction: int, hidden: int | None) -> int:
-    """Width of cSE's hidden layer: at least 1, so that few channels keep a live gate."""
+    """Return the width of cSE's hidden layer: at least 1, so that blocks of few channels still have a hidden unit."""
     return hidden or max(1, channels // reduction)
 
 
@@ -101,11 +109,11 @@ TIRAMISU: dict[int, tuple[int, tuple[int, ...], int]] = {
     67: (16, (5, 5, 5, 5, 5), 5),
     103: (16, (4, 5, 7, 10, 12), 15),
 }
-"""FC-DenseNet's size -> growth rate, layers of each encoder block, layers of the bottleneck."""
+"""Sizes of FC-DenseNet: growth rate, layers of each encoder block, and layers of the bottleneck."""
 
 
 def check_tiramisu(size: int) -> int:
-    """Return `size` if it is one of FC-DenseNet's, raise UserError otherwise."""
+    """Return `size` if it is a size of FC-DenseNet, raise UserError otherwise."""
     if size not in TIRAMISU:
         raise UserError(f"size must be one of {', '.join(map(str, TIRAMISU))}, got {size!r}")
     return size
@@ -119,14 +127,14 @@ def check_spatial_dims(spatial_dims: int) -> int:
 
 
 def check_kernel_size(kernel_size: int) -> int:
-    """Return `kernel_size` if it is odd, so that padding keeps sizes; raise UserError otherwise."""
+    """Return `kernel_size` if it is odd, so that padding keeps the image size; raise UserError otherwise."""
     if check_positive("kernel_size", kernel_size) % 2 == 0:
         raise UserError(f"kernel_size must be odd, got {kernel_size}")
     return kernel_size
 
 
 def check_layers(layers: Sequence[int]) -> Sequence[int]:
-    """Return the layers of FC-DenseNet's encoder blocks if there are any, raise UserError otherwise."""
+    """Return the number of layers of each encoder block of FC-DenseNet, raise UserError if there is no block."""
     if not layers:
         raise UserError("layers must name at least one encoder block, got none")
     return layers
@@ -136,12 +144,12 @@ def check_size(network: str, depth: int, size: Sequence[int | None]) -> None:
     """Check that an image can be halved `depth` times.
 
     Args:
-        network: its name, for the message.
-        depth: number of halvings.
-        size: of the spatial axes; None is one that is not known.
+        network: Name of the network for the message.
+        depth: Number of halvings.
+        size: Lengths of the spatial axes; None where unknown.
 
     Raises:
-        ValueError: an axis is shorter than 2 ** depth.
+        UserError: An axis is shorter than 2 ** depth.
     """
     if min(axis for axis in (*size, 2**depth) if axis is not None) < 2**depth:
         raise UserError(

@@ -1,8 +1,8 @@
 """Names for people: of networks, of the labels that a study gives them, and of variants."""
 
 import re
+from hashlib import sha256
 
-from scse.vocabulary.specs import title
 from scse.vocabulary.variants import Variant
 
 NETWORK_NAMES = {"unet": "U-Net", "sdnet": "SD-Net", "densenet": "FC-DenseNet"}
@@ -13,9 +13,25 @@ PLACEMENT_NAMES = {
     "both+bottleneck": "bottleneck too",
 }
 
+SLUG_LENGTH = 40
+
+_FOLDER = re.compile(r"^[^\[]*[/\\](?=[^/\\\[]*\.py:)")
 _LABEL = re.compile(
     r"(?P<network>.+)\[(?=[et])(?:epochs=(?P<epochs>\d+))?,?(?:train_cases=(?P<cases>\d+))?\]", re.DOTALL
 )
+
+
+def title(text: str) -> str:
+    """A network's name for display: files are shown without their folder."""
+    return _FOLDER.sub("", text).replace(": ", ":")
+
+
+def slug(text: str) -> str:
+    """A name for files and folders: letters, digits, "_" and "-"; different texts have different slugs."""
+    if text.isidentifier():
+        return text
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", title(text))[:SLUG_LENGTH].strip("_")
+    return f"{readable}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def label(network: str, *, epochs: int | None = None, train_cases: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The fused kernels: the numbers of the formulas in every layout, dtype and instruction set, and a citizen of torch."""
+"""The fused kernels: values and gradients for every layout, dtype and instruction set, and integration with torch."""
 
 import gc
 import multiprocessing
@@ -18,13 +18,14 @@ import reference
 from scse import ConcurrentSE
 from scse.blocks import formulas
 from scse.blocks.kernels import fused, library
+from scse.vocabulary.options import ACTIVATIONS, GATES
 
-# odd sizes, one channel, one pixel, fewer and more channels and pixels than a vector or a tile has
+# odd sizes, one channel, one pixel, and both fewer and more channels and pixels than a vector or a tile holds
 SHAPES = [(2, 5, 7), (1, 1, 3), (5, 6, 1), (3, 16, 4, 4), (2, 20, 33, 5), (2, 8, 5, 6, 7), (1, 3, 70, 70), (2, 130, 65)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-"""Of the largest value: rounding of the outputs, which are kept in the dtype of the map."""
+"""Rounding error of outputs in the dtype of the map, relative to the largest value."""
 
-every_kind = pytest.mark.parametrize("kind", fused.KINDS)
+every_kind = pytest.mark.parametrize("kind", fused.KIND_CODES)
 every_layout = pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -65,8 +66,8 @@ def assert_close(found, expected, tolerance):
 
 
 def built():
-    """The libraries that this processor runs: its own and those of older ones."""
-    assert fused._library is not None, fused.path()
+    """Return the libraries that this processor can run: its own and those for older processors."""
+    assert fused._library is not None, fused.describe_backend()
     known = ["baseline", "avx2", "avx512"]
     paths = [fused._library.path.with_name(f"scse_{name}.so") for name in known]
     return [path for path in paths[: known.index(library.instruction_set()) + 1] if path.is_file()]
@@ -124,18 +125,18 @@ def test_gradients_are_those_of_the_formula_in_float64(kind, last, dtype):
 def test_gradients_are_the_slopes_of_the_output(kind, last):
     x, weights = feature_map((2, 5, 3, 3), last=last).requires_grad_(), weights_of(kind, 5, grad=True)
     inputs = [t for t in (x, *weights) if t is not None]
-    there = [w is not None for w in weights]
+    present = [w is not None for w in weights]
 
-    def run(x, *given):
-        given = iter(given)
-        return fused.recalibrate(x, *(next(given) if use else None for use in there), kind=kind, scale=2.0)
+    def run(x, *values):
+        values = iter(values)
+        return fused.recalibrate(x, *(next(values) if use else None for use in present), kind=kind, scale=2.0)
 
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
 
 
-@pytest.mark.parametrize("activation", fused.ACTIVATIONS)
-@pytest.mark.parametrize("gate", fused.GATES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gate", GATES)
 def test_every_activation_and_gate_has_its_value_and_its_slope(activation, gate):
     x, weights = feature_map((3, 6, 5), last=False).requires_grad_(), weights_of("cse", 6, grad=True)
     options = {"activation": activation, "gate": gate}
@@ -175,7 +176,7 @@ def test_sizes_that_take_other_ways_through_memory(shape, last):
 @every_kind
 @every_layout
 def test_number_of_threads_and_repetition_change_no_bit(kind, last):
-    # 7 samples of several tiles: groups of samples and the threads' shares fall differently each time
+    # 7 samples of several tiles: every number of threads divides the samples and tiles differently
     x = feature_map((7, 24, 61, 67), last=last, dtype=torch.float32).requires_grad_()
     weights = weights_of(kind, 24, dtype=torch.float32, grad=True)
     grad, threads = feature_map((7, 24, 61, 67), last=last, dtype=torch.float32, seed=2), torch.get_num_threads()
@@ -211,7 +212,7 @@ def test_gates_far_out_are_zero_and_one():
 def test_every_half_precision_number_survives():
     for dtype in (torch.bfloat16, torch.float16):
         every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-        # a gate of 2 * sigmoid(0) leaves its input as it was
+        # a gate of 2 * sigmoid(0) leaves its input unchanged
         output = fused.recalibrate(
             every.reshape(1, 1, -1), None, None, None, None, torch.zeros(1, 1, dtype=dtype), None, kind="sse", scale=2.0
         )
@@ -327,7 +328,7 @@ def test_dtypes_that_do_not_fit_are_refused_as_by_torch():
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# Where there is no kernel
+# Calls without a kernel
 # ----------------------------------------------------------------------------------------------------------------
 
 UNSERVED = {
@@ -396,7 +397,7 @@ def test_fake_tensors_have_the_right_shape():
 # ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck itself looks at it
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck itself reads it
 @every_kind
 @every_layout
 def test_operator_keeps_the_rules_of_torch(kind, last):
@@ -437,7 +438,7 @@ def test_exported_programs_need_no_scse():
 
 
 class Direct(nn.Module):
-    """The operator itself in a module of a user."""
+    """A user's module that calls the operator directly."""
 
     def __init__(self):
         super().__init__()
@@ -464,7 +465,7 @@ import multiprocessing, sys, torch
 from scse import ConcurrentSE
 from scse.blocks.kernels import fused
 
-# made before the fork: in a forked child, operations of torch that use threads wait for ever
+# created before the fork: in a forked child, torch operations that use threads deadlock
 torch.manual_seed(0)
 block, x = ConcurrentSE(16), torch.randn(4, 16, 64, 64, requires_grad=True)
 grad = torch.randn_like(x)
@@ -514,7 +515,7 @@ def test_kernels_share_the_threads_of_torch():
 
 
 def test_numbers_of_numpy_are_those_of_the_article():
-    """The reference of this file is the one that the blocks are tested against."""
+    """The kernels equal the formulas of the article, written here once more in NumPy."""
     x, weights = random(1, 2, 3), weights_of("add", 2)
     w1, b1, w2, b2, w, b = (t.numpy() for t in weights)
     u = x.numpy()

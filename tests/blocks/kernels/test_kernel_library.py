@@ -1,4 +1,4 @@
-"""Which library is loaded, what is told of it, and its C code under sanitizers."""
+"""The choice of the library, its description, and its C++ code under sanitizers."""
 
 import os
 import shutil
@@ -15,9 +15,10 @@ from scse.blocks.kernels import fused, library
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def told(**environment):
-    """`path()` in a process with these environment variables."""
-    script = "import torch, scse, scse.blocks.kernels as k; scse.ConcurrentSE(2)(torch.ones(1, 2, 3)); print(k.path())"
+def described(**environment):
+    """Return `describe_backend()` of a process with these environment variables, after a block ran in it."""
+    script = "import torch, scse; from scse.blocks.kernels import describe_backend; "
+    script += "scse.ConcurrentSE(2)(torch.ones(1, 2, 3)); print(describe_backend())"
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True, check=True
     )
@@ -25,24 +26,25 @@ def told(**environment):
 
 
 def test_library_of_this_processor_is_loaded():
-    assert fused.path() == f"fused kernels ({library.instruction_set()})"
+    assert fused.describe_backend() == f"fused kernels ({library.instruction_set()})"
 
 
 def test_older_instruction_set_gets_its_own_library():
-    assert told(ATEN_CPU_CAPABILITY="default") == "fused kernels (baseline)"
+    assert described(ATEN_CPU_CAPABILITY="default") == "fused kernels (baseline)"
 
 
-def test_blocks_work_and_tell_when_kernels_are_switched_off():
-    assert told(SCSE_KERNELS="off") == "plain torch operations: switched off (SCSE_KERNELS=off)"
+def test_blocks_work_without_kernels():
+    assert described(SCSE_KERNELS="off") == "plain torch operations: switched off (SCSE_KERNELS=off)"
 
 
-def test_blocks_work_and_tell_when_no_library_was_built(tmp_path):
-    assert "scse was installed where no C++ compiler could build it" in told(SCSE_KERNELS=str(tmp_path))
+def test_blocks_work_if_no_library_was_built(tmp_path):
+    description = described(SCSE_KERNELS=str(tmp_path))
+    assert "does not exist: scse was installed without a suitable C++ compiler" in description
 
 
-def test_blocks_work_and_tell_when_the_library_is_damaged(tmp_path):
+def test_blocks_work_if_the_library_is_damaged(tmp_path):
     (tmp_path / f"scse_{library.instruction_set()}.so").write_bytes(b"no library")
-    assert "cannot be loaded" in told(SCSE_KERNELS=str(tmp_path))
+    assert "cannot be loaded" in described(SCSE_KERNELS=str(tmp_path))
 
 
 def test_library_of_another_version_is_refused(monkeypatch):
@@ -51,7 +53,7 @@ def test_library_of_another_version_is_refused(monkeypatch):
         library.Library(fused._library.path)
 
 
-def test_missing_memory_is_told(monkeypatch):
+def test_lack_of_memory_raises(monkeypatch):
     monkeypatch.setattr(fused._library, "_forward", lambda call: 1)
     with pytest.raises(MemoryError, match="partial sums"):
         SpatialSE(2)(torch.ones(1, 2, 3))
@@ -60,7 +62,7 @@ def test_missing_memory_is_told(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="builds the kernels with the sanitizers of g++")
 def test_kernels_pass_their_tests_under_sanitizers(tmp_path):
-    """No access out of bounds, no undefined behaviour: AddressSanitizer and UBSan end the process at the first."""
+    """AddressSanitizer and UBSan stop the process at the first access out of bounds or undefined behaviour."""
     names = sorted({"baseline", library.instruction_set()})
     for command in (
         ["cmake", "-S", ROOT, "-B", tmp_path, "-DSCSE_SANITIZE=ON"],
@@ -68,7 +70,7 @@ def test_kernels_pass_their_tests_under_sanitizers(tmp_path):
     ):
         subprocess.run(command, check=True, capture_output=True, timeout=400)
     environment = os.environ | {
-        # the second because the first looks for what throws exceptions when the process starts
+        # libasan looks up the functions that throw exceptions when the process starts, so libstdc++ must be loaded
         "LD_PRELOAD": f"{library_of_compiler('libasan.so')} {library_of_compiler('libstdc++.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaks at exit
         "SCSE_KERNELS": str(tmp_path),

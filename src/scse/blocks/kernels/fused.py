@@ -1,4 +1,4 @@
-"""The fused kernels as an operation of torch: autograd, a custom operator for compilers, and where they apply."""
+"""The fused kernels as a torch operation: autograd, the custom operator for compilers, and the conditions of use."""
 
 import os
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from torch.nn import Parameter
 from scse.blocks import formulas
 from scse.blocks.kernels.library import Call, Library, open_library
 
-KINDS = {"cse": 0, "sse": 1, "add": 2, "max": 3, "multiply": 4}
-ACTIVATIONS = {"relu": 0, "silu": 1, "leaky-relu": 2}
-GATES = {"sigmoid": 0, "hard-sigmoid": 1, "relu": 2}
-STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-"""The C interface's numbers of what has a kernel."""
+# The numbers of the enums in cpp/recalibrate.hpp. What is missing here has no kernel.
+KIND_CODES = {"cse": 0, "sse": 1, "add": 2, "max": 3, "multiply": 4}
+ACTIVATION_CODES = {"relu": 0, "silu": 1, "leaky-relu": 2}
+GATE_CODES = {"sigmoid": 0, "hard-sigmoid": 1, "relu": 2}
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 Weights = tuple[Tensor | None, ...]
-"""squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias; None where there is none."""
+"""squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias; None for absent weights."""
 
 
 class Options(NamedTuple):
-    """What a block is besides its weights, see `formulas.recalibrate`."""
+    """Options of a block, see `formulas.recalibrate`."""
 
     kind: str
     activation: str
@@ -31,12 +31,12 @@ class Options(NamedTuple):
     scale: float
 
 
-_library, _told = open_library()
+_library, _description = open_library()
 _forked = False
 
 
 def _after_fork() -> None:
-    global _forked  # noqa: PLW0603 (the only thing that a forked process changes)
+    global _forked  # noqa: PLW0603 (state of the process, set once in a forked child)
     _forked = True
 
 
@@ -46,13 +46,13 @@ if hasattr(os, "register_at_fork"):
 
 def _loaded() -> Library:
     if _library is None:
-        raise RuntimeError(f"the kernels of scse blocks are not there: {_told}")
+        raise RuntimeError(f"the kernels of scse are not available: {_description}")
     return _library
 
 
-def path() -> str:
-    """What the blocks run on here, in a line."""
-    return _told if _library is not None else f"plain torch operations: {_told}"
+def describe_backend() -> str:
+    """Describe in one line whether the blocks run on the fused kernels or on plain torch operations, and why."""
+    return _description if _library is not None else f"plain torch operations: {_description}"
 
 
 def recalibrate(
@@ -63,8 +63,8 @@ def recalibrate(
     gate: str = "sigmoid",
     scale: float = 1.0,
 ) -> Tensor:
-    """`formulas.recalibrate` of the same six weights, by a kernel where there is one."""
-    if kind not in KINDS or not serves(x, weights):
+    """Compute `formulas.recalibrate`, with a kernel if there is one for this call."""
+    if kind not in KIND_CODES or not serves(x, weights):
         return formulas.recalibrate(x, *weights, kind=kind, activation=activation, gate=gate, scale=scale)
     options = Options(kind, activation, gate, scale)
     if torch.compiler.is_compiling():
@@ -77,15 +77,16 @@ def recalibrate(
 
 
 def serves(x: Tensor, weights: Weights) -> bool:
-    """Whether the kernels take this map and these weights, as they are and where they are called.
+    """Return whether the kernels support this map and these weights in the current context.
 
-    They take dense maps, contiguous or channels-last, on the CPU, in a dtype that the plain formulas would take too.
-    Exported programs get the plain formulas, so that they run without scse; so do tensors and modes that need to see
-    every operation: tensor subclasses, dispatch modes, transforms of torch.func, forward-mode differentiation.
+    The kernels support dense maps on the CPU, contiguous or channels-last, in every dtype that the plain formulas
+    support. Exported programs use the plain formulas, so that they run without scse. So do tensors and modes that
+    must see every operation: tensor subclasses, dispatch modes, transforms of torch.func and forward-mode
+    differentiation.
     """
     if _library is None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    if x.device.type != "cpu" or x.dtype not in STORAGE or x.numel() == 0:
+    if x.device.type != "cpu" or x.dtype not in DTYPE_CODES or x.numel() == 0:
         return False
     if any(w is not None and w.dtype != x.dtype for w in weights) and not torch.is_autocast_enabled("cpu"):
         return False
@@ -111,10 +112,10 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _forward(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, and what the backward pass needs: the excitation of the channels and the gates of the pixels."""
+    """Compute the output, and the two buffers of `_empty_gates` for the backward pass."""
     output = torch.empty_like(x)
     excitation, spatial = _empty_gates(x, weights)
-    converted = _converted(x, weights)  # a name, so that they live as long as the call points to them
+    converted = _converted(x, weights)  # bound to a name, because the call holds pointers to these tensors
     call = _call(x, converted, excitation, spatial, options)
     call.output = output.data_ptr()
     _loaded().forward(call)
@@ -124,9 +125,10 @@ def _forward(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Ten
 def _backward(
     grad: Tensor, saved: tuple[Tensor, Tensor, Tensor], weights: Weights, options: Options, *, map_grad: Tensor | None
 ) -> list[Tensor | None]:
-    """Gradients of the six weights, in their dtypes; that of the map is written to `map_grad`, if any.
+    """Compute the gradients of the six weights, in their dtypes, and write the gradient of the map to `map_grad`.
 
-    `saved` is the map and what `_forward` returned for it.
+    `saved` holds the map, and the excitation and the spatial gate that `_forward` returned. Without a `map_grad` the
+    gradient of the map is not computed.
     """
     x, excitation, spatial = saved
     converted = _converted(x, weights)
@@ -156,10 +158,10 @@ def _call(x: Tensor, weights: Weights, excitation: Tensor, spatial: Tensor, opti
         channels,
         x.numel() // (samples * channels),
         hidden,
-        KINDS[options.kind],
-        ACTIVATIONS[options.activation],
-        GATES[options.gate],
-        STORAGE[x.dtype],
+        KIND_CODES[options.kind],
+        ACTIVATION_CODES[options.activation],
+        GATE_CODES[options.gate],
+        DTYPE_CODES[x.dtype],
         not x.is_contiguous(),
         1 if _forked else torch.get_num_threads(),
         options.scale,
@@ -179,7 +181,7 @@ def _sums_dtype(x: Tensor) -> torch.dtype:
 
 
 def _converted(x: Tensor, weights: Weights) -> Weights:
-    """The weights dense and in the dtype of the sums, which they mostly are."""
+    """Convert the weights to dense tensors in the dtype of the sums. Usually nothing needs to be converted."""
     dtype = _sums_dtype(x)
     if all(w is None or (w.dtype == dtype and w.is_contiguous()) for w in weights):
         return weights
@@ -187,7 +189,11 @@ def _converted(x: Tensor, weights: Weights) -> Weights:
 
 
 def _empty_gates(x: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """(N, C + hidden + C) for means, hidden layer and channel gates, and (N, 1, *spatial); empty without the gate."""
+    """Allocate the buffers that the forward pass fills for the backward pass.
+
+    The first is (N, C + hidden + C), for the means, the hidden layer and the channel gates. The second is
+    (N, 1, *spatial), for the spatial gates. The buffer of a gate that the block does not have is empty.
+    """
     dtype, (samples, channels, *space) = _sums_dtype(x), x.shape
     squeeze_weight, project_weight = weights[0], weights[4]
     width = 0 if squeeze_weight is None else 2 * channels + squeeze_weight.shape[0]
@@ -196,7 +202,7 @@ def _empty_gates(x: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
 
 
 class _Recalibration(torch.autograd.Function):
-    """Forward and backward by kernels; what is differentiated twice goes through the plain formulas."""
+    """Forward and backward pass with the kernels. Double backward uses the plain formulas."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
@@ -222,8 +228,8 @@ _NO_OPTION_GRADS = (None,) * len(Options._fields)
 def _plain_grads(
     needed: Sequence[bool], grad: Tensor, inputs: Sequence[Tensor | None], options: Options
 ) -> list[Tensor | None]:
-    """Gradients that can be differentiated again, through the plain formulas in the dtype of the sums."""
-    # views, so that a weight that was computed from the map is not differentiated by it
+    """Compute gradients that can be differentiated again, with the plain formulas in the dtype of the sums."""
+    # Views cut the graph between the inputs: a weight that was computed from the map is an independent input here.
     views = [t if t is None else t.view_as(t) for t in inputs]
     converted: list[Any] = [t if t is None else t.to(_sums_dtype(grad)) for t in views]
     output = formulas.recalibrate(*converted, **options._asdict())
@@ -247,7 +253,7 @@ def recalibrate_op(  # noqa: PLR0917 (the schema of the operator)
     gate: str,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`recalibrate` for compilers: the output, the excitation of the channels and the gates of the pixels."""
+    """Compute `recalibrate` as an operator for compilers: output, excitation and spatial gate, see `_forward`."""
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
     return _forward(x, weights, Options(kind, activation, gate, scale))
 
@@ -274,7 +280,7 @@ def recalibrate_backward_op(  # noqa: PLR0917 (the schema of the operator)
     gate: str,
     scale: float,
 ) -> list[Tensor]:
-    """Gradients of the map and of the weights that there are, in their order."""
+    """Compute the gradients of the map and of the weights that are present, in their order."""
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
     map_grad = torch.empty_like(x)
     options = Options(kind, activation, gate, scale)
@@ -287,7 +293,7 @@ def _(grad: Tensor, x: Tensor, excitation: Tensor, spatial: Tensor, *rest: Any) 
     return [torch.empty_like(x), *(torch.empty_like(w) for w in rest[:6] if w is not None)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weights, ctx.options = inputs[0], inputs[1:7], inputs[7:]
     _, excitation, spatial = output
     ctx.mark_non_differentiable(excitation, spatial)
@@ -301,4 +307,4 @@ def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
     return map_grad, *(w if w is None else next(found) for w in weights), *_NO_OPTION_GRADS
 
 
-recalibrate_op.register_autograd(_differentiate, setup_context=_keep)
+recalibrate_op.register_autograd(_differentiate, setup_context=_save_for_backward)

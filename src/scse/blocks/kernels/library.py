@@ -1,4 +1,4 @@
-"""The compiled kernels: which library this processor gets, and its C interface (cpp/recalibrate.hpp)."""
+"""The compiled kernels: the choice of the library for this processor, and its C interface (cpp/recalibrate.hpp)."""
 
 import ctypes
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 INSTRUCTION_SETS = {"AVX512": "avx512", "AVX2": "avx2"}
-"""torch's name of what the processor has -> suffix of the library; any other processor gets "baseline"."""
+"""torch's name of a CPU capability -> suffix of the library. Any other processor uses "baseline"."""
 
-SWITCH = "SCSE_KERNELS"
-"""Environment variable: "off" leaves all blocks to plain torch operations, a folder has the libraries to load."""
+KERNELS_VARIABLE = "SCSE_KERNELS"
+"""Environment variable: "off" selects plain torch operations for all blocks, a folder the libraries in it."""
 
 
 class Call(ctypes.Structure):
-    """One call of a kernel: `scse::Call`, field by field."""
+    """Arguments of one call of a kernel. The fields mirror `scse::Call`."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("samples", "channels", "pixels", "hidden")),
@@ -51,10 +51,10 @@ class Library:
     """A loaded library of kernels.
 
     Args:
-        path: of the file.
+        path: Path of the library file.
 
     Raises:
-        OSError: it cannot be loaded, or is of another version of scse.
+        OSError: The library cannot be loaded, or was built for another version of scse.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,18 +68,18 @@ class Library:
         self._forward, self._backward = library.scse_forward, library.scse_backward
 
     def forward(self, call: Call) -> None:
-        """Write `output`, `excitation` and `spatial_gate`; MemoryError if there is none for partial sums."""
+        """Compute `output`, `excitation` and `spatial_gate`; raise MemoryError if partial sums cannot be allocated."""
         if self._forward(call):
-            raise MemoryError("no memory for the partial sums of a scse block")
+            raise MemoryError("out of memory for the partial sums of an scse block")
 
     def backward(self, call: Call) -> None:
-        """Write the gradients; MemoryError if there is no memory for partial sums."""
+        """Compute the gradients; raise MemoryError if partial sums cannot be allocated."""
         if self._backward(call):
-            raise MemoryError("no memory for the partial sums of a scse block")
+            raise MemoryError("out of memory for the partial sums of an scse block")
 
 
 def instruction_set() -> str:
-    """The suffix of the library that suits this processor."""
+    """Return the suffix of the library for this processor."""
     return INSTRUCTION_SETS.get(torch.backends.cpu.get_cpu_capability(), "baseline")
 
 
@@ -87,17 +87,17 @@ def open_library() -> tuple[Library | None, str]:
     """Load the kernels for this processor.
 
     Returns:
-        The library, or None where there is none that runs; and what to tell of it in a line.
+        The library, or None if no library can be used, and a one-line description of the outcome.
     """
-    chosen = os.environ.get(SWITCH)
-    if chosen == "off":
-        return None, f"switched off ({SWITCH}=off)"
+    setting = os.environ.get(KERNELS_VARIABLE)
+    if setting == "off":
+        return None, f"switched off ({KERNELS_VARIABLE}=off)"
     name = f"scse_{instruction_set()}.so"
-    found = (Path(chosen) if chosen else files("scse.blocks.kernels")) / name
-    if not found.is_file():
-        return None, f"{found} is not there: scse was installed where no C++ compiler could build it"
+    file = (Path(setting) if setting else files("scse.blocks.kernels")) / name
+    if not file.is_file():
+        return None, f"{file} does not exist: scse was installed without a suitable C++ compiler"
     try:
-        with as_file(found) as path:
+        with as_file(file) as path:
             return Library(path), f"fused kernels ({instruction_set()})"
     except OSError as error:
         return None, f"{name} cannot be loaded: {error}"

@@ -1,1 +1,1 @@
-"""What nnU-Net searches; a module here is also imported as a top-level one."""
+"""The folder that nnU-Net searches. It imports the modules here as top-level modules."""

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer with recalibration blocks after every encoder and decoder block of the planned network."""
+"""Trainers of nnU-Net with recalibration blocks after every encoder and decoder block of the planned network."""
 
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ from scse.attachment.placements import placements
 
 
 class RecalibratedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has no types
-    """What the trainers share; all but the network is nnU-Net's.
+    """Base class of the trainers. It differs from nnU-Net's trainer only in the network.
 
-    The blocks start as the identity: until they are trained, the network computes what nnU-Net's own does. A subclass
-    may inherit from another of nnU-Net's trainers too, such as `nnUNetTrainer_100epochs`, and name it second.
+    The blocks start as the identity: until they are trained, the network computes the same as nnU-Net's own. A subclass
+    may also inherit from another trainer of nnU-Net, such as `nnUNetTrainer_100epochs`, as its second base class.
     """
 
     recalibration: ClassVar[str]
@@ -30,28 +30,28 @@ class RecalibratedTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net has n
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The planned network with blocks; nnU-Net calls this for training and for prediction.
+        """Build the planned network with blocks. nnU-Net calls this method for training and for prediction.
 
         Raises:
-            ValueError: the network is of a family that `scse.attach` does not know.
+            UserError: The network is of a family that `scse.attach` does not know.
         """
         network: nn.Module = super().build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        # leaves 2 voxels a side in the deepest stage, as instance normalization needs more than one; a whole patch
-        # would do too, but takes longer
+        # This size leaves 2 voxels per side in the deepest stage, because instance normalisation needs more than one. A
+        # whole patch would work too, but takes longer.
         size = 2 * np.prod(configuration_manager.pool_op_kernel_sizes, axis=0)
         attach(network, cls.recalibration, example=torch.zeros(1, num_input_channels, *size.tolist()))
         return network
 
     def on_train_start(self) -> None:
-        """Write into nnU-Net's log where the blocks are."""
+        """Write the places of the blocks to the log of nnU-Net."""
         super().on_train_start()
         table = placements(self.network)
         self.print_to_log_file(f"\nBlocks, at the resolutions of a small example:\n{table}\n", add_timestamp=False)
 
 
-class nnUNetTrainerCSE(RecalibratedTrainer):  # noqa: N801 (nnU-Net's way of naming)
+class nnUNetTrainerCSE(RecalibratedTrainer):  # noqa: N801 (naming convention of nnU-Net)
     """nnU-Net with channel squeeze & excitation."""
 
     recalibration = "cse"

@@ -6,7 +6,7 @@ for (const figure of document.querySelectorAll("script.figure")) {
 
 const plots = () => [...document.querySelectorAll(".js-plotly-plot")];
 
-// plotly draws with fixed colours: give it the page's own, and again when the reader changes dark and light
+// plotly uses fixed colours: set those of the page, and again when the colour scheme changes
 function paint() {
   const style = getComputedStyle(document.documentElement);
   const ink = style.getPropertyValue("--ink").trim();
@@ -20,7 +20,7 @@ function paint() {
   }
 }
 
-// on paper a figure is as wide as the page, or as the verdict's panel
+// in print, a figure is as wide as the page or as the panel of the verdict
 const PAPER = 680;
 const PANEL = 630;
 const paper = matchMedia("print");
@@ -48,7 +48,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
 paper.addEventListener("change", fit);
 
 for (const folded of document.querySelectorAll("details.figures")) {
-  // what was drawn while hidden has no width
+  // figures drawn while hidden have no width
   folded.addEventListener("toggle", () => folded.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot)));
 }
 
@@ -76,6 +76,6 @@ document.getElementById("copy").addEventListener("click", async () => {
     document.getElementById("copied").textContent = "Copied.";
   } catch {
     getSelection().selectAllChildren(source);
-    document.getElementById("copied").textContent = "Selected: copy it with the keyboard.";
+    document.getElementById("copied").textContent = "The citation is selected; copy it with the keyboard.";
   }
 });

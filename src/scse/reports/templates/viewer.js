@@ -1,17 +1,17 @@
 "use strict";
-// the viewer: two predictions of one slice side by side, drawn from the packed label maps
+// the viewer shows two predictions of one slice side by side, drawn from the packed label maps
 (() => {
   const data = JSON.parse(document.getElementById("viewer-data").textContent);
   const at = (name) => document.getElementById(`v-${name}`);
-  const LONGEST = 560; // pixels of a canvas
+  const LONGEST = 560; // longest side of a canvas in pixels
   const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-  // missed, added, taken for another structure
+  // colours of missed pixels, added pixels, and pixels of another structure
   const ERRORS = { missed: [230, 159, 0], added: [86, 180, 233], swapped: [240, 80, 200] };
   const SIDES = ["left", "right"];
   const colors = [null, ...data.structures.map(({ color }) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)))];
   const names = ["background", ...data.structures.map(({ name }) => name)];
   const on = new Uint8Array(256).fill(1);
-  const unpacked = new Map(); // of the shown case
+  const unpacked = new Map(); // unpacked data of the shown case
   let shown = null; // {index, reference, bitmaps}
   let turn = 0;
 
@@ -71,7 +71,7 @@
         let color = null;
         let strength = alpha;
         if (errors && wanted !== found && ((wanted && on[wanted]) || (found && on[found]))) {
-          // striped, so that no error is taken for a structure
+          // stripes distinguish errors from structures
           color = ((x + y) >> 2) % 3 === 0 ? [0, 0, 0] : !found ? ERRORS.missed : !wanted ? ERRORS.added : ERRORS.swapped;
           strength = 255;
         } else if (filled && found && on[found]) color = colors[found];
@@ -118,7 +118,7 @@
     const dice = mean(item.dice[key] ?? []);
     const parts = [`${item.name}, Dice ${percent(dice)}`];
     if (at("gate").checked) parts.push(gate ? `gate from ${gate.low.toFixed(2)} (dark) to ${gate.high.toFixed(2)} (bright)` : "no spatial gate");
-    if (at("errors").checked) parts.push("errors (striped): orange missed, blue added, pink another structure");
+    if (at("errors").checked) parts.push("errors (striped): missed in orange, added in blue, another structure in pink");
     at(`${side}-caption`).textContent = `${variantName(at(side).value)}: ${parts.join("; ")}.`;
   }
 
@@ -131,7 +131,7 @@
     const scale = LONGEST / Math.max(wide, high);
     for (const side of SIDES) {
       const maps = await unpack(side);
-      if (mine !== turn) return; // something newer is asked for
+      if (mine !== turn) return; // superseded by a newer call
       const canvas = at(`${side}-canvas`);
       [canvas.width, canvas.height] = [Math.round(wide * scale), Math.round(high * scale)];
       const context = canvas.getContext("2d");
@@ -271,11 +271,11 @@
   const pairs = new Set(data.structures.map(({ color }) => color)).size < data.structures.length;
   at("note").textContent = [
     `Test cases of seed ${data.seed}, sorted from worst to best by the Dice of ${data.by}${data.networks.length > 1 ? " (mean over the networks)" : ""}.`,
-    data.left_out ? `${data.left_out} more cases are left out, so that the page stays small: the worst, the median and the best are here, and an even spread between them.` : "",
-    data.cases.some(({ slices, count }) => slices.length < count) ? "Of each case only every n-th slice that holds a structure is here." : "",
+    data.left_out ? `${data.left_out} more cases are left out to limit the size of the page; it shows the worst, the median and the best case and an even selection between them.` : "",
+    data.cases.some(({ slices, count }) => slices.length < count) ? "Only every n-th slice that contains a structure is shown for each case." : "",
     data.view === "picture" ? "" : `Slices are ${data.view}; ${data.view === "sagittal" ? "anterior is on the right, superior" : `the subject's left is on the left, ${data.view === "axial" ? "anterior" : "superior"}`} is up.`,
-    pairs ? "Some structures share a colour, such as the two sides of a pair; their names tell them apart." : "",
-    "Beside a structure's name stands its Dice in this case, left | right. Arrow keys on a picture change the slice. The gate is that of the last block that has one.",
+    pairs ? "Some structures have the same colour, such as the left and right structure of a pair." : "",
+    "The numbers next to the name of a structure are its Dice in this case, left | right. Arrow keys on a picture change the slice. The spatial gate is that of the last block that has one.",
   ].filter(Boolean).join(" ");
   chooseNetwork();
   chooseCase(data.picked.median ?? 0);

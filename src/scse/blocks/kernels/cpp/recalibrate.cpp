@@ -1,10 +1,11 @@
-// Recalibration with cSE, sSE and scSE gates: the formulas of formulas.py, reading a map as few times as they allow.
+// Recalibration with cSE, sSE and scSE gates, as defined in formulas.py, with the fewest possible reads of a map.
 //
-// Forward: one pass for the sums of the channels and the projection of the pixels, the two small layers, one pass that
-// writes the output. Backward: one pass for the gradients of all gates, the layers, one pass that writes the gradient
-// of the map. A pass goes over tiles of pixels that a core's cache holds. Samples are taken in groups that are as
-// small as keeps all threads busy, so that the second pass finds in the caches what the first one read. Partial sums
-// belong to tiles and are added in the order of the tiles: neither the threads nor the groups change a bit.
+// Forward: one pass computes the sums of the channels and the projections of the pixels, then the two small layers are
+// computed, and a second pass writes the output. Backward: one pass computes the gradients of all gates, then follow
+// the layers, and a second pass writes the gradient of the map. A pass processes tiles of pixels that fit into the
+// cache of a core. Samples are processed in the smallest groups that keep all threads busy, so that the second pass
+// reads from the caches. Every tile has its own partial sums, which are added in the order of the tiles: results are
+// bit-identical for any number of threads and any size of the groups.
 
 #include "recalibrate.hpp"
 #include "simd.hpp"
@@ -18,17 +19,17 @@
 namespace scse {
 namespace {
 
-constexpr int64_t TILE_VALUES = 1 << 16;    // of a map in a tile: 256 KiB of float
-constexpr int64_t GROUP_VALUES = 1 << 17;   // of a map in a group, for each thread
-constexpr int64_t THREAD_VALUES = 1 << 14;  // of a map that are worth a thread
-constexpr int64_t STREAM_BYTES = 12 << 20;  // of a map that is written past the caches
-constexpr int64_t ROWS = 8;                 // channels that are read side by side
+constexpr int64_t TILE_VALUES = 1 << 16;    // map values per tile: 256 KiB of float
+constexpr int64_t GROUP_VALUES = 1 << 17;   // map values per group and thread
+constexpr int64_t THREAD_VALUES = 1 << 14;  // smallest number of map values per thread
+constexpr int64_t STREAM_BYTES = 12 << 20;  // size from which maps are written without using the caches
+constexpr int64_t ROWS = 8;                 // channels that are read at the same time
 
 constexpr bool squeezes_space(Kind kind) { return kind != Kind::sse; }
 constexpr bool squeezes_channels(Kind kind) { return kind != Kind::cse; }
 constexpr bool is_linear(Kind kind) { return kind != Kind::max && kind != Kind::multiply; }
 
-// ---- formulas of one vector: map x, channel gate c, spatial gate s, output gradient g
+// ---- formulas for one vector: map x, channel gate c, spatial gate s, output gradient g
 
 template <Kind kind, class V> V joined(V x, V c, V s) {
     if constexpr (kind == Kind::cse) return x * c;
@@ -37,7 +38,7 @@ template <Kind kind, class V> V joined(V x, V c, V s) {
     const V by_channel = x * c, by_pixel = x * s;
     if constexpr (kind == Kind::max) {
         const V larger = by_channel > by_pixel ? by_channel : by_pixel;
-        return by_channel != by_channel ? by_channel : larger; // NaN wins, as in torch
+        return by_channel != by_channel ? by_channel : larger; // NaN propagates, as in torch
     }
     return by_channel * by_pixel;
 }
@@ -48,7 +49,7 @@ template <Kind kind, class V> V slope(V x, V c, V s) {
     if constexpr (kind == Kind::sse) return s;
     if constexpr (kind == Kind::add) return c + s;
     if constexpr (kind == Kind::multiply) return 2 * x * c * s;
-    const V by_channel = x * c, by_pixel = x * s, half = (c + s) / 2; // a tie is shared, as in torch
+    const V by_channel = x * c, by_pixel = x * s, half = (c + s) / 2; // ties share the gradient, as in torch
     return by_channel > by_pixel ? c : by_channel < by_pixel ? s : half;
 }
 
@@ -91,7 +92,7 @@ template <class A> A gated(Gate gate, A x) {
     return line < 0 ? A(0) : line > 1 ? A(1) : line;
 }
 
-// d gate / d x, from the gate itself
+// d gate / d x, computed from the value of the gate
 template <class A> A gate_slope(Gate gate, A value) {
     if (gate == Gate::sigmoid) return value * (1 - value);
     if (gate == Gate::relu) return value > 0 ? A(1) : A(0);
@@ -102,7 +103,7 @@ template <class A> A gate_slope(Gate gate, A value) {
 
 template <class A> constexpr int64_t padded(int64_t count) { return (count + lanes<A> - 1) / lanes<A> * lanes<A>; }
 
-// Zeroed, aligned to vectors; rows of it that are padded to vectors can be read and written whole.
+// Zeroed memory, aligned to vectors. Rows that are padded to whole vectors can be read and written in whole vectors.
 template <class A> class Buffer {
   public:
     explicit Buffer(int64_t count)
@@ -120,7 +121,7 @@ template <class A> class Buffer {
     A *first_;
 };
 
-// How a vector of a row is read and written: whole, past the caches, or the part of one at a row's end.
+// Ways to read and write a vector of a row: whole, written without using the caches, or partial at the end of a row.
 struct Whole {
     template <class T> auto read(const T *from) const { return load(from); }
     template <class T> void write(T *to, Vec<Acc<T>> value) const { store(to, value); }
@@ -144,7 +145,7 @@ struct Range {
     int64_t begin, end;
 };
 
-// The part of `count` that is one thread's, in whole steps.
+// The part of `count` items that thread `rank` of `size` processes, in multiples of `step`.
 Range part(int64_t count, int64_t step, int64_t rank, int64_t size) {
     const int64_t steps = (count + step - 1) / step;
     const int64_t begin = steps * rank / size * step, end = steps * (rank + 1) / size * step;
@@ -201,7 +202,7 @@ template <Kind kind, class S, bool last> class Recalibration {
             if constexpr (squeezes_space(kind)) {
 #pragma omp barrier
                 excite(first, count, rank, size);
-                // backwards: what was read last is still in the caches
+                // reverse order, because the tiles that were read last are still in the caches
                 for (int64_t t = mine.end; t-- > mine.begin;) write_output(first, t);
             }
         });
@@ -225,8 +226,8 @@ template <Kind kind, class S, bool last> class Recalibration {
     }
 
   private:
-    // Runs `work` in all threads on one group of samples after the other; the threads share out its tiles. The last
-    // samples come first: what wrote the map has left them in the caches.
+    // Runs `work` in all threads on one group of samples after the other. The tiles of a group are distributed over
+    // the threads. The last samples come first, because they are still in the caches after the map was written.
     template <class Work> void in_groups(Work work) const {
 #pragma omp parallel num_threads(threads)
         {
@@ -264,7 +265,7 @@ template <Kind kind, class S, bool last> class Recalibration {
                written % VECTOR_BYTES == 0 && row % VECTOR_BYTES == 0;
     }
 
-    // ---- places: t counts the tiles of a group
+    // ---- addresses; t is the index of a tile in a group
 
     int64_t tile_begin(int64_t t) const { return t % tiles * tile; }
     int64_t tile_size(int64_t t) const { return P - tile_begin(t) < tile ? P - tile_begin(t) : tile; }
@@ -324,7 +325,7 @@ template <Kind kind, class S, bool last> class Recalibration {
             for (int64_t k = 0; k < rows; ++k) sums[c + k] = lane_sum<A>(sum[k]);
     }
 
-    // Channels last: as many pixels at a time as a vector has lanes, so that their projections fill one.
+    // Channels last: processes as many pixels at a time as a vector has lanes, so that their projections fill a vector.
     void squeeze_columns(const S *x, int64_t count, A *sums, A *projected) const {
         if constexpr (squeezes_space(kind)) std::memset(sums, 0, width * sizeof(A));
         for (int64_t i = 0; i < count; i += L) {
@@ -379,7 +380,7 @@ template <Kind kind, class S, bool last> class Recalibration {
 #pragma omp barrier
     }
 
-    // The sums over the tiles of a sample, in their order, for the channels from `begin` to `end`.
+    // Sums over the tiles of a sample, in the order of the tiles, for the channels from `begin` to `end`.
     void add_tiles(const A *rows, A *sums, int64_t begin, int64_t end) const {
         for (int64_t c = begin; c < end; ++c) sums[c] = rows[c];
         for (int64_t k = 1; k < tiles; ++k) add_scaled(sums + begin, A(1), rows + k * width + begin, end - begin);
@@ -400,7 +401,7 @@ template <Kind kind, class S, bool last> class Recalibration {
         });
     }
 
-    // Runs body_of(row)(io, i) on all vectors of a tile; rows are those of memory, by channel or, channels last, by pixel.
+    // Runs body_of(row)(io, i) on all vectors of a tile. A row of memory is a channel or, for channels last, a pixel.
     template <class BodyOf> void over_rows(int64_t t, BodyOf body_of) const {
         const int64_t rows = last ? tile_size(t) : C, count = last ? C : tile_size(t);
         for (int64_t row = 0; row < rows; ++row) {
@@ -412,7 +413,7 @@ template <Kind kind, class S, bool last> class Recalibration {
         }
     }
 
-    // Values that differ by channel, or by pixel, as vectors along a row.
+    // Functions that return the values of channels, or of pixels, as vectors along a row.
     template <bool used> static auto by_channel(const A *values, int64_t row) {
         if constexpr (!used)
             return [](auto, int64_t) { return V{}; };
@@ -431,7 +432,7 @@ template <Kind kind, class S, bool last> class Recalibration {
             return [=](auto io, int64_t i) { return io.read(values + i); };
     }
 
-    // ---- backward, first pass: gradients of gates, and of the projection
+    // ---- backward, first pass: gradients of the gates and of the projection
 
     void pull_gates(int64_t first, int64_t t) const {
         const S *x = map() + offset(first, t), *g = output_grad() + offset(first, t);
@@ -474,7 +475,8 @@ template <Kind kind, class S, bool last> class Recalibration {
             for (int64_t k = 0; k < rows; ++k) sums[c + k] = lane_sum<A>(sum[k]);
     }
 
-    // Replaces the gradients of L spatial gates by those before the sigmoid, and returns them; 0 past the tile's end.
+    // Replaces the gradients of L spatial gates by the gradients before the sigmoid, and returns them. Beyond the end
+    // of the tile they are 0.
     V through_spatial_gate(const A *spatial, A *pixel, int64_t i, int64_t count) const {
         const V s = i + L <= count ? load(spatial + i) : load(spatial + i, count - i);
         const V grad = load(pixel + i) * s * (1 - s / A(a.scale));
@@ -638,11 +640,11 @@ template <Kind kind, class S, bool last> class Recalibration {
     const int threads;
     const int64_t group;
     const bool streams;
-    const Buffer<A> partials, weight, pixels, own;               // of both directions
-    const Buffer<A> logits, means, hidden, weights, biases;      // of the backward pass
+    const Buffer<A> partials, weight, pixels, own;               // for both passes
+    const Buffer<A> logits, means, hidden, weights, biases;      // for the backward pass only
 };
 
-// ---- from values to types
+// ---- dispatch from values to types
 
 template <Kind kind, class S> int run(const Call &call, bool backward) {
     const auto with = [&](auto recalibration) {
@@ -678,9 +680,9 @@ int run(const Call &call, bool backward) {
 } // namespace
 } // namespace scse
 
-// 0, or 1 without memory for the sums.
+// Return 0, or 1 if memory for the partial sums cannot be allocated.
 SCSE_EXPORT int scse_forward(const scse::Call *call) { return scse::run(*call, false); }
 SCSE_EXPORT int scse_backward(const scse::Call *call) { return scse::run(*call, true); }
 
-// Tells a library of another version from this one.
+// The size of a call, by which the Python side recognises a library of another version.
 SCSE_EXPORT int64_t scse_call_bytes() { return sizeof(scse::Call); }

@@ -1,4 +1,5 @@
-// The C interface of the kernels: one structure of plain pointers, mirrored in library.py.
+// The C interface of the kernels: one structure of plain pointers, mirrored in library.py. The numbers of the enums are
+// mirrored in fused.py.
 
 #pragma once
 
@@ -17,14 +18,15 @@ enum class Activation : int32_t { relu, silu, leaky_relu };
 enum class Gate : int32_t { sigmoid, hard_sigmoid, relu };
 enum class Storage : int32_t { float32, float64, bfloat16, float16 };
 
-// Maps hold `storage`, all else its sums: double for float64, else float. Everything is dense.
+// Arguments of one call. All arrays are dense. Maps have the type `storage`; all other arrays have the type of the
+// sums, which is double for float64 and float otherwise.
 struct Call {
     int64_t samples, channels, pixels, hidden;
     Kind kind;
     Activation activation;
     Gate gate;
     Storage storage;
-    int32_t channels_last; // maps are (samples, pixels, channels), else (samples, channels, pixels)
+    int32_t channels_last; // 1: maps are (samples, pixels, channels); 0: maps are (samples, channels, pixels)
     int32_t threads;
     double scale;
 
@@ -37,9 +39,9 @@ struct Call {
     void *excitation;   // (samples, channels + hidden + channels): means, hidden layer before its activation, gates
     void *spatial_gate; // (samples, pixels)
 
-    void *output; // forward only
+    void *output; // forward pass only
 
-    // backward only; the gradients of biases that are null are null, and so may `map_grad` be
+    // backward pass only; the gradient of a null bias is null, and `map_grad` may be null
     const void *output_grad;
     void *map_grad;
     void *squeeze_weight_grad, *squeeze_bias_grad, *excite_weight_grad, *excite_bias_grad;

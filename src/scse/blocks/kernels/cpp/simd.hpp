@@ -1,6 +1,6 @@
-// Vectors of the widest registers that a translation unit is compiled for, in the vector extension of GCC and Clang:
-// one source for every instruction set. Maps are stored as float, double, bfloat16 or float16; sums are kept in float
-// for the last two.
+// Vectors of the widest registers that a translation unit is compiled for, in the vector extension of GCC and Clang.
+// The same source is compiled for every instruction set. Maps are stored as float, double, bfloat16 or float16; sums of
+// the last two are kept in float.
 
 #pragma once
 
@@ -40,7 +40,7 @@ struct float16 {
     uint16_t bits;
 };
 
-// What sums over a map of S are kept in.
+// The type of sums over a map of type S.
 template <class S> struct Sum {
     using type = float;
 };
@@ -58,7 +58,7 @@ template <class To, class From> To bits_as(From from) {
 
 template <class A> Vec<A> spread(A value) { return value - Vec<A>{}; }
 
-// ---- how a stored vector becomes a vector of sums, and back
+// ---- conversion from the type of a map to the type of its sums, and back
 
 inline Vec<float> widened(Vec<float> v, float) { return v; }
 inline Vec<double> widened(Vec<double> v, double) { return v; }
@@ -98,7 +98,7 @@ template <> struct Stored<double> {
     using type = Vec<double>;
 };
 
-// ---- memory: whole vectors, and the part of one at the end of a row
+// ---- memory: whole vectors, and partial vectors at the end of a row
 
 template <class S> Vec<Acc<S>> load(const S *from) {
     typename Stored<S>::type v;
@@ -142,7 +142,7 @@ template <class S> void store(S *to, Vec<Acc<S>> value, int64_t count) {
 #endif
 }
 
-// Past the caches, to aligned memory: a map that no cache holds need not be read before it is written.
+// Writes to aligned memory without using the caches. A map that exceeds the caches is then not read before the write.
 template <class S> void stream(S *to, Vec<Acc<S>> value) {
     const auto v = narrowed(value, S{});
 #if defined(__AVX512F__)
@@ -165,7 +165,7 @@ template <class S> void stream(S *to, Vec<Acc<S>> value) {
 #endif
 }
 
-// Asks for what is read a page later: of maps beyond the caches, the processor itself does not look past a page's end.
+// Prefetches the data one page ahead, because the hardware prefetcher does not cross the end of a page.
 template <class S> void expect_soon(const S *now) {
     __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(now) + 4096));
 }
@@ -187,7 +187,7 @@ template <class V, std::size_t... I> V pair_sums(V a, V b, std::index_sequence<I
 #endif
 }
 
-// rows[0] becomes the vector of the sums of rows[0], rows[1], ...
+// Sets rows[0] to the vector of the sums of rows[0], rows[1], ..., and returns it.
 template <class A> Vec<A> row_sums(Vec<A> (&rows)[lanes<A>]) {
     for (int64_t left = lanes<A> / 2; left > 0; left /= 2)
         for (int64_t i = 0; i < left; ++i)
@@ -202,10 +202,10 @@ template <class A> A lane_sum(Vec<A> v) {
 
 // ---- functions
 
-// exp(x) by 2^k e^r with |r| <= ln(2) / 2 and the Taylor polynomial of degree 7: relative error below 2e-7.
+// exp(x) = 2^k e^r with |r| <= ln(2) / 2, and the Taylor polynomial of degree 7 for e^r. Relative error below 2e-7.
 inline Vec<float> exponential(Vec<float> x) {
     x = x < -87.f ? spread(-87.f) : x > 88.f ? spread(88.f) : x;
-    constexpr float ROUND = 0x1.8p23f; // adding and taking it away rounds to an integer
+    constexpr float ROUND = 0x1.8p23f; // adding and subtracting it rounds to an integer
     const Vec<float> shifted = x * 1.44269504f + ROUND, k = shifted - ROUND;
     const Vec<float> r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
     Vec<float> p = spread(1.f / 5040);

@@ -9,21 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from named import build
 from scse.attachment.placements import placements
 from scse.networks import UNet
-from scse.zoo.library import (
-    LIBRARIES,
-    MULTIPLE,
-    Sized,
-    build_network,
-    build_plain,
-    check_network,
-    code_digest,
-    describe_places,
-    explain,
-    find_maker,
-    named_again,
-)
+from scse.zoo.building import MULTIPLE, Sized, build_plain, describe_places, explain, find_factory
+from scse.zoo.catalogue import LIBRARIES, code_digest, confirm_network, read_network
 
 ARGUMENTS = {"in_channels": 1, "classes": 3}
 LISTED = [f"{source}:{name}" for source, library in LIBRARIES.items() for name in library.networks]
@@ -91,7 +81,7 @@ def image(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", LISTED)
 def test_every_listed_network_takes_any_size_it_can(name):
     size = (128, 120) if name == "smp:PAN" else (40, 24)
-    network = build_network(small(name), ARGUMENTS, size=size)
+    network = build(small(name), ARGUMENTS, size=size)
     assert network.training
     network.eval()
     with torch.no_grad():
@@ -100,19 +90,19 @@ def test_every_listed_network_takes_any_size_it_can(name):
 
 @pytest.mark.parametrize("name", ["monai:BasicUNet", "monai:UNet", "monai:DynUNet", "monai:SegResNet"])
 def test_listed_networks_of_volumes(name):
-    network = build_network(small(name), ARGUMENTS, size=(16, 32, 8), variant="cse").eval()
+    network = build(small(name), ARGUMENTS, size=(16, 32, 8), variant="cse").eval()
     with torch.no_grad():
         assert network(image(1, 1, 16, 32, 8)).shape == (1, 3, 16, 32, 8)
 
 
 def test_defaults_are_the_libraries_own_but_for_weights_which_are_not_fetched():
-    unet = build_plain(check_network("smp:Unet"), {**ARGUMENTS, "spatial_dims": 2})
+    unet = build_plain(read_network("smp:Unet"), {**ARGUMENTS, "spatial_dims": 2})
     assert unet.name == "u-resnet34"
     assert LIBRARIES["smp"].networks["Unet"] == {"encoder_weights": None}
 
 
 def test_options_in_brackets_reach_the_network():
-    network = build_plain(check_network(BASIC), {**ARGUMENTS, "spatial_dims": 2})
+    network = build_plain(read_network(BASIC), {**ARGUMENTS, "spatial_dims": 2})
     assert network.conv_0.conv_0.conv.out_channels == 4
 
 
@@ -121,7 +111,7 @@ def test_variants_share_all_weights_of_the_plain_network(name):
     built = {}
     for variant in ("none", "cse", "sse", "scse"):
         torch.manual_seed(3)
-        built[variant] = build_network(name, ARGUMENTS, size=(32, 32), variant=variant)
+        built[variant] = build(name, ARGUMENTS, size=(32, 32), variant=variant)
     plain = built["none"].state_dict()
     for variant, network in built.items():
         weights = network.state_dict()
@@ -138,7 +128,7 @@ def test_variants_share_all_weights_of_the_plain_network(name):
 
 
 def test_blocks_go_where_they_are_wanted():
-    network = build_network(BASIC, ARGUMENTS, size=(32, 32), variant="sse", attach_to="upcat_*")
+    network = build(BASIC, ARGUMENTS, size=(32, 32), variant="sse", attach_to="upcat_*")
     assert placements(network.network).names == ("upcat_4", "upcat_3", "upcat_2", "upcat_1")
     assert describe_places(network) == "upcat_*"
 
@@ -146,7 +136,7 @@ def test_blocks_go_where_they_are_wanted():
 @pytest.mark.parametrize("aggregation", ["add", "max", "multiply"])
 def test_options_of_a_variant_reach_attached_blocks_which_start_as_the_identity_if_they_can(aggregation):
     variant = f"scse[reduction=4,aggregation={aggregation}]"
-    network = build_network(BASIC, ARGUMENTS, variant=variant, size=(32, 32))
+    network = build(BASIC, ARGUMENTS, variant=variant, size=(32, 32))
     blocks = [place.block for place in placements(network.network)]
     assert blocks
     for block in blocks:
@@ -156,11 +146,11 @@ def test_options_of_a_variant_reach_attached_blocks_which_start_as_the_identity_
 
 def test_a_placement_is_refused_for_networks_that_are_not_ours():
     with pytest.raises(ValueError, match=r"placement has no effect on monai:BasicUNet.*--attach-to"):
-        build_network(BASIC, ARGUMENTS, variant="scse[placement=encoder]", size=(32, 32))
+        build(BASIC, ARGUMENTS, variant="scse[placement=encoder]", size=(32, 32))
 
 
 def test_the_papers_networks_have_their_own_places():
-    network = build_network("unet", {**ARGUMENTS, "width": 4, "depth": 2}, size=(16, 16), variant="cse")
+    network = build("unet", {**ARGUMENTS, "width": 4, "depth": 2}, size=(16, 16), variant="cse")
     assert isinstance(network, UNet)
     assert describe_places(network) == "encoder.*|decoder.*"
 
@@ -177,7 +167,7 @@ class Seen(nn.Module):
 
 
 def sized(network: nn.Module, classes: int = 2) -> Sized:
-    return Sized(network, spec=check_network("smp:Unet"), classes=classes)
+    return Sized(network, spec=read_network("smp:Unet"), classes=classes)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 40), (33, 31), (64, 32), (5, 70, 9)])
@@ -226,11 +216,11 @@ def test_what_gives_no_logits_is_named(give, found):
 
 
 def test_a_factory_in_a_file_is_called_with_what_the_data_decide(mine, capsys):
-    network = build_network(f"{mine}:make[width=5]", ARGUMENTS, size=(24, 20), variant="scse", attach_to="first")
+    network = build(f"{mine}:make[width=5]", ARGUMENTS, size=(24, 20), variant="scse", attach_to="first")
     assert network.network.first.out_channels == 5
     assert network(image(2, 1, 24, 20)).shape == (2, 3, 24, 20)
     assert placements(network.network).names == ("first",)
-    assert build_network(f"{mine}:make", ARGUMENTS, size=(8, 8)).network.first.out_channels == 6
+    assert build(f"{mine}:make", ARGUMENTS, size=(8, 8)).network.first.out_channels == 6
     assert capsys.readouterr().out == "run\nrun\n"
     assert str(mine.parent) not in sys.path
 
@@ -239,15 +229,15 @@ def test_the_path_may_be_relative_or_of_the_home_folder(mine, monkeypatch):
     monkeypatch.chdir(mine.parent)
     monkeypatch.setenv("HOME", str(mine.parent))
     for path in ("mine.py", "./mine.py", "~/mine.py"):
-        assert callable(find_maker(check_network(f"{path}:make")))
+        assert callable(find_factory(read_network(f"{path}:make")))
 
 
 def test_the_digest_of_a_file_changes_with_it(mine):
-    before = code_digest(f"{mine}:make")
+    before = code_digest(read_network(f"{mine}:make"))
     assert list(before) == ["mine.py"]
     mine.write_text(MINE + "\n")
-    assert code_digest(f"{mine}:make") != before
-    assert code_digest("unet") == code_digest("smp:Unet") == {}
+    assert code_digest(read_network(f"{mine}:make")) != before
+    assert code_digest(read_network("unet")) == code_digest(read_network("smp:Unet")) == {}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +254,7 @@ def test_the_digest_of_a_file_changes_with_it(mine):
 )
 def test_a_factory_that_is_wrong_is_named(mine, function, message):
     with pytest.raises(ValueError, match=message):
-        build_network(f"{mine}:{function}", ARGUMENTS, size=(8, 8))
+        build(f"{mine}:{function}", ARGUMENTS, size=(8, 8))
 
 
 @pytest.mark.parametrize(
@@ -279,12 +269,12 @@ def test_a_factory_that_is_wrong_is_named(mine, function, message):
 def test_a_file_that_is_wrong_is_named(tmp_path, content, message):
     (tmp_path / "net.py").write_text(content)
     with pytest.raises(ValueError, match=message):
-        find_maker(check_network(f"{tmp_path / 'net.py'}:make"))
+        find_factory(read_network(f"{tmp_path / 'net.py'}:make"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*net\.py; give the path of a Python file"):
-        find_maker(check_network(f"{tmp_path}/net.py:make"))
+        find_factory(read_network(f"{tmp_path}/net.py:make"))
 
 
 # What is wrong
@@ -318,29 +308,34 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 )
 def test_wrong_names_and_options_are_named(name, message):
     with pytest.raises(ValueError, match=message) as caught:
-        build_network(name, ARGUMENTS, size=(32, 32))(image(2, 1, 32, 32))
+        build(name, ARGUMENTS, size=(32, 32))(image(2, 1, 32, 32))
     assert len(str(caught.value)) < 1000
 
 
 def test_no_volumes_for_networks_of_pictures():
     with pytest.raises(ValueError, match="smp has networks of 2 spatial axes only, got spatial_dims=3"):
-        build_network("smp:Unet", ARGUMENTS, size=(8, 8, 8))
+        build("smp:Unet", ARGUMENTS, size=(8, 8, 8))
 
 
 @pytest.mark.parametrize("attach_to", ["auto", "second"])
 def test_places_that_are_not_found_are_told_with_how_to_look(mine, attach_to):
-    message = rf"mine.py:make.*no blocks with attach_to='{attach_to}' \(`scse attach --explain .*mine.py:make` lists"
+    message = rf"mine.py:make.*no blocks with attach_to='{attach_to}' \(`scse places --explain .*mine.py:make` lists"
     with pytest.raises(ValueError, match=message):
-        build_network(f"{mine}:make", ARGUMENTS, size=(32, 32), variant="cse", attach_to=attach_to)
+        build(f"{mine}:make", ARGUMENTS, size=(32, 32), variant="cse", attach_to=attach_to)
 
 
 def test_a_library_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(ValueError, match=r"smp:Unet needs segmentation_models_pytorch, .*: pip install 'scse\[smp\]'"):
-        find_maker(check_network("smp:Unet"))
+        find_factory(read_network("smp:Unet"))
 
 
 # What a folder names
+
+
+def confirm(folder: Path, saved: str, network: str | None, **options: bool) -> str:
+    given = None if network is None else read_network(network)
+    return confirm_network(folder, read_network(saved), given, **options).text
 
 
 @pytest.mark.parametrize(
@@ -354,7 +349,7 @@ def test_a_library_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
     ],
 )
 def test_what_is_built_for_a_folder(saved, network, built):
-    assert named_again(Path("model"), saved, network) == built
+    assert confirm(Path("model"), saved, network) == built
 
 
 @pytest.mark.parametrize(
@@ -370,17 +365,17 @@ def test_what_is_built_for_a_folder(saved, network, built):
 )
 def test_code_that_the_caller_does_not_name_is_not_run(saved, network, message):
     with pytest.raises(ValueError, match=message):
-        named_again(Path("model"), saved, network)
+        confirm(Path("model"), saved, network)
 
 
 def test_weights_are_fetched_only_if_the_caller_names_them():
     asking = "smp:Unet[encoder_weights=imagenet]"
     with pytest.raises(ValueError, match="would fetch weights; name it again to allow it"):
-        named_again(Path("run"), asking, None, fetching=True)
-    assert named_again(Path("run"), asking, None) == asking
-    assert named_again(Path("run"), asking, asking, fetching=True) == asking
-    assert named_again(Path("run"), "smp:Unet[encoder_weights=None]", None, fetching=True)
-    assert named_again(Path("run"), "monai:BasicUNet", None, fetching=True)
+        confirm(Path("run"), asking, None, downloading=True)
+    assert confirm(Path("run"), asking, None) == asking
+    assert confirm(Path("run"), asking, asking, downloading=True) == asking
+    assert confirm(Path("run"), "smp:Unet[encoder_weights=None]", None, downloading=True)
+    assert confirm(Path("run"), "monai:BasicUNet", None, downloading=True)
 
 
 def test_nothing_is_fetched_when_that_is_not_allowed(monkeypatch):
@@ -393,10 +388,10 @@ def test_nothing_is_fetched_when_that_is_not_allowed(monkeypatch):
 
     monkeypatch.setattr(encoders, "hf_hub_download", fetch)
     name = "smp:Unet[encoder_name=resnet18,encoder_weights=imagenet]"
-    build_network(name, ARGUMENTS, size=(32, 32), pretrained=False)
+    build(name, ARGUMENTS, size=(32, 32), pretrained=False)
     assert asked == []
     with pytest.raises(ValueError, match=r"cannot be built with .*OSError: offline"):
-        build_network(name, ARGUMENTS, size=(32, 32))
+        build(name, ARGUMENTS, size=(32, 32))
     assert len(asked) == 1
 
 
@@ -405,11 +400,11 @@ def test_nothing_is_fetched_when_that_is_not_allowed(monkeypatch):
 
 def test_explaining_lists_stages_and_patterns(mine):
     example = image(1, 1, 32, 32)
-    known = explain(build_plain(check_network(BASIC), {**ARGUMENTS, "spatial_dims": 2}), example)
+    known = explain(build_plain(read_network(BASIC), {**ARGUMENTS, "spatial_dims": 2}), example)
     assert known.startswith("auto attaches to conv_")
     assert "(1, 4, 32, 32)" in known
     arguments = {**ARGUMENTS, "spatial_dims": 2}
-    other = explain(build_plain(check_network(f"{mine}:make"), arguments), example)
+    other = explain(build_plain(read_network(f"{mine}:make"), arguments), example)
     assert other.startswith(
         "auto does not know Net\nstages, for an input (1, 1, 32, 32):\n  first  Conv2d  (1, 6, 32, 32)"
     )

@@ -1,0 +1,95 @@
+"""Commands that train: study, train."""
+
+import shlex
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scse.cli.options import Track, takes
+from scse.cli.printing import console, say
+from scse.studies.request import StudyRequest
+from scse.training.request import TrainRequest
+from scse.vocabulary.variants import Variant
+
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+SAME = "call the same command again"
+DEFAULT_VARIANT = "scse"
+
+
+@takes(StudyRequest)
+def study(fields: dict[str, Any], track: Track = "tensorboard") -> None:
+    """Train and compare plain, +cSE, +sSE and +scSE networks on the same cases, and report which won.
+
+    Called again with the same arguments, it skips finished runs and continues interrupted ones.
+    """
+    from scse.reports.page import table_text
+    from scse.studies.runner import run_study
+
+    request = StudyRequest.make(fields)
+    command = request.as_command()
+    result = _watched(lambda watch: run_study(request, watch, command=command), request.out, track, again=lambda: SAME)
+    console().print(table_text(result.comparison))
+    say(result)
+    say(f"report: {result.report}")
+
+
+@takes(TrainRequest, variant=DEFAULT_VARIANT)
+def train(
+    fields: dict[str, Any],
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Continue the interrupted run in this folder; name a network FILE.py:FUNCTION again."),
+    ] = None,
+    track: Track = "tensorboard",
+) -> None:
+    """Train one segmenter on a data set, or continue an interrupted run."""
+    from scse.training import run as training
+    from scse.zoo.catalogue import read_network
+
+    if ("dataset" in fields) == (resume is not None):
+        raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
+    if resume is not None and (others := fields.keys() - {"network"}):
+        raise typer.BadParameter(f"--resume uses the run's own settings; leave out {', '.join(sorted(others))}")
+    network = fields.get("network")
+    run: Callable[[Any], Any]
+    if resume is None:
+        request = TrainRequest.make(fields)
+        if not {"variant"} & {*fields, *request.settings}:
+            request = request.model_copy(update={"variant": Variant(DEFAULT_VARIANT)})
+        folder, run = request.out, partial(training.run_training, request)
+    else:
+        folder, run = resume, partial(training.run_again, resume, network=network)
+
+    def again() -> str:
+        # stopped while it reads or prepares the data, there is no run to resume yet
+        resumable = (folder / training.CHECKPOINT).exists()
+        named = ["--network", network] if network is not None and read_network(network).is_file else []
+        tracking = ["--track", track] if track != "tensorboard" else []
+        return shlex.join(["scse", "train", "--resume", str(folder), *named, *tracking]) if resumable else SAME
+
+    _watched(run, folder, track, again=again)
+    say(f"segmenter: {folder / 'segmenter'}")
+
+
+def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Callable[[], str]) -> Any:
+    """Run with progress in the terminal, tracking and signals; a stop ends the command with how to continue."""
+    import logging
+
+    from scse.cli.console import Watcher, stop_on_signal
+    from scse.studies.tracking import tracked
+    from scse.support.events import StoppedError, Watch
+
+    # it announces the precision at every run; the plan says it once
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    screen = console()
+    with stop_on_signal(screen) as stop, Watcher(screen) as watcher:
+        try:
+            with tracked(track, folder, watcher) as on_event:
+                return run(Watch(on_event, stop))
+        except StoppedError as stopped:
+            message = f"{stopped}\nto continue: {again()}"
+    say(message)
+    raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,86 @@
+"""One run of a study: trained, scored, and skipped where that is done."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from scse.data.dataset import Case
+from scse.data.files import read_image, read_label
+from scse.evaluation.pairing import SCORE_COLUMNS
+from scse.evaluation.reading import read_table, tidy
+from scse.evaluation.scores import score, write_scores
+from scse.inference.segmenter import Segmenter, write_prediction
+from scse.studies.grid import Run
+from scse.studies.plan import Plan
+from scse.studies.sharing import LOCKS, claimed
+from scse.support.errors import DataError, UserError
+from scse.support.events import RunStarted, Scored, Stage, Watch
+from scse.training.record import RunRecord, check_record
+from scse.training.run import train_task
+
+SCORES = "scores.parquet"
+
+
+def do_run(plan: Plan, number: int, run: Run, watch: Watch, *, wait: bool = False) -> bool:
+    """Do a run, unless another process is doing it; with `wait`, wait for that process and do what it left."""
+    with claimed(plan.out / LOCKS / f"{run.name}.lock", watch, wait=wait) as ours:
+        if not ours:
+            watch.report(Stage(f"{run.name} is left to another process"))
+            return False
+        folder = plan.folder(run)
+        settings = {**plan.run_settings(run).model_dump(), "fold": run.fold, "train_cases": len(plan.training(run))}
+        watch.report(RunStarted(run.name, folder, number, len(plan.runs), settings))
+        skipped = _train_and_score(plan, run, watch)
+        means = read_scores(plan, run).groupby("metric")["value"].mean()
+        scores = {str(metric): float(mean) for metric, mean in means.items()}
+        watch.report(Scored(run.name, folder, scores, skipped))
+    return True
+
+
+def _train_and_score(plan: Plan, run: Run, watch: Watch) -> bool:
+    """Train and score a run; returns whether an earlier call had finished it."""
+    folder = plan.folder(run)
+    task, settings = plan.task(run, watch), plan.run_settings(run)
+    if (folder / SCORES).exists():
+        check_record(folder, RunRecord.of(task, settings))
+        if not (folder / "scores.csv").exists():
+            write_scores(read_scores(plan, run), folder)
+        return True
+    segmenter = train_task(task, settings, folder, watch)
+    test, absent, tables = plan.folds[run.fold].test, plan.absent(run), []
+    count = watch.counter("score")
+    for done, case in enumerate(test, start=1):
+        table = _score_case(segmenter, case, plan, folder / "predictions")
+        # a structure that no training case has gets no score: 0 would count as a failure of the network
+        table.loc[table["structure"].isin(absent), "value"] = float("nan")
+        tables.append(table.assign(network=run.label, variant=str(run.variant), seed=run.seed, fold=run.fold))
+        count(done, len(test))
+    write_scores(pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)], folder)
+    return False
+
+
+def read_scores(plan: Plan, run: Run) -> pd.DataFrame:
+    """The scores of a finished run."""
+    path = plan.folder(run) / SCORES
+    remedy = "delete it, and call the same command again, which predicts and scores the run anew"
+    try:
+        table = tidy(read_table(path), path).reset_index(drop=True)
+    except DataError as error:
+        raise DataError(f"{error}; {remedy}") from error
+    own = {"network": run.label, "variant": str(run.variant), "seed": run.seed, "fold": run.fold}
+    for column, value in own.items():
+        if wrong := [found for found in table[column].unique() if found != value]:
+            raise DataError(f"{path}: {column} is {wrong[0]!r}, where the run has {value!r}; {remedy}")
+    return table
+
+
+def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> pd.DataFrame:
+    if case.label is None:
+        raise UserError(f"case {case.name} has no label map to be scored against")
+    image = read_image(case.images)
+    predicted = segmenter.predict_image(image)
+    write_prediction(folder, case.name, predicted, case.images[0], image)
+    dataset = plan.dataset
+    reference = read_label(case.label, colors=dataset.colors).array
+    table = score(predicted, reference, spacing=image.spacing, structures=dataset.structures, ignored=dataset.ignored)
+    return table.assign(case=case.name)

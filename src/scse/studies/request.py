@@ -1,0 +1,160 @@
+"""What `scse study` and `scse.study` take."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from scse.support.errors import UserError
+from scse.support.requests import Numbers, Request, Words
+from scse.training.request import SettingValues
+from scse.training.settings import Settings, make_settings
+from scse.vocabulary.budgets import parse_budget
+from scse.vocabulary.grammar import split_names
+from scse.vocabulary.planes import Plane
+from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.variants import OPTIONS, Variant
+from scse.zoo.catalogue import read_network
+
+COHORT_SETTINGS = {"epochs": 4, "slices_per_epoch": 1000}
+"""Changes to the preset quick for the built-in cohort, with which 12 runs at 3 mm take less than 10 minutes."""
+
+
+def _names(value: object) -> object:
+    return split_names(value) if isinstance(value, str) else value
+
+
+def _networks(value: object) -> object:
+    names = _names(value)
+    if isinstance(names, list | tuple):
+        return [read_network(name) if isinstance(name, str) else name for name in names]
+    return names
+
+
+def _variants(value: object) -> object:
+    names = _names(value)
+    if isinstance(names, list | tuple):
+        return [Variant.parse(name, name="variants") if isinstance(name, str) else name for name in names]
+    return names
+
+
+def _texts(values: tuple[object, ...]) -> list[str]:
+    return [str(value) for value in values]
+
+
+def _budget(text: str) -> str:
+    parse_budget(text)
+    return text
+
+
+Networks = Annotated[tuple[NetworkSpec, ...], BeforeValidator(_networks), PlainSerializer(_texts)]
+Variants = Annotated[tuple[Variant, ...], BeforeValidator(_variants), PlainSerializer(_texts)]
+
+
+class StudyRequest(Request):
+    """A comparison of networks and variants on one data set."""
+
+    verb: ClassVar[str] = "study"
+    flags: ClassVar[Mapping[str, str]] = {"settings": "--set", "notes": "--note"}
+    renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
+
+    dataset: Path | None = None
+    """Folder of a data set [the built-in, simulated cohort]."""
+
+    networks: Networks = (NetworkSpec.parse("unet"),)
+    """unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION, separated by commas; options as
+    smp:Unet[encoder_name=resnet18]. FUNCTION is called with in_channels, classes and spatial_dims, and returns a module
+    whose logits have the size of its input."""
+
+    variants: Variants = tuple(map(Variant, OPTIONS))
+    """none, cse, sse, scse, separated by commas; options as scse[reduction=4,aggregation=max]. none must be among
+    them."""
+
+    reductions: Numbers = ()
+    """Values of the paper's r, such as 2,4,8,16; every variant that has it is run with each."""
+
+    aggregations: Words = ()
+    """Of add, max and multiply; scse is run with each."""
+
+    placements: Words = ()
+    """Of encoder, decoder, both and +bottleneck (both and it); every variant but none is run with each. For scse's own
+    networks."""
+
+    attach_to: str = "auto"
+    """Patterns of the modules that get a block, in networks that are not scse's own."""
+
+    seeds: int = 3
+    """Trainings of each variant; a verdict needs 3 or more."""
+
+    control: bool = False
+    """Train the plain network with as many further seeds, and compare it with itself: the noise floor."""
+
+    margin: float | None = None
+    """Differences below it do not matter, in units of the metric [0.005 for Dice]."""
+
+    folds: int | None = None
+    """Number of cross-validation folds [the data set's own test split]."""
+
+    out: Path = Path("scse-study")
+    """Folder of the study."""
+
+    preset: str = "quick"
+    """quick (for CPUs) or paper (as published; needs a GPU)."""
+
+    epochs: Numbers = ()
+    """Number of epochs; several, such as 3,6,12, are compared with each other [from the preset]."""
+
+    train_cases: Numbers = ()
+    """Numbers of training cases to compare, such as 3,6,15; the cases of a smaller number are a subset of those of a
+    larger one [all cases]."""
+
+    budget: Annotated[str, AfterValidator(_budget)] | None = None
+    """Time for the whole study, such as 2h or 1h30m: determines the number of epochs, the same for all runs."""
+
+    spacing: float | None = None
+    """Millimetres per pixel in the plane [from the data; 3 for the built-in cohort]."""
+
+    plane: Plane | None = None
+    """Plane of the slices: coronal, axial or sagittal [from the data]."""
+
+    settings: SettingValues = Field(default={})
+    """Any other training setting, as NAME=VALUE."""
+
+    skip_bad: bool = False
+    """Skip cases with problems instead of refusing."""
+
+    notes: tuple[str, ...] = ()
+    """Caveats for the report."""
+
+    def settings_given(self) -> dict[str, Any]:
+        """The settings that the request names, without those of the preset.
+
+        Raises:
+            UserError: A setting is named that other arguments choose, or the epochs are named twice.
+        """
+        if swept := sorted({"network", "variant", "attach_to", "seed"} & self.settings.keys()):
+            options = "networks, variants, attach_to and seeds"
+            raise UserError(f"settings must not contain {', '.join(swept)}: {options} choose them")
+        epochs = [
+            name
+            for name, value in (
+                ("epochs", self.epochs),
+                ("settings", "epochs" in self.settings),
+                ("budget", self.budget),
+            )
+            if value
+        ]
+        if len(epochs) > 1:
+            raise UserError(f"{', '.join(epochs)} each determine the number of epochs; give one of them")
+        cohort = COHORT_SETTINGS if self.dataset is None and self.preset == "quick" else {}
+        single = {"epochs": self.epochs[0]} if len(self.epochs) == 1 else {}
+        return {**cohort, **self.settings, "attach_to": self.attach_to, **single}
+
+    def training_settings(self) -> Settings:
+        """The settings of all runs.
+
+        Raises:
+            UserError: The preset or a setting is unknown, or a value is not allowed.
+        """
+        return make_settings(self.preset, self.settings_given())

@@ -1,0 +1,105 @@
+"""What `scse train` and `train_on` take."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from scse.support.errors import UserError
+from scse.support.requests import Request
+from scse.training.settings import NetworkName, Settings, VariantName, make_settings
+from scse.vocabulary.planes import Plane
+
+
+def _pairs(value: object) -> object:
+    """NAME=VALUE texts as a mapping; anything else as it is.
+
+    Raises:
+        UserError: A text has no "=".
+    """
+    if not isinstance(value, list | tuple):
+        return {} if value is None else value
+    settings: dict[str, Any] = {}
+    for pair in value:
+        name, equals, text = str(pair).partition("=")
+        if not equals:
+            raise UserError(f"settings must have the form NAME=VALUE, such as width=16, got {pair!r}")
+        settings[name] = None if (name, text) == ("slices_per_epoch", "none") else text
+    return settings
+
+
+SettingValues = Annotated[dict[str, Any], BeforeValidator(_pairs)]
+
+
+class TrainRequest(Request):
+    """One training run on a data set."""
+
+    verb: ClassVar[str] = "train"
+    flags: ClassVar[Mapping[str, str]] = {"settings": "--set"}
+    renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
+
+    dataset: Path
+    """Folder of a data set: nnU-Net v2, MSD, or images/ and masks/."""
+
+    out: Path = Path("scse-run")
+    """Folder of the run."""
+
+    network: NetworkName | None = None
+    """unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION; options as smp:Unet[encoder_name=resnet18]."""
+
+    variant: VariantName | None = None
+    """none, cse, sse or scse; options as scse[reduction=4,placement=encoder]."""
+
+    attach_to: str | None = None
+    """Patterns of the modules that get a block, in networks that are not scse's own [auto]."""
+
+    preset: str = "quick"
+    """quick (for CPUs) or paper (as published; needs a GPU)."""
+
+    epochs: int | None = None
+    """Number of epochs [from the preset]."""
+
+    seed: int | None = None
+    """Seed of initial weights, order and augmentation [0]."""
+
+    folds: int | None = None
+    """Number of cross-validation folds [the data set's own test split]."""
+
+    fold: int = 0
+    """Fold whose test cases are held out and only used for validation."""
+
+    spacing: float | None = None
+    """Millimetres per pixel in the plane [from the data]."""
+
+    plane: Plane | None = None
+    """Plane of the slices: coronal, axial or sagittal [from the data]."""
+
+    settings: SettingValues = Field(default={})
+    """Any other training setting, as NAME=VALUE."""
+
+    skip_bad: bool = False
+    """Skip cases with problems instead of refusing."""
+
+    def settings_given(self) -> dict[str, Any]:
+        """The settings that the request names, without those of the preset.
+
+        Raises:
+            UserError: A setting is named twice.
+        """
+        named = {
+            name: value
+            for name in ("network", "variant", "attach_to", "epochs", "seed")
+            if (value := getattr(self, name)) is not None
+        }
+        if twice := sorted(named.keys() & self.settings.keys()):
+            raise UserError(f"settings must not contain {', '.join(twice)}: there are arguments of these names")
+        return {**self.settings, **named}
+
+    def training_settings(self) -> Settings:
+        """The settings of the run.
+
+        Raises:
+            UserError: The preset or a setting is unknown, or a value is not allowed.
+        """
+        return make_settings(self.preset, self.settings_given())

@@ -1,0 +1,135 @@
+"""Set-up of a run: device, batches, network, optimiser, schedule, loss, and the segmenter that it becomes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+
+from scse.inference.segmenter import Segmenter
+from scse.training.batches import Augmentation, Batches
+from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
+from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
+from scse.training.state import Clock, State
+from scse.training.task import Task
+from scse.zoo.building import build_network
+
+
+def new_fabric(settings: Settings) -> Fabric:
+    """Device and precision of a run."""
+    return Fabric(accelerator="auto", devices=1, precision=_PRECISIONS[resolve_precision(settings.precision)])
+
+
+_PRECISIONS: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """What "auto" means here: "bf16" on a GPU or processor with instructions for it, otherwise "32"."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    # older versions of torch do not report them
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32"
+
+
+def make_batches(task: Task, settings: Settings) -> Batches:
+    """Training batches of a run."""
+    return Batches(
+        task.training,
+        patch=task.recipe.patch,
+        batch_size=settings.batch_size,
+        limit=settings.slices_per_epoch,
+        augmentation=Augmentation(**{name: getattr(settings, name) for name in RANGES}) if settings.augment else None,
+        seed=settings.seed,
+    )
+
+
+def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = True) -> State:
+    """The state at the start. With one seed, all variants share the initial weights of the plain network.
+
+    Args:
+        task: Data of the run.
+        settings: Settings of the run.
+        steps: Steps of an epoch.
+        pretrained: Whether the network may fetch weights that its options ask for.
+
+    Raises:
+        ValueError: The network cannot be built for the task.
+    """
+    torch.manual_seed(settings.seed)
+    network = build_network(
+        settings.network,
+        _network_arguments(task, settings),
+        variant=settings.variant,
+        size=task.recipe.patch,
+        attach_to=settings.attach_to,
+        pretrained=pretrained,
+    )
+    network.to(memory_format=torch.channels_last)
+    optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
+    return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
+
+
+def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
+    sizes = OWN_SIZES if settings.network.is_own else ()
+    return {
+        "in_channels": task.recipe.channels,
+        "classes": task.classes,
+        **{name: getattr(settings, name) for name in sizes},
+    }
+
+
+def _adamw(network: nn.Module, settings: Settings) -> Optimizer:
+    return AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _sgd(network: nn.Module, settings: Settings) -> Optimizer:
+    return SGD(
+        network.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+_OPTIMIZERS: dict[str, Callable[[nn.Module, Settings], Optimizer]] = {"adamw": _adamw, "sgd": _sgd}
+
+
+def _one_cycle(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:
+    # one step more than the run takes, because the schedule steps after the optimiser
+    total = settings.epochs * steps + 1
+    return OneCycleLR(optimizer, settings.learning_rate, total_steps=total, cycle_momentum=False)
+
+
+def _steps(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:
+    return StepLR(optimizer, settings.step_epochs * steps, gamma=0.1)
+
+
+_SCHEDULES: dict[str, Callable[[Optimizer, Settings, int], LRScheduler]] = {"one-cycle": _one_cycle, "steps": _steps}
+
+
+def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
+    """Loss of a run, with class weights from its training cases."""
+    ignoring = have_ignored(task.training)
+    if settings.class_weights == "none" or "ce" not in settings.loss:
+        return SegmentationLoss(settings.loss, ignoring=ignoring)
+    weights = median_frequency_weights(class_frequencies(task.training, task.classes))
+    return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring)
+
+
+def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
+    """The trained network of a run as a segmenter."""
+    return Segmenter(
+        network=network,
+        name=settings.network.text,
+        arguments=_network_arguments(task, settings),
+        variant=str(settings.variant),
+        recipe=task.recipe,
+        structures=dict(task.structures),
+        settings={**settings.model_dump(), "precision": resolve_precision(settings.precision)},
+    )
