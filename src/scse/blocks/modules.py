@@ -238,7 +238,8 @@ class ConcurrentSE(nn.Module):
         by_position = formulas.scaled(self.spatial.gates(x), self.scale)
         joined: Tensor = formulas.join(flat, by_channel, by_position, self.aggregation)
         # "concat" doubles the channels, so view_as(x) would fail
-        return torch.unflatten(joined, 2, x.shape[2:])
+        output: Tensor = joined.unflatten(2, x.shape[2:])
+        return output
 
     __jit_unused_properties__ = ("options",)
 

@@ -93,7 +93,8 @@ def serves(x: Tensor, weights: Weights) -> bool:
     if not (x.is_contiguous() or _is_channels_last(x)):
         return False
     if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
+        # torch.compiler.is_exporting() is always true for the compiler of torch before 2.12
+        return not torch.compiler._is_exporting_flag
     return (
         type(x) in _PLAIN
         and all(w is None or type(w) in _PLAIN for w in weights)
