@@ -324,7 +324,7 @@ def test_ctrl_c_ends_in_one_line_and_exit_code_130(monkeypatch):
     ended = call("doctor")
     assert ended.code == INTERRUPTED == 130
     assert ended.out == ""
-    assert ended.err.strip() == "interrupted: to go on, call the same command again"
+    assert ended.err.strip() == "interrupted: to continue, run the same command again"
 
 
 def test_ctrl_c_before_the_verb_is_known_ends_in_one_line_too(monkeypatch):
@@ -333,7 +333,7 @@ def test_ctrl_c_before_the_verb_is_known_ends_in_one_line_too(monkeypatch):
 
     monkeypatch.setattr("typer.main.get_command", stop)
     ended = call("doctor")
-    assert (ended.code, ended.err.strip()) == (INTERRUPTED, "interrupted: to go on, call the same command again")
+    assert (ended.code, ended.err.strip()) == (INTERRUPTED, "interrupted: to continue, run the same command again")
 
 
 def test_inspect_shows_what_is_in_a_sound_data_set(data):
@@ -719,7 +719,7 @@ def test_stopped_before_training_it_says_to_call_again(data, tmp_path, monkeypat
     for verb in ("train", "study"):
         ended = call(verb, data, "-o", tmp_path / verb)
         assert (ended.code, ended.err) == (130, "")
-        assert ended.out == "stopped after 1 of 5 (inspect)\nto continue: call the same command again\n"
+        assert ended.out == "stopped after 1 of 5 (inspect)\nto continue: run the same command again\n"
 
 
 def test_a_full_disk_is_one_message_and_keeps_what_was_computed(data, trained, tmp_path, monkeypatch):
@@ -770,7 +770,7 @@ def test_an_interrupted_verb_says_so_in_one_line(name):
     command = [sys.executable, "-c", INTERRUPTED_VERB, name]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "interrupted: to go on, call the same command again\n"
+    assert ended.stderr == "interrupted: to continue, run the same command again\n"
 
 
 def redirected(where: str) -> subprocess.CompletedProcess[str]:

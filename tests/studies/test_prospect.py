@@ -1,4 +1,4 @@
-"""What a study says it can see before it trains."""
+"""The detectable difference that a plan reports before a study trains."""
 
 import json
 from collections.abc import Callable
@@ -62,13 +62,13 @@ def scores(seeds: int) -> pd.DataFrame:
 
 
 def test_without_earlier_runs_it_goes_by_a_stated_prior(plan: Plan) -> None:
-    what, told = prospect(plan)
+    what, text = prospect(plan)
     design = Design(CASES, tests=2)
     needed = trainings_needed(PRIOR, design, 0.005)
-    assert what == "can see"
-    assert told == (
-        f"a true difference of {detectable(PRIOR, design, 4):.3f} Dice or more with 80 % power, by 4 seeds (assuming a "
-        f"spread between those of MALC and hippocampus); to find 0.005 needs about {needed} seeds"
+    assert what == "detectable difference"
+    assert text == (
+        f"{detectable(PRIOR, design, 4):.3f} Dice or more, with 80 % power and 4 seeds (assuming a spread between "
+        f"those of MALC and hippocampus); detecting 0.005 needs about {needed} seeds"
     )
 
 
@@ -77,15 +77,15 @@ def test_an_earlier_study_of_the_same_data_says_how_they_vary(plan: Plan) -> Non
     keep_spread(plan, found)
     row = found.tests.iloc[0]
     spread = Spread(row["sd_trainings"], row["sd_blocks"], row["sd_rest"])
-    told = prospect(plan)[1]
-    assert f"{detectable(spread, Design(CASES, tests=2), 4):.3f} Dice or more" in told
-    assert "(as 3 trainings of an earlier study of these data vary)" in told
+    text = prospect(plan)[1]
+    assert f"{detectable(spread, Design(CASES, tests=2), 4):.3f} Dice or more" in text
+    assert "(with the spread of 3 trainings of an earlier study)" in text
 
 
 def test_a_study_of_fewer_trainings_does_not_replace_what_is_known(plan: Plan) -> None:
     keep_spread(plan, compare(scores(5)))
     keep_spread(plan, compare(scores(3)))
-    assert "(as 5 trainings of an earlier study of these data vary)" in prospect(plan)[1]
+    assert "(with the spread of 5 trainings of an earlier study)" in prospect(plan)[1]
 
 
 def test_a_damaged_record_counts_as_none_and_is_written_anew(plan: Plan) -> None:
@@ -94,7 +94,7 @@ def test_a_damaged_record_counts_as_none_and_is_written_anew(plan: Plan) -> None
     path.write_text("{")
     assert "(assuming a spread between those of MALC and hippocampus)" in prospect(plan)[1]
     keep_spread(plan, compare(scores(3)))
-    assert "(as 3 trainings of an earlier study of these data vary)" in prospect(plan)[1]
+    assert "(with the spread of 3 trainings of an earlier study)" in prospect(plan)[1]
 
 
 @pytest.mark.parametrize(
@@ -126,24 +126,24 @@ def test_a_study_too_small_for_a_verdict_keeps_nothing(plan: Plan) -> None:
 
 def test_a_cross_validation_is_not_judged_by_what_a_fixed_split_showed(plan: Plan) -> None:
     keep_spread(plan, compare(scores(3)))
-    told = prospect(replace(plan, folds=make_folds(plan.dataset, 3)))[1]
+    text = prospect(replace(plan, folds=make_folds(plan.dataset, 3)))[1]
     seen = detectable(PRIOR, Design(3, tests=2, overlap=3 / 2), 4)
-    assert told.startswith(f"a true difference of {seen:.3f} Dice or more")
-    assert "(assuming a spread between those of MALC and hippocampus)" in told
+    assert text.startswith(f"{seen:.3f} Dice or more")
+    assert "(assuming a spread between those of MALC and hippocampus)" in text
 
 
 def test_the_margin_may_be_out_of_reach(plan: Plan) -> None:
     assert prospect(replace(plan, margin=1e-5))[1].endswith(
-        "; to find 1e-05 needs more cases: no number of seeds is enough"
+        "; detecting 1e-05 needs more cases, more seeds are not enough"
     )
 
 
-@pytest.mark.parametrize(("seeds", "told"), [(1, "1 seed;"), (2, "2 seeds;")])
-def test_with_too_few_seeds_it_says_that_there_will_be_no_verdict(plan: Plan, seeds: int, told: str) -> None:
+@pytest.mark.parametrize(("seeds", "text"), [(1, "1 seed;"), (2, "2 seeds;")])
+def test_with_too_few_seeds_it_says_that_there_will_be_no_verdict(plan: Plan, seeds: int, text: str) -> None:
     few = replace(plan, runs=grid([UNET], [*map(Variant, ["none", "cse"])], seeds=seeds, folds=1, control=True))
-    assert prospect(few) == ("can see", f"no verdict with {told} 3 or more are needed: --seeds 3")
+    assert prospect(few) == ("detectable difference", f"no verdict with {text} 3 or more are needed: --seeds 3")
 
 
 def test_plain_alone_is_compared_with_nothing(plan: Plan) -> None:
     alone = replace(plan, runs=grid([UNET], [*map(Variant, ["none"])], seeds=4, folds=1))
-    assert prospect(alone)[1] == "nothing: plain alone is compared with no variant"
+    assert prospect(alone)[1] == "none, because the plain network is the only variant"

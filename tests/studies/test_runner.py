@@ -268,7 +268,7 @@ def test_damaged_scores_of_a_finished_run_are_named(finished, quick, tmp_path, k
     shutil.copytree(finished.out, tmp_path / "out")
     path = tmp_path / "out" / "runs" / RUNS[0] / SCORES
     DAMAGED_TABLES[kind](path)
-    with pytest.raises(DataError, match=r"scores\.parquet.*delete it, and call the same command again") as raised:
+    with pytest.raises(DataError, match=r"scores\.parquet.*delete it, and run the same command again") as raised:
         quick(finished.data, tmp_path / "out", networks=["unet"], variants=["none", "scse"])
     assert str(raised.value).startswith(str(path))
 

@@ -243,7 +243,7 @@ def test_a_server_that_stays_away_costs_no_training_and_the_next_call_logs_it(st
     assert "training goes on" in first.getMessage()
     assert last.getMessage() == (
         f"not everything of {study.run.name} is in MLflow at {study.uri}; "
-        "call the same command again to log what is missing"
+        "run the same command again to log what is missing"
     )
     outage(False)
     with study.track() as tell:

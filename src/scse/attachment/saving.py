@@ -55,8 +55,8 @@ def _or_null(check: Check) -> Check:
 
 
 def _word(*allowed: str) -> Check:
-    told = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
-    return lambda value: "" if isinstance(value, str) and value in allowed else f"Input should be {told}"
+    text = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
+    return lambda value: "" if isinstance(value, str) and value in allowed else f"Input should be {text}"
 
 
 _OPTIONS: Mapping[str, Check] = {

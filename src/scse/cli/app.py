@@ -23,7 +23,7 @@ class _EscapedError(Exception):
 
 
 class _Verbs(typer.core.TyperGroup):
-    """The verbs; one that is interrupted says so in a line."""
+    """The commands; an interrupted one ends with a message of one line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb."""
@@ -119,7 +119,7 @@ def main() -> None:
 def _interrupted() -> int:
     """Say that the command was interrupted; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on a further one ends the process at once
-    complain("interrupted", f"to go on, {SAME}")
+    complain("interrupted", f"to continue, {SAME}")
     return INTERRUPTED
 
 

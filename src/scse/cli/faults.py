@@ -1,4 +1,4 @@
-"""Faults of the machine, such as a full disk, as messages that name the file and say how to go on."""
+"""Faults of the machine, such as a full disk, as messages that name the file and the remedy."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from scse.data.prepared import cache_folder
 from scse.support.errors import UserError, in_short
 
-AGAIN = "then call the same command again; what was finished before is kept"
+AGAIN = "then run the same command again; what was finished before is kept"
 ELSEWHERE = "choose a folder that you may write to"
 
 REMEDIES: Mapping[int, tuple[str, str]] = {
@@ -21,9 +21,9 @@ REMEDIES: Mapping[int, tuple[str, str]] = {
     errno.EPERM: ("not permitted", f"change its permissions, or {ELSEWHERE}"),
     errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter one"),
     errno.ENOENT: ("there is no such file or folder", "correct the path"),
-    errno.ENOTDIR: ("a part of the path is a file, where a folder is wanted", "choose another path"),
-    errno.EISDIR: ("is a folder, where a file is wanted", "choose another path"),
-    errno.EEXIST: ("is there already, as something else", "choose another path, or move it away"),
+    errno.ENOTDIR: ("a part of the path is a file, but a folder is needed", "choose another path"),
+    errno.EISDIR: ("is a folder, but a file is needed", "choose another path"),
+    errno.EEXIST: ("already exists, as something else", "choose another path, or move it away"),
     errno.EIO: ("the disk cannot be read or written", "check the disk, and choose a folder on another one"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
 }

@@ -15,7 +15,7 @@ from scse.training.request import TrainRequest
 from scse.vocabulary.variants import Variant
 
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
-SAME = "call the same command again"
+SAME = "run the same command again"
 DEFAULT_VARIANT = "scse"
 
 

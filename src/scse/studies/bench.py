@@ -1,4 +1,4 @@
-"""What scSE costs on this machine, in a network of the user's choice: the tables of `scse bench`."""
+"""Time that scSE adds on this machine, as a block and in a network: the tables of `scse bench`."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,23 +26,23 @@ from scse.zoo.building import build_network
 from scse.zoo.catalogue import read_network
 
 MOST_SIZES = 6
-"""Block sizes that are measured, the largest first."""
+"""Largest number of block sizes that are measured; the largest maps come first."""
 
 MOST_ROUNDS = 200
 BLOCKS, STEP, INFERENCE = 0.35, 0.45, 0.2
-"""Shares of the time."""
+"""Shares of the measuring time."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockTime:
-    """Forward and backward of one scSE block.
+    """Median time of one forward and backward pass of an scSE block.
 
     Attributes:
-        shape: (N, C, *spatial) of the map.
-        seconds: of scse's block.
-        formula: times as long the paper's formula takes in plain torch operations.
-        smp: times as long SCSEModule of segmentation_models_pytorch takes; None if that is not installed.
-        copies: how many copies of the map scse's block lasts.
+        shape: Shape (N, C, *spatial) of the map.
+        seconds: Seconds of scse's block.
+        formula: Time of the paper's formula in plain torch operations, relative to scse's block.
+        smp: Time of SCSEModule of segmentation_models_pytorch, relative to scse's block; None if it is not installed.
+        copies: Time of scse's block, relative to one copy of the map.
     """
 
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class BlockTime:
     copies: float
 
     def row(self) -> tuple[str, ...]:
-        """For people."""
+        """Cells of the printed table."""
         _, channels, *spatial = self.shape
         smp = "not installed" if self.smp is None else f"{self.smp:.2f} x"
         size = f"{channels} channels, {' x '.join(map(str, spatial))}"
@@ -61,12 +61,12 @@ class BlockTime:
 
 @dataclass(frozen=True, slots=True)
 class NetworkTime:
-    """A training step, or inference.
+    """Median time of a training step, or of inference.
 
     Attributes:
-        what: which of them.
-        seconds: of the plain network.
-        ratio: times as long the network with scSE takes.
+        what: "training step" or "inference".
+        seconds: Seconds of the plain network.
+        ratio: Time of the network with scSE, relative to the plain network.
     """
 
     what: str
@@ -74,18 +74,18 @@ class NetworkTime:
     ratio: float
 
     def row(self) -> tuple[str, ...]:
-        """For people."""
+        """Cells of the printed table."""
         return self.what, _milliseconds(self.seconds), f"{self.ratio:.2f} x"
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What was measured, all of it medians over rounds in which everything ran in turn.
+    """Result of `bench`. In each round everything ran once, in turn; times are medians over rounds.
 
     Attributes:
-        path: what the blocks run on here.
-        blocks: one for each size that the network's blocks have, the largest first.
-        network: training step and inference.
+        path: Implementation of the blocks that is in use, see `describe_backend`.
+        blocks: Times of a block for each size of the network's maps, the largest first.
+        network: Times of a training step and of inference.
     """
 
     path: str
@@ -102,21 +102,21 @@ def bench(
     classes: int = 2,
     seconds: float = 40.0,
 ) -> Bench:
-    """Measure what scSE costs on this machine's processor, in float32, with maps in channels-last as scse trains.
+    """Measure the time that scSE adds on this machine's processor, in float32 and channels-last memory format.
 
-    The paper's networks have the width, depth and kernels of the preset "quick".
+    The paper's networks have the width, depth and kernel size of the preset "quick".
 
     Args:
-        network: name, as `scse train` takes it.
-        size: pixels a side of the images.
-        batch: images at a time.
-        in_channels: of the images.
-        classes: the background included.
-        seconds: to measure for, about; 3 rounds of everything are done in any case.
+        network: Name of the network, as in `scse train`.
+        size: Height and width of the images in pixels.
+        batch: Number of images in a batch.
+        in_channels: Number of channels of the images.
+        classes: Number of classes, including the background.
+        seconds: Approximate duration of the measurement; at least 3 rounds are measured.
 
     Raises:
-        ValueError: a number below 1, a network that cannot be built or does not take the images, or one in which
-            blocks find no place.
+        UserError: A number is below 1, the network cannot be built or does not accept the images, or it has no place
+            for blocks.
     """
     for name, value in (("size", size), ("batch", batch), ("in_channels", in_channels), ("classes", classes)):
         check_positive(name, value)
@@ -148,7 +148,7 @@ def bench(
 
 
 def block_shapes(network: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
-    """Distinct shapes (N, C, *spatial) of the maps that come to a network's blocks, the largest first."""
+    """Distinct shapes (N, C, *spatial) of the inputs of a network's blocks, the largest first."""
     shapes: set[tuple[int, ...]] = set()
     blocks = [place.block for place in placements(network)]
     handles = [block.register_forward_pre_hook(lambda _, given: shapes.add(tuple(given[0].shape))) for block in blocks]
@@ -177,16 +177,16 @@ def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
 
 
 def plain_formula(block: ConcurrentSE, x: Tensor) -> Tensor:
-    """What a block that adds makes of `x` without kernels: (N, C, *spatial) -> (N, C, *spatial)."""
+    """Compute a block with aggregation "add" without kernels: (N, C, *spatial) -> (N, C, *spatial)."""
     squeeze, excite, project = block.channel.squeeze, block.channel.excite, block.spatial.project
     weights = (squeeze.weight, squeeze.bias, excite.weight, excite.bias, project.weight, project.bias)
     return formulas.recalibrate(x, *weights, kind="add")
 
 
 def _smp_block(channels: int) -> list[nn.Module]:
-    """SCSEModule; none if segmentation_models_pytorch is not installed."""
+    """SCSEModule in a list, which is empty if segmentation_models_pytorch is not installed."""
     try:
-        # of what it imports itself
+        # the warnings are about modules that it imports itself
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             modules = import_module("segmentation_models_pytorch.base.modules")
     except ImportError:

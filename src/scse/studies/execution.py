@@ -62,7 +62,7 @@ def _train_and_score(plan: Plan, run: Run, watch: Watch) -> bool:
 def read_scores(plan: Plan, run: Run) -> pd.DataFrame:
     """The scores of a finished run."""
     path = plan.folder(run) / SCORES
-    remedy = "delete it, and call the same command again, which predicts and scores the run anew"
+    remedy = "delete it, and run the same command again, which predicts and scores the run anew"
     try:
         table = tidy(read_table(path), path).reset_index(drop=True)
     except DataError as error:

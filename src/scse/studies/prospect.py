@@ -1,4 +1,4 @@
-"""What a study will be able to see, reported before it trains: from earlier runs on the data, or a stated prior."""
+"""Power of a study, reported before it trains: from an earlier study of the data, or from a stated assumption."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from scse.support.json_files import read_json, validated
 from scse.vocabulary.variants import PLAIN
 
 PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
-"""Of Dice, for data that no study has seen: between what U-Net showed on MALC and on hippocampus (docs/evidence.md)."""
+"""Assumed spread of Dice for new data: between those of U-Net on MALC and on hippocampus (docs/evidence.md)."""
 
 METRIC = "dice"
 
@@ -34,7 +34,7 @@ class _Spread(BaseModel):
 
 
 class _Record(BaseModel):
-    """What an earlier study of the same data left: its spread, and how many folds and trainings it comes from."""
+    """Record of an earlier study of the same data: its spread, and its numbers of folds and trainings."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,12 +44,12 @@ class _Record(BaseModel):
 
 
 def prospect(plan: Plan) -> tuple[str, str]:
-    """The smallest difference in Dice that a study will find, and what its margin would need; a row (what, value)."""
+    """Row (name, value) of a plan: the smallest Dice difference that it detects, and what its margin needs."""
     seeds = len({run.seed for run in plan.runs if run.variant != PLAIN})
     if not seeds:
-        return "can see", "nothing: plain alone is compared with no variant"
+        return "detectable difference", "none, because the plain network is the only variant"
     if seeds < FEWEST_TRAININGS:
-        return "can see", (
+        return "detectable difference", (
             f"no verdict with {seeds} seed{'' if seeds == 1 else 's'}; {FEWEST_TRAININGS} or more are needed: "
             f"--seeds {FEWEST_TRAININGS}"
         )
@@ -59,15 +59,14 @@ def prospect(plan: Plan) -> tuple[str, str]:
     spread, source = _spread(plan)
     seen, wanted = detectable(spread, design, seeds), chosen_margin(METRIC, plan.margin)
     needed = trainings_needed(spread, design, wanted) if wanted else None
-    asks = f"needs about {needed} seeds" if needed else "needs more cases: no number of seeds is enough"
-    return "can see", (
-        f"a true difference of {seen:.3f} Dice or more with 80 % power, by {seeds} seeds "
-        f"({source}); to find {wanted} {asks}"
+    asks = f"about {needed} seeds" if needed else "more cases, more seeds are not enough"
+    return "detectable difference", (
+        f"{seen:.3f} Dice or more, with 80 % power and {seeds} seeds ({source}); detecting {wanted} needs {asks}"
     )
 
 
 def keep_spread(plan: Plan, comparison: Comparison) -> None:
-    """Keep how much the differences of a study vary, for the next study of the same data; most trainings go first."""
+    """Store the spread of a study for later ones of the same data, unless one of more trainings is stored."""
     tests = comparison.tests[(comparison.tests["structure"] == ALL) & comparison.tests["p"].notna()]
     if tests.empty:
         return
@@ -81,15 +80,15 @@ def keep_spread(plan: Plan, comparison: Comparison) -> None:
 
 
 def _spread(plan: Plan) -> tuple[Spread, str]:
-    """What is known of the data set's differences, and from where."""
+    """The spread that is assumed for the data set, and its source in words."""
     known = _known(plan)
     if known is None:
         return PRIOR, "assuming a spread between those of MALC and hippocampus"
-    return Spread(**known.spread.model_dump()), f"as {known.trainings} trainings of an earlier study of these data vary"
+    return Spread(**known.spread.model_dump()), f"with the spread of {known.trainings} trainings of an earlier study"
 
 
 def _known(plan: Plan) -> _Record | None:
-    """The record of these data, if it is readable and of as many folds; being a cache, it is written anew otherwise."""
+    """The stored record of these data, or None if it is absent, unreadable or of another number of folds."""
     path = _path(plan)
     try:
         record = validated(_Record, read_json(path), path=path, remedy="", strict=True)

@@ -117,7 +117,7 @@ class MlflowTracker:
             self._guarded(lambda: self._end("KILLED" if stopped else "FAILED"))
         if self.missing:
             log.warning(
-                "not everything of %s is in MLflow at %s; call the same command again to log what is missing",
+                "not everything of %s is in MLflow at %s; run the same command again to log what is missing",
                 ", ".join(self.missing),
                 self.uri,
             )

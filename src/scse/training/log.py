@@ -58,7 +58,7 @@ def read_log(folder: Path) -> list[EpochDone]:
         DataError: The log cannot be read, or a line is damaged.
     """
     path = folder / LOG
-    remedy = "delete it with the scores beside it, and call the same command again, which writes both anew"
+    remedy = "delete it with the scores beside it, and run the same command again, which writes both anew"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
