@@ -290,7 +290,7 @@ def test_content_is_read_once_in_a_process(folder: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.zeros((2, 8, 8), np.float64), "contains float64 of 3 axes, but uint8 of 3 axes is expected"),
+        (np.zeros((2, 8, 8), np.float64), "contains float64 of 3 axes, but uint8 of 3 or 4 axes is expected"),
         (np.zeros(4, np.uint8), "contains uint8 of 1 axes"),
         (np.array([{}], dtype=object), "cannot be read"),
         (b"", "cannot be read"),

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from scse.data.choices import LARGEST_VOLUME
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 from scse.data.recipe import Recipe
@@ -33,6 +34,9 @@ def facts(
 
 def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({"view": "coronal", "spacing": None, "patch": (8, 8), "channels": 1, **changes})
+
+
+VOLUME = Recipe(view="volume", spacing=None, patch=(8, 8, 8), channels=1)
 
 
 def affine_of(codes: str, spacing: Sequence[float] = (1, 1, 1)) -> NDArray[np.float64]:
@@ -189,11 +193,56 @@ def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
         ([facts((4, 4, 4))], {"plane": "picture"}, "needs 2D images, but these are volumes"),
         ([facts((4, 4), (1, 1), None)], {"plane": "axial"}, "plane='axial' needs volumes, but the images are 2D"),
         ([facts((4, 4), (1, 1), None), facts((4, 4, 4))], {}, "mixes 2D pictures and volumes"),
+        ([facts((4, 4), (1, 1), None)], {"dims": 3}, "dims=3 needs volumes, but the images are 2D"),
+        ([facts((4, 4, 4))], {"dims": 3, "plane": "axial"}, "plane='axial' has no effect with dims=3"),
     ],
 )
 def test_choices_that_do_not_fit_are_refused(found: list[CaseFacts], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe.derive(found, **options)
+
+
+def test_a_patch_of_volumes_has_their_median_size() -> None:
+    chosen = Recipe.derive([facts((30, 41, 35)), facts((32, 49, 36)), facts((90, 90, 90))], dims=3)
+    assert (chosen.view, chosen.spacing, chosen.patch) == ("volume", (1, 1, 1), (32, 56, 40))
+
+
+def test_a_large_volume_gives_a_patch_whose_longest_axes_are_cut() -> None:
+    chosen = Recipe.derive([facts((160, 220, 40))], dims=3)
+    assert np.prod(chosen.patch) <= LARGEST_VOLUME < np.prod(np.add(chosen.patch, 8))
+    assert chosen.patch[2] == 40
+    assert abs(chosen.patch[0] - chosen.patch[1]) <= 8
+
+
+def test_axes_of_a_volume_are_those_of_the_body_however_it_is_stored() -> None:
+    assert Recipe.derive([facts((20, 50, 40), (2, 3, 1), "SAR")], dims=3).patch == (40, 56, 24)
+    assert Recipe.derive([facts((20, 50, 40), (2, 3, 1), "SAR")], dims=3).spacing == (1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("thick", "spacing"),
+    [
+        ((3.0, 5.0, 6.0, 7.0, 8.0), 3.8),  # the 10th percentile, between 3 and 5 mm
+        ((0.5, 5.0, 6.0, 7.0, 8.0), 2.3),
+        ((2.0, 2.5, 2.5, 2.5, 2.5), 2.5),  # less than three times as coarse: the median
+    ],
+)
+def test_a_coarse_axis_gets_a_spacing_that_few_volumes_are_coarser_than(
+    thick: tuple[float, ...], spacing: float
+) -> None:
+    found = [facts((256, 256, 30), (1, 1, mm)) for mm in thick]
+    assert Recipe.derive(found, dims=3).spacing == pytest.approx((1, 1, spacing))
+
+
+def test_a_spacing_that_is_asked_for_is_that_of_all_axes_of_a_volume() -> None:
+    chosen = Recipe.derive([facts((64, 80, 48))], spacing=2, dims=3)
+    assert (chosen.spacing, chosen.patch) == ((2, 2, 2), (32, 40, 24))
+
+
+@pytest.mark.parametrize("changes", [{"view": "volume"}, {"patch": (8, 8, 8)}, {"spacing": (1, 1, 1)}])
+def test_sizes_that_do_not_fit_the_view_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="values for view"):
+        recipe(**changes)
 
 
 def test_json_round_trip() -> None:
@@ -221,11 +270,37 @@ def test_labels_come_back_exactly_from_every_orientation(codes: str) -> None:
     for view in VIEWS:
         assert np.array_equal(there_and_back(recipe(view=view), label), label.array)
 
+    assert np.array_equal(there_and_back(VOLUME, label), label.array)
+
 
 def test_labels_come_back_exactly_from_an_oblique_volume() -> None:
     label = random_label((5, 6, 7), oblique())
     for view in VIEWS:
         assert np.array_equal(there_and_back(recipe(view=view), label), label.array)
+    assert np.array_equal(there_and_back(VOLUME, label), label.array)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "PIR", "IPL"])
+def test_a_volume_is_the_same_however_it_is_stored(codes: str) -> None:
+    array = np.random.default_rng(0).normal(100, 20, (6, 9, 10)).astype(np.float32)
+    spacing = (2.0, 1.0, 0.5)
+    first, _ = VOLUME.image_slices(Image(array[None], np.diag([*spacing, 1])))
+    stored = nib.Nifti1Image(array, np.diag([*spacing, 1])).as_reoriented(
+        nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes))
+    )
+    again, _ = VOLUME.image_slices(Image(np.asarray(stored.dataobj)[None], stored.affine))
+    assert first.shape == (1, 1, 8, 9, 10)
+    np.testing.assert_allclose(again, first, atol=1e-5)
+
+
+def test_a_resampled_volume_keeps_its_extent_and_returns_to_its_grid() -> None:
+    coarse = VOLUME.model_copy(update={"spacing": (2.0, 1.0, 4.0)})
+    label = Image(np.zeros((20, 16, 24), np.uint8), affine_of("LIA", (1, 2, 1)), is_label=True)
+    label.array[4:16, 4:12, 8:20] = 3
+    images, grid = coarse.image_slices(Image(label.array[None].astype(np.float32), label.affine))
+    assert images.shape == (1, 1, 10, 24, 8)  # 20 mm, 24 mm and 32 mm to the right, anterior and superior
+    assert coarse.label_slices(label, grid).shape == (1, 10, 24, 8)
+    np.testing.assert_array_equal(there_and_back(coarse, label), label.array)
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (12, 9)])
@@ -400,6 +475,7 @@ def test_images_in_their_own_spacing_are_prepared_without_torch() -> None:
     code = """
 import sys
 import numpy as np
+from scse.data.choices import LARGEST_VOLUME
 from scse.data.files import Image
 from scse.data.recipe import Recipe
 

@@ -1,5 +1,8 @@
 """Batches: fixed by (seed, epoch, step) alone, cut inside the slice, labels moved with their images."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +114,63 @@ def test_an_epoch_never_has_more_slices_than_the_limit(cases: list[Prepared], li
     assert [len(images) for images, _ in batches.epoch(0)] == [expected]
 
 
+VOLUME_PATCH = (6, 8, 5)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[Prepared]:
+    """Two volumes of zeros with a structure of 4 voxels and one of 90; the second volume has ignored voxels too."""
+    folder, found = tmp_path_factory.mktemp("volumes"), []
+    for name in ("a", "b"):
+        labels = np.zeros((1, 12, 14, 9), np.uint8)
+        labels[0, 10, 12, 2:6] = 1
+        labels[0, 1:4, 2:8, 1:6] = 2
+        if name == "b":
+            labels[0, :, 0] = 255
+        found.append(save_prepared(folder / name, labels[:, None].astype(np.float32), labels))
+    return found
+
+
+def of_volumes(cases: list[Prepared], **changes: Any) -> Batches:
+    options = {"patch": VOLUME_PATCH, "batch_size": 2, "limit": 50, "augmentation": None, "seed": 0, **changes}
+    return Batches(cases, **options)
+
+
+def test_an_epoch_of_volumes_has_as_many_patches_as_the_limit(volumes: list[Prepared]) -> None:
+    batches = of_volumes(volumes, limit=7)
+    assert len(batches) == 3
+    found = list(batches.epoch(0))
+    assert [tuple(images.shape) for images, _ in found] == [(2, 1, *VOLUME_PATCH)] * 3
+    assert all(torch.equal(images[:, 0].long(), labels) for images, labels in found)
+    assert len(of_volumes(volumes, limit=None)) == 1  # one patch of each volume
+
+
+def test_patches_of_volumes_depend_on_seed_epoch_and_step_alone(volumes: list[Prepared]) -> None:
+    options = {"foreground": 0.5, "augmentation": RANGES}
+    whole = list(of_volumes(volumes, **options).epoch(2))
+    assert same(list(of_volumes(volumes, **options).epoch(2, start=4)), whole[4:])
+    assert not same(list(of_volumes(volumes, **options).epoch(3)), whole)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_patches_is_centred_on_a_structure_drawn_evenly(volumes: list[Prepared], share: float) -> None:
+    batches = of_volumes(volumes, limit=400, foreground=share)
+    labels = torch.cat([labels for _, labels in batches.epoch(0)])
+    small = (labels == 1).flatten(1).any(1).float().mean().item()
+    anywhere = torch.cat([labels for _, labels in of_volumes(volumes, limit=400).epoch(0)])
+    by_chance = (anywhere == 1).flatten(1).any(1).float().mean().item()
+    # half of the centred patches are around the small structure; around the large one, they never reach the small one
+    assert small == pytest.approx((1 - share) * by_chance + share / 2, abs=0.08)
+
+
+def test_the_centre_of_a_patch_is_in_the_structure_unless_it_is_near_an_edge(tmp_path: Path) -> None:
+    labels = np.zeros((1, 30, 30, 30), np.uint8)
+    labels[0, 12:18, 11:19, 14:17] = 3
+    case = save_prepared(tmp_path / "case", labels[:, None].astype(np.float32), labels)
+    batches = of_volumes([case], patch=(8, 8, 8), foreground=1.0)
+    assert all((part[:, 4, 4, 4] == 3).all() for _, part in batches.epoch(0))
+
+
 def test_variants_see_the_same_batches(task: Task) -> None:
     plain, scse = (make_batches(task, Settings(variant=variant)) for variant in ("none", "scse"))
     assert same(list(plain.epoch(1)), list(scse.epoch(1)))
@@ -143,6 +203,34 @@ def test_labels_move_with_their_image(axis: int) -> None:
         # the label is the rounded ramp, the image the ramp with another gain and offset
         gain, offset = np.polyfit(label.flatten(), image.flatten(), 1)
         assert ((image - offset) / gain - label).abs().max() < 0.9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_labels_of_volumes_move_with_their_image(axis: int) -> None:
+    line = torch.arange(24).reshape([24 if place == axis else 1 for place in range(3)])
+    labels = line.expand(16, 24, 24, 24).contiguous()
+    images, moved = augmented(labels[:, None].float(), labels, RANGES, np.random.default_rng(0))
+    assert not torch.equal(moved, labels)
+    for image, label in zip(images[:, 0].double(), moved.double(), strict=True):
+        gain, offset = np.polyfit(label.flatten(), image.flatten(), 1)
+        assert ((image - offset) / gain - label).abs().max() < 0.95
+
+
+def test_a_volume_is_rotated_in_millimetres() -> None:
+    """A ball stays a ball, and is as large as before, although the sides and the spacings of the volume differ."""
+    spacing = np.array([1.0, 2.0, 4.0])
+    shape = np.array([48, 32, 16])
+    places = (np.indices(shape) - (shape[:, None, None, None] - 1) / 2) * spacing[:, None, None, None]
+    inside = (np.square(places).sum(0) < 14**2).astype(np.int64)
+    labels = torch.from_numpy(inside)[None].repeat(8, 1, 1, 1)
+    turned = Augmentation(rotation=90, scaling=0, shift=0, gain=0, offset=0)
+    _, moved = augmented(labels[:, None].float(), labels, turned, np.random.default_rng(0), extent=shape * spacing)
+    assert (moved != labels).float().mean() < 0.02
+    bar = torch.from_numpy((np.abs(places[0]) < 12) & (np.abs(places[1:]) < 8).all(0)).long()[None].repeat(8, 1, 1, 1)
+    _, moved = augmented(bar[:, None].float(), bar, turned, np.random.default_rng(0), extent=shape * spacing)
+    assert (moved != bar).float().mean() > 0.02
+    volumes = moved.sum((1, 2, 3)) / bar[0].sum()
+    assert 0.85 < volumes.min() <= volumes.max() < 1.15
 
 
 def test_slices_are_changed_each_in_its_own_way() -> None:

@@ -137,6 +137,31 @@ def test_pictures_are_learned_too(tmp_path: Path) -> None:
     assert dice_scores(found, read_label(folder / "masks/p0.png").array, [7, 255]).min() > 0.5
 
 
+def test_volumes_are_learned_too_and_a_stopped_run_continues_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "epochs": 4, "slices_per_epoch": 40, "foreground": 0.5, "variant": "scse"}
+    options: dict[str, Any] = {"dims": 3, "spacing": 3, "settings": settings, "cache": tmp_path / "cache"}
+    segmenter = train_on(folder, out=tmp_path / "whole", **options)
+    assert segmenter.recipe.view == "volume"
+    assert segmenter.recipe.spacing == (3, 3, 3)
+    events: list[Event] = []
+    with pytest.raises(StoppedError):
+        train_on(
+            folder,
+            out=tmp_path / "parts",
+            **options,
+            on_event=events.append,
+            stop=lambda: sum(isinstance(event, StepDone) for event in events) == 30,
+        )
+    resume(tmp_path / "parts", cache=tmp_path / "cache")
+    whole, parts = (Segmenter.load(tmp_path / name) for name in ("whole", "parts"))
+    for name, weights in whole.network.state_dict().items():
+        assert torch.equal(parts.network.state_dict()[name], weights), name
+    found = whole.predict(folder / "imagesTs/t0_0000.nii.gz")
+    reference = read_label(folder / "labelsTs/t0.nii.gz")
+    assert found.shape == reference.array.shape
+    assert dice_scores(np.asarray(found.dataobj), reference.array, sorted(VALUES)).min() > 0.5
+
+
 def test_a_fold_holds_its_test_cases_out(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "set", cases=4, shape=(9, 4, 9))
     (folder / "splits_final.json").write_text(
@@ -211,12 +236,12 @@ def test_held_out_dice_is_the_mean_over_cases_and_present_structures(tmp_path: P
     cases = [save_prepared(tmp_path / "a", right[:, None], right), save_prepared(tmp_path / "b", half[:, None], right)]
     fabric = new_fabric(Settings(precision="32"))
     network = Copy().train()
-    found = held_out_dice(network, cases, 3, most=10, batch_size=2, fabric=fabric)
+    found = held_out_dice(network, cases, 3, patch=(8, 8), most=10, batch_size=2, fabric=fabric)
     assert found == pytest.approx((1 + 2 / 3) / 2)
     assert not network.training
     empty = [save_prepared(tmp_path / "c", 0 * right[:, None], 0 * right)]
-    assert math.isnan(held_out_dice(network, empty, 3, most=10, batch_size=2, fabric=fabric))
-    assert math.isnan(held_out_dice(network, [], 3, most=10, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, empty, 3, patch=(8, 8), most=10, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, [], 3, patch=(8, 8), most=10, batch_size=2, fabric=fabric))
 
 
 def test_held_out_dice_leaves_ignored_voxels_out(tmp_path: Path) -> None:
@@ -224,7 +249,12 @@ def test_held_out_dice_leaves_ignored_voxels_out(tmp_path: Path) -> None:
     predicted[:, 2:6] = reference[:, 2:4] = 1
     reference[:, 4:6] = IGNORED_CLASS
     cases = [save_prepared(tmp_path / "a", predicted[:, None], reference)]
-    assert held_out_dice(Copy(), cases, 3, most=10, batch_size=2, fabric=new_fabric(Settings(precision="32"))) == 1
+    assert (
+        held_out_dice(
+            Copy(), cases, 3, patch=(8, 8), most=10, batch_size=2, fabric=new_fabric(Settings(precision="32"))
+        )
+        == 1
+    )
 
 
 def test_a_network_of_one_value_per_channel_is_told_the_remedy(task: Task, tmp_path: Path) -> None:
@@ -269,7 +299,9 @@ def numbered(folder: Path, slices: int) -> Prepared:
 def test_held_out_dice_looks_at_so_many_slices_evenly_spaced(tmp_path: Path, most: int, expected: list[int]) -> None:
     cases = [numbered(tmp_path / "a", 12), numbered(tmp_path / "b", 4)]
     network = Counting()
-    dice = held_out_dice(network, cases, 3, most=most, batch_size=3, fabric=new_fabric(Settings(precision="32")))
+    dice = held_out_dice(
+        network, cases, 3, patch=(8, 8), most=most, batch_size=3, fabric=new_fabric(Settings(precision="32"))
+    )
     assert network.seen == expected
     assert dice == 1  # each slice was compared with its own labels
 

@@ -1,4 +1,4 @@
-"""Prepared arrays: memory-mapped slices of every case on disk, prepared once for the same inputs and recipe."""
+"""Prepared arrays: memory-mapped slices or volume of every case, prepared once for the same inputs and recipe."""
 
 import hashlib
 import json
@@ -51,25 +51,25 @@ class _Sums(RootModel[dict[str, _Sum]]):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Prepared slices of one case.
+    """Prepared slices of one case, or its volume, which is a slice with three spatial axes.
 
     Attributes:
         name: Name of the case.
-        folder: Folder with images.npy (slices, C, height, width) float32, labels.npy (slices, height, width) uint8,
-            and their checksums.
+        folder: Folder with images.npy (slices, C, *spatial) float32, labels.npy (slices, *spatial) uint8, and their
+            checksums.
     """
 
     name: str
     folder: Path
 
     def images(self) -> NDArray[np.float32]:
-        """Image slices, memory-mapped: (slices, C, height, width)."""
-        array: NDArray[np.float32] = _mapped(self.folder / IMAGES, np.float32, axes=4)
+        """Image slices, memory-mapped: (slices, C, *spatial)."""
+        array: NDArray[np.float32] = _mapped(self.folder / IMAGES, np.float32, axes=(4, 5))
         return array
 
     def labels(self) -> NDArray[np.uint8]:
-        """Label slices, memory-mapped: (slices, height, width)."""
-        array: NDArray[np.uint8] = _mapped(self.folder / LABELS, np.uint8, axes=3)
+        """Label slices, memory-mapped: (slices, *spatial)."""
+        array: NDArray[np.uint8] = _mapped(self.folder / LABELS, np.uint8, axes=(3, 4))
         return array
 
     def check(self, recipe: Recipe, *, classes: int, unsummed: bool = False) -> str:
@@ -93,7 +93,8 @@ class Prepared:
         except (DataError, OSError) as error:
             return str(error)
         shape = (len(labels), recipe.channels, *labels.shape[1:])
-        if images.shape != shape or labels.size == 0 or any(np.less(shape[2:], recipe.patch)):
+        size = shape[2:]
+        if images.shape != shape or labels.size == 0 or len(size) != recipe.dims or any(np.less(size, recipe.patch)):
             return f"{self.folder} has images of shape {images.shape} and labels of shape {labels.shape}"
         if not summed and (labels.max() >= classes or not np.isfinite(images).all()):
             return f"{self.folder} has more than {classes} label classes, or images that are not finite"
@@ -239,15 +240,15 @@ def _crc32(path: Path, _size: int, _changed: int) -> int:
     return value
 
 
-def _mapped(path: Path, dtype: type[np.generic], *, axes: int) -> NDArray[Any]:
+def _mapped(path: Path, dtype: type[np.generic], *, axes: tuple[int, int]) -> NDArray[Any]:
     try:
         # unlike np.load, this reads only arrays, never pickled objects
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({in_short(error)}); {REMEDY}") from error
-    if (array.dtype, array.ndim) != (np.dtype(dtype), axes):
-        found = f"{array.dtype} of {array.ndim} axes"
-        raise DataError(f"{path}: contains {found}, but {np.dtype(dtype)} of {axes} axes is expected; {REMEDY}")
+    if array.dtype != dtype or array.ndim not in axes:
+        found, expected = f"{array.dtype} of {array.ndim} axes", f"{np.dtype(dtype)} of {axes[0]} or {axes[1]} axes"
+        raise DataError(f"{path}: contains {found}, but {expected} is expected; {REMEDY}")
     return array
 
 

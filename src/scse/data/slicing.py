@@ -4,8 +4,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from scse.data.choices import SLICE_AXIS
 from scse.data.files import Image
-from scse.data.recipe import SLICE_AXIS, Recipe
+from scse.data.recipe import Recipe
 
 
 def spread(count: int) -> list[int]:

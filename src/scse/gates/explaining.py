@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.files import Image, read_image, write_map
-from scse.data.recipe import Grid, Slices, resize
+from scse.data.recipe import Grid, Slices
+from scse.data.resampling import resized
 from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
 from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
 from scse.inference.inputs import find_images
@@ -245,7 +246,7 @@ def _whole_map(segmenter: Segmenter, gates: BlockGates, windows: Tensor) -> Tens
     height, width = windows.shape[2:]
     multiple = MULTIPLE if isinstance(segmenter.network, Sized) else 1  # the maps also cover the network's padding
     covered = height + -height % multiple, width + -width % multiple
-    return resize(spatial[:, None], covered)[..., :height, :width]
+    return resized(spatial[:, None], covered)[..., :height, :width]
 
 
 def _mean_of_windows(channel: NDArray[np.float32], slices: int) -> NDArray[np.float32]:

@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import psutil
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from scse.data.recipe import Grid, Recipe, Slices
 from scse.inference.engines import Engine, make_engine
 from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
 from scse.inference.saved_recipe import read_recipe
+from scse.inference.windows import CHANNELS_LAST, channels_last, in_windows
 from scse.support.atomic import write_together
 from scse.support.checks import check_positive
 from scse.support.errors import DataError, UserError
@@ -35,8 +35,6 @@ from scse.vocabulary.options import check_size
 from scse.vocabulary.variants import Variant
 from scse.zoo.building import Sized, build_network, find_factory
 from scse.zoo.catalogue import confirm_network, read_network
-
-WINDOW_OVERLAP = 0.5
 
 MOST_SLICES = 16
 """Most slices predicted at a time; more are not faster."""
@@ -55,7 +53,7 @@ class Segmenter:
     """A trained network with its recipe and its structures.
 
     Attributes:
-        network: Network from images (N, channels, height, width) to logits (N, classes, height, width).
+        network: Network from images (N, channels, *spatial) to logits (N, classes, *spatial).
         name: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
         variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
@@ -144,7 +142,7 @@ class Segmenter:
             built = make()
         with readable(saved.weights):
             load_exactly(built, weights)
-        built.to(device).to(memory_format=torch.channels_last).eval()
+        built.to(device).to(memory_format=CHANNELS_LAST[recipe.dims]).eval()
         return cls(
             network=built,
             name=spec.text,
@@ -314,33 +312,23 @@ class Segmenter:
         """Batches of prepared slices on the device of the network.
 
         Args:
-            slices: Slices (slices, C, height, width), as returned by `Recipe.slices` or `Recipe.image_slices`.
+            slices: Slices (slices, C, *spatial), as returned by `Recipe.slices` or `Recipe.image_slices`.
             batch_size: Number of slices at a time; by default up to 16, as memory allows.
             progress: Called with the numbers of finished and of all slices after each batch.
 
         Yields:
-            The index of the first slice, and the slices (N, C, height, width).
+            The index of the first slice, and the slices (N, C, *spatial).
         """
         size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         for start in range(0, len(slices), size):
             batch = torch.from_numpy(slices[start : start + size])
-            yield start, batch.to(self._device).contiguous(memory_format=torch.channels_last)
+            yield start, channels_last(batch.to(self._device))
             if progress is not None:
                 progress(min(start + size, len(slices)), len(slices))
 
     def in_windows(self, batch: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply `forward` to slices in overlapping windows of the training patch, and blend the results.
-
-        Windows are used because the squeeze of cSE changes on inputs of another size. The windows of one slice are
-        consecutive.
-        """
-        if tuple(batch.shape[2:]) == self.recipe.patch:
-            return forward(batch)
-        return torch.as_tensor(
-            sliding_window_inference(
-                batch, self.recipe.patch, len(batch), forward, overlap=WINDOW_OVERLAP, mode="gaussian"
-            )
-        )
+        """Apply `forward` to slices in overlapping windows of the training patch, and blend the results."""
+        return in_windows(batch, self.recipe.patch, forward)
 
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
         """Logits; or probabilities, if they will be resampled."""
@@ -385,7 +373,7 @@ class Segmenter:
             free = torch.cuda.mem_get_info(self._device)[0] + kept
         else:
             free = psutil.virtual_memory().available
-        return free, sum(outputs), logits[0, :, 0, 0].nbytes
+        return free, sum(outputs), logits.nbytes // math.prod(self.recipe.patch)
 
     @property
     def _device(self) -> torch.device:
@@ -394,7 +382,7 @@ class Segmenter:
     def _windows(self, count: int) -> Tensor:
         """Zero images of the network's input size: (count, C, *patch)."""
         images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
-        return images.contiguous(memory_format=torch.channels_last)
+        return channels_last(images)
 
 
 @dataclass

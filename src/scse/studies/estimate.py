@@ -232,6 +232,7 @@ def _measure_validation(stepper: Stepper, task: Task, settings: Settings) -> flo
             stepper.state.network,
             task.held_out,
             task.classes,
+            patch=task.recipe.patch,
             most=slices,
             batch_size=4 * settings.batch_size,
             fabric=stepper.fabric,

@@ -1,4 +1,4 @@
-"""Training batches of slices. Their order, crops and augmentation depend only on (seed, epoch, step)."""
+"""Training batches of slices or patches of volumes. All that is drawn depends only on (seed, epoch, step)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scse.data.prepared import Prepared
+from scse.data.prepared import IGNORED_CLASS, Prepared
+
+MOST_POSITIONS = 10_000
+"""Positions of each structure in a case from which the centres of patches are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Ranges of random changes; each is drawn uniformly from -range to +range for every slice.
+    """Ranges of random changes; each is drawn uniformly from -range to +range for every slice or volume.
 
     Attributes:
-        rotation: Degrees.
+        rotation: Degrees; volumes are rotated about each axis.
         scaling: Relative change of size.
-        shift: Fraction of the slice's side.
+        shift: Fraction of the side of the patch.
         gain: Relative change of intensity.
         offset: Change of intensity in standard deviations of the image.
     """
@@ -41,10 +44,14 @@ class Batches:
 
     Args:
         cases: Training cases.
-        patch: (height, width) of every slice in a batch; larger slices are cropped at random.
-        batch_size: Slices per batch, at most `limit`; a last, smaller batch of an epoch is left out.
-        limit: Most slices per epoch; None takes all.
-        augmentation: Random changes of each slice; None makes none.
+        patch: Size of every slice or volume in a batch; larger ones are cropped.
+        batch_size: Slices or patches per batch, at most `limit`; a last, smaller batch of an epoch is left out.
+        limit: Most slices per epoch; number of patches per epoch for volumes, of which each case may give several;
+            None takes every slice or volume once.
+        foreground: Share of the patches, from 0 to 1, that are centred on a voxel of a structure; the structure is
+            drawn evenly from those of the slice or volume. Other patches are cropped anywhere.
+        spacing: Millimetres per pixel along each axis of the patch.
+        augmentation: Random changes of each slice or patch; None makes none.
         seed: Seed of order, crops and augmentation.
     """
 
@@ -52,28 +59,35 @@ class Batches:
         self,
         cases: Sequence[Prepared],
         *,
-        patch: tuple[int, int],
+        patch: Sequence[int],
         batch_size: int,
         limit: int | None,
         augmentation: Augmentation | None,
         seed: int,
+        foreground: float = 0.0,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         self.images = [case.images() for case in cases]
         self.labels = [case.labels() for case in cases]
         self.slices = [(case, index) for case, images in enumerate(self.images) for index in range(len(images))]
-        self.patch = patch
-        self.limit = min(limit or len(self.slices), len(self.slices))
+        self.patch = tuple(patch)
+        count = len(self.slices)
+        self.limit = (limit or count) if len(patch) == 3 else min(limit or count, count)
         self.batch_size = min(batch_size, self.limit)
+        self.foreground = foreground
+        self.extent = np.multiply(patch, spacing or 1.0)
         self.augmentation = augmentation
         self.seed = seed
+        self._positions: dict[tuple[int, int], list[NDArray[np.intp]]] = {}
 
     def __len__(self) -> int:
         """Steps per epoch."""
         return self.limit // self.batch_size
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of an epoch from step `start` on: images (N, C, height, width), labels (N, height, width) int64."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.slices))
+        """Batches of an epoch from step `start` on: images (N, C, *patch), labels (N, *patch) int64."""
+        rng, count = np.random.default_rng([self.seed, epoch]), len(self.slices)
+        order = np.concatenate([rng.permutation(count) for _ in range(-(-self.limit // count))])
         for step in range(start, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._batch(chosen, np.random.default_rng(step_seed(self.seed, epoch, step)))
@@ -84,42 +98,91 @@ class Batches:
         labels = torch.from_numpy(np.stack([label for _, label in pairs]))
         if self.augmentation is None:
             return images, labels.long()
-        return augmented(images, labels.long(), self.augmentation, rng)
+        return augmented(images, labels.long(), self.augmentation, rng, extent=self.extent)
 
     def _crop(self, place: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         case, index = place
         image, label = self.images[case][index], self.labels[case][index]
-        height, width = self.patch
-        row = rng.integers(label.shape[0] - height + 1)
-        column = rng.integers(label.shape[1] - width + 1)
-        window = (slice(row, row + height), slice(column, column + width))
+        room = np.subtract(label.shape, self.patch)
+        positions = self._foreground(place) if self.foreground and rng.random() < self.foreground else []
+        if positions:
+            structure = positions[rng.integers(len(positions))]
+            centre = np.array(np.unravel_index(structure[rng.integers(len(structure))], label.shape))
+            corner = np.clip(centre - np.array(self.patch) // 2, 0, room)
+        else:
+            corner = np.array([rng.integers(size + 1) for size in room])
+        window = tuple(slice(first, first + size) for first, size in zip(corner, self.patch, strict=True))
         return image[:, *window], label[window]
 
+    def _foreground(self, place: tuple[int, int]) -> list[NDArray[np.intp]]:
+        """Positions of each structure in a slice or volume as flat indices; a random choice if there are many."""
+        if place not in self._positions:
+            case, index = place
+            label = self.labels[case][index].ravel()
+            inside = np.flatnonzero((label > 0) & (label != IGNORED_CLASS))
+            structures = label[inside]
+            rng = np.random.default_rng(place)
+            found = [inside[structures == value] for value in np.unique(structures)]
+            self._positions[place] = [
+                rng.choice(positions, MOST_POSITIONS, replace=False) if len(positions) > MOST_POSITIONS else positions
+                for positions in found
+            ]
+        return self._positions[place]
 
-def augmented(images: Tensor, labels: Tensor, ranges: Augmentation, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Rotate, scale and shift each slice with its labels, and change the image's gain and offset.
+
+def augmented(
+    images: Tensor,
+    labels: Tensor,
+    ranges: Augmentation,
+    rng: np.random.Generator,
+    *,
+    extent: NDArray[np.floating] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Rotate, scale and shift each slice or volume with its labels, and change the image's gain and offset.
 
     Args:
-        images: Standardised images, (N, C, height, width).
-        labels: Class indices, (N, height, width) int64.
+        images: Standardised images, (N, C, *spatial).
+        labels: Class indices, (N, *spatial) int64.
         ranges: Ranges of the changes.
         rng: Generator of all random numbers.
+        extent: Millimetres of a volume along each spatial axis; by default its number of voxels. Slices are rotated as
+            if they were square.
     """
-    count = len(images)
+    count, axes = len(images), images.ndim - 2
     rotation, shift_range = np.deg2rad(ranges.rotation), 2 * ranges.shift  # the grid runs from -1 to 1
-    angle = rng.uniform(-rotation, rotation, count)
+    angles = rng.uniform(-rotation, rotation, (count,) if axes == 2 else (3, count))
     scale = rng.uniform(1 - ranges.scaling, 1 + ranges.scaling, count)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    shift = rng.uniform(-shift_range, shift_range, (2, count))
-    theta = np.stack([np.stack([cos, sin, shift[1]], -1), np.stack([-sin, cos, shift[0]], -1)], 1)  # rows: x, y
+    shift = rng.uniform(-shift_range, shift_range, (axes, count))
+    turns = _turns(angles, np.asarray(images.shape[2:] if extent is None else extent, np.float64))
+    # the grid has the axes in reverse order: x is the last
+    theta = np.concatenate([scale[:, None, None] * turns, shift[::-1].T[:, :, None]], axis=2)
     grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(images.shape), align_corners=False)
     images = _sampled(images, grid, "bilinear")
     labels = _sampled(labels[:, None].float(), grid, "nearest")[:, 0].long()
     gain = rng.uniform(1 - ranges.gain, 1 + ranges.gain, count)
     offset = rng.uniform(-ranges.offset, ranges.offset, count)
-    by_slice = torch.from_numpy(np.stack([gain, offset]).astype(np.float32))[..., None, None, None]
-    return images * by_slice[0] + by_slice[1], labels
+    by_image = torch.from_numpy(np.stack([gain, offset]).astype(np.float32)).reshape(2, count, 1, *(1,) * axes)
+    return images * by_image[0] + by_image[1], labels
 
 
-def _sampled(slices: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(slices, grid, mode=mode, padding_mode="border", align_corners=False)
+def _turns(angles: NDArray[np.float64], extent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotations of a grid that runs from -1 to 1: (N, axes, axes), from angles (N,) of slices or (3, N) of volumes."""
+    cos, sin = np.cos(angles), np.sin(angles)
+    if angles.ndim == 1:
+        return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
+    turns = np.broadcast_to(np.eye(3), (angles.shape[1], 3, 3))
+    for about in range(3):
+        first, second = (axis for axis in range(3) if axis != about)
+        turn = np.zeros((angles.shape[1], 3, 3))
+        turn[:, about, about] = 1
+        turn[:, first, first] = turn[:, second, second] = cos[about]
+        turn[:, first, second], turn[:, second, first] = sin[about], -sin[about]
+        turns = turn @ turns
+    # a rotation keeps lengths in millimetres, not in fractions of sides that differ
+    sides = extent[::-1]
+    turned: NDArray[np.float64] = turns * sides / sides[:, None]
+    return turned
+
+
+def _sampled(maps: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)

@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from scse.inference.windows import channels_last
 from scse.support.errors import UserError
 from scse.support.events import EpochDone, StepDone, Watch
 from scse.training.batches import Batches, step_seed
@@ -130,7 +131,7 @@ def train_step(
     Returns:
         The loss, a scalar on the device, which may still be computing it.
     """
-    images = fabric.to_device(images.contiguous(memory_format=torch.channels_last))
+    images = fabric.to_device(channels_last(images))
     value: torch.Tensor = loss(_logits(state.network, images), fabric.to_device(labels))
     fabric.backward(value)
     state.optimizer.step()

@@ -70,7 +70,10 @@ class TrainRequest(Request):
     """Fold whose test cases are held out and only used for validation."""
 
     spacing: float | None = None
-    """Millimetres per pixel in the plane [from the data]."""
+    """Millimetres per pixel in the plane, or along all axes of a volume [from the data]."""
+
+    dims: int = Field(default=2, ge=2, le=3)
+    """2 trains on slices, 3 on whole volumes."""
 
     plane: Plane | None = None
     """Plane of the slices: coronal, axial or sagittal [from the data]."""
@@ -102,4 +105,4 @@ class TrainRequest(Request):
         Raises:
             UserError: The preset or a setting is unknown, or a value is not allowed.
         """
-        return make_settings(self.preset, self.settings_given())
+        return make_settings(self.preset, self.settings_given(), dims=self.dims)

@@ -73,7 +73,9 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         inspection,
         training=training,
         held_out=held_out,
-        recipe=Recipe.derive(inspection.facts_of(cases), plane=request.plane, spacing=request.spacing),
+        recipe=Recipe.derive(
+            inspection.facts_of(cases), plane=request.plane, spacing=request.spacing, dims=request.dims
+        ),
         cache=cache or cache_folder(),
         watch=watch,
     )
@@ -178,6 +180,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
                     state.network,
                     task.held_out,
                     task.classes,
+                    patch=task.recipe.patch,
                     most=validation_slices(batches),
                     batch_size=4 * settings.batch_size,
                     fabric=fabric,

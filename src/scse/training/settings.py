@@ -39,8 +39,11 @@ class Settings(BaseModel):
         width, depth, kernel_size: Size of scse's own networks. The options of other networks are in brackets after
             their name.
         epochs: Number of epochs.
-        slices_per_epoch: Largest number of slices per epoch, drawn anew for each epoch; None takes all slices.
-        batch_size: Slices per step.
+        slices_per_epoch: Largest number of slices per epoch, drawn anew for each epoch; None takes all slices. For
+            volumes the number of patches per epoch; None takes one of each case.
+        batch_size: Slices or patches per step.
+        foreground: Share of the slices or patches whose crop is centred on a voxel of a structure, which is drawn
+            evenly from those of the case. The other crops are drawn from anywhere.
         optimizer: "adamw", or "sgd" with `momentum`.
         learning_rate: Largest learning rate of the schedule.
         schedule: "one-cycle" (up and down once in the whole run), or "steps" (a tenth after every `step_epochs`).
@@ -69,6 +72,7 @@ class Settings(BaseModel):
     epochs: int = Field(default=8, ge=1, le=MOST_EPOCHS)
     slices_per_epoch: int | None = Field(default=3000, ge=1, le=2**40)
     batch_size: int = Field(default=8, ge=1, le=65536)
+    foreground: float = Field(default=0.0, ge=0, le=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=3e-3, gt=0, le=1e3)
     schedule: Literal["one-cycle", "steps"] = "one-cycle"
@@ -116,14 +120,35 @@ PRESETS: dict[str, Settings] = {
 """quick: the default, for CPUs. paper: the network and optimizer of Roy et al. 2018, which need a GPU."""
 
 
-def make_settings(preset: str, replaced: Mapping[str, Any] | None = None) -> Settings:
+VOLUMES: Mapping[str, Any] = {
+    "width": 24,
+    "epochs": 8,
+    "slices_per_epoch": 160,
+    "batch_size": 2,
+    "foreground": 1 / 3,
+    "rotation": 15.0,
+    "scaling": 0.15,
+}
+"""Changes to the preset quick for networks of volumes."""
+
+
+def make_settings(preset: str, replaced: Mapping[str, Any] | None = None, *, dims: int = 2) -> Settings:
     """The settings of a preset, with some fields replaced.
 
+    Args:
+        preset: Name of the preset.
+        replaced: Values of fields that differ from the preset.
+        dims: Number of spatial axes of the network's input, 2 or 3.
+
     Raises:
-        UserError: The preset or a field is unknown, or a value is not allowed.
+        UserError: The preset or a field is unknown, a value is not allowed, or the preset is not for volumes.
     """
-    start = PRESETS[check_choice("preset", preset, PRESETS)]
-    return construct(Settings, {**start.model_dump(), **(replaced or {})}, what="training settings")
+    start = PRESETS[check_choice("preset", preset, PRESETS)].model_dump()
+    if dims == 3:
+        if preset != "quick":
+            raise UserError(f"preset {preset!r} is for slices; take quick with dims=3")
+        start |= VOLUMES
+    return construct(Settings, {**start, **(replaced or {})}, what="training settings")
 
 
 def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], given: Mapping[str, Any]) -> None:

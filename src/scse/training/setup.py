@@ -10,6 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from scse.inference.segmenter import Segmenter
+from scse.inference.windows import CHANNELS_LAST
 from scse.training.batches import Augmentation, Batches
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
@@ -46,6 +47,8 @@ def make_batches(task: Task, settings: Settings) -> Batches:
         limit=settings.slices_per_epoch,
         augmentation=Augmentation(**{name: getattr(settings, name) for name in RANGES}) if settings.augment else None,
         seed=settings.seed,
+        foreground=settings.foreground,
+        spacing=task.recipe.spacing,
     )
 
 
@@ -70,7 +73,7 @@ def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = 
         attach_to=settings.attach_to,
         pretrained=pretrained,
     )
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=CHANNELS_LAST[task.recipe.dims])
     optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
     return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
 

@@ -10,7 +10,11 @@ from torch import nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.evaluation.scores import dice_scores
+from scse.inference.windows import channels_last, in_windows
 from scse.training.batches import Batches
+
+OVERLAP = 0.25
+"""Share of a window that neighbouring windows have in common in validation, where time matters more than edges."""
 
 VALIDATION_SHARE = 4
 """An epoch is validated on at most a quarter as many slices as it was trained on.
@@ -25,9 +29,16 @@ def validation_slices(batches: Batches) -> int:
 
 
 def held_out_dice(
-    network: nn.Module, cases: Sequence[Prepared], classes: int, *, most: int, batch_size: int, fabric: Fabric
+    network: nn.Module,
+    cases: Sequence[Prepared],
+    classes: int,
+    *,
+    patch: Sequence[int],
+    most: int,
+    batch_size: int,
+    fabric: Fabric,
 ) -> float:
-    """Mean Dice over structures and cases, on the prepared slices; leaves the network in evaluation mode.
+    """Mean Dice over structures and cases, on the prepared images; leaves the network in evaluation mode.
 
     Ignored voxels are not scored.
 
@@ -35,6 +46,7 @@ def held_out_dice(
         network: Network that `fabric` set up.
         cases: Cases to score.
         classes: Classes of the network, including the background.
+        patch: Size of the windows in which volumes are predicted; slices are predicted whole.
         most: Limit of the slices in all, but at least one per case is predicted. Above it, each case contributes its
             share, evenly spaced.
         batch_size: Slices per batch.
@@ -53,7 +65,8 @@ def held_out_dice(
         for start in range(0, len(chosen), batch_size):
             batch = torch.from_numpy(images[chosen[start : start + batch_size]])
             with torch.inference_mode():
-                logits = network(fabric.to_device(batch.contiguous(memory_format=torch.channels_last)))
+                batch = fabric.to_device(channels_last(batch))
+                logits = network(batch) if batch.ndim == 4 else in_windows(batch, patch, network, overlap=OVERLAP)
             predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
         reference = labels[chosen]
         scored = reference != IGNORED_CLASS

@@ -1,0 +1,69 @@
+"""Resampling of slices and volumes to another grid of the same extent. It alone needs torch, which is loaded on use."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+V = TypeVar("V", np.float32, np.uint8)
+
+
+def resized(maps: "Tensor", size: Sequence[int]) -> "Tensor":
+    """Resample maps (N, C, *spatial) to another size: linear, with antialiasing where the grid becomes coarser.
+
+    Args:
+        maps: Slices (N, C, height, width) or volumes (N, C, x, y, z).
+        size: Size of the spatial axes.
+    """
+    size = tuple(size)
+    if maps.shape[2:] == size:
+        return maps
+    from torch.nn.functional import interpolate  # noqa: PLC0415 (only resampling needs torch)
+
+    if len(size) == 2:
+        return interpolate(maps, size, mode="bilinear", antialias=True)
+    # torch has antialiasing for two axes only; linear resampling is separable, so the first axis follows on its own
+    count, channels, first = maps.shape[:3]
+    in_planes = maps.flatten(1, 2)
+    if maps.shape[3:] != size[1:]:
+        in_planes = interpolate(in_planes, size[1:], mode="bilinear", antialias=True)
+    if first != size[0]:
+        rows = in_planes.reshape(count, channels, first, -1)
+        in_planes = interpolate(rows, (size[0], rows.shape[3]), mode="bilinear", antialias=True)
+    return in_planes.reshape(count, channels, *size)
+
+
+def resized_array(maps: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
+    """Resample an array (N, C, *spatial), see `resized`."""
+    if maps.shape[2:] == tuple(size):
+        return maps
+    from torch import from_numpy  # noqa: PLC0415 (as above)
+
+    array: NDArray[np.float32] = resized(from_numpy(maps), size).numpy()
+    return array
+
+
+def resized_labels(labels: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np.uint8]:
+    """Resample a label map (*spatial) to `size`; each pixel gets the label that covers the largest part of it."""
+    best = np.full(tuple(size), -1, np.float32)
+    chosen = np.zeros(tuple(size), np.uint8)
+    # one label at a time, because the shares of all labels of a volume would need much memory
+    for value in np.unique(labels):
+        share = resized_array((labels == value).astype(np.float32)[None, None], size)[0, 0]
+        larger = share > best
+        best[larger] = share[larger]
+        chosen[larger] = value
+    return chosen
+
+
+def padded(maps: NDArray[V], size: Sequence[int], *, fill: V) -> NDArray[V]:
+    """Pad maps (..., *spatial) at the far end of each spatial axis up to `size`."""
+    missing = [wanted - there for wanted, there in zip(size, maps.shape[-len(size) :], strict=True)]
+    if not any(missing):
+        return maps
+    edges = [(0, 0)] * (maps.ndim - len(size)) + [(0, pixels) for pixels in missing]
+    return np.pad(maps, edges, constant_values=fill)
