@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scse.data.choices import SLICE_AXIS
 from scse.data.files import Image
 from scse.data.recipe import Recipe
+from scse.vocabulary.planes import Plane
 
 
 def spread(count: int) -> list[int]:
@@ -17,11 +18,16 @@ def spread(count: int) -> list[int]:
     return list(dict.fromkeys(places)) if count else []
 
 
+def drawn_view(recipe: Recipe) -> Plane:
+    """The plane in which images are drawn: that of the recipe's slices, and coronal for volumes."""
+    return "coronal" if recipe.view == "volume" else recipe.view
+
+
 def view_axis(image: Image, recipe: Recipe) -> int | None:
-    """The stored axis of an image perpendicular to the recipe's slices; None for pictures."""
+    """The stored axis of an image perpendicular to the slices in which it is drawn; None for pictures."""
     if recipe.view == "picture":
         return None
-    return int(np.flatnonzero(orientation_of(image)[:, 0] == SLICE_AXIS[recipe.view])[0])
+    return int(np.flatnonzero(orientation_of(image)[:, 0] == SLICE_AXIS[drawn_view(recipe)])[0])
 
 
 def orientation_of(image: Image) -> NDArray[np.float64]:

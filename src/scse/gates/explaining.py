@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scse.data.choices import SLICE_AXIS
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, Slices
 from scse.data.resampling import resized
+from scse.data.slicing import drawn_view
 from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
 from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
 from scse.inference.inputs import find_images
@@ -31,6 +33,8 @@ from scse.zoo.building import MULTIPLE, Sized
 
 FIGURE_SLICES = 6
 """Number of slices of a volume in the figure."""
+
+CORONAL = SLICE_AXIS["coronal"]
 
 DIRECTIONS = {"sagittal": ("anterior", "superior"), "coronal": ("right", "superior"), "axial": ("right", "anterior")}
 """Directions of the axes of a drawn slice: from left to right, and from bottom to top."""
@@ -107,8 +111,8 @@ def explain(
     except ValueError as error:
         raise UserError(f"{paths[0]}: {error}") from error
     grid = prepared.grid
-    shown = _figure_slices(prepared)
-    sheet = _sheet(segmenter, source, prepared[shown], grid, shown)
+    shown, pictures = _figure_slices(segmenter, prepared)
+    sheet = _sheet(segmenter, source, pictures, grid, shown)
     files: list[Path] = []
     rows, drawn = [], {}
     with temporary_folder(out) as scratch, ExitStack() as stack:
@@ -124,7 +128,7 @@ def explain(
             rows.append(_block_row(name, block, planes))
             if planes is None:
                 continue
-            drawn[name] = _side_by_side(planes[shown], grid)
+            drawn[name] = _side_by_side(_as_slices(planes, grid)[shown], grid)
             files.append(spatial[name])
             if source.affine is None:
                 write_atomic(files[-1], _png(overlay(sheet, drawn[name])))
@@ -149,12 +153,14 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
     Args:
         segmenter: Segmenter whose network has blocks.
         image: Image, as returned by `read_image`.
-        slices: Indices of slices along the stored axis perpendicular to the recipe's view; 0 for a picture.
+        slices: Indices of slices along the stored axis perpendicular to the plane in which images are drawn, see
+            `drawn_view`; 0 for a picture.
 
     Returns:
         The gates in the order in which the blocks run: `channel` (len(slices), C); `spatial` (len(slices), rows,
         columns) on the pixels of the image, each slice oriented like `numpy.take(volume, slice, axis)`. The channel
-        gate of a slice that is predicted in several windows is the mean over the windows.
+        gate of a slice that is predicted in several windows is the mean over the windows; slices of a network of
+        volumes have the channel gate of the volume.
 
     Raises:
         UserError: The network has no blocks, the maps of a block do not correspond to the slices, the image does not
@@ -162,12 +168,16 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
     """
     prepared = segmenter.recipe.slices(image)
     grid = prepared.grid
-    wrong = [index for index in slices if not 0 <= index < len(prepared)]
+    axis, backwards = _stored_axis(grid)
+    count = 1 if grid.to_view is None else image.shape[axis]
+    wrong = [index for index in slices if not 0 <= index < count]
     if wrong or not len(slices):
         found = ", ".join(map(str, wrong)) or "none"
-        raise UserError(f"slices must be from 0 to {len(prepared) - 1}, the slices of the image, got {found}")
-    axis, backwards = _stored_axis(grid)
-    chosen = [len(prepared) - 1 - index for index in slices][::-1] if backwards else list(slices)
+        raise UserError(f"slices must be from 0 to {count - 1}, the slices of the image, got {found}")
+    if segmenter.recipe.view == "volume":
+        ((_, blocks),) = _batch_gates(segmenter, prepared)
+        return [_gates_in_slices(segmenter, block, grid, axis, slices) for block in blocks]
+    chosen = [count - 1 - index for index in slices][::-1] if backwards else list(slices)
     # a grid of the stored volume reduced to these slices
     shape = tuple(len(chosen) if place == axis else size for place, size in enumerate(image.shape))
     reduced = replace(grid, shape=shape if grid.to_view is not None else grid.shape)
@@ -187,16 +197,32 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
     return [on_image_grid(gates) for gates in zip(*batches, strict=True)]
 
 
+def _gates_in_slices(
+    segmenter: Segmenter, gates: BlockGates, grid: Grid, axis: int, slices: Sequence[int]
+) -> BlockGates:
+    """The gates of a volume in some of its stored slices."""
+    channel = None if gates.channel is None else np.repeat(gates.channel, len(slices), axis=0)
+    if gates.spatial is None:
+        return replace(gates, channel=channel)
+    restored = grid.restore(_on_plane(segmenter, gates.spatial, grid))
+    return replace(gates, channel=channel, spatial=np.moveaxis(np.take(restored, slices, axis), axis, 0))
+
+
 def _stored_axis(grid: Grid) -> tuple[int, bool]:
-    """The stored axis perpendicular to the slices, and whether slices are counted from its end."""
+    """The stored axis perpendicular to the slices that are drawn, and whether slices are counted from its end."""
     if grid.to_view is None:
         return 0, False
-    axis = int(np.flatnonzero(grid.to_view[:, 0] == grid.axis)[0])
+    axis = int(np.flatnonzero(grid.to_view[:, 0] == (CORONAL if grid.axis is None else grid.axis))[0])
     return axis, bool(grid.to_view[axis, 1] < 0)
 
 
+def _as_slices(planes: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """The coronal slices (slices, x, z) of a volume (1, x, y, z); slices and pictures as they are."""
+    return np.moveaxis(planes[0], CORONAL, 0) if planes.ndim == 4 else planes
+
+
 def _on_plane(segmenter: Segmenter, maps: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Maps of prepared slices (slices, height, width) -> (slices, *plane)."""
+    """Maps of prepared slices (slices, *spatial) -> (slices, *plane)."""
     planes: NDArray[np.float32] = segmenter.recipe.to_plane(torch.from_numpy(maps)[:, None], grid)[:, 0].numpy()
     return planes
 
@@ -207,7 +233,7 @@ def _batch_gates(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, list[BlockGates]]]:
-    """Gates of prepared slices (slices, C, height, width) in batches: index of the first slice, gates of the blocks.
+    """Gates of prepared slices (slices, C, *spatial) in batches: index of the first slice, gates of the blocks.
 
     Spatial gates are resampled to the size of the slices.
     """
@@ -236,17 +262,19 @@ def _batch_gates(
 
 
 def _whole_map(segmenter: Segmenter, gates: BlockGates, windows: Tensor) -> Tensor:
-    """A spatial gate resampled to the size of its windows: (N, 1, height, width)."""
+    """A spatial gate resampled to the size of its windows: (N, 1, *spatial)."""
     spatial = torch.as_tensor(gates.spatial, device=windows.device)
-    if spatial.ndim != 3 or len(spatial) != len(windows):
+    if spatial.ndim != windows.ndim - 1 or len(spatial) != len(windows):
         raise UserError(
             f"the block at {gates.where!r} recalibrates {len(spatial)} maps of size {tuple(spatial.shape[1:])} for "
             f"{len(windows)} slices, so its gate cannot be drawn over them; scse.gates_of returns the gate itself"
         )
-    height, width = windows.shape[2:]
+    sizes = windows.shape[2:]
     multiple = MULTIPLE if isinstance(segmenter.network, Sized) else 1  # the maps also cover the network's padding
-    covered = height + -height % multiple, width + -width % multiple
-    return resized(spatial[:, None], covered)[..., :height, :width]
+    covered = resized(spatial[:, None], [size + -size % multiple for size in sizes])
+    for axis, size in enumerate(sizes, start=2):
+        covered = covered.narrow(axis, 0, size)
+    return covered
 
 
 def _mean_of_windows(channel: NDArray[np.float32], slices: int) -> NDArray[np.float32]:
@@ -321,26 +349,33 @@ def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> li
     return files
 
 
-def _figure_slices(prepared: Slices) -> NDArray[np.intp]:
-    """Indices of slices for the figure, spread evenly over the slices that are not blank."""
-    filled = np.flatnonzero([np.ptp(prepared[n : n + 1]) > 0 for n in range(len(prepared))])
-    filled = filled if len(filled) else np.arange(len(prepared))
+def _figure_slices(segmenter: Segmenter, prepared: Slices) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Slices for the figure, spread evenly over those that are not blank: indices, and images (slices, *plane)."""
+    volume = None
+    if segmenter.recipe.view == "volume":
+        volume = _as_slices(_on_plane(segmenter, prepared[:].mean(1), prepared.grid), prepared.grid)
+    count = len(prepared) if volume is None else len(volume)
+    parts = (prepared[n : n + 1] if volume is None else volume[n] for n in range(count))
+    filled = np.flatnonzero([np.ptp(part) > 0 for part in parts])
+    filled = filled if len(filled) else np.arange(count)
     places = np.linspace(0, len(filled) - 1, FIGURE_SLICES + 2)[1:-1].round().astype(int)
     chosen: NDArray[np.intp] = filled[np.unique(places)]
-    return chosen
+    pictures = _on_plane(segmenter, prepared[chosen].mean(1), prepared.grid) if volume is None else volume[chosen]
+    return chosen, pictures
 
 
 def _sheet(
-    segmenter: Segmenter, source: Image, prepared: NDArray[np.float32], grid: Grid, shown: NDArray[np.intp]
+    segmenter: Segmenter, source: Image, pictures: NDArray[np.float32], grid: Grid, shown: NDArray[np.intp]
 ) -> Sheet:
-    image = _side_by_side(_on_plane(segmenter, prepared.mean(1), grid), grid)
+    image = _side_by_side(pictures, grid)
     if grid.to_view is None:
         return Sheet(image, (), ("columns (pixels)", "rows (pixels)"), 1.0)
     axis, backwards = _stored_axis(grid)
     slices = tuple(int(source.shape[axis] - 1 - index if backwards else index) for index in shown)
-    right, up = DIRECTIONS[segmenter.recipe.view]
-    across, along = segmenter.recipe.plane_spacing(source, grid.to_view)
-    labels = f"{segmenter.recipe.view} slices; {right} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}"
+    view = drawn_view(segmenter.recipe)
+    right, up = DIRECTIONS[view]
+    across, along = np.delete(source.spacing, axis)[np.delete(grid.to_view[:, 0], axis).argsort()]
+    labels = f"{view} slices; {right} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}"
     return Sheet(image, slices, labels, along / across)
 
 

@@ -22,7 +22,7 @@ from scse.data.descriptions import Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
-from scse.data.slicing import orientation_of, spread, view_axis
+from scse.data.slicing import drawn_view, orientation_of, spread, view_axis
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
 from scse.inference.segmenter import Segmenter
@@ -123,7 +123,7 @@ def viewer_data(
         "by": variant_name(str(shown[0].variant)),
         "seed": shown[0].seed,
         "gate_levels": GATE_LEVELS,
-        "view": recipe.view,
+        "view": drawn_view(recipe),
     }
     packed = json.dumps(content)
     write_atomic(cache, packed.encode())

@@ -108,7 +108,10 @@ class StudyRequest(Request):
     """Time for the whole study, such as 2h or 1h30m: determines the number of epochs, the same for all runs."""
 
     spacing: float | None = None
-    """Millimetres per pixel in the plane [from the data; 3 for the built-in cohort]."""
+    """Millimetres per pixel in the plane, or along all axes of a volume [from the data; 3 for the built-in cohort]."""
+
+    dims: int = Field(default=2, ge=2, le=3)
+    """2 trains on slices, 3 on whole volumes."""
 
     plane: Plane | None = None
     """Plane of the slices: coronal, axial or sagittal [from the data]."""
@@ -142,7 +145,7 @@ class StudyRequest(Request):
         ]
         if len(epochs) > 1:
             raise UserError(f"{', '.join(epochs)} each determine the number of epochs; give one of them")
-        cohort = COHORT_SETTINGS if self.dataset is None and self.preset == "quick" else {}
+        cohort = COHORT_SETTINGS if self.dataset is None and self.preset == "quick" and self.dims == 2 else {}
         single = {"epochs": self.epochs[0]} if len(self.epochs) == 1 else {}
         return {**cohort, **self.settings, "attach_to": self.attach_to, **single}
 
@@ -152,4 +155,4 @@ class StudyRequest(Request):
         Raises:
             UserError: The preset or a setting is unknown, or a value is not allowed.
         """
-        return make_settings(self.preset, self.settings_given())
+        return make_settings(self.preset, self.settings_given(), dims=self.dims)

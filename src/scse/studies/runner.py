@@ -144,7 +144,7 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
     plan = Plan(
         inspection=inspection,
         dataset=cases,
-        recipe=Recipe.derive(inspection.facts_of(cases), plane=request.plane, spacing=spacing),
+        recipe=Recipe.derive(inspection.facts_of(cases), plane=request.plane, spacing=spacing, dims=request.dims),
         settings=settings,
         folds=folds,
         runs=runs_of(folds=len(folds)),
