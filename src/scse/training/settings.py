@@ -125,7 +125,7 @@ VOLUMES: Mapping[str, Any] = {
     "epochs": 8,
     "slices_per_epoch": 160,
     "batch_size": 2,
-    "foreground": 1 / 3,
+    "foreground": 0.33,
     "rotation": 15.0,
     "scaling": 0.15,
 }
