@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.setups import of_setup, per_setup, setups
 from scse.evaluation.verdict import UNITS, effect_text, p_text
-from scse.support.text import shortened_list
-from scse.vocabulary.titles import network_name, variant_name
+from scse.support.text import counted, shortened_list
+from scse.vocabulary.titles import variant_name
 
 NOTHING = "-"
 TEST_HEADINGS = (
@@ -38,7 +39,7 @@ class Printed(NamedTuple):
 
 
 def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
-    """Tables of each network: scores, tests over all structures, tests of each structure, seeds, and ranking.
+    """Tables of each setup: scores, tests over all structures, tests of each structure, seeds, and ranking.
 
     Args:
         comparison: Result of `compare`.
@@ -48,10 +49,10 @@ def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
     direction = "lower is better" if comparison.lower_is_better else "higher is better"
     base = variant_name(comparison.baseline)
     margin = "" if comparison.margin is None else f"; margin {comparison.margin}"
-    for network in comparison.summary["network"].unique():
-        name = network_name(network)
+    for setup in setups(comparison.summary):
+        name = setup.name
         rows = {
-            key: table[table["network"] == network].to_dict("records")
+            key: of_setup(table, setup).to_dict("records")
             for key, table in {**vars(comparison), "ranks": ranks}.items()
             if isinstance(table, pd.DataFrame)
         }
@@ -90,17 +91,14 @@ def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
 
 
 def missing_lines(comparison: Comparison) -> list[str]:
-    """One line about missing scores for each network, variant and reason; [] if no score is missing."""
-    lines = []
-    for (network, variant, why), rows in comparison.missing.groupby(["network", "variant", "why"], sort=False):
-        cases = list(map(str, rows["case"].unique()))
-        counted = f"{len(rows)} score{'' if len(rows) == 1 else 's'}"
-        problem = "NaN in" if why == "NaN" else "no row for"
-        lines.append(
-            f"missing: {network_name(str(network))}, {variant_name(str(variant))}: {problem} {counted} "
-            f"(cases {shortened_list(cases, 3)}); left out of means and pairs"
-        )
-    return lines
+    """One line about missing scores for each setup, variant and reason; [] if no score is missing."""
+    return [
+        f"missing: {setup.name}, {variant_name(str(variant))}: {'NaN in' if why == 'NaN' else 'no row for'} "
+        f"{counted(len(rows), 'score')} (cases {shortened_list(list(map(str, rows['case'].unique())), 3)}); "
+        "left out of means and pairs"
+        for setup, missing in per_setup(comparison.missing)
+        for (variant, why), rows in missing.groupby(["variant", "why"], sort=False)
+    ]
 
 
 def _summary(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
