@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from scse.evaluation.pairing import (
     without_control,
 )
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
-from scse.evaluation.setups import stack
+from scse.evaluation.setups import of_setup, setups, stack
 from scse.evaluation.statistics import (
     FEWEST_CASES,
     FEWEST_TRAININGS,
@@ -34,12 +34,14 @@ from scse.evaluation.statistics import (
 )
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.vocabulary.titles import Setup
 
 ALL = "all structures"
 DECIMALS = 12  # differences are rounded, so that equal scores count as equal despite rounding errors of averages
 MARGIN = 0.005
 """Default margin of metrics between 0 and 1, such as Dice."""
 
+TABLES = ("summary", "structures", "tests", "seeds", "noise", "missing")
 NOISE = ["trainings", "apart", "against", "splits", "exact", "alarms"]
 
 
@@ -91,6 +93,12 @@ class Comparison:
     seeds: pd.DataFrame
     noise: pd.DataFrame
     missing: pd.DataFrame
+
+    def per_setup(self) -> Iterator[tuple[Setup, Self]]:
+        """Each setup, with the comparison within it."""
+        for setup in setups(self.summary):
+            tables: dict[str, Any] = {name: of_setup(getattr(self, name), setup) for name in TABLES}
+            yield setup, replace(self, **tables)
 
 
 class _Pairs(NamedTuple):
@@ -169,9 +177,6 @@ def chosen_margin(metric: str, margin: float | None = None) -> float | None:
     if not margin > 0:
         raise UserError(f"margin must be positive, in units of {metric}, got {margin}")
     return margin
-
-
-TABLES = ("summary", "structures", "tests", "seeds", "noise", "missing")
 
 
 def table_paths(folder: Path) -> list[Path]:

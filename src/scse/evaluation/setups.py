@@ -85,9 +85,9 @@ def with_numbers(table: pd.DataFrame, name: str = "scores") -> pd.DataFrame:
         wrong = values.notna() & ~((numbers % 1 == 0) & numbers.between(0, LARGEST))
         if wrong.any():
             raise DataError(
-                f"{name}, row {table.index[wrong][0]}: {column} is {values[wrong].tolist()[0]!r}; allowed: whole numbers "
-                f"from 0 to {LARGEST:,}, or nothing, because variants are compared within each number; correct it, or "
-                "rename the column if it is something else"
+                f"{name}, row {table.index[wrong][0]}: {column} is {values[wrong].tolist()[0]!r}; allowed: whole "
+                f"numbers from 0 to {LARGEST:,}, or nothing, because variants are compared within each number; correct "
+                "it, or rename the column if it is something else"
             )
         table = table.assign(**{column: numbers.astype("Int64" if numbers.isna().any() else "int64")})
     return table

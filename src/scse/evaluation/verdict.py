@@ -8,10 +8,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
-from scse.evaluation.setups import of_setup, per_setup, setup_of, setups
+from scse.evaluation.setups import of_setup, setup_of
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
 from scse.support.text import counted
-from scse.vocabulary.titles import Setup, variant_name
+from scse.vocabulary.titles import variant_name
 
 Kind = Literal["better", "worse", "equivalent", "undecided", "few_trainings", "few_cases"]
 UNITS = {"dice": "Dice", "hd95": "mm HD95", "msd": "mm MSD"}
@@ -38,11 +38,6 @@ class Verdict:
     epochs: int | None = None
     train_cases: int | None = None
 
-    @property
-    def setup(self) -> Setup:
-        """The setup in which the variant is compared."""
-        return Setup(self.network, self.epochs, self.train_cases)
-
 
 def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[Verdict]:
     """One verdict for each setup and each variant except the baseline.
@@ -56,10 +51,10 @@ def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[
             plain network), and epochs and train_cases if the scores have them.
     """
     found = []
-    for setup, tests in per_setup(comparison.tests[comparison.tests["structure"] == ALL]):
+    for setup, part in comparison.per_setup():
         ratios = {} if costs is None else of_setup(costs, setup).set_index("variant")["step_ratio"].to_dict()
-        apart = max(of_setup(comparison.noise, setup)["apart"], default=math.nan)
-        for test in tests.to_dict("records"):
+        apart = max(part.noise["apart"], default=math.nan)
+        for test in part.tests[part.tests["structure"] == ALL].to_dict("records"):
             parts = [
                 _finding(comparison, test),
                 f"{counted(test['trainings'], 'training')} and {counted(test['n'], 'case')}",
@@ -83,10 +78,9 @@ def headlines(comparison: Comparison) -> dict[str, str]:
         "equivalent": f"equivalent to {base} within {comparison.margin} {_unit(comparison)}",
         "undecided": "undecided",
     }
-    tests = comparison.tests[comparison.tests["structure"] == ALL]
     lines = {}
-    for setup in setups(comparison.summary):
-        rows = of_setup(tests, setup)
+    for setup, part in comparison.per_setup():
+        rows = part.tests[part.tests["structure"] == ALL]
         names = {kind: [variant_name(v) for v in group["variant"]] for kind, group in rows.groupby("kind")}
         parts = [
             f"{', '.join(names[kind])} {'is' if len(names[kind]) == 1 else 'are'} {result}"
@@ -124,13 +118,10 @@ def noise_texts(comparison: Comparison) -> dict[str, str]:
 
 def verdict_text(comparison: Comparison, costs: pd.DataFrame | None = None) -> str:
     """The headline of each setup, followed by the verdicts on its variants and the noise floor."""
-    found, firsts, noise = verdicts(comparison, costs), headlines(comparison), noise_texts(comparison)
     lines = []
-    for setup in setups(comparison.summary):
-        lines.append(f"{setup.name}: {firsts[setup.text]}.")
-        lines += [f"  {verdict.text}." for verdict in found if verdict.setup == setup]
-        if setup.text in noise:
-            lines.append(f"  {noise[setup.text]}.")
+    for setup, part in comparison.per_setup():
+        texts = [*(verdict.text for verdict in verdicts(part, costs)), *noise_texts(part).values()]
+        lines += [f"{setup.name}: {headlines(part)[setup.text]}.", *(f"  {text}." for text in texts)]
     return "\n".join(lines)
 
 

@@ -190,7 +190,7 @@ def write_report(
             folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
             ranking=_ranking_rows(paired),
             costs=[] if costs is None else _cost_rows(costs),
-            networks=[_network(setup, paired, curves, dice, note) for setup in compared],
+            networks=[_network(setup, paired, curves, part, note) for setup, part in dice.per_setup()],
             heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
             speed=_speed(costs, note),
             quality=[] if curves is None else _quality_rows(curves, dice.baseline),
@@ -343,41 +343,35 @@ def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Name, headline, sentences, noise floor and figure of each setup; the figure is None without a comparison."""
-    found, firsts, noise = verdicts(comparison, costs), headlines(comparison), _noise_sentences(comparison)
-    tests = comparison.tests[comparison.tests["structure"] == ALL]
     rows = []
-    for setup in setups(comparison.summary):
-        sentences = [verdict for verdict in found if verdict.setup == setup]
-        figure, apart = None, of_setup(comparison.noise, setup)["apart"]
+    for setup, part in comparison.per_setup():
+        sentences, figure, apart = verdicts(part, costs), None, part.noise["apart"]
         if sentences:
             figure = _figure_html(trainings(comparison, setup), f"trainings-{slug(setup.text)}", still=True)
         rows.append(
             {
                 "name": setup.name,
-                "headline": firsts[setup.text],
+                "headline": headlines(part)[setup.text],
                 "sentences": sentences,
-                "noise": noise.get(setup),
+                "noise": _noise_sentence(part),
                 "apart": effect_text(apart.item(), math.nan, math.nan)[0].lstrip("+") if len(apart) else None,
                 "figure": figure,
-                "interval": bool(of_setup(tests, setup)["p"].notna().any()),
+                "interval": bool(part.tests.loc[part.tests["structure"] == ALL, "p"].notna().any()),
             }
         )
     return rows
 
 
-def _noise_sentences(comparison: Comparison) -> dict[Setup, str]:
-    """A sentence about the noise floor of each setup that has the baseline, or about how to measure it."""
-    base, texts = variant_name(comparison.baseline), noise_texts(comparison)
-    summary = comparison.summary
-    sentences = {}
-    for setup in setups(summary[summary["variant"] == comparison.baseline]):
-        known = max(of_setup(comparison.noise, setup)["trainings"], default=1)
-        text = texts.get(setup.text, f"The difference between two trainings of {base} is unknown")
-        if comparison.baseline == "none" and known < FEWEST_TO_SPLIT:
-            purpose = "to compare plain with itself" if setup.text in texts else "to measure it"
-            text += f"; scse study --control trains plain at least {FEWEST_TO_SPLIT} times {purpose}"
-        sentences[setup] = f"{text}."
-    return sentences
+def _noise_sentence(comparison: Comparison) -> str | None:
+    """A sentence about the noise floor of one setup, or about how to measure it; None without the baseline."""
+    base, known = variant_name(comparison.baseline), max(comparison.noise["trainings"], default=1)
+    if comparison.baseline not in set(comparison.summary["variant"]):
+        return None
+    text = next(iter(noise_texts(comparison).values()), f"The difference between two trainings of {base} is unknown")
+    if comparison.baseline == "none" and known < FEWEST_TO_SPLIT:
+        purpose = "to compare plain with itself" if known > 1 else "to measure it"
+        text += f"; scse study --control trains plain at least {FEWEST_TO_SPLIT} times {purpose}"
+    return f"{text}."
 
 
 def _detectable_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -401,21 +395,19 @@ def _needed(trainings: float) -> str:
 
 def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Standard deviations over cases and seeds, and the difference to the baseline of each seed; [] with one seed."""
-    summary = comparison.summary[comparison.summary["seeds"] > 1]
-    rows = []
-    for row in summary.to_dict("records"):
-        seeds = of_setup(comparison.seeds[comparison.seeds["variant"] == row["variant"]], setup_of(row))
-        rows.append(
-            {
-                "network": setup_of(row).name,
-                "variant": variant_name(row["variant"]),
-                "sd": row["sd"],
-                "sd_seeds": row["sd_seeds"],
-                "means": ", ".join(f"{mean:.3f}" for mean in seeds["mean"]),
-                "differences": ", ".join(f"{change:+.3f}" for change in seeds["difference"].dropna()) or NOTHING,
-            }
-        )
-    return rows
+    return [
+        {
+            "network": setup.name,
+            "variant": variant_name(row["variant"]),
+            "sd": row["sd"],
+            "sd_seeds": row["sd_seeds"],
+            "means": ", ".join(f"{mean:.3f}" for mean in seeds["mean"]),
+            "differences": ", ".join(f"{change:+.3f}" for change in seeds["difference"].dropna()) or NOTHING,
+        }
+        for setup, part in comparison.per_setup()
+        for row in part.summary[part.summary["seeds"] > 1].to_dict("records")
+        for seeds in [part.seeds[part.seeds["variant"] == row["variant"]]]
+    ]
 
 
 def _ranking_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
@@ -526,7 +518,7 @@ def _time(seconds: float) -> str:
 def _network(
     setup: Setup, scores: pd.DataFrame, curves: pd.DataFrame | None, comparison: Comparison, note: str
 ) -> dict[str, Any]:
-    tests = of_setup(comparison.tests, setup)
+    tests = comparison.tests
     rows = [_test_row(test) for test in tests.to_dict("records")]
     name = slug(setup.text)
     compared = (tests["structure"] != ALL) & tests["difference"].notna()
@@ -538,7 +530,7 @@ def _network(
         "columns": tests["variant"].nunique(),
         "overall": [row for row in rows if row["structure"] == ALL],
         "tested": bool(tests["p"].notna().any()),
-        "structures": _structure_rows(setup, comparison, rows),
+        "structures": _structure_rows(comparison, rows),
         "variants": [variant_name(v) for v in dict.fromkeys(row["variant"] for row in rows)],
         "boxes": _figure_html(box_plots_interactive(scores, setup, note=note), f"boxes-{name}"),
         "differences": _figure_html(differences(comparison, setup, note=note), f"differences-{name}")
@@ -554,12 +546,9 @@ def _test_row(test: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return {**test, "name": variant_name(test["variant"]), "effect": effect, "interval": interval}
 
 
-def _structure_rows(
-    setup: Setup, comparison: Comparison, tests: Sequence[Mapping[Hashable, Any]]
-) -> list[dict[str, Any]]:
+def _structure_rows(comparison: Comparison, tests: Sequence[Mapping[Hashable, Any]]) -> list[dict[str, Any]]:
     """One row per structure: scores of the baseline, and the test of each variant against it."""
-    table = comparison.structures[comparison.structures["variant"] == comparison.baseline]
-    table = of_setup(table, setup).set_index("structure")
+    table = comparison.structures[comparison.structures["variant"] == comparison.baseline].set_index("structure")
     return [
         {
             "structure": structure,
