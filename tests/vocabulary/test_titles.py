@@ -1,14 +1,14 @@
-"""Names for people: of networks, of the labels that a study gives them, and of variants."""
+"""Names for people: of networks, of setups of a study, and of variants."""
 
 import re
 
 import pytest
 
-from scse.vocabulary.titles import label, network_name, slug, title, variant_name
+from scse.vocabulary.titles import Setup, slug, title, variant_name
 
 
 @pytest.mark.parametrize(
-    ("network", "varied", "in_scores", "name"),
+    ("network", "varied", "text", "name"),
     [
         ("unet", {}, "unet", "U-Net"),
         ("unet", {"epochs": 3}, "unet[epochs=3]", "U-Net, 3 epochs"),
@@ -29,9 +29,9 @@ from scse.vocabulary.titles import label, network_name, slug, title, variant_nam
         ("smp:Unet[]", {}, "smp:Unet[]", "smp:Unet[]"),
     ],
 )
-def test_networks_are_named_with_what_is_varied(network, varied, in_scores, name):
-    assert label(network, **varied) == in_scores
-    assert network_name(in_scores) == name
+def test_networks_are_named_with_what_is_varied(network, varied, text, name):
+    setup = Setup(network, **varied)
+    assert (setup.text, setup.name, setup.varied) == (text, name, varied)
 
 
 @pytest.mark.parametrize(
