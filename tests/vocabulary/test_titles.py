@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from scse.vocabulary.titles import Setup, slug, title, variant_name
+from scse.vocabulary.titles import VARIANT_NAMES, Setup, slug, title, variant_name
+from scse.vocabulary.variants import OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,7 @@ def test_folders_get_safe_names_that_differ():
     slugs = [slug(name) for name in names]
     assert all(re.fullmatch(r"[A-Za-z0-9_]*-[0-9a-f]{8}", made) and len(made) < 60 for made in slugs)
     assert len(set(slugs)) == len(names)
+
+
+def test_every_kind_of_variant_has_a_display_name() -> None:
+    assert list(VARIANT_NAMES) == list(OPTIONS)
