@@ -24,7 +24,6 @@ from scse.evaluation.noise import splits
 from scse.evaluation.pairing import grids, mean
 from scse.evaluation.power import Design, Spread, detectable, power
 from scse.evaluation.statistics import LEVEL, Estimate, estimate
-from scse.vocabulary.titles import network_name
 
 Floats = NDArray[np.float64]
 SD = list(product((0.0, 2.0, 6.0), (0.0, 3.0, 6.0, 12.0)))
@@ -222,7 +221,7 @@ def real(paths: list[Path]) -> str:
             table = table[:, np.isfinite(table).all(axis=0)]
             count = len(table)
             sides = sorted({1, 3, 6, count // 2} & set(range(1, count // 2 + 1)))
-            rows += [(path.parent.name, network_name(grid.network), *_real_row(table, side)) for side in sides]
+            rows += [(path.parent.name, grid.setup.name, *_real_row(table, side)) for side in sides]
     heads = ["study", "network", "trainings", "cases", "against", "comparisons", "Wilcoxon over cases", "ours"]
     return f"Real trainings of plain against each other, share with p < {LEVEL}\n\n{markdown(heads, rows)}"
 

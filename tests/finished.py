@@ -16,7 +16,7 @@ from scse.evaluation.scores import score, write_scores
 from scse.inference.finished import FinishedRun
 from scse.inference.segmenter import Segmenter, write_prediction
 from scse.networks import NETWORKS
-from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.titles import Setup
 from scse.vocabulary.variants import Variant
 
 SHAPE = (12, 48, 10)
@@ -56,8 +56,6 @@ def make_study(folder: Path, *, cases: int = 4) -> Study:
             found.references[case.name], found.predictions[variant, case.name] = reference, moved
         tables.append(pd.concat(rows, ignore_index=True))
         write_scores(tables[-1], run)
-        found.runs.append(
-            FinishedRun("unet", Variant(variant), 0, 0, run, dataset.test_cases, NetworkSpec.parse("unet"))
-        )
+        found.runs.append(FinishedRun(Setup("unet"), Variant(variant), 0, 0, run, dataset.test_cases))
     found.scores = pd.concat(tables, ignore_index=True)
     return found

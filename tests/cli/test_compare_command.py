@@ -124,3 +124,20 @@ finally:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "U-Net: scSE is better than plain." in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_study_of_epochs_is_compared_for_each_number(command, tmp_path: Path) -> None:
+    frames = [trainings({"none": PLAIN, "scse": PLAIN + gains()}).assign(epochs=epochs) for epochs in (1, 3)]
+    frames[1].loc[0, "value"] = np.nan
+    pd.concat(frames).to_csv(tmp_path / "scores.csv", index=False)
+    code, out, err = command(tmp_path / "scores.csv", "-o", tmp_path / "out")
+    assert (code, err) == (0, "")
+    for text in (
+        "U-Net, 1 epoch: all structures, mean difference to plain; Holm over 1 variants; margin 0.005",
+        "U-Net, 3 epochs: ranks by the mean over 9 common cases",
+        "missing: U-Net, 3 epochs, plain: NaN in 1 score (cases case0); left out of means and pairs",
+        "U-Net, 3 epochs: scSE is better than plain.",
+    ):
+        assert text in out
+    for path in (tmp_path / "out").glob("*.csv"):
+        assert path.read_text().startswith("network,epochs,"), path.name

@@ -6,11 +6,12 @@ import pytest
 
 from scores_tables import CASES, LUCK, PLAIN, gains, overall, runs, trainings
 from scse.evaluation import compare
-from scse.evaluation.comparison import ALL
+from scse.evaluation.comparison import ALL, TABLES
 from scse.evaluation.pairing import without_control
 from scse.evaluation.power import Design, Spread, detectable
+from scse.evaluation.setups import of_setup, setups
 from scse.evaluation.statistics import estimate, holm
-from scse.vocabulary.titles import network_name
+from scse.vocabulary.titles import Setup, network_name
 
 COLUMNS = ["network", "variant", "mean", "sd", "median", "cases", "absent", "lacking", "seeds", "sd_seeds"]
 
@@ -257,6 +258,46 @@ def test_families_are_the_overall_tests_and_the_structure_tests_of_each_network(
                 np.testing.assert_allclose(rows[f"{name}_holm"], holm(rows[name].to_numpy()))
     assert tests["structure"].tolist() == [ALL, "a", "b"] * 4
     assert tests["network"].tolist() == ["unet"] * 6 + ["sdnet"] * 6
+
+
+def swept() -> pd.DataFrame:
+    """Scores of U-Net with 3 epochs, with 12, and without a number, in rows that are not sorted."""
+    frames = [
+        trainings({"none": PLAIN, "cse": PLAIN, "scse": PLAIN + gains()}).assign(epochs=3),
+        trainings({"none": PLAIN, "scse": PLAIN - gains()}).assign(epochs=12),
+        runs({"none": PLAIN, "scse": PLAIN}),
+        runs({"none": PLAIN}, seed=7).assign(epochs=12),  # a control
+    ]
+    frames[1].loc[1, "value"] = np.nan
+    frames[1] = frames[1].drop(index=3)
+    return pd.concat(frames, ignore_index=True).sort_values(["seed", "case"], kind="stable", ignore_index=True)
+
+
+def test_variants_are_compared_within_one_number_of_epochs() -> None:
+    frame = swept()
+    found = compare(frame)
+    assert setups(found.summary) == [Setup("unet", 3), Setup("unet", 12), Setup("unet")]
+    for setup in setups(found.summary):
+        rows = frame[frame["epochs"].isna() if setup.epochs is None else frame["epochs"] == setup.epochs]
+        alone = compare(rows.drop(columns="epochs"))
+        for name in TABLES:
+            table = of_setup(getattr(found, name), setup).drop(columns="epochs").reset_index(drop=True)
+            pd.testing.assert_frame_equal(table, getattr(alone, name), check_dtype=False)
+    assert all(list(getattr(found, name).columns[:2]) == ["network", "epochs"] for name in TABLES)
+    assert len(found.missing) == 2
+    assert of_setup(found.noise, Setup("unet", 12))["trainings"].tolist() == [4]
+
+
+def test_the_columns_of_a_sweep_are_whole_numbers_and_tell_scores_apart() -> None:
+    twice = pd.concat([runs({"none": PLAIN, "scse": PLAIN}).assign(train_cases=3)] * 2, ignore_index=True)
+    with pytest.raises(
+        ValueError, match=r"20 scores are duplicates, the first in rows 0 and 20 \(network unet, train_c"
+    ):
+        compare(twice)
+    twice.loc[20:, "train_cases"] = 6
+    assert compare(twice).summary["train_cases"].tolist() == [3, 3, 6, 6]
+    with pytest.raises(ValueError, match="scores, row 0: train_cases is 'few'; allowed: whole numbers"):
+        compare(twice.assign(train_cases="few"))
 
 
 def test_overall_difference_uses_only_structures_that_both_variants_have() -> None:

@@ -70,3 +70,14 @@ def test_networks_rank_apart_and_repeat_exactly() -> None:
     )
     pd.testing.assert_frame_equal(ranking(frame), ranking(frame))
     pd.testing.assert_frame_equal(ranking(frame)[2:].reset_index(drop=True), ranking(frame[frame["network"] == "b"]))
+
+
+def test_variants_rank_within_one_number_of_epochs() -> None:
+    frames = [
+        runs({"none": PLAIN, "scse": PLAIN + sign * gains()}).assign(epochs=epochs)
+        for epochs, sign in ((3, 1), (6, -1))
+    ]
+    found = ranking(pd.concat(frames))
+    assert list(found.columns) == ["network", "epochs", "variant", "rank", "first", "low", "high", "cases"]
+    rows = found[["epochs", "variant", "rank"]].itertuples(index=False, name=None)
+    assert list(rows) == [(3, "scse", 1), (3, "none", 2), (6, "none", 1), (6, "scse", 2)]

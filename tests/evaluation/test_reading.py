@@ -50,6 +50,20 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
     assert compare(table, metric="hd95").tests["kind"].tolist() == ["few_cases", "few_cases"]
 
 
+def test_epochs_and_training_cases_are_columns_also_of_files_of_earlier_versions(write) -> None:
+    rows = "3,unet,none,0,0,a,left,dice,0.8\n,unet,scse,0,0,a,left,dice,0.9\n"
+    table = read_scores(write(f"epochs,{HEAD}{rows}"))
+    assert table.columns.tolist() == ["network", "epochs", *HEAD.strip().split(",")[1:]]
+    assert table["epochs"].tolist() == [3, pd.NA]
+    unused = read_scores(write(f"train_cases,{HEAD}{rows.replace('3,', ',')}"))
+    assert unused.columns.tolist() == HEAD.strip().split(",")
+    earlier = read_scores(write(HEAD + ROWS.replace("unet", '"unet[epochs=3,train_cases=6]"')))
+    pd.testing.assert_frame_equal(
+        earlier, read_scores(write(f"epochs,train_cases,{HEAD}3,6,{ROWS}".replace("\nunet", "\n3,6,unet")))
+    )
+    assert earlier.loc[0, ["network", "epochs", "train_cases"]].tolist() == ["unet", 3, 6]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,6 +83,7 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
         (HEAD + ROWS + "unet,cse,0,0,a,left,dice,0.5,7\n", "cannot be read as CSV .*line 4"),
         (HEAD + ROWS.replace("none", "plain"), "baseline 'none' does not occur .*choose plain, scse"),
         (HEAD + ROWS.replace("dice", "iou"), "metric 'dice' does not occur; choose iou"),
+        (f"epochs,{HEAD}3,{ROWS}".replace("unet,scse", "2.5,unet,scse"), "row 3: epochs is '2.5'; allowed: .*rename"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_in_one_message(write, text: str, message: str) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from scse.evaluation import read_score_files
@@ -107,6 +108,18 @@ def test_columns_seed_and_fold_of_a_file_count(table: Write) -> None:
     assert found["scse"] == grid({(7, 2): "abc", (0, 2): "abc", (1, 2): "abc"})
 
 
+def test_files_of_one_seed_may_have_several_epochs(table: Write) -> None:
+    for name in ("none", "scse"):
+        for epochs in (3, 12):
+            table(f"{name}{epochs}.csv", epochs=epochs, seed=0)
+    found = read_score_files({name: [f"{name}3.csv", f"{name}12.csv"] for name in ("none", "scse")})
+    assert found["epochs"].tolist() == [*[3] * 3, *[12] * 3] * 2
+    table("more.csv", seed=0)
+    mixed = read_score_files({"none": ["more.csv", "none3.csv"], "scse": "scse3.csv"})
+    assert list(mixed.columns[:3]) == ["network", "epochs", "variant"]
+    assert mixed["epochs"].tolist() == [*[pd.NA] * 3, *[3] * 6]
+
+
 def test_what_a_table_lacks_is_said_once(table: Write) -> None:
     Path("plain.csv").write_text("case,value\na,0.5\n")
     Path("other.csv").write_text("case,value\na,0.6\n")
@@ -175,6 +188,7 @@ def test_one_argument_that_is_a_file_is_a_table(table: Write) -> None:
         (["none=a.csv", "scse=*.csv"], "a.csv: is given for none and again for scse"),
         (["plain=a.csv", "scse=b.csv"], "the baseline 'none' is not one of the variants plain, scse; .*--baseline"),
         (["none=a.csv", "scse=other.csv"], r"scse \(other.csv\) has no case in common with none \(a.csv\).*x, y"),
+        (["none=a.csv", "scse=epochs.csv"], r"no network in common .*: network\[epochs=3\] and network; give files"),
         (["none=a.csv", "scse=right.csv"], "no structure in common .*: right and left; give files with the same"),
         (["none=a.csv", "scse=seed.csv"], "no seed in common .*: 5 and 0"),
         (
@@ -197,6 +211,7 @@ def test_arguments_and_files_that_cannot_be_compared(table: Write, arguments: li
         table(name)
     table("other.csv", "xy")
     table("right.csv", structure="right")
+    table("epochs.csv", epochs=3)
     table("seed.csv", seed=5)
     table("again.csv", seed=5)
     table("twice.csv", "aba")

@@ -133,6 +133,25 @@ def test_every_network_has_a_headline() -> None:
     }
 
 
+def test_each_number_of_epochs_has_a_verdict_of_its_own() -> None:
+    frames = [
+        trainings({"none": PLAIN, "scse": PLAIN + sign * 2 * gains()}, luck=STILL).assign(epochs=epochs)
+        for epochs, sign in ((1, 1), (12, -1))
+    ]
+    found = compare(pd.concat(frames, ignore_index=True))
+    costs = pd.concat([COSTS.assign(epochs=1), COSTS.assign(epochs=12, step_ratio=[1.0, 1.5])])
+    told = verdicts(found, costs)
+    assert [(each.network, each.epochs, each.train_cases, each.kind) for each in told] == [
+        ("unet", 1, None, "better"),
+        ("unet", 12, None, "worse"),
+    ]
+    assert [each.text.split(", ")[-1] for each in told] == ["+1.2 % time per step", "+50.0 % time per step"]
+    assert list(headlines(found)) == list(noise_texts(found)) == ["unet[epochs=1]", "unet[epochs=12]"]
+    lines = verdict_text(found, costs).splitlines()
+    assert lines[::3] == ["U-Net, 1 epoch: scSE is better than plain.", "U-Net, 12 epochs: scSE is worse than plain."]
+    assert lines[1::3] == [f"  {each.text}." for each in told]
+
+
 def test_a_variant_that_lacks_trainings_is_named() -> None:
     frame = trainings({"none": PLAIN, "cse": PLAIN + 2 * gains(), "scse": PLAIN}, luck=STILL)
     frame = frame[(frame["variant"] != "scse") | (frame["seed"] == 0)]

@@ -1,14 +1,18 @@
 """Channel gates of a study: measurement, caching and counting."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from finished import make_study
 from scse.data.files import read_image
+from scse.evaluation.setups import setups
 from scse.gates.channel_gates import channel_gates, shut_channels
 from scse.gates.explaining import slice_gates
 from scse.support.events import Progress, Stage, Watch
+from scse.vocabulary.titles import Setup
 
 
 def test_gates_are_the_mean_over_the_slices_of_each_case_and_measured_once(tmp_path):
@@ -29,6 +33,22 @@ def test_gates_are_the_mean_over_the_slices_of_each_case_and_measured_once(tmp_p
     again = channel_gates(study.runs, cache=tmp_path / "gates.parquet", watch=watch)
     pd.testing.assert_frame_equal(again, gates)
     assert events == [Stage("measuring channel gates"), Progress("gates", 1, 1)]  # only one run has gates
+
+
+def test_gates_of_an_earlier_version_are_not_measured_again(tmp_path):
+    study = make_study(tmp_path / "study", cases=1)
+    cache, events = tmp_path / "gates.parquet", []
+    runs = [dataclasses.replace(run, setup=Setup("unet", 2)) for run in study.runs]
+    gates = channel_gates(runs, cache=cache)
+    assert list(gates.columns[:3]) == ["network", "epochs", "variant"]
+    earlier = gates.drop(columns="epochs").assign(network="unet[epochs=2]")
+    assert earlier.attrs == gates.attrs
+    earlier.to_parquet(cache, index=False)
+    pd.testing.assert_frame_equal(
+        channel_gates(runs, cache=cache, watch=Watch(events.append)), gates, check_dtype=False
+    )
+    assert events == []
+    assert setups(shut_channels(gates)) == [Setup("unet", 2)]
 
 
 def test_a_study_without_channel_gates_has_an_empty_table(tmp_path):

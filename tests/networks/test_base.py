@@ -12,6 +12,7 @@ from scse.blocks.modules import VARIANTS
 from scse.networks import NETWORKS, FCDenseNet, SDNet, UNet
 from scse.networks.base import UniformNetwork
 from scse.networks.densenet import Tiramisu
+from scse.vocabulary.titles import NETWORK_NAMES
 from scse.vocabulary.variants import Variant
 
 MAKERS = {**NETWORKS, "tiramisu": Tiramisu}
@@ -38,6 +39,7 @@ def image(*shape):
 
 def test_networks_are_found_by_name():
     assert {"unet": UNet, "sdnet": SDNet, "densenet": FCDenseNet} == NETWORKS
+    assert NETWORK_NAMES.keys() == NETWORKS.keys()
 
 
 # Sizes

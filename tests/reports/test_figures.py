@@ -10,6 +10,7 @@ from PIL import Image
 from scse.reports.figures import COLORS, box_plots
 from scse.reports.interactive import box_plots_interactive, learning_curves
 from scse.support.figure_files import save_figure
+from scse.vocabulary.titles import Setup
 
 VARIANTS = ("none", "cse", "sse", "scse")
 STRUCTURES = ("left-cerebral-white-matter", "brain-stem", "absent")
@@ -47,7 +48,7 @@ def curves() -> pd.DataFrame:
 
 
 def test_a_box_is_drawn_for_each_structure_and_variant(scores: pd.DataFrame) -> None:
-    (axes,) = box_plots(scores, "unet").axes
+    (axes,) = box_plots(scores, Setup("unet")).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["left-cerebral-white-matter", "brain-stem"]
     assert len(axes.patches) == 2 * 4
     assert [text.get_text() for text in axes.get_legend().get_texts()] == NAMES
@@ -55,7 +56,7 @@ def test_a_box_is_drawn_for_each_structure_and_variant(scores: pd.DataFrame) -> 
 
 
 def test_a_point_is_the_mean_of_a_case_over_seeds(scores: pd.DataFrame) -> None:
-    (axes,) = box_plots(scores, "unet").axes
+    (axes,) = box_plots(scores, Setup("unet")).axes
     plain = axes.collections[0].get_offsets()[:7, 1]
     rows = scores.query("network == 'unet' and variant == 'none' and metric == 'dice'")
     rows = rows[rows["structure"] == STRUCTURES[0]]
@@ -63,7 +64,7 @@ def test_a_point_is_the_mean_of_a_case_over_seeds(scores: pd.DataFrame) -> None:
 
 
 def test_interactive_boxes_name_their_cases(scores: pd.DataFrame) -> None:
-    figure = box_plots_interactive(scores, "sdnet", note="simulated data")
+    figure = box_plots_interactive(scores, Setup("sdnet"), note="simulated data")
     assert [trace.name for trace in figure.data] == NAMES
     assert all(len(trace.y) == 2 * 7 for trace in figure.data)
     assert set(figure.data[0].text) == {f"case{i}" for i in range(7)}
@@ -71,19 +72,19 @@ def test_interactive_boxes_name_their_cases(scores: pd.DataFrame) -> None:
 
 
 def test_a_variant_has_the_same_colour_in_every_figure(scores: pd.DataFrame, curves: pd.DataFrame) -> None:
-    boxes = [trace.marker.color for trace in box_plots_interactive(scores, "unet").data]
-    lines = [trace.line.color for trace in learning_curves(curves, "unet").data][::2]
+    boxes = [trace.marker.color for trace in box_plots_interactive(scores, Setup("unet")).data]
+    lines = [trace.line.color for trace in learning_curves(curves, Setup("unet")).data][::2]
     assert boxes == lines == [COLORS[v] for v in VARIANTS]
 
 
 def test_unknown_variants_get_colours_of_their_own(scores: pd.DataFrame) -> None:
     renamed = scores.replace({"variant": {"cse": "eca", "sse": "cbam"}})
-    colors = [trace.marker.color for trace in box_plots_interactive(renamed, "unet").data]
+    colors = [trace.marker.color for trace in box_plots_interactive(renamed, Setup("unet")).data]
     assert len(set(colors)) == 4
 
 
 def test_learning_curves_have_a_line_per_run_and_a_legend_entry_per_variant(curves: pd.DataFrame) -> None:
-    figure = learning_curves(curves, "unet")
+    figure = learning_curves(curves, Setup("unet"))
     assert len(figure.data) == 8
     assert [trace.name for trace in figure.data if trace.showlegend] == NAMES
     assert list(figure.data[0].x) == figure.data[0].meta["minutes"] == [1.5, 3.0, 4.5]
@@ -92,7 +93,7 @@ def test_learning_curves_have_a_line_per_run_and_a_legend_entry_per_variant(curv
 
 
 def test_figures_are_written_as_png_pdf_and_svg(scores: pd.DataFrame, tmp_path: Path) -> None:
-    figure = box_plots(scores, "unet")
+    figure = box_plots(scores, Setup("unet"))
     png, pdf, svg = save_figure(figure, tmp_path / "new" / "box.plot")
     assert [path.name for path in (png, pdf, svg)] == ["box.plot.png", "box.plot.pdf", "box.plot.svg"]
     with Image.open(png) as image:
@@ -102,24 +103,24 @@ def test_figures_are_written_as_png_pdf_and_svg(scores: pd.DataFrame, tmp_path: 
 
 
 def test_the_same_scores_give_the_same_files(scores: pd.DataFrame, tmp_path: Path) -> None:
-    first = save_figure(box_plots(scores, "unet"), tmp_path / "first")
-    second = save_figure(box_plots(scores, "unet"), tmp_path / "second")
+    first = save_figure(box_plots(scores, Setup("unet")), tmp_path / "first")
+    second = save_figure(box_plots(scores, Setup("unet")), tmp_path / "second")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_a_long_name_of_a_network_is_wrapped_in_print_and_cut_on_the_page(scores: pd.DataFrame) -> None:
     name = "monai:DynUNet[kernel_size=(3,3,3),strides=(1,2,2),upsample_kernel_size=(2,2),filters=(4,8,8),act_name=relu]"
     renamed = scores.replace({"network": {"unet": name}})
-    figure = box_plots(renamed, name, note="simulated data")
+    figure = box_plots(renamed, Setup(name), note="simulated data")
     (axes,) = figure.axes
     figure.canvas.draw()
     box = axes.title.get_window_extent()
     assert 0 <= box.x0 < box.x1 <= figure.bbox.width
     assert "".join(axes.get_title().split()) == f"{name},simulateddata"
-    shown = box_plots_interactive(renamed, name, note="simulated data").layout.title.text
+    shown = box_plots_interactive(renamed, Setup(name), note="simulated data").layout.title.text
     assert shown == f"{name[:32]}…, simulated data"
 
 
 def test_a_network_without_scores_is_refused(scores: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match=r"network 'vnet'.*unet, sdnet"):
-        box_plots(scores, "vnet")
+        box_plots(scores, Setup("vnet"))

@@ -8,6 +8,7 @@ from scse.evaluation import Comparison, compare
 from scse.evaluation.comparison import ALL
 from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.reports.interactive import differences, gate_strips, heat_map, sweeps, time_ratios, trainings
+from scse.vocabulary.titles import Setup
 
 
 def make_scores(networks: tuple[str, ...], variants: tuple[str, ...], *, seeds: int = 3) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def one_seed() -> Comparison:
 
 
 def test_each_training_is_a_dot_that_names_its_seed(comparison: Comparison) -> None:
-    dots = [trace for trace in trainings(comparison, "unet").data if trace.marker.symbol is None]
+    dots = [trace for trace in trainings(comparison, Setup("unet")).data if trace.marker.symbol is None]
     for trace, variant in zip(dots, ("cse", "scse"), strict=True):
         seeds = comparison.seeds.query("network == 'unet' and variant == @variant", local_dict={"variant": variant})
         np.testing.assert_allclose(trace.x, seeds["difference"], atol=1e-5)
@@ -46,7 +47,7 @@ def test_the_mean_over_trainings_has_its_interval(comparison: Comparison) -> Non
         "network == 'unet' and variant == 'scse' and structure == @ALL", local_dict={"ALL": ALL}
     )
     (row,) = found.to_dict("records")
-    mean = trainings(comparison, "unet").data[-1]
+    mean = trainings(comparison, Setup("unet")).data[-1]
     assert mean.x[0] == pytest.approx(row["difference"], abs=1e-5)
     assert mean.x[0] + mean.error_x.array[0] == pytest.approx(row["high"], abs=2e-5)
     assert mean.x[0] - mean.error_x.arrayminus[0] == pytest.approx(row["low"], abs=2e-5)
@@ -54,14 +55,14 @@ def test_the_mean_over_trainings_has_its_interval(comparison: Comparison) -> Non
 
 
 def test_margin_and_distance_of_two_trainings_are_marked_on_both_sides(comparison: Comparison) -> None:
-    shapes = [(shape.type, shape.x0, shape.x1) for shape in trainings(comparison, "unet").layout.shapes]
+    shapes = [(shape.type, shape.x0, shape.x1) for shape in trainings(comparison, Setup("unet")).layout.shapes]
     apart = comparison.noise.set_index("network").loc["unet", "apart"]
     assert shapes == [("rect", -0.005, 0.005), ("line", -apart, -apart), ("line", apart, apart)]
 
 
 def test_what_is_better_lies_on_the_side_that_says_so(comparison: Comparison) -> None:
     def sides(found: Comparison) -> list[str]:
-        return [mark.text for mark in trainings(found, "unet").layout.annotations]
+        return [mark.text for mark in trainings(found, Setup("unet")).layout.annotations]
 
     assert sides(comparison) == ["← worse", "better →"]
     distances = make_scores(("unet",), ("none", "scse")).assign(metric="hd95")
@@ -69,7 +70,7 @@ def test_what_is_better_lies_on_the_side_that_says_so(comparison: Comparison) ->
 
 
 def test_figures_of_trainings_share_a_scale_that_shows_all_of_them(comparison: Comparison) -> None:
-    figures = [trainings(comparison, network) for network in ("unet", "sdnet")]
+    figures = [trainings(comparison, Setup(network)) for network in ("unet", "sdnet")]
     (low, high), other = (figure.layout.xaxis.range for figure in figures)
     assert (low, high) == other
     assert low == -high
@@ -81,7 +82,7 @@ def test_each_variant_adds_a_row_of_the_same_height() -> None:
     names = ("none", "cse", "sse", "scse", "scse[reduction=16,placement=encoder]")
     heights = []
     for count in (2, 3, 5):
-        figure = trainings(compare(make_scores(("unet",), names[:count])), "unet")
+        figure = trainings(compare(make_scores(("unet",), names[:count])), Setup("unet"))
         heights.append(figure.layout.height)
     assert heights[1] - heights[0] == (heights[2] - heights[1]) / 2 <= 40
     assert heights[0] <= 100
@@ -89,18 +90,18 @@ def test_each_variant_adds_a_row_of_the_same_height() -> None:
 
 
 def test_one_seed_has_a_dot_and_no_interval_in_any_figure(one_seed: Comparison) -> None:
-    dot, mean = trainings(one_seed, "unet").data
+    dot, mean = trainings(one_seed, Setup("unet")).data
     assert len(dot.x) == 1
     assert mean.error_x.array == mean.error_x.arrayminus == (None,)
     assert mean.text[0].endswith(", 1 training, 7 cases")
-    (panel,) = differences(one_seed, "unet").data
+    (panel,) = differences(one_seed, Setup("unet")).data
     assert set(panel.error_x.array) == {None}
-    figures = [trainings(one_seed, "unet"), differences(one_seed, "unet"), heat_map(one_seed)]
+    figures = [trainings(one_seed, Setup("unet")), differences(one_seed, Setup("unet")), heat_map(one_seed)]
     assert [figure for figure in figures if "NaN" in figure.to_json()] == []
 
 
 def test_differences_have_a_panel_per_variant_sorted_with_their_intervals(comparison: Comparison) -> None:
-    figure = differences(comparison, "unet")
+    figure = differences(comparison, Setup("unet"))
     assert [trace.name for trace in figure.data] == ["cSE", "scSE"]
     tests = comparison.tests.query("network == 'unet' and structure != @ALL", local_dict={"ALL": ALL})
     order = tests.groupby("structure")["difference"].mean().sort_values().index
@@ -118,7 +119,7 @@ def test_differences_in_several_rows_have_room_for_ticks_and_titles_between_them
     scores = make_scores(("unet",), variants)
     one = scores[scores["structure"] == "stem"]
     found = compare(pd.concat(one.assign(structure=f"part {i}") for i in range(structures)))
-    figure = differences(found, "unet")
+    figure = differences(found, Setup("unet"))
     layout = figure.layout
     pixels = layout.height - layout.margin.t - layout.margin.b
     upper, lower = layout.yaxis.domain, layout.yaxis5.domain
@@ -128,7 +129,7 @@ def test_differences_in_several_rows_have_room_for_ticks_and_titles_between_them
 
 def test_differences_of_one_structure_fit_into_one_row() -> None:
     scores = make_scores(("unet",), ("none", "scse"))
-    figure = differences(compare(scores[scores["structure"] == "stem"]), "unet")
+    figure = differences(compare(scores[scores["structure"] == "stem"]), Setup("unet"))
     assert list(figure.data[0].y) == ["stem"]
 
 
@@ -145,17 +146,18 @@ def test_the_heat_map_is_symmetric_about_zero(comparison: Comparison) -> None:
 
 
 def test_what_was_swept_is_drawn_over_its_values() -> None:
-    networks = ("unet[epochs=3,train_cases=6]", "unet[epochs=12,train_cases=6]")
-    found = compare(make_scores(networks, ("none", "sse", "scse", "scse[reduction=16]", "scse[reduction=4]")))
+    variants = ("none", "sse", "scse", "scse[reduction=16]", "scse[reduction=4]")
+    scores = make_scores(("3", "12"), variants)
+    found = compare(scores.assign(epochs=scores["network"].astype(int), train_cases=6, network="unet"))
     (epochs, by_epochs), (reduction, by_reduction) = sweeps(found)
     assert epochs == "U-Net: difference over epochs"
-    assert reduction.endswith("difference over reduction r")
+    assert reduction == "U-Net: difference over reduction r"
     assert {trace.name for trace in by_epochs.data} == {"sSE", *(f"scSE, reduction r {r}" for r in (2, 4, 16))}
     assert all(list(trace.x) == ["3", "12"] for trace in by_epochs.data)
     assert {trace.name for trace in by_reduction.data} == {f"scSE, epochs {n}" for n in (3, 12)}
     assert all(list(trace.x) == ["2", "4", "16"] for trace in by_reduction.data)
     trace = next(trace for trace in by_reduction.data if trace.name == "scSE, epochs 12")
-    rows = found.tests[(found.tests["network"] == networks[1]) & (found.tests["structure"] == ALL)]
+    rows = found.tests[(found.tests["epochs"] == 12) & (found.tests["structure"] == ALL)]
     wanted = rows.set_index("variant")["difference"]
     np.testing.assert_allclose(trace.y, wanted[["scse", "scse[reduction=4]", "scse[reduction=16]"]], atol=1e-5)
 
@@ -188,7 +190,7 @@ def test_gates_show_the_range_of_each_channel_over_the_cases() -> None:
         for case, gate in zip("abc", gates, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["network", "variant", "block", "identity", "channel", "case", "gate"])
-    figure = gate_strips(table, "unet")
+    figure = gate_strips(table, Setup("unet"))
     assert [mark.text for mark in figure.layout.annotations] == ["shut", "identity (scSE)", "identity (cSE)"]
     hidden, shown = figure.data
     assert (hidden.visible, shown.visible) == ("legendonly", True)

@@ -8,6 +8,7 @@ import pytest
 from scse.studies import grid as module
 from scse.studies.grid import Run
 from scse.vocabulary.specs import NetworkSpec
+from scse.vocabulary.titles import Setup
 from scse.vocabulary.variants import Variant
 
 
@@ -118,21 +119,21 @@ def test_values_that_fit_no_variant_are_refused(options, message):
         expand_variants(["none", "cse", "sse"], **options)
 
 
-def test_epochs_and_training_cases_that_are_varied_make_labels_and_folders():
+def test_epochs_and_training_cases_that_are_varied_make_setups_and_folders():
     runs = grid(["unet"], ["none", "cse"], seeds=1, folds=1, epochs=[3, 6], train_cases=[2, 4])
-    assert [run.label for run in runs[::2]] == [
-        f"unet[epochs={epochs},train_cases={cases}]" for cases in (2, 4) for epochs in (3, 6)
-    ]
+    assert [run.setup for run in runs[::2]] == [Setup("unet", epochs, cases) for cases in (2, 4) for epochs in (3, 6)]
     assert [str(run.variant) for run in runs] == ["none", "cse"] * 4
     assert len({run.name for run in runs}) == len(runs)
+    # the folder of an earlier version
+    assert runs[0].name == "unet_epochs_3_train_cases_2-7cbf369a-none-seed0-fold0"
     more = grid(["unet"], ["none", "cse"], seeds=1, folds=1, epochs=[3, 6, 12], train_cases=[2, 4, 8])
     assert {run.name for run in runs} < {run.name for run in more}
 
 
-def test_one_number_of_epochs_is_a_setting_and_one_of_training_cases_a_label():
+def test_one_number_of_epochs_is_a_setting_and_one_of_training_cases_a_setup():
     assert grid(["unet"], ["none"], seeds=1, folds=1, epochs=[3]) == [a_run("unet", "none", 0, 0)]
     (run,) = grid(["unet"], ["none"], seeds=1, folds=1, train_cases=[3])
-    assert (run.label, run.train_cases) == ("unet[train_cases=3]", 3)
+    assert run.setup == Setup("unet", None, 3)
 
 
 def test_folders_of_variants_with_options_have_safe_names():

@@ -25,7 +25,9 @@ from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
 from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.quality import time_to_quality
+from scse.evaluation.reading import read_scores
 from scse.evaluation.scores import score_files
+from scse.evaluation.setups import setup_of, setups
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
 from scse.studies import costs, estimate, results, runner
@@ -48,6 +50,7 @@ from scse.support.events import (
 )
 from scse.training.log import LOG, read_log
 from scse.training.run import CHECKPOINT
+from scse.vocabulary.titles import Setup
 
 SHAPE = (12, 10, 8)
 SETTINGS = {"width": 4, "depth": 2, "epochs": 2, "batch_size": 8, "precision": "32"}
@@ -552,7 +555,7 @@ def rows_of(quick: Quick) -> dict[str, str]:
     return dict(quick.of(Planned)[0].rows)
 
 
-def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished, quick, tmp_path):
+def test_epochs_and_training_cases_are_varied_in_columns_of_their_own(finished, quick, tmp_path):
     result = scse.study(
         finished.data,
         out=tmp_path,
@@ -566,13 +569,24 @@ def test_epochs_and_training_cases_are_varied_as_networks_of_their_own(finished,
         train_cases=[1, 2],
         on_event=quick.events.append,
     )
-    labels = [f"unet[epochs={epochs},train_cases={cases}]" for cases in (1, 2) for epochs in (1, 2)]
+    varied = [Setup("unet", epochs, cases) for cases in (1, 2) for epochs in (1, 2)]
     variants = ["none", "scse[reduction=4,placement=encoder]"]
-    assert list(result.scores["network"].unique()) == labels
+    columns = ["network", "epochs", "train_cases", "variant"]
+    assert list(result.scores.columns) == [*columns, *SCORE_COLUMNS[2:]]
+    assert result.scores.dtypes[["epochs", "train_cases"]].tolist() == ["int64"] * 2
+    assert setups(result.scores) == varied
     assert list(result.scores["variant"].unique()) == variants
     assert quick.measured == [variants], "what costs nothing more is not measured again"
-    assert list(zip(result.costs["network"], result.costs["variant"], strict=True)) == list(product(labels, variants))
+    assert list(result.costs.columns[:4]) == columns
+    assert [(setup_of(row), row["variant"]) for row in result.costs.to_dict("records")] == [*product(varied, variants)]
     pd.testing.assert_frame_equal(result.costs, pd.read_csv(tmp_path / "costs.csv", keep_default_na=False))
+    for name in ("curves", "gates"):
+        assert list(quick.reported[name].columns[:4]) == columns
+        assert setups(quick.reported[name]) == varied
+    pd.testing.assert_frame_equal(quick.reported["curves"], pd.read_csv(tmp_path / "curves.csv"))
+    pd.testing.assert_frame_equal(result.scores, read_scores(tmp_path / "scores.csv"))
+    assert setups(result.comparison.tests) == varied
+    assert [entry["id"] for entry in json.loads(quick.reported["viewer"])["networks"]] == [s.text for s in varied]
     rows = rows_of(quick)
     assert rows["epochs"] == "1, 2"
     assert rows["training cases"].startswith("1, 2 (the first of one shuffle")

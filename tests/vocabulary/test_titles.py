@@ -1,14 +1,15 @@
-"""Names for people: of networks, of the labels that a study gives them, and of variants."""
+"""Names for people: of networks, of setups of a study, and of variants."""
 
 import re
 
 import pytest
 
-from scse.vocabulary.titles import label, network_name, slug, title, variant_name
+from scse.vocabulary.titles import VARIANT_NAMES, Setup, slug, title, variant_name
+from scse.vocabulary.variants import OPTIONS
 
 
 @pytest.mark.parametrize(
-    ("network", "varied", "in_scores", "name"),
+    ("network", "varied", "text", "name"),
     [
         ("unet", {}, "unet", "U-Net"),
         ("unet", {"epochs": 3}, "unet[epochs=3]", "U-Net, 3 epochs"),
@@ -29,9 +30,9 @@ from scse.vocabulary.titles import label, network_name, slug, title, variant_nam
         ("smp:Unet[]", {}, "smp:Unet[]", "smp:Unet[]"),
     ],
 )
-def test_networks_are_named_with_what_is_varied(network, varied, in_scores, name):
-    assert label(network, **varied) == in_scores
-    assert network_name(in_scores) == name
+def test_networks_are_named_with_what_is_varied(network, varied, text, name):
+    setup = Setup(network, **varied)
+    assert (setup.text, setup.name, setup.varied) == (text, name, varied)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,7 @@ def test_folders_get_safe_names_that_differ():
     slugs = [slug(name) for name in names]
     assert all(re.fullmatch(r"[A-Za-z0-9_]*-[0-9a-f]{8}", made) and len(made) < 60 for made in slugs)
     assert len(set(slugs)) == len(names)
+
+
+def test_every_kind_of_variant_has_a_display_name() -> None:
+    assert list(VARIANT_NAMES) == list(OPTIONS)

@@ -51,7 +51,8 @@ def compare(
     """Compare variants over cases and trainings: differences with intervals, tests, noise floor, ranks, a verdict.
 
     The table has the columns network, variant, seed, fold, case, structure, metric and value, one score a row; only
-    variant, case and value are needed.
+    variant, case and value are needed. Variants are compared within each network, and within each value of the columns
+    epochs and train_cases if there are any.
 
     Instead, each variant can have files of its own, also those of nnU-Net v2 (summary.json), MONAI (METRIC_raw.csv) and
     MIST (results.csv): `scse compare "none=a/fold_*/validation" "scse=b/fold_*/validation"`. FILES are paths and

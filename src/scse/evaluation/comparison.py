@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from scse.evaluation.pairing import (
     without_control,
 )
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
+from scse.evaluation.setups import of_setup, setups, stack
 from scse.evaluation.statistics import (
     FEWEST_CASES,
     FEWEST_TRAININGS,
@@ -33,18 +34,22 @@ from scse.evaluation.statistics import (
 )
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.vocabulary.titles import Setup
 
 ALL = "all structures"
 DECIMALS = 12  # differences are rounded, so that equal scores count as equal despite rounding errors of averages
 MARGIN = 0.005
 """Default margin of metrics between 0 and 1, such as Dice."""
 
-NOISE = ["network", "trainings", "apart", "against", "splits", "exact", "alarms"]
+TABLES = ("summary", "structures", "tests", "seeds", "noise", "missing")
+NOISE = ["trainings", "apart", "against", "splits", "exact", "alarms"]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Result of `compare`. All folds of one seed of a variant are one training.
+
+    Tables have the columns epochs and train_cases after network if the scores have them.
 
     Attributes:
         baseline: Variant with which the others are compared.
@@ -89,11 +94,16 @@ class Comparison:
     noise: pd.DataFrame
     missing: pd.DataFrame
 
+    def per_setup(self) -> Iterator[tuple[Setup, Self]]:
+        """Each setup, with the comparison within it."""
+        for setup in setups(self.summary):
+            tables: dict[str, Any] = {name: of_setup(getattr(self, name), setup) for name in TABLES}
+            yield setup, replace(self, **tables)
+
 
 class _Pairs(NamedTuple):
     """Paired differences of one test; `cases` has the mean over trainings of each case."""
 
-    network: str
     variant: str
     structure: str
     missing: int
@@ -110,12 +120,14 @@ def compare(
     lower_is_better: bool | None = None,
     margin: float | None = None,
 ) -> Comparison:
-    """Compare each variant with the baseline in each network, on the same cases and seeds.
+    """Compare each variant with the baseline in each setup, on the same cases and seeds.
+
+    A setup is a network or, if the scores have the columns epochs or train_cases, a network with these numbers.
 
     The mean paired difference over new cases and new trainings of the recipe is estimated by a model in which both are
     random samples (docs/statistics.md, `estimate`). Scores are paired by seed, fold, case and structure; for `ALL`,
     differences are first averaged over the structures that both variants have. Holm's correction (1979) is applied to
-    two families in each network: A, the `ALL` tests of its variants; B, all its tests of single structures
+    two families in each setup: A, the `ALL` tests of its variants; B, all its tests of single structures
     (structures x variants).
 
     Rules of `kind`: "few_cases" with fewer than 6 paired cases; "few_trainings" with fewer than 3 trainings;
@@ -126,7 +138,8 @@ def compare(
     training: trainings that lack more than half of the cases are left out, then cases that lack a training.
 
     Args:
-        scores: Tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
+        scores: Tidy table with the columns network, variant, seed, fold, case, structure, metric, value, and epochs and
+            train_cases if these are varied.
         baseline: Variant with which the others are compared.
         metric: Metric to compare.
         lower_is_better: Whether lower values are better; required for unknown metrics.
@@ -134,32 +147,22 @@ def compare(
             1, and None for others, for which no variant is called equivalent.
 
     Raises:
-        UserError: A column is missing, a value is infinite, a score occurs twice, the baseline or metric does not
-            occur, it is not known whether lower values are better, or the margin is not positive.
+        UserError: A column is missing, a value is infinite, a number of epochs or training cases is not a whole number,
+            a score occurs twice, the baseline or metric does not occur, it is not known whether lower values are
+            better, or the margin is not positive.
     """
     check_scores(scores, metric, baseline)
     lower, margin = lower_better(metric, lower_is_better), chosen_margin(metric, margin)
-    everything = list(grids(scores, metric, baseline))
-    found = list(grids(without_control(scores, baseline), metric, baseline))
-    seeds = pd.DataFrame(
-        [row for grid in found for row in _seed_rows(grid, baseline)],
-        columns=["network", "variant", "seed", "mean", "difference", "cases"],
-    )
-    missing = pd.concat([_missing(grid) for grid in found], ignore_index=True)
+    paired = grids(without_control(scores, baseline), metric, baseline)
+    found = [(grid.setup, _tables(grid, baseline, lower, margin)) for grid in paired]
+    everything = grids(scores, metric, baseline)
     return Comparison(
         baseline=baseline,
         metric=metric,
         lower_is_better=lower,
         margin=margin,
-        summary=_summary(found, seeds, missing),
-        structures=pd.DataFrame(
-            [row for grid in found for row in _structure_rows(grid)],
-            columns=["network", "variant", "structure", "mean", "sd", "median", "n"],
-        ),
-        tests=_tests([pairs for grid in found for pairs in _pairs(grid, baseline)], lower, margin),
-        seeds=seeds,
-        noise=pd.DataFrame([row for grid in everything for row in _noise_rows(grid, baseline)], columns=NOISE),
-        missing=missing,
+        noise=stack((grid.setup, pd.DataFrame(_noise_rows(grid, baseline), columns=NOISE)) for grid in everything),
+        **{name: stack((setup, tables[name]) for setup, tables in found) for name in found[0][1]},
     )
 
 
@@ -176,9 +179,6 @@ def chosen_margin(metric: str, margin: float | None = None) -> float | None:
     return margin
 
 
-TABLES = ("summary", "structures", "tests", "seeds", "noise", "missing")
-
-
 def table_paths(folder: Path) -> list[Path]:
     """Paths of the files that `write_tables` writes."""
     return [folder / f"{name}.csv" for name in (*TABLES, "ranking")]
@@ -193,19 +193,23 @@ def write_tables(comparison: Comparison, ranks: pd.DataFrame, folder: Path) -> l
     return paths
 
 
-def _summary(found: list[Grid], seeds: pd.DataFrame, missing: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for grid in found:
-        subjects = mean(_subjects(grid), axis=2)[:, :, 0]
-        rows += [(grid.network, v, *_spread(values)) for v, values in zip(grid.variants, subjects, strict=True)]
-    summary = pd.DataFrame(rows, columns=["network", "variant", "mean", "sd", "median", "cases"])
-    keys = ["network", "variant"]
+def _tables(grid: Grid, baseline: str, lower: bool, margin: float | None) -> dict[str, pd.DataFrame]:
+    """The tables of one setup, without its columns."""
+    seeds = pd.DataFrame(_seed_rows(grid, baseline), columns=["variant", "seed", "mean", "difference", "cases"])
+    structures = pd.DataFrame(_structure_rows(grid), columns=["variant", "structure", "mean", "sd", "median", "n"])
+    missing, tests = _missing(grid), _tests(list(_pairs(grid, baseline)), lower, margin)
+    summary = _summary(grid, seeds, missing)
+    return {"summary": summary, "structures": structures, "tests": tests, "seeds": seeds, "missing": missing}
+
+
+def _summary(grid: Grid, seeds: pd.DataFrame, missing: pd.DataFrame) -> pd.DataFrame:
+    subjects = mean(_subjects(grid), axis=2)[:, :, 0]
+    rows = [(variant, *_spread(values)) for variant, values in zip(grid.variants, subjects, strict=True)]
+    summary = pd.DataFrame(rows, columns=["variant", "mean", "sd", "median", "cases"])
     for column, why in (("absent", "NaN"), ("lacking", "no row")):
-        counts = missing[missing["why"] == why].groupby(keys).size().rename(column)
-        summary = summary.join(counts, on=keys)
-        summary[column] = summary[column].fillna(0).astype(int)
-    spread = seeds.groupby(keys)["mean"].agg(seeds="size", sd_seeds="std")
-    return summary.join(spread, on=keys)
+        counts = missing.loc[missing["why"] == why, "variant"].value_counts()
+        summary[column] = [int(counts.get(variant, 0)) for variant in grid.variants]
+    return summary.join(seeds.groupby("variant")["mean"].agg(seeds="size", sd_seeds="std"), on="variant")
 
 
 def _subjects(grid: Grid) -> Floats:
@@ -225,7 +229,7 @@ def _spread(values: Floats) -> tuple[float, float, float, int]:
 def _structure_rows(grid: Grid) -> Iterator[tuple[Any, ...]]:
     for variant, values in zip(grid.variants, _subjects(grid), strict=True):
         for structure, column in zip(grid.structures, values.T, strict=True):
-            yield grid.network, variant, structure, *_spread(column)
+            yield variant, structure, *_spread(column)
 
 
 def _with_all(single: Floats) -> Floats:
@@ -253,14 +257,13 @@ def _seed_rows(grid: Grid, baseline: str) -> Iterator[tuple[Any, ...]]:
             difference = np.nan
             if variant in differences:
                 difference = _spread(grid.by_subject(differences[variant][:, 0], units=chosen))[0]
-            yield grid.network, variant, seed, average, difference, cases
+            yield variant, seed, average, difference, cases
 
 
 def _missing(grid: Grid) -> pd.DataFrame:
     variant, unit, structure = np.nonzero(np.isnan(grid.values))
     return pd.DataFrame(
         {
-            "network": grid.network,
             "variant": np.array(grid.variants, dtype=object)[variant],
             **{key: grid.units[key].to_numpy()[unit] for key in ("seed", "fold", "case")},
             "structure": np.array(grid.structures, dtype=object)[structure],
@@ -280,7 +283,7 @@ def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
             # the mean is taken over cases, because folds may differ in size
             found = replace(estimate(blocks, overlap=overlap), difference=table.sum() / (table.size or np.nan))
             cases = table.mean(axis=0).round(DECIMALS)
-            yield _Pairs(grid.network, variant, structure, int(missing[place]), cases, found, overlap)
+            yield _Pairs(variant, structure, int(missing[place]), cases, found, overlap)
 
 
 def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -314,13 +317,11 @@ def _noise_rows(grid: Grid, baseline: str) -> Iterator[dict[str, Any]]:
         return
     folds = grid.folds()
     blocks, overlap = _blocks(table, None if folds is None else folds[kept])
-    yield {"network": grid.network, **asdict(noise_floor(blocks, overlap=overlap))}
+    yield asdict(noise_floor(blocks, overlap=overlap))
 
 
 def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFrame:
-    tests = pd.DataFrame(
-        [(*each[:3], each.missing) for each in pairs], columns=["network", "variant", "structure", "missing"]
-    )
+    tests = pd.DataFrame([each[:3] for each in pairs], columns=["variant", "structure", "missing"])
     found = join([each.estimate for each in pairs])
     gains = [-each.cases if lower else each.cases for each in pairs]
     tests["trainings"] = found.trainings
@@ -337,9 +338,10 @@ def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFra
     }
     for name, column in values.items():
         tests[name] = np.where(enough, column, np.nan)
-    family = [tests["network"], tests["structure"] == ALL]
     for name in ("p", "p_equivalent"):
-        tests[f"{name}_holm"] = tests.groupby(family)[name].transform(lambda p: holm(p.to_numpy(dtype=np.float64)))
+        tests[f"{name}_holm"] = tests.groupby(tests["structure"] == ALL)[name].transform(
+            lambda p: holm(p.to_numpy(dtype=np.float64))
+        )
     tests["detectable"], tests["needed"] = _detectable(tests, pairs, margin)
     for name, counted in (("better", np.greater), ("equal", np.equal), ("worse", np.less)):
         tests[name] = [int(counted(gain, 0).sum()) for gain in gains]
@@ -349,14 +351,14 @@ def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFra
 def _detectable(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
     """The columns `detectable` and `needed`."""
     detected, needed = [], []
-    compared = tests[(tests["structure"] == ALL) & tests["p"].notna()].groupby("network").size()
+    compared = int(((tests["structure"] == ALL) & tests["p"].notna()).sum())
     for row, each in zip(tests.to_dict("records"), pairs, strict=True):
         if row["structure"] != ALL or np.isnan(row["p"]):
             detected.append(np.nan)
             needed.append(np.nan)
             continue
         spread = Spread(row["sd_trainings"], row["sd_blocks"], row["sd_rest"])
-        design = Design(int(each.estimate.blocks), int(compared[row["network"]]), each.overlap)
+        design = Design(int(each.estimate.blocks), compared, each.overlap)
         detected.append(detectable(spread, design, row["trainings"]))
         enough = trainings_needed(spread, design, margin) if margin else np.nan
         needed.append(np.inf if enough is None else enough)

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scse.evaluation.setups import per_setup, setup_columns, with_numbers
 from scse.support.errors import UserError
+from scse.vocabulary.titles import Setup
 
 SCORE_COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
-KEYS = list(SCORE_COLUMNS[:-1])
+"""Columns of every table of scores; a study that varies epochs or training cases adds these as `setup_columns`."""
+
 LOWER_IS_BETTER = frozenset({"hd95", "msd", "hd", "assd", "asd", "masd", "mae", "mse", "rmse"})
 HIGHER_IS_BETTER = frozenset(
     {"dice", "dsc", "iou", "jaccard", "nsd", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1"}
@@ -38,14 +41,15 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
     """Check that variants in a table can be compared; messages identify rows by the index of the table.
 
     Raises:
-        UserError: A column is missing, a value is not a number or is infinite, a score occurs twice, or the metric or
-            the baseline does not occur.
+        UserError: A column is missing, a value is not a number or is infinite, a number of epochs or training cases is
+            not a whole number, a score occurs twice, or the metric or the baseline does not occur.
     """
     absent = [column for column in SCORE_COLUMNS if column not in scores.columns]
     if absent:
         raise UserError(f"{name}: has no column {', '.join(absent)}; required: {', '.join(SCORE_COLUMNS)}")
     if not pd.api.types.is_numeric_dtype(scores["value"]):
         raise UserError(f"{name}: the column value must contain numbers, got {scores['value'].dtype}")
+    with_numbers(scores, name)
     of_metric = scores["metric"] == metric
     for what, value, found in (
         ("metric", metric, scores["metric"].unique()),
@@ -57,11 +61,13 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
     if np.isinf(scores["value"]).any():
         row = scores.index[np.isinf(scores["value"])][0]
         raise UserError(f"{name}, row {row}: the value is infinite; leave undefined scores empty (NaN)")
-    twice = scores.duplicated(KEYS)
+    keys = [*setup_columns(scores), *SCORE_COLUMNS[1:-1]]
+    twice = scores.duplicated(keys)
     if twice.any():
         again = scores[twice].iloc[0]
-        same = scores.index[(scores[KEYS].fillna("") == again[KEYS].fillna("")).all(axis=1)]
-        first = ", ".join(f"{key} {again[key]}" for key in KEYS)
+        numbers = scores.groupby(keys, sort=False, dropna=False).ngroup()
+        same = scores.index[numbers == numbers[twice].iloc[0]]
+        first = ", ".join(f"{key} {again[key]}" for key in keys)
         raise UserError(
             f"{name}: {twice.sum()} scores are duplicates, the first in rows {same[0]} and {same[1]} ({first}); "
             "keep one of each"
@@ -70,10 +76,10 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
 
 @dataclass(frozen=True)
 class Grid:
-    """All scores of one network and metric.
+    """All scores of one setup and metric.
 
     Attributes:
-        network: Name of the network.
+        setup: Network, with what a study varies in its training.
         variants: Names of the V variants.
         structures: Names of the S structures.
         units: Table with U rows and the columns seed, fold, case: all pairs of seed and case of each fold, sorted by
@@ -83,7 +89,7 @@ class Grid:
         present: Whether each score has a row in the table, (V, U, S).
     """
 
-    network: str
+    setup: Setup
     variants: list[str]
     structures: list[str]
     units: pd.DataFrame
@@ -129,48 +135,46 @@ class Grid:
 
 
 def grids(scores: pd.DataFrame, metric: str, baseline: str | None = None) -> Iterator[Grid]:
-    """The grid of each network. Names are in order of first occurrence, except that the baseline comes first."""
+    """The grid of each setup. Names are in order of first occurrence, except that the baseline comes first."""
     table = scores[scores["metric"] == metric]
-    keys = ["network", "seed", "fold", "case"]
-    members = table[["network", "fold", "case"]].drop_duplicates()
-    units = table[["network", "fold", "seed"]].drop_duplicates().merge(members, on=["network", "fold"])
     variants = list(dict.fromkeys([*([] if baseline is None else [baseline]), *table["variant"]]))
     structures = list(table["structure"].unique())
-    place = (
-        pd.Index(variants).get_indexer(table["variant"]),
-        table[keys].merge(units.assign(unit=np.arange(len(units))), on=keys, how="left")["unit"].to_numpy(),
-        pd.Index(structures).get_indexer(table["structure"]),
-    )
-    values = np.full((len(variants), len(units), len(structures)), np.nan)
-    present = np.zeros(values.shape, dtype=bool)
-    values[place], present[place] = table["value"], True
-    case, _ = pd.factorize(units["case"])
-    for network, rows in units.groupby("network", sort=False).indices.items():
-        chosen: NDArray[np.intp] = np.asarray(rows)[np.argsort(case[rows], kind="stable")]
-        found = np.any(present[:, chosen], axis=1)
-        has_variant, has_structure = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
-        block = np.ix_(has_variant, chosen, has_structure)
-        yield Grid(
-            network=str(network),
-            variants=[variants[i] for i in has_variant],
-            structures=[structures[i] for i in has_structure],
-            units=units.loc[chosen, ["seed", "fold", "case"]].reset_index(drop=True),
-            subject=case[chosen],
-            values=values[block],
-            present=present[block],
+    for setup, rows in per_setup(table):
+        has_variant, has_structure = set(rows["variant"]), set(rows["structure"])
+        yield _grid(
+            setup, rows, [v for v in variants if v in has_variant], [s for s in structures if s in has_structure]
         )
 
 
+def _grid(setup: Setup, rows: pd.DataFrame, variants: list[str], structures: list[str]) -> Grid:
+    members = rows[["fold", "case"]].drop_duplicates()
+    units = rows[["seed", "fold"]].drop_duplicates().merge(members, on="fold")
+    case, _ = pd.factorize(units["case"])
+    order = np.argsort(case, kind="stable")
+    units = units.iloc[order].reset_index(drop=True)
+    keys = ["seed", "fold", "case"]
+    place = (
+        pd.Index(variants).get_indexer(pd.Index(rows["variant"])),
+        rows[keys].merge(units.assign(unit=np.arange(len(units))), on=keys, how="left")["unit"].to_numpy(),
+        pd.Index(structures).get_indexer(pd.Index(rows["structure"])),
+    )
+    values = np.full((len(variants), len(units), len(structures)), np.nan)
+    present = np.zeros(values.shape, dtype=bool)
+    values[place], present[place] = rows["value"], True
+    return Grid(setup, variants, structures, units, case[order], values, present)
+
+
 def without_control(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Remove trainings (seeds) that only the baseline has, in networks with other variants.
+    """Remove trainings (seeds) that only the baseline has, in setups with other variants.
 
     They cannot be paired. A study runs them to measure how much trainings of one network differ.
     """
-    run = ["network", "seed"]
-    others = scores.loc[scores["variant"] != baseline, [*run]].drop_duplicates()
-    alone = ~scores["network"].isin(others["network"])
-    keys = pd.MultiIndex.from_frame(scores[run])
-    return scores[alone | keys.isin(pd.MultiIndex.from_frame(others))]
+    table, keys = scores.assign(other=scores["variant"] != baseline), setup_columns(scores)
+    compared, paired = (
+        table.groupby(columns, sort=False, dropna=False)["other"].transform("any")
+        for columns in (keys, [*keys, "seed"])
+    )
+    return scores[~compared | paired]
 
 
 def mean(values: Floats, *, axis: int, starts: NDArray[np.intp] | tuple[int, ...] = (0,)) -> Floats:

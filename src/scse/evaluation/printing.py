@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.setups import of_setup, per_setup
 from scse.evaluation.verdict import UNITS, effect_text, p_text
-from scse.support.text import shortened_list
-from scse.vocabulary.titles import network_name, variant_name
+from scse.support.text import counted, shortened_list
+from scse.vocabulary.titles import variant_name
 
 NOTHING = "-"
 TEST_HEADINGS = (
@@ -38,7 +39,7 @@ class Printed(NamedTuple):
 
 
 def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
-    """Tables of each network: scores, tests over all structures, tests of each structure, seeds, and ranking.
+    """Tables of each setup: scores, tests over all structures, tests of each structure, seeds, and ranking.
 
     Args:
         comparison: Result of `compare`.
@@ -48,59 +49,51 @@ def printed(comparison: Comparison, ranks: pd.DataFrame) -> Iterator[Printed]:
     direction = "lower is better" if comparison.lower_is_better else "higher is better"
     base = variant_name(comparison.baseline)
     margin = "" if comparison.margin is None else f"; margin {comparison.margin}"
-    for network in comparison.summary["network"].unique():
-        name = network_name(network)
-        rows = {
-            key: table[table["network"] == network].to_dict("records")
-            for key, table in {**vars(comparison), "ranks": ranks}.items()
-            if isinstance(table, pd.DataFrame)
-        }
+    for setup, part in comparison.per_setup():
+        name, ranked = setup.name, of_setup(ranks, setup).to_dict("records")
+        summary, tests = part.summary.to_dict("records"), part.tests.to_dict("records")
         yield Printed(
             f"{name}: {unit} over cases, mean over structures, {direction}",
             ("variant", "mean", "sd", "median", "cases", "seeds", "sd over seeds", "NaN", "no row"),
-            [_summary(row) for row in rows["summary"]],
+            [_summary(row) for row in summary],
         )
-        overall = [row for row in rows["tests"] if row["structure"] == ALL]
+        overall = [row for row in tests if row["structure"] == ALL]
         if overall:
             yield Printed(
                 f"{name}: all structures, mean difference to {base}; Holm over {len(overall)} variants{margin}",
                 TEST_HEADINGS,
                 [_test(row) for row in overall],
             )
-            single = [row for row in rows["tests"] if row["structure"] != ALL]
+            single = [row for row in tests if row["structure"] != ALL]
             yield Printed(
                 f"{name}: each structure, mean difference to {base} [95 %]; Holm over {len(single)} tests",
                 ("structure", *(variant_name(row["variant"]) for row in overall)),
                 _by_structure(single),
             )
-        if rows["summary"][0]["seeds"] > 1:
+        if summary[0]["seeds"] > 1:
             yield Printed(
                 f"{name}: each seed separately",
                 ("variant", "seed", "mean", f"mean difference to {base}", "cases"),
-                [_seed(row) for row in rows["seeds"]],
+                [_seed(row) for row in part.seeds.to_dict("records")],
             )
-        common = rows["ranks"][0]["cases"]
-        alone = rows["summary"][0]["seeds"] == 1
+        common, alone = ranked[0]["cases"], summary[0]["seeds"] == 1
         drawn = "cases; with one seed, other trainings may rank differently" if alone else "cases and seeds"
         yield Printed(
             f"{name}: ranks by the mean over {common} common cases, and in bootstraps over {drawn}",
             ("variant", "rank", "ranked first", "95 % of ranks"),
-            [_rank(row) for row in rows["ranks"]],
+            [_rank(row) for row in ranked],
         )
 
 
 def missing_lines(comparison: Comparison) -> list[str]:
-    """One line about missing scores for each network, variant and reason; [] if no score is missing."""
-    lines = []
-    for (network, variant, why), rows in comparison.missing.groupby(["network", "variant", "why"], sort=False):
-        cases = list(map(str, rows["case"].unique()))
-        counted = f"{len(rows)} score{'' if len(rows) == 1 else 's'}"
-        problem = "NaN in" if why == "NaN" else "no row for"
-        lines.append(
-            f"missing: {network_name(str(network))}, {variant_name(str(variant))}: {problem} {counted} "
-            f"(cases {shortened_list(cases, 3)}); left out of means and pairs"
-        )
-    return lines
+    """One line about missing scores for each setup, variant and reason; [] if no score is missing."""
+    return [
+        f"missing: {setup.name}, {variant_name(str(variant))}: {'NaN in' if why == 'NaN' else 'no row for'} "
+        f"{counted(len(rows), 'score')} (cases {shortened_list(list(map(str, rows['case'].unique())), 3)}); "
+        "left out of means and pairs"
+        for setup, missing in per_setup(comparison.missing)
+        for (variant, why), rows in missing.groupby(["variant", "why"], sort=False)
+    ]
 
 
 def _summary(row: Mapping[Hashable, Any]) -> tuple[str, ...]:

@@ -6,15 +6,16 @@ from scipy import stats
 
 from scse.evaluation.comparison import DECIMALS
 from scse.evaluation.pairing import Floats, Grid, check_scores, grids, lower_better, mean
+from scse.evaluation.setups import stack
 
 
 def ranking(
     scores: pd.DataFrame, *, metric: str = "dice", lower_is_better: bool | None = None, resamples: int = 1000
 ) -> pd.DataFrame:
-    """Rank the variants of each network by their mean over cases, with their stability under bootstraps.
+    """Rank the variants of each setup by their mean over cases, with their stability under bootstraps.
 
     A bootstrap draws cases and, independently, seeds with replacement (pigeonhole bootstrap, Owen 2007). With one seed,
-    the result says nothing about other trainings. Only scores that all variants of a network have are used, of cases
+    the result says nothing about other trainings. Only scores that all variants of a setup have are used, of cases
     that all seeds have. Variants with equal means share the better rank. The random seed of the bootstrap is fixed.
 
     Args:
@@ -24,16 +25,15 @@ def ranking(
         resamples: Number of bootstraps.
 
     Returns:
-        A table sorted by rank, with the columns network, variant, rank, first (share of bootstraps with rank 1), low
-        and high (range of 95 % of the ranks in bootstraps), and cases (number of cases used). Without common cases,
-        ranks and shares are NaN.
+        A table sorted by rank, with the columns network (and epochs and train_cases if varied), variant, rank, first
+        (share of bootstraps with rank 1), low and high (range of 95 % of the ranks in bootstraps), and cases (number
+        of cases used). Without common cases, ranks and shares are NaN.
 
     Raises:
         UserError: As for `compare`.
     """
     check_scores(scores, metric)
     sign = 1 if lower_better(metric, lower_is_better) else -1
-    columns = ["network", "variant", "rank", "first", "low", "high", "cases"]
     tables = []
     for grid in grids(scores, metric):
         table = _common(grid)
@@ -46,9 +46,10 @@ def ranking(
             ranks = stats.rankdata(sign * means.round(DECIMALS), method="min", axis=1)
             low, high = np.percentile(ranks[1:], [2.5, 97.5], axis=0, method="inverted_cdf")
             rows = np.stack([ranks[0], (ranks[1:] == 1).mean(axis=0), low, high], axis=1)
-        ranked = pd.DataFrame(rows, columns=columns[2:-1]).assign(network=grid.network, variant=grid.variants, cases=n)
-        tables.append(ranked.sort_values("rank", kind="stable"))
-    return pd.concat(tables, ignore_index=True)[columns]
+        ranked = pd.DataFrame(rows, columns=["rank", "first", "low", "high"]).assign(cases=n)
+        ranked.insert(0, "variant", grid.variants)
+        tables.append((grid.setup, ranked.sort_values("rank", kind="stable")))
+    return stack(tables)
 
 
 def _common(grid: Grid) -> Floats:

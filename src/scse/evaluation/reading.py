@@ -9,6 +9,7 @@ import pandas as pd
 from pyarrow import ArrowException
 
 from scse.evaluation.pairing import SCORE_COLUMNS, check_scores
+from scse.evaluation.setups import setup_columns, with_setups
 from scse.support.errors import DataError, in_short
 from scse.support.paths import check_regular_file
 
@@ -29,7 +30,9 @@ def read_scores(
 
     The columns variant, case and value are required. If the columns network, structure, seed or fold are missing or
     empty, all scores belong to one network, structure, seed or fold; if metric is, they belong to the requested
-    metric. Other columns are ignored. An empty or NaN value is an undefined score. "none" is read as a name.
+    metric. The columns epochs and train_cases, of a study that varies these, may have empty cells, and tables of
+    earlier versions get them from their networks' names, such as "unet[epochs=3]". Other columns are ignored. An empty
+    or NaN value is an undefined score. "none" is read as a name.
 
     Args:
         path: Parquet file (`.parquet`), or CSV file in UTF-8 with commas and decimal points.
@@ -38,7 +41,8 @@ def read_scores(
         on_note: Called with a message for each assumption.
 
     Returns:
-        The tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
+        The tidy table with the columns network, epochs and train_cases (each only if it is not empty), variant, seed,
+        fold, case, structure, metric, value.
 
     Raises:
         DataError: The file cannot be read, or its variants cannot be compared. The message names the file, the row
@@ -84,12 +88,13 @@ def tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Select the columns of a tidy table, with names as text and values as numbers.
 
     Raises:
-        DataError: A column is missing, a name is empty, or a value is not a number.
+        DataError: A column is missing, a name is empty, or a value is not a number of its kind.
     """
     if absent := [column for column in SCORE_COLUMNS if column not in table.columns]:
         found = ", ".join(map(str, table.columns))
         raise DataError(f"{path}: has no column {', '.join(absent)}, but {found}; add the missing columns")
-    table = table[list(SCORE_COLUMNS)]
+    table = with_setups(table, str(path))
+    table = table[[*setup_columns(table), *SCORE_COLUMNS[1:]]]
     for column in SCORE_COLUMNS[:-1]:
         empty = table[column].isna()
         if empty.any():

@@ -11,6 +11,7 @@ import pandas as pd
 from scse.evaluation.foreign import FORMATS, read_score_file
 from scse.evaluation.pairing import check_scores
 from scse.evaluation.reading import fill, read_scores, tidy
+from scse.evaluation.setups import per_setup, setups
 from scse.support.errors import DataError
 from scse.support.paths import absence
 from scse.support.text import shortened_list
@@ -21,7 +22,7 @@ FOLD = re.compile(r"fold_(\d+)")
 SUMMARY = "summary.json"
 
 Cell = tuple[str, str, str]
-"""Network, case and structure of a score."""
+"""Setup, case and structure of a score."""
 Assigned = dict[tuple[object, object], list[tuple[Path, set[Cell]]]]
 """Files of a variant, with their cells, by seed and fold."""
 
@@ -79,7 +80,7 @@ def read_score_files(
 
     Known formats are the `summary.json` of nnU-Net v2 (or its folder), the `METRIC_raw.csv` of MONAI, the
     `results.csv` of MIST, and CSV or Parquet tables with the columns case and value and, optionally, network,
-    structure, metric, seed and fold.
+    epochs, train_cases, structure, metric, seed and fold.
 
     Without a column fold, the fold of a file is N of the last part `fold_N` of its path, otherwise 0. Without a column
     seed, files of one variant and fold are trainings with the seeds 0, 1, 2, ... in order.
@@ -107,7 +108,7 @@ def read_score_files(
     reference = baseline if baseline is not None else next(iter(tables))
     for name, table in tables.items():
         _check_pairs(f"{reference} ({paths[reference][0]})", tables[reference], f"{name} ({paths[name][0]})", table)
-    return pd.concat(tables.values(), ignore_index=True)
+    return tidy(pd.concat(tables.values(), ignore_index=True), paths[reference][0])
 
 
 def _find_files(argument: str, name: str, paths: str) -> list[Path]:
@@ -241,9 +242,11 @@ def _assign(file: Path, table: pd.DataFrame, assigned: Assigned) -> None:
 
 
 def _cells(table: pd.DataFrame) -> dict[object, set[Cell]]:
-    """Network, case and structure of all scores, by fold."""
+    """Setup, case and structure of all scores, by fold."""
     return {
-        fold: set(zip(rows["network"], rows["case"], rows["structure"], strict=True))
+        fold: {
+            (s.text, *cell) for s, own in per_setup(rows) for cell in zip(own["case"], own["structure"], strict=True)
+        }
         for fold, rows in table.groupby("fold", sort=False)
     }
 
@@ -261,7 +264,10 @@ def _seeds_and_folds(name: str, files: int, assigned: Assigned) -> str:
 
 def _check_pairs(reference: str, plain: pd.DataFrame, variant: str, other: pd.DataFrame) -> None:
     for column in ("network", "case", "structure", "seed"):
-        ours, theirs = ([*map(str, table[column].unique())] for table in (plain, other))
+        ours, theirs = (
+            [setup.text for setup in setups(table)] if column == "network" else [*map(str, table[column].unique())]
+            for table in (plain, other)
+        )
         if not set(ours) & set(theirs):
             raise DataError(
                 f"{variant} has no {column} in common with {reference}, so nothing can be paired: "

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
 from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.setups import of_setup, setup_of
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
-from scse.vocabulary.titles import network_name, variant_name
+from scse.support.text import counted
+from scse.vocabulary.titles import variant_name
 
 Kind = Literal["better", "worse", "equivalent", "undecided", "few_trainings", "few_cases"]
 UNITS = {"dice": "Dice", "hd95": "mm HD95", "msd": "mm MSD"}
@@ -25,43 +27,50 @@ class Verdict:
         kind: Result by the rules of `compare`.
         text: Sentence, such as "scSE is better than plain: +0.031 Dice [0.024, 0.038], p < 0.001, 5 trainings and
             15 cases, +1.2 % time per step".
+        epochs: Number of epochs if the scores have this column, else None.
+        train_cases: Number of training cases if the scores have this column, else None.
     """
 
     network: str
     variant: str
     kind: Kind
     text: str
+    epochs: int | None = None
+    train_cases: int | None = None
 
 
 def verdicts(comparison: Comparison, costs: pd.DataFrame | None = None) -> list[Verdict]:
-    """One verdict for each network and each variant except the baseline.
+    """One verdict for each setup and each variant except the baseline.
 
     The effect is the mean paired difference with its 95 % interval. The p-value is corrected after Holm over the
-    variants of the network.
+    variants of the setup.
 
     Args:
         comparison: Result of `compare`.
         costs: Table with the columns network, variant and step_ratio (time of a training step relative to that of the
-            plain network).
+            plain network), and epochs and train_cases if the scores have them.
     """
-    ratios = {} if costs is None else costs.set_index(["network", "variant"])["step_ratio"].to_dict()
-    noise = comparison.noise.set_index("network")["apart"].to_dict()
     found = []
-    for test in comparison.tests[comparison.tests["structure"] == ALL].to_dict("records"):
-        network, variant = test["network"], test["variant"]
-        parts = [
-            _finding(comparison, test),
-            f"{_counted(test['trainings'], 'training')} and {_counted(test['n'], 'case')}",
-            f"{_counted(test['missing'], 'pair')} missing" if test["missing"] else "",
-            _cost(ratios, network, variant, comparison.baseline),
-        ]
-        text = ", ".join(part for part in parts if part) + _advice(comparison, test, noise.get(network, math.nan))
-        found.append(Verdict(network, variant, test["kind"], text))
+    for setup, part in comparison.per_setup():
+        ratios = {} if costs is None else of_setup(costs, setup).set_index("variant")["step_ratio"].to_dict()
+        apart = max(part.noise["apart"], default=math.nan)
+        for test in part.tests[part.tests["structure"] == ALL].to_dict("records"):
+            parts = [
+                _finding(comparison, test),
+                f"{counted(test['trainings'], 'training')} and {counted(test['n'], 'case')}",
+                f"{counted(test['missing'], 'pair')} missing" if test["missing"] else "",
+                _cost(ratios, test["variant"], comparison.baseline),
+            ]
+            text = ", ".join(part for part in parts if part) + _advice(comparison, test, apart)
+            found.append(Verdict(variant=test["variant"], kind=test["kind"], text=text, **asdict(setup)))
     return found
 
 
 def headlines(comparison: Comparison) -> dict[str, str]:
-    """One line for each network that lists which variants are better than the baseline, worse, and so on."""
+    """One line for each setup that lists which variants are better than the baseline, worse, and so on.
+
+    Keys are texts such as "unet", or "unet[epochs=3]" if epochs are varied; see `Setup.text`.
+    """
     base = variant_name(comparison.baseline)
     results = {
         "better": f"better than {base}",
@@ -69,10 +78,9 @@ def headlines(comparison: Comparison) -> dict[str, str]:
         "equivalent": f"equivalent to {base} within {comparison.margin} {_unit(comparison)}",
         "undecided": "undecided",
     }
-    tests = comparison.tests[comparison.tests["structure"] == ALL]
     lines = {}
-    for network in comparison.summary["network"].unique():
-        rows = tests[tests["network"] == network]
+    for setup, part in comparison.per_setup():
+        rows = part.tests[part.tests["structure"] == ALL]
         names = {kind: [variant_name(v) for v in group["variant"]] for kind, group in rows.groupby("kind")}
         parts = [
             f"{', '.join(names[kind])} {'is' if len(names[kind]) == 1 else 'are'} {result}"
@@ -83,12 +91,15 @@ def headlines(comparison: Comparison) -> dict[str, str]:
             if kind in names:
                 of_variants = "" if len(names[kind]) == len(rows) else f" of {', '.join(names[kind])}"
                 parts.append(f"too few {what}{of_variants} to decide")
-        lines[network] = "; ".join(parts) or f"nothing to compare with {base}"
+        lines[setup.text] = "; ".join(parts) or f"nothing to compare with {base}"
     return lines
 
 
 def noise_texts(comparison: Comparison) -> dict[str, str]:
-    """A sentence about the noise floor of each network with at least two trainings of the baseline."""
+    """A sentence about the noise floor of each setup with at least two trainings of the baseline.
+
+    Keys are those of `headlines`.
+    """
     base, unit = variant_name(comparison.baseline), _unit(comparison)
     texts = {}
     for row in comparison.noise.to_dict("records"):
@@ -101,19 +112,16 @@ def noise_texts(comparison: Comparison) -> dict[str, str]:
                 f"; {base} compared with itself, {row['against']} trainings against {row['against']}, has p < {LEVEL} "
                 f"in {alarms} of {splits} ({100 * row['alarms']:.1f} %)"
             )
-        texts[row["network"]] = text
+        texts[setup_of(row).text] = text
     return texts
 
 
 def verdict_text(comparison: Comparison, costs: pd.DataFrame | None = None) -> str:
-    """The headline of each network, followed by the verdicts on its variants and the noise floor."""
-    found, noise = verdicts(comparison, costs), noise_texts(comparison)
+    """The headline of each setup, followed by the verdicts on its variants and the noise floor."""
     lines = []
-    for network, headline in headlines(comparison).items():
-        lines.append(f"{network_name(network)}: {headline}.")
-        lines += [f"  {verdict.text}." for verdict in found if verdict.network == network]
-        if network in noise:
-            lines.append(f"  {noise[network]}.")
+    for setup, part in comparison.per_setup():
+        texts = [*(verdict.text for verdict in verdicts(part, costs)), *noise_texts(part).values()]
+        lines += [f"{setup.name}: {headlines(part)[setup.text]}.", *(f"  {text}." for text in texts)]
     return "\n".join(lines)
 
 
@@ -184,10 +192,6 @@ def _size(value: float) -> str:
     return effect_text(value, math.nan, math.nan)[0].lstrip("+")
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _cost(ratios: Mapping[Hashable, float], network: str, variant: str, baseline: str) -> str:
-    ratio = ratios.get((network, variant), math.nan) / ratios.get((network, baseline), math.nan)
+def _cost(ratios: Mapping[Hashable, float], variant: str, baseline: str) -> str:
+    ratio = ratios.get(variant, math.nan) / ratios.get(baseline, math.nan)
     return "" if math.isnan(ratio) else f"{100 * (ratio - 1):+.1f} % time per step"

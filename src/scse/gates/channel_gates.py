@@ -10,6 +10,7 @@ from pyarrow import ArrowException
 
 from scse.data.files import read_image
 from scse.data.slicing import spread, view_axis
+from scse.evaluation.setups import setup_columns, stack, with_setups
 from scse.gates.computing import SHUT
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
@@ -32,9 +33,10 @@ def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UN
         watch: Receives a `Stage` before the measurement, and `Progress`; checked after every run.
 
     Returns:
-        A table with the columns network, variant, block (its position in the network), identity (the gate that leaves
-        a channel unchanged, see `BlockGates`), channel, case and gate (0 to 1, the mean over 16 evenly spread slices),
-        with blocks in the order of execution. It is empty if no variant has channel gates.
+        A table with the columns network (and epochs and train_cases if varied), variant, block (its position in the
+        network), identity (the gate that leaves a channel unchanged, see `BlockGates`), channel, case and gate (0 to 1,
+        the mean over 16 evenly spread slices), with blocks in the order of execution. It is empty if no variant has
+        channel gates.
     """
     first = [run for run in runs if (run.seed, run.fold) == (runs[0].seed, runs[0].fold)]
     measured = [run for run in first if run.variant.has_channel_gate]
@@ -45,9 +47,9 @@ def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UN
         watch.report(Stage("measuring channel gates"))
     count, tables = watch.counter("gates"), []
     for done, run in enumerate(measured, start=1):
-        tables += _run_tables(run)
+        tables += [(run.setup, table) for table in _run_tables(run)]
         count(done, len(measured))
-    gates = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=GATE_COLUMNS)
+    gates = stack(tables) if tables else pd.DataFrame(columns=GATE_COLUMNS)
     gates.attrs["key"] = key
     write_atomic(cache, gates.to_parquet(index=False))
     return gates
@@ -56,8 +58,8 @@ def channel_gates(runs: Sequence[FinishedRun], *, cache: Path, watch: Watch = UN
 def _kept(cache: Path) -> pd.DataFrame:
     """The table of an earlier call; an empty table if it does not exist or cannot be read."""
     try:
-        return pd.read_parquet(cache)
-    except (OSError, ValueError, ArrowException):
+        return with_setups(pd.read_parquet(cache), str(cache))
+    except (OSError, ValueError, KeyError, ArrowException):
         return pd.DataFrame()
 
 
@@ -73,9 +75,9 @@ def _run_tables(run: FinishedRun) -> list[pd.DataFrame]:
         for gates in slice_gates(segmenter, image, slices):
             if gates.channel is not None:
                 mean = gates.channel.mean(axis=0)
-                same = (run.network, str(run.variant), gates.where, gates.identity)
+                same = (str(run.variant), gates.where, gates.identity)
                 rows = [(*same, channel, case.name, gate) for channel, gate in enumerate(mean)]
-                tables.append(pd.DataFrame(rows, columns=GATE_COLUMNS))
+                tables.append(pd.DataFrame(rows, columns=GATE_COLUMNS[1:]))
     return tables
 
 
@@ -83,12 +85,12 @@ def shut_channels(gates: pd.DataFrame) -> pd.DataFrame:
     """Count shut channels of each block.
 
     Returns:
-        A table with the columns network, variant, block, channels (number of channels), shut (number of channels whose
-        gate is below 0.1 in all cases), change (mean distance of the gates from the identity; NaN for blocks without
-        identity), and which (indices of the shut channels).
+        A table with the columns network (and epochs and train_cases if varied), variant, block, channels (number of
+        channels), shut (number of channels whose gate is below 0.1 in all cases), change (mean distance of the gates
+        from the identity; NaN for blocks without identity), and which (indices of the shut channels).
     """
-    highest = gates.groupby(["network", "variant", "block", "channel"], sort=False)["gate"].max().reset_index()
-    keys = ["network", "variant", "block"]
+    keys = [*setup_columns(gates), "variant", "block"]
+    highest = gates.groupby([*keys, "channel"], sort=False)["gate"].max().reset_index()
     highest["shut"] = highest["gate"] < SHUT
     counts = highest.groupby(keys, sort=False)["shut"].agg(["size", "sum"])
     which = highest[highest["shut"]].groupby(keys, sort=False)["channel"].agg(list).rename("which")

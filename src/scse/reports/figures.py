@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from scse.evaluation.setups import of_setup, setups
 from scse.support.errors import UserError
 from scse.support.figure_files import PLAIN_TEXT
-from scse.vocabulary.titles import network_name, variant_name
+from scse.vocabulary.titles import Setup, variant_name
 
 # Okabe and Ito's palette for colour-blind readers; the plain network is grey
 COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73"}
@@ -20,18 +21,18 @@ SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#b8a800", "#882255", "#44aa99"
 
 
 @rc_context(PLAIN_TEXT)
-def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
+def box_plots(scores: pd.DataFrame, setup: Setup, *, note: str = "") -> Figure:
     """Draw the paper's figure: Dice per structure, one box per variant, one point per test case.
 
     Args:
         scores: Tidy table of scores; seeds are averaged.
-        network: Network to draw.
+        setup: Setup to draw.
         note: Addition to the title, such as "simulated data".
 
     Raises:
-        UserError: The table has no Dice of the network.
+        UserError: The table has no Dice of the setup.
     """
-    dice = dice_per_case(scores, network)
+    dice = dice_per_case(scores, setup)
     structures, colors = list(dice["structure"].unique()), variant_colors(dice)
     figure = Figure(figsize=(max(6.0, 2.0 + 0.5 * len(structures)), 5.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -60,7 +61,7 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     axes.set_xlim(-0.6, len(structures) - 0.4)
     axes.set_ylabel("Dice")
     # names of networks of other libraries include their options, so long titles are wrapped
-    heading = re.sub(r",(?=\S)", ", ", title(network, note))
+    heading = re.sub(r",(?=\S)", ", ", title(setup, note))
     axes.set_title("\n".join(textwrap.wrap(heading, int(9 * figure.get_figwidth()))))
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
@@ -71,12 +72,12 @@ def box_plots(scores: pd.DataFrame, network: str, *, note: str = "") -> Figure:
     return figure
 
 
-def dice_per_case(scores: pd.DataFrame, network: str) -> pd.DataFrame:
-    """Dice of one network by variant, fold, case and structure. Seeds are averaged, and NaN is ignored."""
-    rows = scores[(scores["network"] == network) & (scores["metric"] == "dice")]
+def dice_per_case(scores: pd.DataFrame, setup: Setup) -> pd.DataFrame:
+    """Dice of one setup by variant, fold, case and structure. Seeds are averaged, and NaN is ignored."""
+    rows = of_setup(scores[scores["metric"] == "dice"], setup)
     if rows.empty:
-        found = ", ".join(map(str, scores["network"].unique()))
-        raise UserError(f"there are no Dice scores of the network {network!r}; choose one of {found}")
+        found = ", ".join(each.text for each in setups(scores))
+        raise UserError(f"there are no Dice scores of the network {setup.text!r}; choose one of {found}")
     keys = ["variant", "fold", "case", "structure"]
     return rows.groupby(keys, sort=False, dropna=False)["value"].mean().dropna().reset_index()
 
@@ -88,6 +89,6 @@ def variant_colors(table: pd.DataFrame) -> dict[str, str]:
     return {variant: COLORS.get(variant) or next(spare) for variant in variants}
 
 
-def title(network: str, note: str) -> str:
-    """The title of the figure of a network."""
-    return f"{network_name(network)}, {note}" if note else network_name(network)
+def title(setup: Setup, note: str) -> str:
+    """The title of the figure of a setup."""
+    return f"{setup.name}, {note}" if note else setup.name

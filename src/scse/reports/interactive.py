@@ -12,10 +12,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from scse.evaluation.comparison import ALL, Comparison
+from scse.evaluation.setups import of_setup, per_setup, setup_of
 from scse.evaluation.verdict import effect_text
 from scse.gates.computing import SHUT
 from scse.reports.figures import COLORS, SPARE_COLORS, dice_per_case, variant_colors
-from scse.vocabulary.titles import network_name, variant_name
+from scse.support.text import counted
+from scse.vocabulary.titles import Setup, network_name, variant_name
 from scse.vocabulary.variants import OPTIONS, Variant
 
 LONGEST_NAME = 32
@@ -41,9 +43,9 @@ SWEPT = {
 }
 
 
-def box_plots_interactive(scores: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
+def box_plots_interactive(scores: pd.DataFrame, setup: Setup, *, note: str = "") -> go.Figure:
     """Draw the paper's figure, see `box_plots`. Hovering over a point shows its case."""
-    dice = dice_per_case(scores, network)
+    dice = dice_per_case(scores, setup)
     figure = go.Figure()
     for variant, color in variant_colors(dice).items():
         rows = dice[dice["variant"] == variant]
@@ -59,23 +61,23 @@ def box_plots_interactive(scores: pd.DataFrame, network: str, *, note: str = "")
             marker={"color": color, "size": 3, "opacity": 0.8},
             hovertemplate="%{x}<br>%{text}: %{y:.3f}",
         )
-    figure.update_layout(**_style(_short_title(network, note)), boxmode="group", boxgap=0.2, boxgroupgap=0.05)
+    figure.update_layout(**_style(_short_title(setup, note)), boxmode="group", boxgap=0.2, boxgroupgap=0.05)
     figure.update_xaxes(tickangle=-55, showgrid=False, automargin=True)
     figure.update_yaxes(title="Dice", automargin=True)
     return figure
 
 
-def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
+def learning_curves(curves: pd.DataFrame, setup: Setup, *, note: str = "") -> go.Figure:
     """Draw Dice on held-out cases, one line per run, coloured by variant.
 
     `meta` of each line has the values of both horizontal axes: "minutes", which is drawn at first, and "epochs".
 
     Args:
         curves: Table with the columns network, variant, seed, fold, epoch, seconds, loss, dice.
-        network: Network to draw.
+        setup: Setup to draw.
         note: Addition to the title, such as "simulated data".
     """
-    curves = curves[curves["network"] == network]
+    curves = of_setup(curves, setup)
     colors, figure, shown = variant_colors(curves), go.Figure(), set()
     dashes = dict(zip(colors, DASHES * len(colors), strict=False))  # distinguish variants without colour
     for key, run in curves.groupby(["variant", "seed", "fold"], sort=False, dropna=False):
@@ -98,20 +100,20 @@ def learning_curves(curves: pd.DataFrame, network: str, *, note: str = "") -> go
             hovertemplate="%{customdata}: %{y:.3f}",
         )
         shown.add(variant)
-    figure.update_layout(**_style(_short_title(network, note)))
+    figure.update_layout(**_style(_short_title(setup, note)))
     figure.update_xaxes(title="minutes of training", rangemode="tozero", automargin=True)
     figure.update_yaxes(title="Dice on held-out cases", automargin=True)
     return figure
 
 
-def trainings(comparison: Comparison, network: str) -> go.Figure:
+def trainings(comparison: Comparison, setup: Setup) -> go.Figure:
     """Draw the differences behind the verdict: one row per variant with a dot per training, the mean and its interval.
 
     A dot is the mean difference to the baseline over all cases of one seed. The margin is a band around 0. Dotted lines
-    mark the average difference of two trainings of the baseline. All networks have the same scale.
+    mark the average difference of two trainings of the baseline. All setups have the same scale.
     """
-    tests = comparison.tests[(comparison.tests["network"] == network) & (comparison.tests["structure"] == ALL)]
-    seeds = comparison.seeds[comparison.seeds["network"] == network].dropna(subset=["difference"])
+    tests = of_setup(comparison.tests[comparison.tests["structure"] == ALL], setup)
+    seeds = of_setup(comparison.seeds, setup).dropna(subset=["difference"])
     colors, figure = variant_colors(tests), go.Figure()
     for place, test in enumerate(tests.to_dict("records")):
         color, name = colors[test["variant"]], variant_name(test["variant"])
@@ -136,7 +138,7 @@ def trainings(comparison: Comparison, network: str) -> go.Figure:
             name=f"{name}, mean",
             hovertemplate="%{text}<extra></extra>",
         )
-    _mark_sizes(figure, comparison, network)
+    _mark_sizes(figure, comparison, setup)
     height = ABOVE + ROW * len(tests) + BELOW
     figure.update_layout(
         **{**_style(""), "height": height, "margin": {"l": 10, "r": 10, "t": ABOVE, "b": BELOW}},
@@ -159,9 +161,9 @@ def trainings(comparison: Comparison, network: str) -> go.Figure:
     return figure
 
 
-def _mark_sizes(figure: go.Figure, comparison: Comparison, network: str) -> None:
+def _mark_sizes(figure: go.Figure, comparison: Comparison, setup: Setup) -> None:
     """Mark the margin, the difference between trainings of the baseline, and the better and worse side."""
-    margin, noise = comparison.margin, comparison.noise[comparison.noise["network"] == network]
+    margin, noise = comparison.margin, of_setup(comparison.noise, setup)
     if margin is not None:
         figure.add_vrect(x0=-margin, x1=margin, fillcolor=GREY, opacity=0.22, line_width=0, layer="below")
     for apart in noise["apart"]:
@@ -205,23 +207,21 @@ def _without_nan(values: pd.Series) -> list[float | None]:
 def _difference_text(test: Mapping[Any, Any]) -> str:
     """Hover text of a difference: effect, interval, and numbers of trainings and cases."""
     effect = " ".join(effect_text(test["difference"], test["low"], test["high"])).rstrip()
-    counts = ((test["trainings"], "training"), (test["n"], "case"))
-    return ", ".join([effect, *(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts)])
+    return ", ".join([effect, counted(test["trainings"], "training"), counted(test["n"], "case")])
 
 
-def differences(comparison: Comparison, network: str, *, note: str = "") -> go.Figure:
+def differences(comparison: Comparison, setup: Setup, *, note: str = "") -> go.Figure:
     """Draw the mean difference to the baseline with its 95 % interval: one panel per variant, one row per structure.
 
     Structures are sorted by their mean difference over the variants.
     """
-    tests = comparison.tests
-    tests = tests[(tests["network"] == network) & (tests["structure"] != ALL)].dropna(subset=["difference"])
+    tests = of_setup(comparison.tests[comparison.tests["structure"] != ALL], setup).dropna(subset=["difference"])
     order = list(tests.groupby("structure")["difference"].mean().sort_values().index)
     variants = list(tests["variant"].unique())
     colors = variant_colors(tests)
     columns = min(len(variants), PANELS_PER_ROW)
     rows = -(-len(variants) // columns)
-    style = _style(_short_title(network, note))
+    style = _style(_short_title(setup, note))
     panel, gap = 24 * len(order) + 40, 70  # pixels; the gap contains an axis and the titles of the next row
     inside = rows * panel + (rows - 1) * gap
     figure = make_subplots(
@@ -257,22 +257,20 @@ def differences(comparison: Comparison, network: str, *, note: str = "") -> go.F
 
 
 def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
-    """Draw the mean difference to the baseline of all networks: structures x variants, colours symmetric about 0."""
+    """Draw the mean difference to the baseline of all setups: structures x variants, colours symmetric about 0."""
     tests = comparison.tests[comparison.tests["structure"] != ALL]
-    networks = list(tests["network"].unique())
+    groups = list(per_setup(tests))
     structures = list(tests["structure"].unique())
     largest = float(tests["difference"].abs().max())
     figure = make_subplots(
         1,
-        len(networks),
+        len(groups),
         shared_yaxes=True,
         horizontal_spacing=0.015,
-        subplot_titles=[_shortened(network_name(n)) for n in networks],
+        subplot_titles=[_shortened(setup.name) for setup, _ in groups],
     )
-    for i, network in enumerate(networks, start=1):
-        wide = tests[tests["network"] == network].pivot_table(
-            index="structure", columns="variant", values="difference", sort=False
-        )
+    for i, (setup, rows) in enumerate(groups, start=1):
+        wide = rows.pivot_table(index="structure", columns="variant", values="difference", sort=False)
         wide = wide.reindex(structures)
         values = wide.round(4).astype(object).where(wide.notna(), None).to_numpy().tolist()
         figure.add_heatmap(
@@ -282,11 +280,11 @@ def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
             x=[variant_name(str(v)) for v in wide.columns],
             y=structures,
             coloraxis="coloraxis",
-            texttemplate="%{z:+.3f}" if len(networks) * wide.shape[1] <= 12 else None,
+            texttemplate="%{z:+.3f}" if len(groups) * wide.shape[1] <= 12 else None,
             xgap=1,
             ygap=1,
             hovertemplate="%{y}, %{x}<br>%{z:+.4f}",
-            name=network_name(network),
+            name=setup.name,
         )
     figure.update_layout(
         **{**_style(note), "height": max(300, 170 + 24 * len(structures))},
@@ -306,7 +304,7 @@ def heat_map(comparison: Comparison, *, note: str = "") -> go.Figure:
 def time_ratios(costs: pd.DataFrame, *, note: str = "") -> go.Figure:
     """Draw the extra time of each variant in percent of the plain network, for a training step and a prediction."""
     rows = costs[costs["variant"] != "none"].dropna(subset=["step_ratio"])
-    labels = [f"{_shortened(network_name(r['network']))} {variant_name(r['variant'])}" for r in rows.to_dict("records")]
+    labels = [f"{_shortened(setup_of(r).name)} {variant_name(r['variant'])}" for r in rows.to_dict("records")]
     figure = go.Figure()
     for column, name, color, symbol in (
         ("step_ratio", "training step", SPARE_COLORS[2], "circle"),
@@ -329,8 +327,8 @@ def time_ratios(costs: pd.DataFrame, *, note: str = "") -> go.Figure:
 def sweeps(comparison: Comparison, *, note: str = "") -> list[tuple[str, go.Figure]]:
     """Draw the difference to the baseline over swept options: one figure per network and option.
 
-    Options are read from names such as "unet[epochs=3,train_cases=6]" and "scse[reduction=4]". Each line is a variant
-    with all other options equal; values that are not numbers are drawn as points only. Error bars are the 95 %
+    Options are the numbers of setups, and those in names of variants, such as "scse[reduction=4]". Each line is a
+    variant with all other options equal; values that are not numbers are drawn as points only. Error bars are the 95 %
     intervals of the mean difference over all structures, if there are enough trainings and cases.
 
     Returns:
@@ -339,7 +337,7 @@ def sweeps(comparison: Comparison, *, note: str = "") -> list[tuple[str, go.Figu
     tests = comparison.tests[comparison.tests["structure"] == ALL].dropna(subset=["difference"])
     table = pd.DataFrame([{**row, **_options_of(row)} for row in tests.to_dict("records")])
     found = []
-    for network, group in table.groupby("plain_network", sort=False) if len(table) else []:
+    for network, group in table.groupby("network", sort=False) if len(table) else []:
         varying = [option for option in SWEPT if option in group and group[option].nunique() > 1]
         found += [
             (f"{network_name(str(network))}: difference over {SWEPT[option]}", _sweep(group, option, varying, note))
@@ -384,31 +382,27 @@ def _sweep(group: pd.DataFrame, option: str, varying: Sequence[str], note: str) 
 
 
 def _options_of(row: Mapping[Any, Any]) -> dict[str, str]:
-    """Swept options in the names of a row's network and variant, and the names without them."""
-    network, variant = str(row["network"]), str(row["variant"])
-    options = {
-        name: match[1] for name in ("epochs", "train_cases") if (match := re.search(rf"[\[,]{name}=(\d+)", network))
-    }
-    plain = re.sub(r"(?<=[\[,])(epochs|train_cases)=\d+,?", "", network).replace("[]", "")
+    """Swept options of a row's setup and in the name of its variant, and the name without them."""
+    variant, options = str(row["variant"]), {name: str(number) for name, number in setup_of(row).varied.items()}
     try:
         chosen = Variant.parse(variant)
     except ValueError:  # a variant of another program
-        return {"plain_network": plain, "plain_variant": variant, **options}
+        return {"plain_variant": variant, **options}
     options |= {option: str(getattr(chosen, option)) for option in OPTIONS[chosen.kind]}
-    return {"plain_network": plain, "plain_variant": chosen.kind, **options}
+    return {"plain_variant": chosen.kind, **options}
 
 
 def _natural(value: str) -> tuple[int, float, str]:
     return (0, float(value), "") if re.fullmatch(r"[\d.]+", value) else (1, 0.0, value)
 
 
-def gate_strips(gates: pd.DataFrame, network: str, *, note: str = "") -> go.Figure:
-    """Draw the channel gates of a network: one row per block, one point per channel, and a line for its range.
+def gate_strips(gates: pd.DataFrame, setup: Setup, *, note: str = "") -> go.Figure:
+    """Draw the channel gates of a setup: one row per block, one point per channel, and a line for its range.
 
     The range is that over cases. Channels of a block are sorted by their median over cases, so that a row shows their
     distribution. The legend switches between variants; the last variant is shown at first.
     """
-    gates = gates[gates["network"] == network]
+    gates = of_setup(gates, setup)
     blocks = list(gates["block"].unique())
     figure = go.Figure()
     variants = list(gates["variant"].unique())
@@ -450,7 +444,7 @@ def gate_strips(gates: pd.DataFrame, network: str, *, note: str = "") -> go.Figu
         side = "top left" if value > 0.5 else "top right"
         line = {"width": 1, "dash": "dash", "color": "#808080"}
         figure.add_vline(x=value, line=line, annotation_text=text_of_mark, annotation_position=side)
-    figure.update_layout(**{**_style(_short_title(network, note)), "height": 190 + 62 * len(blocks)})
+    figure.update_layout(**{**_style(_short_title(setup, note)), "height": 190 + 62 * len(blocks)})
     figure.update_xaxes(title="channel gate", range=[0, 1], automargin=True)
     figure.update_yaxes(
         tickvals=list(range(len(blocks))),
@@ -467,9 +461,9 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
-def _short_title(network: str, note: str) -> str:
+def _short_title(setup: Setup, note: str) -> str:
     """A short title for narrow screens; the caption of the figure has the full name."""
-    short = _shortened(network_name(network))
+    short = _shortened(setup.name)
     return f"{short}, {note}" if note else short
 
 

@@ -27,6 +27,7 @@ from scse.evaluation.noise import FEWEST_TO_SPLIT
 from scse.evaluation.pairing import grids, without_control
 from scse.evaluation.power import MOST_TRAININGS, POWER
 from scse.evaluation.scores import METRICS
+from scse.evaluation.setups import of_setup, per_setup, setup_columns, setup_of, setups
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
 from scse.evaluation.verdict import effect_text, p_text
 from scse.gates.channel_gates import shut_channels
@@ -47,7 +48,7 @@ from scse.support.atomic import write_atomic
 from scse.support.events import UNWATCHED, Watch
 from scse.support.figure_files import save_figure
 from scse.support.timing import in_words
-from scse.vocabulary.titles import network_name, slug, variant_name
+from scse.vocabulary.titles import Setup, slug, variant_name
 
 METRIC_TITLES = {
     "dice": "Dice",
@@ -130,13 +131,14 @@ def write_report(
 
     The function writes `index.html` (self-contained: opens from disk without network access), `table.csv` (the paper's
     table for every metric), `table.tex` (its Dice, for LaTeX with booktabs) and the paper's figure as
-    `boxplot_<network>.png`, `.pdf` and `.svg`, with the name of the network converted by `slug`. Variants are compared
+    `boxplot_<network>.png`, `.pdf` and `.svg`, with the text of the setup converted by `slug`. Variants are compared
     with "none", or with the first variant in a study without "none". Trainings that only the baseline has are used
     only for the noise floor.
 
     Args:
         folder: Output folder. It is created if needed; files of an earlier report are replaced.
-        scores: Tidy table with the columns network, variant, seed, fold, case, structure, metric, value.
+        scores: Tidy table with the columns network, variant, seed, fold, case, structure, metric, value, and epochs and
+            train_cases if these are varied; the other tables have them too.
         facts: Facts about the study.
         costs: Result of `measure_costs`. Ratios are relative to the plain network, NaN without it.
         curves: Table with the columns network, variant, seed, fold, epoch, seconds, loss and dice (on held-out cases);
@@ -144,7 +146,7 @@ def write_report(
         gates: Result of `channel_gates`.
         viewer: Result of `viewer_data`.
         margin: Largest irrelevant difference in Dice; by default that of `compare`.
-        watch: Receives `Progress` before the figures of each network and before the page; checked at the same times.
+        watch: Receives `Progress` before the figures of each setup and before the page; checked at the same times.
 
     Returns:
         The path of `index.html`.
@@ -156,15 +158,15 @@ def write_report(
     dice = comparisons["dice"]
     paired = without_control(scores, dice.baseline)
     note = SIMULATED if facts.simulated else ""
-    networks = list(dice.summary["network"].unique())
+    compared = setups(dice.summary)
     files: list[Path] = []
-    count, total = watch.counter("report"), len(networks) + 1
-    for done, network in enumerate(networks):
+    count, total = watch.counter("report"), len(compared) + 1
+    for done, setup in enumerate(compared):
         count(done, total)
-        files += _save_box_plots(paired, network, folder, note)
-    count(len(networks), total)
+        files += save_figure(box_plots(paired, setup, note=note), folder / f"boxplot_{slug(setup.text)}")
+    count(len(compared), total)
     summaries = [c.summary.assign(metric=metric) for metric, c in comparisons.items()]
-    table = pd.concat(summaries)[["network", "variant", "metric", "mean", "sd", "cases", "absent"]]
+    table = pd.concat(summaries)[[*setup_columns(dice.summary), "variant", "metric", "mean", "sd", "cases", "absent"]]
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
     write_atomic(folder / "table.tex", latex_table(dice).encode())
     curves = None if curves is None or curves.empty else without_control(curves, dice.baseline)
@@ -188,7 +190,7 @@ def write_report(
             folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
             ranking=_ranking_rows(paired),
             costs=[] if costs is None else _cost_rows(costs),
-            networks=[_network(n, paired, curves, dice, note) for n in networks],
+            networks=[_network(setup, paired, curves, part, note) for setup, part in dice.per_setup()],
             heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
             speed=_speed(costs, note),
             quality=[] if curves is None else _quality_rows(curves, dice.baseline),
@@ -295,12 +297,12 @@ def _table(comparison: Comparison) -> dict[str, Any]:
     summary = comparison.summary
     variants = list(dict.fromkeys(summary["variant"]))
     rows = []
-    for network, group in summary.groupby("network", sort=False):
+    for setup, group in per_setup(summary):
         means = group.set_index("variant")["mean"].round(3)
         best = means.min() if comparison.lower_is_better else means.max()
         texts = {row["variant"]: _mean_text(row["mean"], row["sd"]) for row in group.to_dict("records")}
         cells = [Cell(texts.get(v, NOTHING), len(means) > 1 and means.get(v) == best) for v in variants]
-        rows.append((network_name(str(network)), cells))
+        rows.append((setup.name, cells))
     return {
         "metric": comparison.metric,
         "title": METRIC_TITLES[comparison.metric],
@@ -319,63 +321,57 @@ def _mean_text(mean: float, sd: float) -> str:
 
 
 def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = costs[costs["variant"] == "none"].set_index("network")[["parameters", "kept_mib"]]
-    plain = plain.reindex(costs["network"].unique())
+    columns = ["parameters", "kept_mib"]
+    plain = {setup: rows.set_index("variant")[columns].reindex(["none"]).iloc[0] for setup, rows in per_setup(costs)}
     return [
         {
-            "network": network_name(row["network"]),
+            "network": setup.name,
             "variant": variant_name(row["variant"]),
             "parameters": f"{row['parameters']:,}",
-            "more": _percent(row["parameters"] / plain.loc[row["network"], "parameters"], digits=2),
+            "more": _percent(row["parameters"] / plain[setup]["parameters"], digits=2),
             "step": _time(row["step_seconds"]),
             "step_more": _percent(row["step_ratio"]),
             "predict": _time(row["predict_seconds"]),
             "predict_more": _percent(row["predict_ratio"]),
             "kept": f"{row['kept_mib']:,.0f} MiB",
-            "kept_more": _percent(row["kept_mib"] / plain.loc[row["network"], "kept_mib"]),
+            "kept_more": _percent(row["kept_mib"] / plain[setup]["kept_mib"]),
         }
-        for row in costs.to_dict("records")
+        for setup, rows in per_setup(costs)
+        for row in rows.to_dict("records")
     ]
 
 
 def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Name, headline, sentences, noise floor and figure of each network; the figure is None without a comparison."""
-    found, noise = verdicts(comparison, costs), _noise_sentences(comparison)
-    tests = comparison.tests[comparison.tests["structure"] == ALL]
-    apart = comparison.noise.set_index("network")["apart"]
+    """Name, headline, sentences, noise floor and figure of each setup; the figure is None without a comparison."""
     rows = []
-    for network, headline in headlines(comparison).items():
-        sentences = [verdict for verdict in found if verdict.network == network]
-        figure = None
+    for setup, part in comparison.per_setup():
+        sentences, figure, apart = verdicts(part, costs), None, part.noise["apart"]
         if sentences:
-            figure = _figure_html(trainings(comparison, network), f"trainings-{slug(network)}", still=True)
+            figure = _figure_html(trainings(comparison, setup), f"trainings-{slug(setup.text)}", still=True)
         rows.append(
             {
-                "name": network_name(network),
-                "headline": headline,
+                "name": setup.name,
+                "headline": headlines(part)[setup.text],
                 "sentences": sentences,
-                "noise": noise.get(network),
-                "apart": effect_text(apart[network], math.nan, math.nan)[0].lstrip("+") if network in apart else None,
+                "noise": _noise_sentence(part),
+                "apart": effect_text(apart.item(), math.nan, math.nan)[0].lstrip("+") if len(apart) else None,
                 "figure": figure,
-                "interval": bool(tests.loc[tests["network"] == network, "p"].notna().any()),
+                "interval": bool(part.tests.loc[part.tests["structure"] == ALL, "p"].notna().any()),
             }
         )
     return rows
 
 
-def _noise_sentences(comparison: Comparison) -> dict[str, str]:
-    """A sentence about the noise floor of each network that has the baseline, or about how to measure it."""
-    base, texts = variant_name(comparison.baseline), noise_texts(comparison)
-    trainings_of = comparison.noise.set_index("network")["trainings"]
-    summary = comparison.summary
-    sentences = {}
-    for network in summary.loc[summary["variant"] == comparison.baseline, "network"]:
-        text = texts.get(network, f"The difference between two trainings of {base} is unknown")
-        if comparison.baseline == "none" and trainings_of.get(network, 1) < FEWEST_TO_SPLIT:
-            purpose = "to compare plain with itself" if network in texts else "to measure it"
-            text += f"; scse study --control trains plain at least {FEWEST_TO_SPLIT} times {purpose}"
-        sentences[network] = f"{text}."
-    return sentences
+def _noise_sentence(comparison: Comparison) -> str | None:
+    """A sentence about the noise floor of one setup, or about how to measure it; None without the baseline."""
+    base, known = variant_name(comparison.baseline), max(comparison.noise["trainings"], default=1)
+    if comparison.baseline not in set(comparison.summary["variant"]):
+        return None
+    text = next(iter(noise_texts(comparison).values()), f"The difference between two trainings of {base} is unknown")
+    if comparison.baseline == "none" and known < FEWEST_TO_SPLIT:
+        purpose = "to compare plain with itself" if known > 1 else "to measure it"
+        text += f"; scse study --control trains plain at least {FEWEST_TO_SPLIT} times {purpose}"
+    return f"{text}."
 
 
 def _detectable_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -383,7 +379,7 @@ def _detectable_rows(comparison: Comparison) -> list[dict[str, Any]]:
     tests = comparison.tests.dropna(subset=["detectable"])
     return [
         {
-            "network": network_name(row["network"]),
+            "network": setup_of(row).name,
             "variant": variant_name(row["variant"]),
             "detectable": row["detectable"],
             "needed": _needed(row["needed"]),
@@ -399,37 +395,34 @@ def _needed(trainings: float) -> str:
 
 def _seed_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Standard deviations over cases and seeds, and the difference to the baseline of each seed; [] with one seed."""
-    summary = comparison.summary[comparison.summary["seeds"] > 1]
-    each = comparison.seeds.groupby(["network", "variant"], sort=False)
-    rows = []
-    for row in summary.to_dict("records"):
-        seeds = each.get_group((row["network"], row["variant"]))
-        rows.append(
-            {
-                "network": network_name(row["network"]),
-                "variant": variant_name(row["variant"]),
-                "sd": row["sd"],
-                "sd_seeds": row["sd_seeds"],
-                "means": ", ".join(f"{mean:.3f}" for mean in seeds["mean"]),
-                "differences": ", ".join(f"{change:+.3f}" for change in seeds["difference"].dropna()) or NOTHING,
-            }
-        )
-    return rows
+    return [
+        {
+            "network": setup.name,
+            "variant": variant_name(row["variant"]),
+            "sd": row["sd"],
+            "sd_seeds": row["sd_seeds"],
+            "means": ", ".join(f"{mean:.3f}" for mean in seeds["mean"]),
+            "differences": ", ".join(f"{change:+.3f}" for change in seeds["difference"].dropna()) or NOTHING,
+        }
+        for setup, part in comparison.per_setup()
+        for row in part.summary[part.summary["seeds"] > 1].to_dict("records")
+        for seeds in [part.seeds[part.seeds["variant"] == row["variant"]]]
+    ]
 
 
 def _ranking_rows(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Variants by rank, of networks with at least two variants."""
-    table = ranking(scores).dropna(subset=["rank"])
-    several = table.groupby("network")["variant"].transform("size") > 1
+    """Variants by rank, of setups with at least two variants."""
     return [
         {
-            "network": network_name(row["network"]),
+            "network": setup.name,
             "variant": variant_name(row["variant"]),
             "rank": f"{row['rank']:.0f}",
             "first": f"{100 * row['first']:.0f} %",
             "range": f"{row['low']:.0f} to {row['high']:.0f}",
         }
-        for row in table[several].to_dict("records")
+        for setup, rows in per_setup(ranking(scores).dropna(subset=["rank"]))
+        if len(rows) > 1
+        for row in rows.to_dict("records")
     ]
 
 
@@ -438,13 +431,14 @@ def _quality_rows(curves: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
     table = time_to_quality(curves, baseline=baseline).dropna(subset=["target"])
     return [
         {
-            "network": network_name(str(network)),
+            "network": setup.name,
             "variant": variant_name(str(variant)),
             "reached": f"{runs['seconds'].notna().sum()} of {len(runs)}",
             "minutes": f"{minutes:.1f}" if (minutes := runs["seconds"].median() / 60) >= 0 else NOTHING,
-            "epochs": f"{epochs:g}" if (epochs := runs["epochs"].median()) >= 0 else NOTHING,
+            "epochs": f"{epochs:g}" if (epochs := runs["epoch"].median()) >= 0 else NOTHING,
         }
-        for (network, variant), runs in table.groupby(["network", "variant"], sort=False)
+        for setup, rows in per_setup(table)
+        for variant, runs in rows.groupby("variant", sort=False)
     ]
 
 
@@ -455,25 +449,24 @@ def _speed(costs: pd.DataFrame | None, note: str) -> Markup | None:
 
 
 def _gate_sections(gates: pd.DataFrame, note: str) -> list[dict[str, Any]]:
-    """The figure of channel gates and the numbers of shut channels (blocks x variants) of each network."""
+    """The figure of channel gates and the numbers of shut channels (blocks x variants) of each setup."""
     sections = []
     table = shut_channels(gates)
     table["which"] = [", ".join(map(str, found)) if isinstance(found, list) else "" for found in table["which"]]
-    for network, counts in table.groupby("network", sort=False):
-        of_network = gates[gates["network"] == network]
+    for setup, counts in per_setup(table):
         cells = {(row["variant"], row["block"]): row for row in counts.to_dict("records")}
         variants = list(counts["variant"].unique())
         sections.append(
             {
-                "name": network_name(str(network)),
-                "figure": _figure_html(gate_strips(gates, str(network), note=note), f"gates-{slug(str(network))}"),
+                "name": setup.name,
+                "figure": _figure_html(gate_strips(gates, setup, note=note), f"gates-{slug(setup.text)}"),
                 "variants": [variant_name(v) for v in variants],
                 "rows": [(block, [cells.get((v, block)) for v in variants]) for block in counts["block"].unique()],
                 "totals": [
                     {"shut": group["shut"].sum(), "channels": group["channels"].sum()}
                     for _, group in counts.groupby("variant", sort=False)
                 ],
-                "cases": of_network["case"].nunique(),
+                "cases": of_setup(gates, setup)["case"].nunique(),
             }
         )
     return sections
@@ -512,10 +505,6 @@ def _json(text: str) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
-def _save_box_plots(scores: pd.DataFrame, network: str, folder: Path, note: str) -> list[Path]:
-    return save_figure(box_plots(scores, network, note=note), folder / f"boxplot_{slug(network)}")
-
-
 def _percent(ratio: float, *, digits: int = 1) -> str:
     return NOTHING if math.isnan(ratio) else f"{100 * (ratio - 1):+.{digits}f} %".replace("-", MINUS)
 
@@ -527,24 +516,24 @@ def _time(seconds: float) -> str:
 
 
 def _network(
-    network: str, scores: pd.DataFrame, curves: pd.DataFrame | None, comparison: Comparison, note: str
+    setup: Setup, scores: pd.DataFrame, curves: pd.DataFrame | None, comparison: Comparison, note: str
 ) -> dict[str, Any]:
-    tests = comparison.tests[comparison.tests["network"] == network]
+    tests = comparison.tests
     rows = [_test_row(test) for test in tests.to_dict("records")]
-    name = slug(network)
+    name = slug(setup.text)
     compared = (tests["structure"] != ALL) & tests["difference"].notna()
     drawn = None
-    if curves is not None and (curves["network"] == network).any():
-        drawn = _figure_html(learning_curves(curves, network, note=note), f"curves-{name}")
+    if curves is not None and setup in setups(curves):
+        drawn = _figure_html(learning_curves(curves, setup, note=note), f"curves-{name}")
     return {
-        "name": network_name(network),
+        "name": setup.name,
         "columns": tests["variant"].nunique(),
         "overall": [row for row in rows if row["structure"] == ALL],
         "tested": bool(tests["p"].notna().any()),
-        "structures": _structure_rows(network, comparison, rows),
+        "structures": _structure_rows(comparison, rows),
         "variants": [variant_name(v) for v in dict.fromkeys(row["variant"] for row in rows)],
-        "boxes": _figure_html(box_plots_interactive(scores, network, note=note), f"boxes-{name}"),
-        "differences": _figure_html(differences(comparison, network, note=note), f"differences-{name}")
+        "boxes": _figure_html(box_plots_interactive(scores, setup, note=note), f"boxes-{name}"),
+        "differences": _figure_html(differences(comparison, setup, note=note), f"differences-{name}")
         if compared.any()
         else None,
         "curves": drawn,
@@ -557,12 +546,9 @@ def _test_row(test: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return {**test, "name": variant_name(test["variant"]), "effect": effect, "interval": interval}
 
 
-def _structure_rows(
-    network: str, comparison: Comparison, tests: Sequence[Mapping[Hashable, Any]]
-) -> list[dict[str, Any]]:
+def _structure_rows(comparison: Comparison, tests: Sequence[Mapping[Hashable, Any]]) -> list[dict[str, Any]]:
     """One row per structure: scores of the baseline, and the test of each variant against it."""
-    table = comparison.structures
-    table = table[(table["network"] == network) & (table["variant"] == comparison.baseline)].set_index("structure")
+    table = comparison.structures[comparison.structures["variant"] == comparison.baseline].set_index("structure")
     return [
         {
             "structure": structure,

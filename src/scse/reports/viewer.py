@@ -23,6 +23,7 @@ from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
 from scse.data.slicing import drawn_view, orientation_of, spread, view_axis
+from scse.evaluation.setups import per_setup, setup_columns
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
 from scse.inference.segmenter import Segmenter
@@ -30,7 +31,7 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
 from scse.support.events import UNWATCHED, Stage, Watch
 from scse.support.json_files import read_json
-from scse.vocabulary.titles import network_name, variant_name
+from scse.vocabulary.titles import Setup, variant_name
 
 FORMAT = 2
 """Version of the packed data, increased when their format changes, so that older data are not reused."""
@@ -74,7 +75,7 @@ def viewer_data(
     Every n-th slice with a structure is shown of each case, where n is the least number for which all cases fit into
     the budget, but with at least 12 slices per case. If these exceed the budget, only the worst, the median and the
     best case and an even selection between them are shown, ordered by the Dice of the plain variant, or without it of
-    the first variant (mean over networks).
+    the first variant (mean over setups).
 
     Args:
         runs: Runs of the study; those of the first seed are shown.
@@ -140,17 +141,17 @@ def _kept(cache: Path) -> str:
 
 
 def _networks(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
-    """Networks and their variants, with display names."""
-    variants: dict[str, dict[str, None]] = {}
+    """Setups and their variants, with display names."""
+    variants: dict[Setup, dict[str, None]] = {}
     for run in runs:
-        variants.setdefault(run.network, {})[str(run.variant)] = None
+        variants.setdefault(run.setup, {})[str(run.variant)] = None
     return [
         {
-            "id": network,
-            "name": network_name(network),
+            "id": setup.text,
+            "name": setup.name,
             "variants": [{"id": variant, "name": variant_name(variant)} for variant in found],
         }
-        for network, found in variants.items()
+        for setup, found in variants.items()
     ]
 
 
@@ -206,7 +207,7 @@ class _Packer:
         shown = self._classes(truth[:, ::step, ::step])
         maps, gates = {}, {}
         for run in runs:
-            key = f"{run.network}|{run.variant}"
+            key = f"{run.setup.text}|{run.variant}"
             predicted = plane.screen(read_label(_prediction(run, name)).array, slices)[:, ::step, ::step]
             maps[key] = _deflate(self._classes(predicted) - shown)  # modulo 256
             if run.variant.has_spatial_gate and (gate := self._gate(run, image, plane, slices)) is not None:
@@ -334,14 +335,14 @@ def _jpeg(picture: NDArray[np.uint8]) -> str:
 
 
 def _ranked(scores: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
-    """Cases from worst to best by the Dice of the first variant, averaged over structures and networks."""
+    """Cases from worst to best by the Dice of the first variant, averaged over structures and setups."""
     names = {case.name for run in runs for case in run.test}
     rows = scores[
         (scores["metric"] == "dice") & (scores["variant"] == str(runs[0].variant)) & scores["case"].isin(names)
     ]
     rows = rows[rows["seed"] == runs[0].seed]
-    per_network = rows.groupby(["network", "case"], sort=True)["value"].mean()
-    return list(per_network.groupby("case").mean().sort_values(kind="stable").index)
+    each = rows.groupby([*setup_columns(rows), "case"], dropna=False)["value"].mean()
+    return list(each.groupby("case").mean().sort_values(kind="stable").index)
 
 
 def _dice(
@@ -350,11 +351,12 @@ def _dice(
     """Dice of every structure in every prediction of a case; None if it is absent from prediction and reference."""
     rows = scores[(scores["case"] == case) & (scores["metric"] == "dice") & (scores["seed"] == runs[0].seed)]
     return {
-        f"{network}|{variant}": [
+        f"{setup.text}|{variant}": [
             None if math.isnan(value) else round(float(value), 3)
             for value in group.set_index("structure")["value"].reindex(list(structures))
         ]
-        for (network, variant), group in rows.groupby(["network", "variant"], sort=False)
+        for setup, own in per_setup(rows)
+        for variant, group in own.groupby("variant", sort=False)
     }
 
 

@@ -9,6 +9,7 @@ from scse.data.files import read_image, read_label
 from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
+from scse.evaluation.setups import setups, stack
 from scse.inference.segmenter import Segmenter, write_prediction
 from scse.studies.grid import Run
 from scse.studies.plan import Plan
@@ -53,9 +54,9 @@ def _train_and_score(plan: Plan, run: Run, watch: Watch) -> bool:
         table = _score_case(segmenter, case, plan, folder / "predictions")
         # a structure that no training case has gets no score: 0 would count as a failure of the network
         table.loc[table["structure"].isin(absent), "value"] = float("nan")
-        tables.append(table.assign(network=run.label, variant=str(run.variant), seed=run.seed, fold=run.fold))
+        tables.append(table.assign(variant=str(run.variant), seed=run.seed, fold=run.fold))
         count(done, len(test))
-    write_scores(pd.concat(tables, ignore_index=True)[list(SCORE_COLUMNS)], folder)
+    write_scores(stack([(run.setup, pd.concat(tables)[list(SCORE_COLUMNS[1:])])]), folder)
     return False
 
 
@@ -64,14 +65,15 @@ def read_scores(plan: Plan, run: Run) -> pd.DataFrame:
     path = plan.folder(run) / SCORES
     remedy = "delete it, and run the same command again, which predicts and scores the run anew"
     try:
-        table = tidy(read_table(path), path).reset_index(drop=True)
+        table = tidy(read_table(path), path)
     except DataError as error:
         raise DataError(f"{error}; {remedy}") from error
-    own = {"network": run.label, "variant": str(run.variant), "seed": run.seed, "fold": run.fold}
+    own = {"network": run.setup.text, "variant": str(run.variant), "seed": run.seed, "fold": run.fold}
     for column, value in own.items():
-        if wrong := [found for found in table[column].unique() if found != value]:
+        every = [setup.text for setup in setups(table)] if column == "network" else table[column].unique()
+        if wrong := [found for found in every if found != value]:
             raise DataError(f"{path}: {column} is {wrong[0]!r}, where the run has {value!r}; {remedy}")
-    return table
+    return stack([(run.setup, table)])
 
 
 def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> pd.DataFrame:

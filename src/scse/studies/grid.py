@@ -9,7 +9,7 @@ from scse.evaluation.noise import FEWEST_TO_SPLIT
 from scse.support.checks import check_positive
 from scse.support.errors import UserError
 from scse.vocabulary.specs import NetworkSpec
-from scse.vocabulary.titles import label, slug, title
+from scse.vocabulary.titles import Setup, slug, title
 from scse.vocabulary.variants import OPTIONS, PLAIN, SHORT, Variant
 
 MOST_SEEDS = 1000
@@ -37,15 +37,15 @@ class Run:
     train_cases: int | None = None
 
     @property
-    def label(self) -> str:
-        """The network in the scores: variants are compared with the plain network of the same label."""
-        return label(self.network.text, epochs=self.epochs, train_cases=self.train_cases)
+    def setup(self) -> Setup:
+        """What is compared in the scores: variants are compared with the plain variant of the same setup."""
+        return Setup(self.network.text, self.epochs, self.train_cases)
 
     @property
     def name(self) -> str:
         """The name of the run's folder."""
         variant = slug(str(self.variant))
-        return f"{slug(self.label)}-{variant}-seed{self.seed}-fold{self.fold}"
+        return f"{slug(self.setup.text)}-{variant}-seed{self.seed}-fold{self.fold}"
 
 
 def expand_variants(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from scse.blocks.modules import VARIANTS
 from scse.data.files import read_image
-from scse.evaluation.quality import RUN
+from scse.evaluation.setups import setup_columns, setup_of, stack, with_setups
 from scse.inference.segmenter import Segmenter
 from scse.studies.costs import measure_costs
 from scse.studies.plan import Plan
@@ -16,21 +16,21 @@ from scse.support.atomic import write_atomic
 from scse.support.events import Stage, Watch
 from scse.training.log import read_log
 
-COST_NAMES = ["network", "variant"]
 COST_NUMBERS = ["parameters", "kept_mib", "step_seconds", "step_ratio", "predict_seconds", "predict_ratio"]
-CURVE_COLUMNS = ["epoch", "seconds", "loss", "dice"]
+CURVE_COLUMNS = ["variant", "seed", "fold", "epoch", "seconds", "loss", "dice"]
 
 
 def costs_of(plan: Plan, watch: Watch) -> pd.DataFrame:
-    """Costs of every network's variants; measured once, and again only if a variant or label is added.
+    """Costs of every network's variants; measured once, and again only if a variant or setup is added.
 
-    Epochs and training cases do not change the costs: those of a network are repeated for all of its labels.
+    Epochs and training cases do not change the costs: those of a network are repeated for all of its setups.
     """
     path = plan.out / "costs.csv"
     if path.exists():
         known = known_costs(path)
-        if set(known.index) == {(run.label, str(run.variant)) for run in plan.runs}:
-            return known.reset_index()
+        found = {(setup_of(row), row["variant"]) for row in known.to_dict("records")}
+        if found == {(run.setup, str(run.variant)) for run in plan.runs}:
+            return known
     check = partial(watch.check, "stopped while the costs were measured; all runs are finished and kept")
     watch.report(Stage("measuring the cost of each variant"))
     case = plan.folds[0].test[0]
@@ -44,32 +44,32 @@ def costs_of(plan: Plan, watch: Watch) -> pd.DataFrame:
         }
         task, settings = plan.task(runs[0], watch), plan.run_settings(runs[0])
         table = measure_costs(task, settings, segmenters, read_image(case.images), before=check)
-        tables += [table.assign(network=label) for label in dict.fromkeys(run.label for run in runs)]
-    costs = pd.concat(tables, ignore_index=True)
+        tables += [(setup, table) for setup in dict.fromkeys(run.setup for run in runs)]
+    costs = stack(tables)
     write_atomic(path, costs.to_csv(index=False).encode())
     return costs
 
 
 def known_costs(path: Path) -> pd.DataFrame:
-    """Costs that were measured, by network and variant; none if the file is damaged or of an earlier version."""
-    none = pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=COST_NAMES))
+    """Costs that were measured; an empty table if the file is damaged or of an earlier version."""
     try:
         known = pd.read_csv(path, keep_default_na=False)
+        if not {"network", "variant", *COST_NUMBERS} <= set(known.columns):
+            return pd.DataFrame()
+        known = with_setups(known, str(path))
     except (OSError, ValueError):
-        return none
-    if not {*COST_NAMES, *COST_NUMBERS} <= set(known.columns):
-        return none
+        return pd.DataFrame()
     numbers = known[COST_NUMBERS].apply(pd.to_numeric, errors="coerce")
     sound = np.isfinite(numbers).all(axis=None) and (numbers >= 0).all(axis=None)
-    return known.set_index(COST_NAMES) if sound and not known.duplicated(COST_NAMES).any() else none
+    return known if sound and not known.duplicated([*setup_columns(known), "variant"]).any() else pd.DataFrame()
 
 
 def curves_of(plan: Plan) -> pd.DataFrame:
     """Every epoch of every run, written as `curves.csv` too."""
     tables = []
     for run in plan.runs:
-        rows = pd.DataFrame(read_log(plan.folder(run)))
-        tables.append(rows.assign(network=run.label, variant=str(run.variant), seed=run.seed, fold=run.fold))
-    curves = pd.concat(tables, ignore_index=True)[[*RUN, *CURVE_COLUMNS]]
+        rows = pd.DataFrame(read_log(plan.folder(run))).assign(variant=str(run.variant), seed=run.seed, fold=run.fold)
+        tables.append((run.setup, rows[CURVE_COLUMNS]))
+    curves = stack(tables)
     write_atomic(plan.out / "curves.csv", curves.to_csv(index=False).encode())
     return curves

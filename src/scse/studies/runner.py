@@ -15,7 +15,7 @@ from scse.data.inspection import open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe
 from scse.evaluation.comparison import Comparison, chosen_margin, compare
-from scse.evaluation.quality import RUN
+from scse.evaluation.quality import run_columns
 from scse.evaluation.scores import write_scores
 from scse.evaluation.verdict import verdict_text
 from scse.gates.channel_gates import channel_gates
@@ -185,10 +185,9 @@ def _finish(plan: Plan, facts: Callable[[float], StudyFacts], began: float, watc
     costs = costs_of(plan, checking)
     curves = curves_of(plan)
     # of a study that went on, or was shared, this call is only a part
-    seconds = max(time.monotonic() - began, curves.groupby(RUN)["seconds"].max().sum())
+    seconds = max(time.monotonic() - began, curves.groupby(run_columns(curves))["seconds"].max().sum())
     finished = [
-        FinishedRun(r.label, r.variant, r.seed, r.fold, plan.folder(r), plan.folds[r.fold].test, r.network)
-        for r in plan.runs
+        FinishedRun(r.setup, r.variant, r.seed, r.fold, plan.folder(r), plan.folds[r.fold].test) for r in plan.runs
     ]
     viewer = viewer_data(
         finished,

@@ -1,8 +1,10 @@
-"""Display names of networks, of their labels in scores, and of variants."""
+"""Display names of networks, setups and variants."""
 
 import re
+from dataclasses import dataclass
 from hashlib import sha256
 
+from scse.support.text import counted
 from scse.vocabulary.variants import Variant
 
 NETWORK_NAMES = {"unet": "U-Net", "sdnet": "SD-Net", "densenet": "FC-DenseNet"}
@@ -16,9 +18,6 @@ PLACEMENT_NAMES = {
 SLUG_LENGTH = 40
 
 _FOLDER = re.compile(r"^[^\[]*[/\\](?=[^/\\\[]*\.py:)")
-_LABEL = re.compile(
-    r"(?P<network>.+)\[(?=[et])(?:epochs=(?P<epochs>\d+))?,?(?:train_cases=(?P<cases>\d+))?\]", re.DOTALL
-)
 
 
 def title(text: str) -> str:
@@ -34,21 +33,42 @@ def slug(text: str) -> str:
     return f"{readable}-{sha256(text.encode()).hexdigest()[:8]}"
 
 
-def label(network: str, *, epochs: int | None = None, train_cases: int | None = None) -> str:
-    """The label of a network in scores: "unet", or "unet[epochs=3,train_cases=6]" in a study that varies these."""
-    varied = {"epochs": epochs, "train_cases": train_cases}
-    options = [f"{name}={value}" for name, value in varied.items() if value is not None]
-    return f"{network}[{','.join(options)}]" if options else network
-
-
 def network_name(network: str) -> str:
-    """Display name of a label: "U-Net", "U-Net, 3 epochs", or the user's own name without its folder."""
-    match = _LABEL.fullmatch(network)
-    if match is None:
-        return NETWORK_NAMES.get(network) or title(network)
-    counts = [(match["epochs"], "epoch"), (match["cases"], "training case")]
-    varied = [f"{count} {what}{'' if count == '1' else 's'}" for count, what in counts if count]
-    return ", ".join([network_name(match["network"]), *varied])
+    """Display name of a network: "U-Net", or the user's own name without its folder."""
+    return NETWORK_NAMES.get(network) or title(network)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A network, and how it is trained where a study varies that: variants are compared within one setup.
+
+    Attributes:
+        network: Name of the network.
+        epochs: Number of epochs if it is varied, else None.
+        train_cases: Number of training cases if it is varied, else None.
+    """
+
+    network: str
+    epochs: int | None = None
+    train_cases: int | None = None
+
+    @property
+    def varied(self) -> dict[str, int]:
+        """The numbers that are varied, by name."""
+        numbers = {"epochs": self.epochs, "train_cases": self.train_cases}
+        return {name: number for name, number in numbers.items() if number is not None}
+
+    @property
+    def text(self) -> str:
+        """A unique text for keys and names of files: "unet", or "unet[epochs=3,train_cases=6]"."""
+        options = ",".join(f"{name}={number}" for name, number in self.varied.items())
+        return f"{self.network}[{options}]" if options else self.network
+
+    @property
+    def name(self) -> str:
+        """Display name, such as "U-Net, 3 epochs, 6 training cases"."""
+        what = {"epochs": "epoch", "train_cases": "training case"}
+        return ", ".join([network_name(self.network), *(counted(n, what[name]) for name, n in self.varied.items())])
 
 
 def variant_name(variant: str) -> str:
