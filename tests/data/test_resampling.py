@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scse.data.resampling import padded, resized, resized_labels
+from scse.data.resampling import padded, resampled_rows, resized, resized_labels
 
 
 def maps(*shape: int) -> torch.Tensor:
@@ -61,3 +61,12 @@ def test_padding_is_at_the_far_ends_of_the_spatial_axes() -> None:
     np.testing.assert_array_equal(filled[..., :4, :5, :6], given)
     assert (filled[..., 4:, :, :] == -2).all()
     assert (filled[..., 6:] == -2).all()
+
+
+@pytest.mark.parametrize("target", [(9, 11, 8), (5, 7, 6), (3, 4, 5), (1, 7, 6), (26, 7, 6), (12, 7, 6)])
+@pytest.mark.parametrize("rows", [1, 4, 13])
+def test_a_volume_in_parts_is_resampled_as_a_whole_one(target: tuple[int, ...], rows: int) -> None:
+    whole = maps(2, 13, 7, 6)
+    parts = list(resampled_rows(whole.split(rows, dim=1), (13, 7, 6), target))
+    torch.testing.assert_close(torch.cat(parts, 1), resized(whole[None], target)[0], rtol=1e-5, atol=1e-5)
+    assert all(part.shape[1] for part in parts)

@@ -6,7 +6,7 @@ A network sees slices of a volume, pictures, or whole volumes. In arrays, a volu
 Only resampling needs torch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar, get_args
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scse.data.choices import SLICE_AXIS, choose_patch, choose_spacing, choose_view, in_view, resampled_size
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
-from scse.data.resampling import padded, resized, resized_array, resized_labels
+from scse.data.resampling import padded, resampled_rows, resized, resized_array, resized_labels
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 from scse.vocabulary.planes import Plane, View
@@ -259,15 +259,28 @@ class Recipe(BaseModel):
         Raises:
             UserError: The greatest probability of a pixel is NaN or infinite.
         """
-        # max is several times as fast as argmax on CPUs
-        best = self.to_plane(probabilities, grid).max(1)
-        if not best.values.isfinite().all():
-            raise UserError(
-                "the network returned NaN or infinite probabilities: its weights are corrupted, or values overflowed; "
-                "copy the model again, or train it again"
-            )
-        restored: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
-        return restored
+        return best_classes(self.to_plane(probabilities, grid), axis=1)
+
+    def restore_volume(self, parts: "Iterable[Tensor]", grid: Grid, labels: NDArray[W], values: NDArray[W]) -> None:
+        """Write the label values of a volume to `labels` on the grid of the image, from class scores in parts.
+
+        Args:
+            parts: Consecutive rows (classes, rows, y, z) of logits on the prepared grid.
+            grid: Origin of the volume.
+            labels: Array of the stored shape, to be filled.
+            values: Label value of each class.
+
+        Raises:
+            UserError: As for `restore`.
+        """
+        size = grid.resampled
+        scores: Iterator[Tensor] = (part[:, :, : size[1], : size[2]] for part in parts)
+        if size != grid.plane:
+            scores = resampled_rows(_first_rows((part.softmax(0) for part in scores), size[0]), size, grid.plane)
+        rows, done = grid.sliced(labels)[0], 0
+        for part in _first_rows(scores, grid.plane[0]):
+            rows[done : done + part.shape[1]] = values[best_classes(part, axis=0)]
+            done += part.shape[1]
 
     def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
         """Maps of prepared slices (slices, C, *spatial) -> (slices, C, *plane) on the grid of the image."""
@@ -296,6 +309,32 @@ class Recipe(BaseModel):
         turned = np.empty(3)
         turned[to_view[:, 0].astype(int)] = image.spacing
         return tuple(map(float, turned if self.view == "volume" else np.delete(turned, SLICE_AXIS[self.view])))
+
+
+def best_classes(scores: "Tensor", *, axis: int) -> NDArray[np.uint8]:
+    """The class of the greatest score along an axis.
+
+    Raises:
+        UserError: The greatest score of a pixel is NaN or infinite.
+    """
+    # max is several times as fast as argmax on CPUs
+    best = scores.max(axis)
+    if not best.values.isfinite().all():
+        raise UserError(
+            "the network returned NaN or infinite probabilities: its weights are corrupted, or values overflowed; "
+            "copy the model again, or train it again"
+        )
+    classes: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
+    return classes
+
+
+def _first_rows(parts: "Iterable[Tensor]", count: int) -> "Iterator[Tensor]":
+    """The first rows of a volume in parts (classes, rows, y, z), without the padding at its end."""
+    for part in parts:
+        if count <= 0:
+            return
+        yield part[:, :count]
+        count -= part.shape[1]
 
 
 def _turned(stored: NDArray[W], to_view: NDArray[np.float64]) -> NDArray[W]:

@@ -1,6 +1,6 @@
 """Resampling of slices and volumes to another grid of the same extent. It alone needs torch, which is loaded on use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -67,3 +67,42 @@ def padded(maps: NDArray[V], size: Sequence[int], *, fill: V) -> NDArray[V]:
         return maps
     edges = [(0, 0)] * (maps.ndim - len(size)) + [(0, pixels) for pixels in missing]
     return np.pad(maps, edges, constant_values=fill)
+
+
+def linear_weights(size: int, target: int) -> NDArray[np.float32]:
+    """Weights (target, size) of linear resampling along an axis, with antialiasing where the grid becomes coarser."""
+    scale = size / target
+    distances = np.abs(np.arange(size) + 0.5 - (np.arange(target)[:, None] + 0.5) * scale)
+    weights = np.maximum(0, 1 - distances / max(scale, 1.0))
+    normalised: NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return normalised
+
+
+def resampled_rows(parts: "Iterable[Tensor]", size: Sequence[int], target: Sequence[int]) -> "Iterator[Tensor]":
+    """Resample a volume that comes in parts along its first axis, see `resized`.
+
+    Args:
+        parts: Consecutive rows (C, rows, y, z) of maps of `size`.
+        size: Size (x, y, z) of the maps.
+        target: Size of the result.
+
+    Yields:
+        Consecutive rows (C, rows, y, z) of the result; only the rows that the next ones need are kept in memory.
+    """
+    from torch import cat, einsum, from_numpy  # noqa: PLC0415 (as above)
+
+    weights = linear_weights(size[0], target[0])
+    last = size[0] - 1 - (weights[:, ::-1] > 0).argmax(1)  # the last row that each row of the result needs
+    rows: Tensor | None = None
+    first = done = 0  # the first row that is kept, and the rows of the result that are done
+    for part in parts:
+        in_plane = resized(part.transpose(0, 1), target[1:]).transpose(0, 1)
+        rows = in_plane if rows is None else cat([rows, in_plane], 1)
+        ready = int(np.searchsorted(last, first + rows.shape[1]))
+        if ready > done:
+            of_rows = from_numpy(weights[done:ready, first : first + rows.shape[1]]).to(rows.device)
+            yield einsum("or,cryz->coyz", of_rows, rows)
+            done = ready
+            if done < target[0]:
+                needed = int((weights[done] > 0).argmax())
+                rows, first = rows[:, needed - first :], needed

@@ -26,7 +26,7 @@ from scse.data.recipe import Grid, Recipe, Slices
 from scse.inference.engines import Engine, make_engine
 from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
 from scse.inference.saved_recipe import read_recipe
-from scse.inference.windows import CHANNELS_LAST, channels_last, in_windows
+from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
 from scse.support.atomic import write_together
 from scse.support.checks import check_positive
 from scse.support.errors import DataError, UserError
@@ -296,12 +296,30 @@ class Segmenter:
         values = class_values(self.structures)
         values = values.astype(np.min_scalar_type(int(values.max())))
         labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
+        if self.recipe.view == "volume":
+            self._label_volume(slices, labels, values, progress)
+            return labels
         planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
             with torch.inference_mode():
                 classes = self.recipe.restore(self._scores(batch, slices.grid), slices.grid)
             planes[start : start + len(batch)] = values[classes]
         return labels
+
+    def _label_volume(
+        self,
+        slices: Slices,
+        labels: NDArray[np.integer],
+        values: NDArray[np.integer],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Fill `labels` with the label values of a volume, without holding class scores of the whole volume."""
+        self.network.eval()
+        volume = torch.from_numpy(slices[:])[0].to(self._device)
+        forward = self.network if self.engine is None else self.engine.run
+        with torch.inference_mode():
+            parts = blended_rows(volume, self.recipe.patch, forward, progress=progress)
+            self.recipe.restore_volume(parts, slices.grid, labels, values)
 
     def batches(
         self,

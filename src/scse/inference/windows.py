@@ -1,8 +1,10 @@
 """Images through a network: memory format, and overlapping windows for images larger than the training patch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
@@ -36,3 +38,55 @@ def in_windows(
         return forward(images)
     blended = sliding_window_inference(images, patch, len(images), forward, overlap=overlap, mode="gaussian")
     return torch.as_tensor(blended)
+
+
+def blended_rows(
+    volume: Tensor,
+    patch: Sequence[int],
+    forward: Callable[[Tensor], Tensor],
+    *,
+    overlap: float = OVERLAP,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Apply `forward` to a volume in overlapping windows, and blend the results, see `in_windows`.
+
+    The result is returned in parts along the first axis, as soon as no other window covers them: instead of the whole
+    volume, only as many rows as a window has are in memory, for all classes in float32.
+
+    Args:
+        volume: Volume (C, x, y, z), at least as large as the patch.
+        patch: Size of the windows.
+        forward: Function from windows (1, C, *patch) to maps (1, classes, *patch).
+        overlap: Share of a window that neighbouring windows have in common.
+        progress: Called with the numbers of finished and of all windows after each window.
+
+    Yields:
+        Consecutive rows (classes, rows, y, z) of the blended maps.
+    """
+    sizes = tuple(volume.shape[1:])
+    interval = [
+        size if size == whole else max(1, int(size * (1 - overlap))) for size, whole in zip(patch, sizes, strict=True)
+    ]
+    windows = dense_patch_slices(sizes, tuple(patch), interval)
+    importance = compute_importance_map(tuple(patch), mode="gaussian", device=volume.device)
+    total = weights = torch.empty(0)
+    first = done = 0
+    for start, group in groupby(windows, key=lambda window: window[0].start):
+        if finished := start - first:
+            yield total[:, :finished] / weights[:finished]
+            for sums in (total.transpose(0, 1), weights):
+                kept = sums[finished:].clone()
+                sums[: len(kept)] = kept
+                sums[len(kept) :] = 0
+            first = start
+        for window in group:
+            part = forward(channels_last(volume[(slice(None), *window)][None]))[0].float()
+            if not done:
+                total = part.new_zeros((len(part), patch[0], *sizes[1:]))
+                weights = part.new_zeros((patch[0], *sizes[1:]))
+            total[:, :, window[1], window[2]] += part * importance
+            weights[:, window[1], window[2]] += importance
+            done += 1
+            if progress is not None:
+                progress(done, len(windows))
+    yield total.div_(weights)

@@ -1,0 +1,37 @@
+"""Overlapping windows over volumes: the blended result is that of MONAI, and arrives in parts."""
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from scse.inference.windows import blended_rows
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 3, 3, padding=1)).eval()
+
+
+def volume(*size: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(2, *size)).astype(np.float32))
+
+
+@pytest.mark.parametrize("overlap", [0.5, 0.25])
+@pytest.mark.parametrize("size", [(8, 6, 10), (21, 6, 10), (8, 17, 12), (30, 13, 25), (9, 7, 11)])
+def test_the_result_is_that_of_monai(network: nn.Module, size: tuple[int, ...], overlap: float) -> None:
+    given, patch = volume(*size), (8, 6, 10)
+    with torch.inference_mode():
+        parts = list(blended_rows(given, patch, network, overlap=overlap))
+        expected = sliding_window_inference(given[None], patch, 1, network, overlap=overlap, mode="gaussian")[0]
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_have_at_most_as_many_rows_as_a_window(network: nn.Module) -> None:
+    seen: list[tuple[int, int]] = []
+    with torch.inference_mode():
+        parts = blended_rows(volume(40, 12, 10), (8, 6, 10), network, progress=lambda *count: seen.append(count))
+        assert [part.shape[1] for part in parts] == [4] * 8 + [8]
+    assert seen == [(done, 9 * 3) for done in range(1, 28)]
