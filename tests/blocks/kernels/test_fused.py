@@ -67,15 +67,15 @@ def assert_close(found, expected, tolerance):
 
 def built():
     """Return the libraries that this processor can run: its own and those for older processors."""
-    assert fused._library is not None, fused.describe_backend()
+    assert fused.LIBRARY is not None, fused.describe_backend()
     known = ["baseline", "avx2", "avx512"]
-    paths = [fused._library.path.with_name(f"scse_{name}.so") for name in known]
+    paths = [fused.LIBRARY.path.with_name(f"scse_{name}.so") for name in known]
     return [path for path in paths[: known.index(library.instruction_set()) + 1] if path.is_file()]
 
 
 @pytest.fixture(params=built(), ids=lambda path: path.stem)
 def every_instruction_set(request, monkeypatch):
-    monkeypatch.setattr(fused, "_library", library.Library(request.param))
+    monkeypatch.setattr(fused, "LIBRARY", library.Library(request.param))
 
 
 def differentiated(x, weights, grad, function, **options):
@@ -478,7 +478,7 @@ def work(queue):
 
 
 if __name__ == "__main__":
-    assert fused._library is not None
+    assert fused.LIBRARY is not None
     context = multiprocessing.get_context(sys.argv[1])
     torch.set_num_threads(2)
     queue = context.SimpleQueue()
