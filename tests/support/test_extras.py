@@ -30,7 +30,7 @@ def imported() -> set[str]:
     return names - set(sys.stdlib_module_names) - {"scse"}
 
 
-def test_every_imported_library_is_in_an_extra_and_every_library_of_an_extra_is_imported() -> None:
+def test_imported_libraries_are_those_of_the_extras() -> None:
     assert imported() == {"numpy"} | OPTIONAL | {name for names in EXTRAS.values() for name in names}
 
 

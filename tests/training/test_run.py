@@ -301,7 +301,7 @@ def test_training_that_diverges_says_so_and_leaves_no_segmenter(tmp_path: Path) 
     assert not (tmp_path / "run" / "segmenter").exists()
 
 
-def test_a_loss_that_is_fetched_later_ends_the_run_as_early_and_with_the_same_error(
+def test_a_loss_that_is_fetched_later_ends_the_run_with_the_same_error(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "report_interval", lambda device: 3)
