@@ -46,6 +46,6 @@ def python_snippets(*pages: str) -> list[Snippet]:
     return [snippet for page in pages for snippet in snippets(page) if snippet.language == "python"]
 
 
-def run_snippet(snippet: Snippet) -> None:
-    """Run it alone, as a reader would who copies it."""
+def assert_runs(snippet: Snippet) -> None:
+    """Assert that a snippet runs on its own, as for a reader who copies it."""
     exec(compile(snippet.code, snippet.page, "exec"), {"__name__": "__main__"})

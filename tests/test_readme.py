@@ -1,12 +1,13 @@
 """What the README and the pages of docs/ show as Python runs as it stands."""
 
+import ast
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from snippets import PAGES, ROOT, Snippet, python_snippets, run_snippet
+from snippets import PAGES, ROOT, Snippet, assert_runs, python_snippets
 
 MOST_LINES = 150
 SNIPPETS = python_snippets(*PAGES)
@@ -33,12 +34,14 @@ def place(snippet: Snippet) -> str:
 def test_python_example_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scores(tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_snippet(snippet)
+    assert_runs(snippet)
 
 
 @pytest.mark.parametrize("snippet", LEFT_OUT, ids=place)
 def test_python_example_that_is_not_run_compiles(snippet: Snippet) -> None:
-    compile(snippet.code, snippet.page, "exec")
+    program = ast.parse(snippet.code, snippet.page)
+    assert program.body
+    compile(program, snippet.page, "exec")
 
 
 def test_pages_show_python_examples() -> None:

@@ -19,6 +19,7 @@ from scse.training.log import LOG
 from scse.training.run import CHECKPOINT, train
 from scse.training.settings import Settings
 from scse.training.setup import new_state
+from scse.training.state import State
 from scse.training.task import Task
 
 STEPS = 4  # an epoch: 20 slices, 5 at a time
@@ -155,8 +156,10 @@ def stopped(task: Task, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / CHECKPOINT).read_bytes()
 
 
-def load(task: Task, path: Path) -> None:
-    new_state(task, settings(variant="scse"), steps=STEPS).load(path, steps=STEPS)
+def load(task: Task, path: Path) -> State:
+    state = new_state(task, settings(variant="scse"), steps=STEPS)
+    state.load(path, steps=STEPS)
+    return state
 
 
 def test_any_flipped_bit_is_refused(task: Task, stopped: bytes, tmp_path: Path) -> None:
@@ -172,11 +175,16 @@ def test_any_flipped_bit_is_refused(task: Task, stopped: bytes, tmp_path: Path) 
             state.load(path, steps=STEPS)
 
 
-def test_a_checkpoint_of_an_earlier_version_has_no_checksum_and_is_loaded(
-    task: Task, stopped: bytes, tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_a_checksum_is_loaded(task: Task, stopped: bytes, tmp_path: Path) -> None:
+    """Earlier versions wrote none."""
+    (tmp_path / "whole").write_bytes(stopped)
     edit(stopped, tmp_path / CHECKPOINT, lambda rest: None)
-    load(task, tmp_path / CHECKPOINT)
+    with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
+        assert file.metadata().keys() == {"state"}
+    found, whole = (load(task, tmp_path / name) for name in (CHECKPOINT, "whole"))
+    assert found.clock == whole.clock
+    assert (found.clock.epoch, found.clock.step) == (1, 1)
+    assert same(found.network.state_dict(), whole.network.state_dict())
 
 
 def edit(

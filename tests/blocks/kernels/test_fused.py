@@ -403,11 +403,10 @@ def test_fake_tensors_have_the_right_shape():
 def test_operator_keeps_the_rules_of_torch(kind, last):
     x = feature_map((2, 6, 5, 4), last=last, dtype=torch.float32).requires_grad_()
     weights = weights_of(kind, 6, dtype=torch.float32, grad=True)
-    torch.library.opcheck(
-        fused.recalibrate_op,
-        (x, *weights, kind, "relu", "sigmoid", 1.0),
-        test_utils=["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"],
-    )
+    rules = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    call = (x, *weights, kind, "relu", "sigmoid", 1.0)
+    found = torch.library.opcheck(fused.recalibrate_op, call, test_utils=rules)
+    assert found == dict.fromkeys(rules, "SUCCESS")
 
 
 def test_compiled_block_calls_the_kernel_in_both_directions():
