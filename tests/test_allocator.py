@@ -1,4 +1,4 @@
-"""The allocator: takes effect where glibc is, and does nothing elsewhere."""
+"""The allocator settings: effective with glibc, without effect elsewhere."""
 
 import ctypes
 import subprocess
@@ -22,7 +22,7 @@ def faults():
     def work():
         for _ in range(20):
             torch.zeros(1 << 23).add_(1)
-    work()  # so that the heap has grown
+    work()  # the first pass grows the heap
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     work()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -1,4 +1,4 @@
-"""docs/evidence.md holds the tables that its scores give."""
+"""docs/evidence.md contains the tables that are computed from its scores."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands on the pages of docs/ exist, the notebooks run, and the site is built without a warning."""
+"""The commands in docs/ exist, the notebooks run, and the site builds without a warning."""
 
 import json
 import re
@@ -25,7 +25,7 @@ NOTEBOOK_FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
 def shell_lines(page: str) -> Iterator[str]:
-    """The command lines of a page's code blocks, continued lines joined, without prompts."""
+    """Yield the command lines of a page's code blocks, with continued lines joined and without prompts."""
     for snippet in snippets(page):
         if snippet.language in SHELLS:
             for line in snippet.code.replace("\\\n", " ").splitlines():
@@ -33,7 +33,7 @@ def shell_lines(page: str) -> Iterator[str]:
 
 
 def commands(line: str) -> Iterator[list[str]]:
-    """The words of each command of a line: "A=1 a b && c" is [a, b] and [c]."""
+    """Yield the words of each command of a line: [a, b] and [c] for "A=1 a b && c"."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
     lexer.whitespace_split = True
     command: list[str] = []
@@ -47,19 +47,19 @@ def commands(line: str) -> Iterator[list[str]]:
 
 
 def calls_of_scse(page: str) -> list[list[str]]:
-    """The arguments of each call of `scse` in a page's code blocks."""
+    """Return the arguments of each call of `scse` in a page's code blocks."""
     lines = [line for line in shell_lines(page) if re.search(r"\bscse ", line)]
     found = [command for line in lines for command in commands(line) if "scse" in command]
     return [command[command.index("scse") + 1 :] for command in found if is_call(command[: command.index("scse")])]
 
 
 def is_call(before: list[str]) -> bool:
-    """Whether `scse` after these words is the program."""
+    """Return whether `scse` after these words is the program."""
     return not before or before[:2] == ["uv", "run"]
 
 
 def mentions_of_scse(page: str) -> list[list[str]]:
-    """The arguments of each `scse ...` in a page's sentences, which may be parts of a command."""
+    """Return the arguments of each `scse ...` in the text of a page, which may be part of a command."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     return [shlex.split(code)[1:] for code in re.findall(r"`(scse\s[^`]*)`", text)]
 
@@ -78,7 +78,7 @@ def old_names(arguments: list[str]) -> set[str]:
 
 
 def options_of(arguments: list[str]) -> tuple[str, set[str]]:
-    """The verb of a call, and every option that it knows."""
+    """Return the verb of a call, and all options of that verb."""
     command: Any = typer.main.get_command(app)
     verbs = []
     for word in arguments:
@@ -95,7 +95,7 @@ HIDDEN = {name for name, verb in typer.main.get_command(app).commands.items() if
 
 
 def words_of(value: object) -> str:
-    """The name of a parameter of a test."""
+    """Return the name of a test parameter."""
     return " ".join(value) if isinstance(value, list) else str(value)
 
 

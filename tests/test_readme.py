@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ show as Python runs as it stands."""
+"""The Python examples of the README and of docs/ run unchanged."""
 
 import ast
 import json
@@ -11,13 +11,13 @@ from snippets import PAGES, ROOT, Snippet, assert_runs, python_snippets
 
 MOST_LINES = 150
 SNIPPETS = python_snippets(*PAGES)
-# those of Keras run in tests/keras, on every backend
+# examples that use Keras run in tests/keras, on every backend
 RUN = [snippet for snippet in SNIPPETS if not snippet.reason and not snippet.keras]
 LEFT_OUT = [snippet for snippet in SNIPPETS if snippet.reason]
 
 
 def write_scores(folder: Path) -> None:
-    """What a reader has who wants to compare: a study's table, and what nnU-Net writes for two trainers."""
+    """Write the files that examples compare: the scores of a study, and the summaries of two nnU-Net trainers."""
     (folder / "my-study").mkdir()
     shutil.copy(ROOT / "docs" / "evidence" / "malc_3mm" / "scores.parquet", folder / "my-study")
     for trainer, dice in (("plain", 0.8), ("blocks", 0.9)):

@@ -34,7 +34,7 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None, **head
 
 
 def patched(path: Path, offset: int, form: str, *values: Any) -> Path:
-    """A file whose header is changed at `offset`."""
+    """Change the header of a file at `offset`, and return its path."""
     content = bytearray(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
     struct.pack_into(form, content, offset, *values)
     path.write_bytes(gzip.compress(bytes(content)) if path.suffix == ".gz" else bytes(content))

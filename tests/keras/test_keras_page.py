@@ -1,4 +1,4 @@
-"""What the pages show of Keras runs as it stands."""
+"""The Python examples of the documentation that use Keras run unchanged."""
 
 import pytest
 

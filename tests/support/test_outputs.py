@@ -1,4 +1,4 @@
-"""Only files that scse wrote and that were not changed since are replaced without being asked."""
+"""Without --overwrite, scse replaces only files that it wrote and that were not changed since."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The record of a run: going on with anything else is refused, and a run goes on without its data set."""
+"""The record of a run: resuming with other settings or data is refused, and the data set is not needed."""
 
 import json
 import shutil
