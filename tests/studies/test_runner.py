@@ -623,8 +623,8 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
     def measured(plan: Any, runs: Any, *_: object) -> Any:
         return {(run.network, run.variant): rates for run in runs}
 
-    monkeypatch.setattr(estimate, "_measure", measured)
-    monkeypatch.setattr(estimate, "_scoring_seconds", lambda plan: 1.0)
+    monkeypatch.setattr(estimate, "measure_rates", measured)
+    monkeypatch.setattr(estimate, "scoring_seconds", lambda plan: 1.0)
     steps, watched = 3 * SHAPE[1] // SETTINGS["batch_size"], 3 * SHAPE[1] // 8 * 8 // 4
     cases, costs_too = 2 * (2.0 + 1.0), 16 * 1.0 + 6 * 2.0
     once = 2 * (1.0 + cases + costs_too)
@@ -642,7 +642,7 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
             on_event=quick.events.append,
         )
 
-    with pytest.raises(ValueError, match=r"budget 10s: 2 runs of 1 epoch take about .*; ask for fewer runs"):
+    with pytest.raises(ValueError, match=r"budget 10s: 2 runs of 1 epoch take about .*; request fewer runs"):
         again("10s")
     again(budget)
     assert rows_of(quick)["epochs"] == f"3, as many as the budget of {budget} allows; the same in all runs"
