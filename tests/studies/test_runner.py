@@ -349,7 +349,7 @@ def test_a_damaged_budget_is_named(finished, tmp_path, content, message):
     assert str(raised.value).startswith(f"{tmp_path / estimate.BUDGET}: ")
 
 
-def test_a_run_that_another_process_is_at_comes_last_and_is_finished_if_that_one_dies(finished, quick, tmp_path):
+def test_a_run_of_another_process_comes_last_and_is_taken_over(finished, quick, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
     (out / "runs" / RUNS[1] / SCORES).unlink()
@@ -528,7 +528,7 @@ def test_wrong_arguments_are_told_before_any_file_is_read(quick, tmp_path, optio
     assert not (tmp_path / "out").exists()
 
 
-def test_every_run_is_reported_with_its_settings_and_scores_and_the_report_at_the_end(finished, quick):
+def test_events_report_settings_and_scores_of_every_run(finished, quick):
     result = quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
     for events, skipped in ((finished.events, False), (quick.events, True)):
         runs = [event for event in events if isinstance(event, RunStarted)]
