@@ -1,4 +1,4 @@
-"""The examples of a page: what it shows as Python and as commands."""
+"""The code blocks of the documentation pages."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     ["README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]
 )
-"""Every page that a reader sees, but those that are made when the site is built."""
+"""All documentation pages, except those that are generated when the site is built."""
 
 FENCE = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n+)?```(?P<language>\w*).*\n(?P<code>(?s:.*?))^```$", re.M)
 
@@ -31,21 +31,21 @@ class Snippet:
 
     @property
     def keras(self) -> bool:
-        """Whether it runs on Keras, in tests/keras, once on every backend."""
+        """Whether the snippet uses Keras. Such snippets run in tests/keras, once on every backend."""
         return "import keras" in self.code or "scse.keras" in self.code
 
 
 def snippets(page: str) -> list[Snippet]:
-    """All code blocks of a page."""
+    """Return all code blocks of a page."""
     found = FENCE.finditer((ROOT / page).read_text())
     return [Snippet(page, match["language"], match["code"], match["reason"] or "") for match in found]
 
 
 def python_snippets(*pages: str) -> list[Snippet]:
-    """All that these pages show as Python."""
+    """Return the Python code blocks of these pages."""
     return [snippet for page in pages for snippet in snippets(page) if snippet.language == "python"]
 
 
-def run_snippet(snippet: Snippet) -> None:
-    """Run it alone, as a reader would who copies it."""
+def assert_runs(snippet: Snippet) -> None:
+    """Assert that a snippet runs on its own, as for a reader who copies it."""
     exec(compile(snippet.code, snippet.page, "exec"), {"__name__": "__main__"})

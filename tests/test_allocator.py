@@ -1,4 +1,4 @@
-"""The allocator: takes effect where glibc is, and does nothing elsewhere."""
+"""The allocator settings: effective with glibc, without effect elsewhere."""
 
 import ctypes
 import subprocess
@@ -22,7 +22,7 @@ def faults():
     def work():
         for _ in range(20):
             torch.zeros(1 << 23).add_(1)
-    work()  # so that the heap has grown
+    work()  # the first pass grows the heap
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     work()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
@@ -42,14 +42,14 @@ def in_heap_of_thread():
 """
 
 
-def in_a_new_process(code: str) -> None:
-    # how memory is handled must not change for the other tests
+def assert_in_a_new_process(code: str) -> None:
+    """Assert that code, with the functions of HELPERS, succeeds in a process whose allocator no other test shares."""
     subprocess.run([sys.executable, "-c", HELPERS + code], check=True)
 
 
 @glibc
 def test_freed_blocks_stay_with_the_process() -> None:
-    in_a_new_process("""
+    assert_in_a_new_process("""
 default = faults()
 assert keep_large_blocks()
 kept = faults()
@@ -59,12 +59,12 @@ assert kept < default / 4, (kept, default)
 
 @glibc
 def test_threads_keep_blocks_too_large_for_a_heap_of_their_own() -> None:
-    in_a_new_process("assert keep_large_blocks() and in_heap_of_thread()")
+    assert_in_a_new_process("assert keep_large_blocks() and in_heap_of_thread()")
 
 
 @glibc
 def test_importing_scse_leaves_the_allocator_as_it_is() -> None:
-    in_a_new_process("""
+    assert_in_a_new_process("""
 import scse
 assert not in_heap() and not in_heap_of_thread()
 """)
@@ -72,7 +72,7 @@ assert not in_heap() and not in_heap_of_thread()
 
 @glibc
 def test_the_command_line_keeps_blocks() -> None:
-    in_a_new_process("""
+    assert_in_a_new_process("""
 from scse.cli.app import main
 sys.argv = ["scse", "--version"]
 try:

@@ -1,4 +1,4 @@
-"""docs/evidence.md holds the tables that its scores give."""
+"""docs/evidence.md contains the tables that are computed from its scores."""
 
 import importlib
 from pathlib import Path
@@ -13,11 +13,11 @@ FOLDERS = sorted(path.parent for path in (ROOT / "docs" / "evidence").glob("*/sc
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_page_holds_every_table_that_the_scores_give(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_parts("evidence", folder, monkeypatch)
+    assert_parts_on_page("evidence", folder, monkeypatch)
 
 
 def test_the_page_holds_every_table_of_the_hours_beside_nnunet(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_parts("nnunet_beside", ROOT / "docs" / "evidence" / "nnunet", monkeypatch)
+    assert_parts_on_page("nnunet_beside", ROOT / "docs" / "evidence" / "nnunet", monkeypatch)
 
 
 def test_the_page_holds_the_verdict_of_two_seeds_on_the_shortest_training() -> None:
@@ -26,7 +26,8 @@ def test_the_page_holds_the_verdict_of_two_seeds_on_the_shortest_training() -> N
     assert f"> {found.text}." in (ROOT / "docs" / "evidence.md").read_text()
 
 
-def check_parts(benchmark: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_parts_on_page(benchmark: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assert that a page has every part that a benchmark makes from the scores of a folder."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     page = (ROOT / "docs" / "evidence.md").read_text()
     parts = list(importlib.import_module(benchmark).parts(folder))

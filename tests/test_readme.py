@@ -1,22 +1,23 @@
-"""What the README and the pages of docs/ show as Python runs as it stands."""
+"""The Python examples of the README and of docs/ run unchanged."""
 
+import ast
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from snippets import PAGES, ROOT, Snippet, python_snippets, run_snippet
+from snippets import PAGES, ROOT, Snippet, assert_runs, python_snippets
 
 MOST_LINES = 150
 SNIPPETS = python_snippets(*PAGES)
-# those of Keras run in tests/keras, on every backend
+# examples that use Keras run in tests/keras, on every backend
 RUN = [snippet for snippet in SNIPPETS if not snippet.reason and not snippet.keras]
 LEFT_OUT = [snippet for snippet in SNIPPETS if snippet.reason]
 
 
 def write_scores(folder: Path) -> None:
-    """What a reader has who wants to compare: a study's table, and what nnU-Net writes for two trainers."""
+    """Write the files that examples compare: the scores of a study, and the summaries of two nnU-Net trainers."""
     (folder / "my-study").mkdir()
     shutil.copy(ROOT / "docs" / "evidence" / "malc_3mm" / "scores.parquet", folder / "my-study")
     for trainer, dice in (("plain", 0.8), ("blocks", 0.9)):
@@ -33,12 +34,14 @@ def place(snippet: Snippet) -> str:
 def test_python_example_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scores(tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_snippet(snippet)
+    assert_runs(snippet)
 
 
 @pytest.mark.parametrize("snippet", LEFT_OUT, ids=place)
 def test_python_example_that_is_not_run_compiles(snippet: Snippet) -> None:
-    compile(snippet.code, snippet.page, "exec")
+    program = ast.parse(snippet.code, snippet.page)
+    assert program.body
+    compile(program, snippet.page, "exec")
 
 
 def test_pages_show_python_examples() -> None:

@@ -122,7 +122,7 @@ def test_trap_6_every_parameter_of_every_variant_gets_a_gradient(name, variant):
     assert [key for key, p in network.named_parameters() if p.grad is None] == []
 
 
-def test_trap_7_aggregation_is_an_option_that_defaults_to_the_paper_and_is_shown():
+def test_trap_7_aggregation_is_an_option_that_defaults_to_the_paper():
     assert ConcurrentSE(4).aggregation == "add"
     assert "aggregation='add'" in repr(ConcurrentSE(4))
     assert all(f'"{name}"' in ConcurrentSE.__doc__ for name in AGGREGATIONS)
@@ -135,7 +135,7 @@ def test_trap_7_aggregation_is_an_option_that_defaults_to_the_paper_and_is_shown
     assert not torch.allclose(add, multiply)
 
 
-def test_trap_7_maximum_is_of_the_products_so_a_negative_value_takes_the_smaller_gate():
+def test_trap_7_maximum_is_of_the_products_not_of_the_gates():
     block = ConcurrentSE(1, aggregation="max", bias=True)
     for parameter in block.parameters():
         nn.init.zeros_(parameter)

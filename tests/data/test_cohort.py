@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from scse.data import cohort
 from scse.data.dataset import Dataset
@@ -12,13 +13,23 @@ from scse.support.errors import DataError
 
 
 @pytest.fixture(scope="module")
-def atlas() -> cohort._Atlas:
-    return cohort._load_atlas()
+def atlas() -> cohort.Atlas:
+    return cohort.load_atlas()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cohort.simulate(tmp_path_factory.mktemp("data") / "cohort", cases=3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, int]]]:
+    """Return an empty folder that was filled with the first two cases of `folder`, and the progress reported."""
+    seen: list[tuple[int, int]] = []
+    empty = tmp_path_factory.mktemp("empty")
+    out = cohort.simulate(empty, cases=2, seed=5, progress=lambda done, total: seen.append((done, total)))
+    assert out == empty
+    return out, seen
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -60,7 +71,7 @@ def test_opens_as_a_dataset(folder: Path) -> None:
     assert [case.name for case in dataset.test_cases] == ["sim_002"]
 
 
-def test_images_are_int16_brains_on_zero_and_labels_uint8_on_the_same_grid(folder: Path) -> None:
+def test_images_are_int16_and_labels_uint8_on_the_same_grid(folder: Path) -> None:
     image, label = nib.load(folder / "imagesTr/sim_000_0000.nii.gz"), nib.load(folder / "labelsTr/sim_000.nii.gz")
     assert image.shape == label.shape == (96, 121, 100)
     assert image.get_data_dtype() == np.int16
@@ -77,28 +88,40 @@ def test_images_are_int16_brains_on_zero_and_labels_uint8_on_the_same_grid(folde
     assert white > 1.2 * cortex > 1.44 * ventricle
 
 
-def test_same_seed_gives_the_same_files_and_a_case_does_not_depend_on_the_others(folder: Path, tmp_path: Path) -> None:
-    two = files(cohort.simulate(tmp_path / "two", cases=2, seed=5))
-    three = files(folder)
+def test_a_case_depends_only_on_the_seed_and_its_number(
+    folder: Path, filled: tuple[Path, list[tuple[int, int]]]
+) -> None:
+    two, three = files(filled[0]), files(folder)
     for kind in ("images{}/sim_00{}_0000.nii.gz", "labels{}/sim_00{}.nii.gz"):
         assert two[kind.format("Tr", 0)] == three[kind.format("Tr", 0)]
         assert two[kind.format("Ts", 1)] == three[kind.format("Tr", 1)]
 
 
-def test_seeds_and_cases_differ(atlas: cohort._Atlas, folder: Path) -> None:
+def test_a_subject_is_drawn_as_it_is_written(atlas: cohort.Atlas, folder: Path) -> None:
+    image, label = cohort.draw_subject(atlas, seed=5, number=2)
+    np.testing.assert_array_equal(image, voxels(folder / "imagesTs/sim_002_0000.nii.gz"))
+    np.testing.assert_array_equal(label, voxels(folder / "labelsTs/sim_002.nii.gz"))
+
+
+def test_seeds_and_cases_differ(atlas: cohort.Atlas, folder: Path) -> None:
     first, second = (voxels(folder / f"labelsTr/sim_00{i}.nii.gz") for i in (0, 1))
-    image, label = cohort._draw_case(atlas, cohort._generator(6, 0))
+    image, label = cohort.draw_subject(atlas, seed=6, number=0)
     brain = first > 0
     assert np.mean(first[brain] != second[brain]) > 0.1
     assert np.mean(first[brain] != label[brain]) > 0.1
     assert not np.array_equal(image, voxels(folder / "imagesTr/sim_000_0000.nii.gz"))
 
 
-def test_every_case_has_all_structures(folder: Path) -> None:
+def test_every_case_has_all_structures_each_in_one_piece(folder: Path) -> None:
     for path in folder.glob("labels*/*.nii.gz"):
-        volumes = np.bincount(voxels(path).ravel())
+        label = voxels(path)
+        volumes = np.bincount(label.ravel())
         assert len(volumes) == 28
         assert volumes.min() > 100
+        for value, box in enumerate(ndimage.find_objects(label), start=1):
+            pieces, _ = ndimage.label(label[box] == value)
+            # the narrow ends of the fourth ventricle are separate in the atlas, too
+            assert np.bincount(pieces.ravel())[1:].max() > 0.98 * volumes[value]
 
 
 def test_left_and_right_are_where_the_affine_says(folder: Path) -> None:
@@ -112,9 +135,9 @@ def test_left_and_right_are_where_the_affine_says(folder: Path) -> None:
             assert left[:, 0].mean() < right[:, 0].mean()
 
 
-@pytest.mark.parametrize("index", range(3))
-def test_deformations_are_invertible_and_as_large_as_between_real_subjects(atlas: cohort._Atlas, index: int) -> None:
-    points = cohort._deformation(atlas, cohort._generator(1, index)).astype(np.float64)
+@pytest.mark.parametrize("seed", range(3))
+def test_deformations_are_invertible_and_of_realistic_size(atlas: cohort.Atlas, seed: int) -> None:
+    points = cohort.random_deformation(atlas, np.random.default_rng(seed)).astype(np.float64)
     jacobian = np.stack([np.stack(np.gradient(part)) for part in points])
     assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0
     design = np.column_stack([np.ones(points[0].size), *(axis.ravel() for axis in np.indices(points.shape[1:]))])
@@ -134,11 +157,9 @@ def test_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fills_an_empty_folder_and_reports_progress(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    out = cohort.simulate(tmp_path, cases=2, progress=lambda done, total: seen.append((done, total)))
-    assert out == tmp_path
-    assert (tmp_path / "dataset.json").is_file()
+def test_fills_an_empty_folder_and_reports_progress(filled: tuple[Path, list[tuple[int, int]]]) -> None:
+    folder, seen = filled
+    assert (folder / "dataset.json").is_file()
     assert seen == [(1, 2), (2, 2)]
 
 

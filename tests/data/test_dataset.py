@@ -272,34 +272,35 @@ def test_a_wrong_decathlon_description_is_refused(tmp_path: Path, changes: dict[
         Dataset.open(msd(tmp_path, **changes))
 
 
-def refused(folder: Path, message: str) -> None:
+def assert_refused(folder: Path, message: str) -> None:
+    """Assert that opening a folder raises a DataError with this message."""
     with pytest.raises(DataError, match=message):
         Dataset.open(folder)
 
 
-def test_a_wrong_folder_is_refused_with_what_was_found_and_what_is_allowed(tmp_path: Path) -> None:
+def test_a_wrong_folder_is_refused_with_the_layouts_allowed(tmp_path: Path) -> None:
     layouts = r".*nnU-Net v2.*Medical Segmentation Decathlon.*images/ and masks/"
-    refused(tmp_path / "none", f"none: does not exist{layouts}")
-    refused(tmp_path, f"found an empty folder{layouts}")
+    assert_refused(tmp_path / "none", f"none: does not exist{layouts}")
+    assert_refused(tmp_path, f"found an empty folder{layouts}")
     touch(tmp_path / "scans/a.dcm", tmp_path / "readme.txt")
-    refused(tmp_path, rf"found readme\.txt, scans/{layouts}")
-    refused(tmp_path / "readme.txt", f"is a file{layouts}")
+    assert_refused(tmp_path, rf"found readme\.txt, scans/{layouts}")
+    assert_refused(tmp_path / "readme.txt", f"is a file{layouts}")
     (tmp_path / "dataset.json").write_text("{")
-    refused(tmp_path, r"dataset\.json: cannot be read as JSON \(.*line 1 column 2")
+    assert_refused(tmp_path, r"dataset\.json: cannot be read as JSON \(.*line 1 column 2")
     write_json(tmp_path / "dataset.json", [1])
-    refused(tmp_path, f"contains a list{layouts}")
+    assert_refused(tmp_path, f"contains a list{layouts}")
     write_json(tmp_path / "dataset.json", {"title": "x"})
-    refused(tmp_path, f"found title, but neither channel_names nor modality{layouts}")
+    assert_refused(tmp_path, f"found title, but neither channel_names nor modality{layouts}")
 
 
 def test_images_named_otherwise_are_shown(tmp_path: Path) -> None:
     folder = nnunet(tmp_path / "nnunet", file_ending=".png")
-    refused(folder, r"imagesTr: found a_0000\.nii\.gz, .*but no NAME_0000\.png; rename")
+    assert_refused(folder, r"imagesTr: found a_0000\.nii\.gz, .*but no NAME_0000\.png; rename")
     folder = tmp_path / "plain"
     touch(folder / "images/a.png", folder / "masks/a_mask.png")
-    refused(folder, r"same name: found a\.png in .*images and a_mask\.png in .*masks; give both files")
+    assert_refused(folder, r"same name: found a\.png in .*images and a_mask\.png in .*masks; give both files")
     touch(folder / "labels/a.png")
-    refused(folder, "both masks/ and labels/")
+    assert_refused(folder, "both masks/ and labels/")
 
 
 def test_splits_of_the_folder_are_honoured_and_checked(tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_splits_of_the_folder_are_honoured_and_checked(tmp_path: Path) -> None:
         ([{"train": ["a"]}], "must be a list of case names like"),
     ]:
         write_json(splits, content)
-        refused(folder, rf"splits_final\.json: .*{message}")
+        assert_refused(folder, rf"splits_final\.json: .*{message}")
 
 
 def test_selecting_cases(tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_nnunet_endings_may_be_in_upper_case(tmp_path: Path, written: str) -> No
     assert Dataset.open(folder).test_cases[0].label == folder / "labelsTs/t.NII.gz"
 
 
-def test_of_two_files_that_differ_in_the_case_of_their_ending_one_is_used_and_one_named(tmp_path: Path) -> None:
+def test_a_second_file_whose_ending_differs_in_case_is_unused(tmp_path: Path) -> None:
     folder = nnunet(tmp_path, channel_names={"0": "T1"})
     (folder / "imagesTr/a_0001.nii.gz").unlink()
     touch(folder / "imagesTr/b_0000.NII.GZ", folder / "labelsTr/b.NII.GZ")
@@ -446,18 +447,22 @@ def test_what_looks_like_an_image_but_belongs_to_no_case_is_named(tmp_path: Path
 def test_listed_files_stay_in_the_folder(tmp_path: Path, image: str, field: str) -> None:
     listed = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", field: image}
     changes = {"test": [image]} if field == "test" else {"training": [listed]}
-    refused(msd(tmp_path, **changes), r"dataset\.json: lists the file .*; list files inside the data set's folder")
+    assert_refused(
+        msd(tmp_path, **changes), r"dataset\.json: lists the file .*; list files inside the data set's folder"
+    )
 
 
 @pytest.mark.parametrize("image", ["n" * 300 + ".nii.gz", "ä" * 200 + ".nii.gz", f"imagesTr/{'n' * 300}/a.nii.gz"])
 def test_listed_names_that_no_file_can_have_are_refused_in_short(tmp_path: Path, image: str) -> None:
     path = msd(tmp_path, training=[{"image": image, "label": "labelsTr/a.nii.gz"}])
-    refused(path, r"dataset\.json: lists the file '.{40}'\.\.\., whose name has \d+ bytes; at most 255 are allowed")
+    assert_refused(
+        path, r"dataset\.json: lists the file '.{40}'\.\.\., whose name has \d+ bytes; at most 255 are allowed"
+    )
 
 
 def test_the_name_of_a_data_set_is_text(tmp_path: Path) -> None:
-    refused(nnunet(tmp_path / "nnunet", name=7), r"dataset\.json: name: .*got 7")
-    refused(msd(tmp_path / "msd", name=["x"]), r"dataset\.json: name: .*got \['x'\]")
+    assert_refused(nnunet(tmp_path / "nnunet", name=7), r"dataset\.json: name: .*got 7")
+    assert_refused(msd(tmp_path / "msd", name=["x"]), r"dataset\.json: name: .*got \['x'\]")
     assert Dataset.open(nnunet(tmp_path / "other", name=None)).name == "other"
 
 
@@ -475,10 +480,10 @@ def test_descriptions_may_be_written_on_any_system(tmp_path: Path, encoding: str
 def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     folder = folders(tmp_path / "plain", "name,value\n")
     (folder / "labels.csv").write_bytes("name,value\nHüfte,1\n".encode(encoding))
-    refused(folder, r"labels\.csv: ")
+    assert_refused(folder, r"labels\.csv: ")
     folder = nnunet(tmp_path / "nnunet")
     (folder / "dataset.json").write_bytes('{"labels": {"Hüfte": 1}}'.encode(encoding))
-    refused(folder, r"dataset\.json: cannot be read as JSON")
+    assert_refused(folder, r"dataset\.json: cannot be read as JSON")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_too_small_a_number_of_folds_is_refused(folds: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_too_few_cases_for_the_usual_folds_are_refused_with_the_number_that_works(count: int) -> None:
+def test_too_few_cases_for_five_folds_are_refused_with_a_remedy(count: int) -> None:
     few = dataset("abcd"[:count])
     remedy = rf"too few for 5 folds; use fewer folds with --folds {count} \(folds={count} in Python\), or add cases"
     with pytest.raises(DataError, match=f"set: has {count} labelled cases, {remedy}"):

@@ -89,7 +89,7 @@ def inspected(folder: Path) -> Inspection:
     return inspect(Dataset.open(folder))
 
 
-def only_problem(folder: Path, kind: str, file: str, *words: str) -> None:
+def assert_only_problem(folder: Path, kind: str, file: str, *words: str) -> None:
     """Assert that there is exactly one problem, of this kind and file, whose message contains all words."""
     problems = inspected(folder).problems
     assert [(problem.kind, problem.file.name) for problem in problems] == [(kind, Path(file).name)]
@@ -196,7 +196,7 @@ DAMAGE = {
 def test_each_kind_of_damage_is_named_with_its_remedy(nnunet: Path, damage: str) -> None:
     file, harm, kind, words = DAMAGE[damage]
     harm(nnunet / file)
-    only_problem(nnunet, kind, file, *words)
+    assert_only_problem(nnunet, kind, file, *words)
 
 
 def test_sound_data_has_no_problems(nnunet: Path) -> None:
@@ -289,18 +289,18 @@ def test_a_link_to_nothing_and_a_pipe_are_named_and_not_waited_for(nnunet: Path)
 def test_a_label_without_an_image(nnunet: Path) -> None:
     for channel in range(2):
         (nnunet / f"imagesTr/b_000{channel}.nii.gz").unlink()
-    only_problem(nnunet, "missing_image", "labelsTr/b.nii.gz", "has no image", "add the image of case b")
+    assert_only_problem(nnunet, "missing_image", "labelsTr/b.nii.gz", "has no image", "add the image of case b")
 
 
 def test_a_channel_too_many(nnunet: Path) -> None:
     shutil.copy(nnunet / "imagesTr/a_0001.nii.gz", nnunet / "imagesTr/a_0002.nii.gz")
-    only_problem(nnunet, "extra_channel", "imagesTr/a_0002.nii.gz", "3 channels", "lists 2 (T1, T2)", "remove")
+    assert_only_problem(nnunet, "extra_channel", "imagesTr/a_0002.nii.gz", "3 channels", "lists 2 (T1, T2)", "remove")
 
 
 def test_a_training_image_copied_into_the_test_set(nnunet: Path) -> None:
     for channel in range(2):
         shutil.copy(nnunet / f"imagesTr/b_000{channel}.nii.gz", nnunet / f"imagesTs/t_000{channel}.nii.gz")
-    only_problem(nnunet, "duplicate_image", "imagesTs/t_0000.nii.gz", "case b", "b_0000.nii.gz", "remove one")
+    assert_only_problem(nnunet, "duplicate_image", "imagesTs/t_0000.nii.gz", "case b", "b_0000.nii.gz", "remove one")
     good = inspected(nnunet).good()
     assert ([case.name for case in good.cases], good.test_cases) == (["a", "b", "c"], ())
 
@@ -308,20 +308,20 @@ def test_a_training_image_copied_into_the_test_set(nnunet: Path) -> None:
 def test_a_training_name_used_again_in_the_test_set(nnunet: Path) -> None:
     for folder, old, new in (("images", "t_0000", "a_0000"), ("images", "t_0001", "a_0001"), ("labels", "t", "a")):
         (nnunet / f"{folder}Ts/{old}.nii.gz").rename(nnunet / f"{folder}Ts/{new}.nii.gz")
-    only_problem(nnunet, "duplicate_name", "imagesTs/a_0000.nii.gz", "case a", "labelsTr/a.nii.gz", "rename")
+    assert_only_problem(nnunet, "duplicate_name", "imagesTs/a_0000.nii.gz", "case a", "labelsTr/a.nii.gz", "rename")
 
 
 def test_flat_images_among_volumes(nnunet: Path) -> None:
     for file in ("imagesTr/a_0000", "imagesTr/a_0001", "labelsTr/a"):
         edit(nnunet / f"{file}.nii.gz", lambda array: array[:, :, 0])
-    only_problem(nnunet, "axes", "imagesTr/a_0000.nii.gz", "has 2 axes", "3 of 4", "have 3", "convert")
+    assert_only_problem(nnunet, "axes", "imagesTr/a_0000.nii.gz", "has 2 axes", "3 of 4", "have 3", "convert")
 
 
 def test_test_cases_need_labels_only_if_some_have_them(nnunet: Path) -> None:
     for channel in range(2):
         image = np.random.default_rng(channel).normal(size=SHAPE)
         save(nnunet / f"imagesTs/u_000{channel}.nii.gz", image + 9)
-    only_problem(nnunet, "missing_label", "labelsTs/u.nii.gz", "u_0000.nii.gz", "add it")
+    assert_only_problem(nnunet, "missing_label", "labelsTs/u.nii.gz", "u_0000.nii.gz", "add it")
     shutil.rmtree(nnunet / "labelsTs")
     inspection = inspected(nnunet)
     assert inspection.problems == ()
@@ -388,19 +388,21 @@ def test_decathlon_data(msd: Path) -> None:
 
 def test_a_decathlon_volume_that_lacks_a_channel(msd: Path) -> None:
     edit(msd / "imagesTr/b.nii.gz", lambda array: array[..., 0])
-    only_problem(msd, "missing_channel", "imagesTr/b.nii.gz", "1 channels", "lists 2 (T1, T2)", "correct dataset.json")
+    assert_only_problem(
+        msd, "missing_channel", "imagesTr/b.nii.gz", "1 channels", "lists 2 (T1, T2)", "correct dataset.json"
+    )
 
 
 def test_a_listed_image_that_is_not_there(msd: Path) -> None:
     (msd / "imagesTr/b.nii.gz").unlink()
-    only_problem(msd, "missing_image", "labelsTr/b.nii.gz", "imagesTr/b.nii.gz does not exist", "add the image")
+    assert_only_problem(msd, "missing_image", "labelsTr/b.nii.gz", "imagesTr/b.nii.gz does not exist", "add the image")
 
 
 def test_a_case_listed_twice(msd: Path) -> None:
     description = json.loads((msd / "dataset.json").read_text())
     description["training"].append(description["training"][0])
     describe(msd, description)
-    only_problem(msd, "duplicate_name", "imagesTr/a.nii.gz", "case a already exists as", "rename or remove")
+    assert_only_problem(msd, "duplicate_name", "imagesTr/a.nii.gz", "case a already exists as", "rename or remove")
 
 
 def test_plain_folders_get_their_channels_and_structures_from_the_pixels(folders: Path) -> None:
@@ -417,7 +419,7 @@ def test_plain_folders_get_their_channels_and_structures_from_the_pixels(folders
 def test_masks_of_0_and_255_need_a_line_in_labels_csv(folders: Path) -> None:
     edit(folders / "masks/b.png", lambda array: (array > 0).astype(np.uint8) * 255)
     words = ["0 and 255", f"write {folders / 'labels.csv'}", '"name,value" and "foreground,255"']
-    only_problem(folders, "mask_255", "masks/b.png", *words)
+    assert_only_problem(folders, "mask_255", "masks/b.png", *words)
     assert inspected(folders).dataset.structures == {"structure_1": 1, "structure_2": 2}
     for name in "ac":
         edit(folders / f"masks/{name}.png", lambda array: (array > 0).astype(np.uint8) * 255)
@@ -430,7 +432,7 @@ def test_masks_of_0_and_255_need_a_line_in_labels_csv(folders: Path) -> None:
 def test_a_value_that_labels_csv_does_not_list(folders: Path) -> None:
     (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\n")
     edit(folders / "masks/a.png", put(9))
-    only_problem(folders, "values", "masks/a.png", "9 in 1 voxels", "labels.csv lists 0, 1, 2", "add them")
+    assert_only_problem(folders, "values", "masks/a.png", "9 in 1 voxels", "labels.csv lists 0, 1, 2", "add them")
 
 
 def test_a_colour_that_labels_csv_does_not_list(folders: Path) -> None:
@@ -443,21 +445,21 @@ def test_a_colour_that_labels_csv_does_not_list(folders: Path) -> None:
     assert inspection.problems == ()
     assert inspection.facts[0].voxels.keys() == {0, 1, 2}
     edit(folders / "masks/a.png", put((17, 17, 17)))
-    only_problem(folders, "colors", "masks/a.png", "#111111: 1", "#ff0000", "add them to labels.csv")
+    assert_only_problem(folders, "colors", "masks/a.png", "#111111: 1", "#ff0000", "add them to labels.csv")
 
 
 def test_a_mask_saved_as_jpeg(folders: Path) -> None:
     mask = np.array(PIL.Image.open(folders / "masks/c.png")) * 100
     (folders / "masks/c.png").unlink()
     PIL.Image.fromarray(mask).save(folders / "masks/c.jpg")
-    only_problem(
+    assert_only_problem(
         folders, "values", "masks/c.jpg", " more, but label values", "JPEG alters values", "export masks as PNG"
     )
 
 
 def test_a_grey_picture_among_colour_pictures(folders: Path) -> None:
     edit(folders / "images/b.png", lambda array: array[..., 0])
-    only_problem(folders, "missing_channel", "images/b.png", "has 1 channels", "2 of 3", "have 3", "convert it")
+    assert_only_problem(folders, "missing_channel", "images/b.png", "has 1 channels", "2 of 3", "have 3", "convert it")
 
 
 def test_one_picture_name_in_two_formats(folders: Path) -> None:
@@ -531,7 +533,7 @@ def test_an_undeclared_255_is_named_with_how_to_declare_it(folders: Path, table:
         "255",
         'if 255 marks ignored voxels, declare it with the line "ignore,255" in labels.csv',
     ]
-    only_problem(folders, kind, "masks/b.png", *words)
+    assert_only_problem(folders, kind, "masks/b.png", *words)
     (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\nignore,255\n")
     inspection = inspected(folders)
     assert inspection.problems == ()
@@ -546,7 +548,7 @@ def test_an_undeclared_255_is_named_with_how_to_declare_it(folders: Path, table:
 def test_an_undeclared_255_in_other_layouts(layout: str, declared: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(layout)
     edit(folder / "labelsTr/b.nii.gz", put(255))
-    only_problem(
+    assert_only_problem(
         folder, "values", "labelsTr/b.nii.gz", "255 in 1 voxels", f"declare it with {declared} among the labels"
     )
 
@@ -561,7 +563,7 @@ def test_255_as_one_of_many_values_needs_no_declaration(folders: Path) -> None:
 def test_a_label_map_of_ignored_voxels_alone_has_no_structure(folders: Path) -> None:
     (folders / "labels.csv").write_text("name,value\ncup,1\ndisc,2\nignore,255\n")
     edit(folders / "masks/b.png", lambda array: np.full_like(array, 255))
-    only_problem(folders, "empty_label", "masks/b.png", "contains only background (0) and ignored voxels (255)")
+    assert_only_problem(folders, "empty_label", "masks/b.png", "contains only background (0) and ignored voxels (255)")
 
 
 def test_colours_may_be_ignored(folders: Path) -> None:

@@ -282,9 +282,9 @@ def test_damaged_arrays_are_made_again_and_named(folder: Path, tmp_path: Path, k
 
 def test_content_is_read_once_in_a_process(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_all(folder, tmp_path / "cache")
-    prepare_all(folder, tmp_path / "cache")
+    checked = prepare_all(folder, tmp_path / "cache")
     monkeypatch.setattr("scse.data.prepared.zlib", None)  # so that no checksum can be computed
-    prepare_all(folder, tmp_path / "cache")
+    assert prepare_all(folder, tmp_path / "cache", on_note=pytest.fail) == checked
 
 
 @pytest.mark.parametrize(

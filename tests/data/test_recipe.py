@@ -129,7 +129,7 @@ def test_the_view_is_that_of_most_volumes_however_they_are_stored() -> None:
     assert Recipe.derive([*cases, facts((60, 60, 60))]).view == "axial"
 
 
-def test_volumes_that_are_one_voxel_wide_in_the_plane_of_the_others_are_refused_unless_a_view_is_asked_for() -> None:
+def test_a_volume_one_voxel_wide_in_the_plane_needs_a_view() -> None:
     cases = [facts((40, 44, 1)), facts((40, 44, 1)), replace(facts((40, 1, 44)), name="odd")]
     with pytest.raises(
         ValueError,
@@ -483,8 +483,7 @@ label = Image(np.random.default_rng(0).integers(0, 4, (5, 6, 7)), np.diag([-1, 1
 recipe = Recipe(view="coronal", spacing=None, patch=(8, 8), channels=1)
 slices, grid = recipe.image_slices(Image(label.array[None].astype(np.float32), label.affine))
 classes = recipe.label_slices(label, grid)
-assert np.array_equal(grid.restore(classes[:, :5, :7]), label.array)
-assert slices.shape == (6, 1, 8, 8)
-assert "torch" not in sys.modules
+print(slices.shape, np.array_equal(grid.restore(classes[:, :5, :7]), label.array), "torch" in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(6, 1, 8, 8) True False\n"

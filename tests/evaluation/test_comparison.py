@@ -129,7 +129,7 @@ def folded(differences: np.ndarray) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def test_in_a_cross_validation_folds_take_the_place_of_cases_and_their_overlap_counts() -> None:
+def test_a_cross_validation_is_tested_over_folds_that_overlap() -> None:
     differences = 0.01 + np.random.default_rng(0).normal(0, 0.01, (3, 5, 4))
     row, model = overall(compare(folded(differences))), estimate(differences.mean(axis=2), overlap=5 / 4)
     assert (row["n"], row["trainings"]) == (20, 3)
@@ -220,7 +220,7 @@ def test_every_score_that_is_not_there_is_named() -> None:
     assert (row["n"], row["missing"], row["trainings"]) == (CASES - 2, 2, 2)
 
 
-def test_a_case_that_a_training_lacks_is_left_out_and_so_is_a_training_that_lacks_most_cases() -> None:
+def test_incomplete_cases_and_trainings_are_left_out() -> None:
     frame = trainings({"none": PLAIN, "scse": PLAIN + gains()}, luck=(*LUCK, 0.4))
     gone = (frame["seed"] == 3) & (frame["case"] > "case3") & (frame["variant"] == "scse")
     gone |= (frame["seed"] == 0) & (frame["case"] == "case0") & (frame["variant"] == "scse")
@@ -336,9 +336,7 @@ def test_the_direction_of_an_unknown_metric_must_be_said() -> None:
         (0.01, (0.02, -0.02, 0.0), "undecided"),
     ],
 )
-def test_the_verdict_follows_from_the_difference_and_how_far_trainings_lie_apart(
-    shift: float, luck: tuple[float, ...], kind: str
-) -> None:
+def test_the_kind_follows_from_difference_and_spread(shift: float, luck: tuple[float, ...], kind: str) -> None:
     row = overall(compare(trainings({"none": PLAIN, "scse": PLAIN + shift}, luck=luck)))
     assert row["kind"] == kind
     assert row["low"] < shift + np.mean(luck) < row["high"]

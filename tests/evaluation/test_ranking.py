@@ -20,7 +20,7 @@ def test_variants_rank_by_their_means_best_first() -> None:
     assert lower["variant"].tolist() == ["cse", "none", "scse"]
 
 
-def test_the_share_of_first_ranks_is_the_chance_that_a_bootstrap_keeps_the_order() -> None:
+def test_the_share_of_first_ranks_is_that_of_the_bootstrap() -> None:
     rng = np.random.default_rng(0)
     difference = rng.normal(0.3, 1, 40)
     frame = runs({"none": np.zeros(40), "scse": difference})

@@ -50,7 +50,7 @@ def test_columns_that_may_be_absent_are_filled_in_and_told(write) -> None:
     assert compare(table, metric="hd95").tests["kind"].tolist() == ["few_cases", "few_cases"]
 
 
-def test_epochs_and_training_cases_are_columns_also_of_files_of_earlier_versions(write) -> None:
+def test_labels_of_earlier_versions_are_read_as_columns(write) -> None:
     rows = "3,unet,none,0,0,a,left,dice,0.8\n,unet,scse,0,0,a,left,dice,0.9\n"
     table = read_scores(write(f"epochs,{HEAD}{rows}"))
     assert table.columns.tolist() == ["network", "epochs", *HEAD.strip().split(",")[1:]]
@@ -117,7 +117,7 @@ def test_columns_that_hold_neither_text_nor_numbers_are_refused(tmp_path: Path, 
         read_scores(path)
 
 
-def test_a_column_that_is_there_twice_is_refused_and_blanks_around_headings_are_not(write) -> None:
+def test_a_repeated_column_is_refused_and_blanks_are_stripped(write) -> None:
     lines = "none,a,0.5,0.5\ncse,a,0.6,0.6\n"
     with pytest.raises(DataError, match="has the column 'value' twice; remove one of them"):
         read_scores(write(f"variant,case,value, value\n{lines}"))

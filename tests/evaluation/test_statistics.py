@@ -73,7 +73,7 @@ def test_where_trainings_agree_it_is_the_t_test_over_cases() -> None:
     assert found.p_equivalent(margin) == pytest.approx(max(sides))
 
 
-def test_folds_that_agree_over_trainings_get_the_corrected_t_test_of_nadeau_and_bengio() -> None:
+def test_folds_that_agree_give_the_t_test_of_nadeau_and_bengio() -> None:
     folds = RNG.normal(0.3, 1, 5)
     found = estimate(np.repeat(folds[None], 3, axis=0), overlap=5 / 4)
     t = folds.mean() / np.sqrt((1 / 5 + 1 / 4) * folds.var(ddof=1))  # n_test / n_train is 1 / (folds - 1)
@@ -135,7 +135,7 @@ def test_without_a_difference_about_five_percent_of_the_studies_raise_an_alarm(
         assert 0.015 < (p < 0.05).mean() < most + 0.008  # two standard errors of the share
 
 
-def test_a_test_over_cases_alone_would_take_the_luck_of_a_training_for_an_effect() -> None:
+def test_a_test_over_cases_alone_takes_luck_for_an_effect() -> None:
     drawn = studies(400, 1, 40, sd=(6, 0, 6), seed=1)[:, 0]
     assert (stats.wilcoxon(drawn, axis=1).pvalue < 0.05).mean() > 0.6
 

@@ -14,7 +14,7 @@ COSTS = pd.DataFrame({"network": "unet", "variant": ["none", "scse"], "step_rati
 STILL = (1e-4, -1e-4, 0.0)
 
 
-def test_the_verdict_on_a_variant_has_effect_interval_p_trainings_cases_and_cost() -> None:
+def test_a_verdict_has_effect_interval_p_trainings_cases_and_cost() -> None:
     (found,) = verdicts(compare(trainings({"none": PLAIN, "scse": PLAIN + gains()})), COSTS)
     assert found == Verdict(
         "unet",
@@ -46,7 +46,7 @@ def test_verdicts_name_what_helps_what_hurts_and_what_does_neither() -> None:
     ]
 
 
-def test_an_undecided_verdict_says_what_the_study_detects_and_what_the_margin_needs() -> None:
+def test_an_undecided_verdict_reports_the_power_of_the_study() -> None:
     frame = trainings({"none": PLAIN, "scse": PLAIN + 0.004}, luck=(0.02, -0.02, 0.0))
     (found,) = verdicts(compare(frame))
     assert re.fullmatch(
@@ -86,7 +86,7 @@ def test_with_five_cases_the_verdict_is_that_there_are_too_few() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "known"), [(1, ""), (2, "two trainings of plain differ by 0.005 on average, and ")])
-def test_with_one_or_two_trainings_the_verdict_is_what_was_seen_and_how_to_decide(seeds: int, known: str) -> None:
+def test_one_or_two_trainings_give_an_observation_and_a_remedy(seeds: int, known: str) -> None:
     frame = pd.concat(runs({"none": PLAIN + 0.005 * s, "scse": PLAIN + 0.01}, seed=s) for s in range(seeds))
     headline, verdict, *_ = verdict_text(compare(frame)).splitlines()
     effect = {1: "+0.010 Dice observed, 1 training", 2: "+0.008 Dice observed, 2 trainings"}[seeds]

@@ -73,7 +73,7 @@ def test_blocks_are_named_by_their_places_in_the_order_in_which_they_run() -> No
     assert sizes == sorted(sizes[: len(sizes) // 2], reverse=True) + sorted(sizes[len(sizes) // 2 :])
 
 
-def test_a_block_of_ones_own_has_its_own_name_and_is_there_for_each_time_that_it_ran() -> None:
+def test_a_block_of_ones_own_is_found_by_name_in_each_of_its_runs() -> None:
     first, second = gates_of(Twice(ConcurrentSE(3)), {"image": torch.randn(2, 3, 8, 8)})
     assert first.where == second.where == "inner.shared"
     assert first.spatial is not None

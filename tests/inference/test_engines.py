@@ -1,7 +1,9 @@
-"""Engines: equal labels, choice of the fastest engine, and one clear message for missing packages."""
+"""Engines: agreement with torch, choice of the fastest engine, and one clear message for missing packages."""
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,7 +36,8 @@ def of_others(spec: str) -> nn.Module:
         return build(spec, arguments, variant="scse", size=SIZE, pretrained=False).eval()
 
 
-def check_agreement(engine: str, network: nn.Module, channels: int = 1) -> None:
+def assert_agreement(engine: str, network: nn.Module, channels: int = 1) -> None:
+    """Assert that an engine predicts the labels that torch does, for batches of several sizes."""
     pytest.importorskip(engine)
     pytest.importorskip("onnxscript")
     run = make_engine(engine, network, images(1, channels)).run
@@ -53,7 +56,7 @@ def check_agreement(engine: str, network: nn.Module, channels: int = 1) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("variant", ["none", "scse"])
 def test_the_labels_of_a_unet_are_torchs(engine: str, variant: str) -> None:
-    check_agreement(engine, ours("unet", variant))
+    assert_agreement(engine, ours("unet", variant))
 
 
 @pytest.mark.slow
@@ -67,14 +70,14 @@ def test_the_labels_of_a_unet_are_torchs(engine: str, variant: str) -> None:
     ],
 )
 def test_the_labels_of_the_papers_networks_are_torchs(engine: str, name: str, variant: str) -> None:
-    check_agreement(engine, ours(name, variant))
+    assert_agreement(engine, ours(name, variant))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("spec", ["smp:Unet[encoder_name=resnet18]", "monai:BasicUNet"])
 def test_the_labels_of_other_libraries_networks_are_torchs(engine: str, spec: str) -> None:
-    check_agreement(engine, of_others(spec), channels=2)
+    assert_agreement(engine, of_others(spec), channels=2)
 
 
 def test_torch_is_the_network_itself() -> None:
@@ -98,8 +101,8 @@ def test_an_export_leaves_the_network_as_it_was(engine: str) -> None:
 # Choice of the engine
 
 
-def sleeping(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
-    """Replace the engines by ones that take this long; no network is exported."""
+def timed_network(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> nn.Module:
+    """Return a network that takes this long in each engine, on a replaced clock and without a real export."""
     now = [0.0]
 
     def engine(name: str) -> Callable[[Tensor], Tensor]:
@@ -109,15 +112,20 @@ def sleeping(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None
 
         return run
 
+    def load(name: str, exported: bytes) -> Callable[[Tensor], Tensor]:
+        assert exported == b"exported"
+        return engine(name)
+
     class Net(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return engine("torch")(x)
 
     monkeypatch.setattr(engines.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(engines, "find_spec", lambda name: object() if name not in ENGINES or name in seconds else None)
-    monkeypatch.setattr(engines, "_export", lambda network, example: b"exported")
-    monkeypatch.setattr(engines, "ENGINES", {name: lambda exported, name=name: engine(name) for name in ENGINES})
-    monkeypatch.setattr(engines, "Net", Net, raising=False)
+    program = SimpleNamespace(model_proto=SimpleNamespace(SerializeToString=lambda: b"exported"))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
+    monkeypatch.setattr(engines, "ENGINES", {name: partial(load, name) for name in ENGINES})
+    return Net(1, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +157,14 @@ def sleeping(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None
 def test_auto_takes_the_fastest_if_it_is_clearly_so(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], name: str, reason: str
 ) -> None:
-    sleeping(monkeypatch, seconds)
-    found = make_engine("auto", engines.Net(1, 1), images(1), volumes=FEWEST_VOLUMES)  # type: ignore[attr-defined]
+    network = timed_network(monkeypatch, seconds)
+    found = make_engine("auto", network, images(1), volumes=FEWEST_VOLUMES)
     assert (found.name, found.reason) == (name, reason)
     assert str(found) == f"{name} ({reason})"
 
 
 def test_auto_is_torch_for_few_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_export", lambda network, example: pytest.fail("exported"))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("exported"))
     found = make_engine("auto", ours("unet", "none"), images(1), volumes=FEWEST_VOLUMES - 1)
     assert (found.name, found.reason) == ("torch", f"other engines save time from {FEWEST_VOLUMES} volumes")
 

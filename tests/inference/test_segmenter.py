@@ -807,9 +807,7 @@ def pictures(folder: Path, count: int) -> dict[str, list[Path]]:
     return {f"p{n}": [save_picture(folder / f"p{n}.png", picture(16, 16, seed=n))] for n in range(count)}
 
 
-def test_the_next_image_is_read_and_the_one_before_written_while_the_network_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_read_and_written_while_the_network_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, written, flying = [Event() for _ in range(6)], [Event() for _ in range(6)], []
     images, runs = pictures(tmp_path, 6), count()
 

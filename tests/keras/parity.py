@@ -11,8 +11,8 @@ TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "mixed_float16": 5e-3, "mixed_b
 KINDS = ("block", "network")
 
 
-def check_parity(record_property, reached, expected, *, kind, name, policy):
-    """Compare `reached` with `expected`, and record the difference as one cell of the table.
+def assert_parity(record_property, reached, expected, *, kind, name, policy):
+    """Assert that `reached` is close to `expected`, and record the difference as one cell of the table.
 
     Args:
         record_property: Fixture of pytest.

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from parity import check_parity
+from parity import assert_parity
 
 import reference
 import scse.keras
@@ -114,7 +114,7 @@ def test_values_are_those_of_the_paper(name, policy, record_property):
     y = block(tensor(x, block.compute_dtype))
     assert keras.backend.standardize_dtype(y.dtype) == block.compute_dtype
     assert tuple(y.shape) == block.compute_output_shape(x.shape)
-    check_parity(record_property, y, expected(block, x), kind="block", name=name, policy=policy)
+    assert_parity(record_property, y, expected(block, x), kind="block", name=name, policy=policy)
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

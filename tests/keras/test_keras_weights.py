@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from parity import check_parity
+from parity import assert_parity
 from torch import nn
 from twins import NAMES, TITLES, VARIANTS, gradients, image, run, small, tensor
 
@@ -65,7 +65,7 @@ def test_network_predicts_what_torch_does(name, variant, record_property):
     reached = run(scse.keras.from_torch(network), x)
     title = f"{TITLES[name]}, {VARIANTS[variant]}"
     expected = network(x).detach().numpy()
-    check_parity(record_property, reached, expected, kind="network", name=title, policy="float64")
+    assert_parity(record_property, reached, expected, kind="network", name=title, policy="float64")
 
 
 @every_network
@@ -75,7 +75,7 @@ def test_network_predicts_what_torch_does_in_single_precision(name, record_prope
     assert model.dtype == "float32"
     expected = network(x).detach().numpy()
     title = f"{TITLES[name]}, scSE"
-    check_parity(record_property, run(model, x), expected, kind="network", name=title, policy="float32")
+    assert_parity(record_property, run(model, x), expected, kind="network", name=title, policy="float32")
 
 
 @pytest.mark.parametrize("name", ["unet", "sdnet", "tiramisu"])
@@ -84,7 +84,7 @@ def test_network_of_volumes_predicts_what_torch_does(name, record_property):
     x = image(1, 1, 5, 4, 7).double()
     reached, expected = run(scse.keras.from_torch(network), x), network(x).detach().numpy()
     title = f"{TITLES[name]} 3D, scSE"
-    check_parity(record_property, reached, expected, kind="network", name=title, policy="float64")
+    assert_parity(record_property, reached, expected, kind="network", name=title, policy="float64")
 
 
 @every_network

@@ -143,8 +143,9 @@ def test_nnunet_finds_the_trainer_in_the_printed_folder(variant: str, monkeypatc
 
 
 def test_the_folder_can_be_named_without_nnunet() -> None:
-    code = "import sys; import scse.nnunet; scse.nnunet.folder(); sys.exit('nnunetv2' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; import scse.nnunet; print(scse.nnunet.folder(), 'nnunetv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{folder()} False\n"
 
 
 @pytest.mark.parametrize("network", ["PlainConvUNet", "ResidualEncoderUNet"])

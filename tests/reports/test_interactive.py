@@ -114,7 +114,7 @@ def test_differences_have_a_panel_per_variant_sorted_with_their_intervals(compar
 
 
 @pytest.mark.parametrize("structures", [1, 2, 30])
-def test_differences_in_several_rows_have_room_for_ticks_and_titles_between_them(structures: int) -> None:
+def test_rows_of_differences_have_room_for_ticks_and_titles(structures: int) -> None:
     variants = ("none", *(f"scse[reduction={r}]" for r in (2, 4, 8, 16)), "cse", "sse")
     scores = make_scores(("unet",), variants)
     one = scores[scores["structure"] == "stem"]

@@ -93,7 +93,7 @@ def test_gates_are_those_of_the_last_block_for_these_slices(study, packed):
     np.testing.assert_allclose(shown, wanted, atol=(gate["high"] - gate["low"]) / GATE_LEVELS + 2e-3)
 
 
-def test_cases_are_sorted_by_the_plain_networks_dice_and_the_ends_and_middle_are_picked(study, packed):
+def test_cases_are_sorted_by_the_dice_of_the_plain_network(study, packed):
     dice = [np.mean(case["dice"]["unet|none"]) for case in packed["cases"]]
     assert dice == sorted(dice)
     assert len(dice) == 4
@@ -101,7 +101,7 @@ def test_cases_are_sorted_by_the_plain_networks_dice_and_the_ends_and_middle_are
     assert packed["by"] == "plain"
 
 
-def test_a_small_budget_leaves_cases_out_but_keeps_the_picked_ones_with_their_slices(study, packed, tmp_path):
+def test_a_small_budget_leaves_cases_out_but_keeps_the_picked_ones(study, packed, tmp_path):
     small = pack(study, tmp_path / "viewer.json", budget=10)
     names = [case["name"] for case in packed["cases"]]
     assert [case["name"] for case in small["cases"]] == [names[0], names[2], names[3]]
@@ -129,7 +129,7 @@ def test_a_second_call_packs_nothing_and_other_scores_pack_anew(study, tmp_path)
         (1, list(range(10, 70, 5))),
     ],
 )
-def test_slices_are_thinned_evenly_to_the_number_that_fits_and_never_below_twelve(wanted, slices):
+def test_slices_are_thinned_evenly_and_never_below_twelve(wanted, slices):
     assert chosen_slices(10, 69, wanted) == slices
 
 

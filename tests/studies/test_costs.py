@@ -1,4 +1,4 @@
-"""What a variant costs: parameters are counted exactly, times are compared with the plain network's in turn."""
+"""The costs of a variant: exact counts of parameters and bytes, and times relative to the plain network."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def segmenters() -> dict[Variant, Segmenter]:
     }
 
 
-def test_costs_are_counted_and_measured_against_the_plain_network(task, segmenters, monkeypatch):
+def test_costs_are_relative_to_the_plain_network(task, segmenters, monkeypatch):
     monkeypatch.setattr(costs, "STEP_ROUNDS", 2)
     monkeypatch.setattr(costs, "PREDICT_ROUNDS", 2)
     before = {v: {k: w.clone() for k, w in s.network.state_dict().items()} for v, s in segmenters.items()}
@@ -54,7 +54,7 @@ def test_costs_are_counted_and_measured_against_the_plain_network(task, segmente
     assert list(table["parameters"]) == [sum(p.numel() for p in s.network.parameters()) for s in segmenters.values()]
     plain = table.set_index("variant").loc["none"]
     assert plain["step_ratio"] == plain["predict_ratio"] == 1
-    # scSE is cSE and sSE, so its blocks have the parameters of both
+    # a block of scSE has the parameters of one of cSE and one of sSE
     extra = table.set_index("variant")["parameters"] - plain["parameters"]
     assert extra["scse"] == extra["cse"] + extra["sse"] > 0
     assert (table["kept_mib"] >= plain["kept_mib"]).all()
@@ -64,11 +64,11 @@ def test_costs_are_counted_and_measured_against_the_plain_network(task, segmente
             torch.testing.assert_close(weights, before[variant][key], rtol=0, atol=0)
 
 
-def test_what_a_step_keeps_is_counted_once_and_freed_intermediates_not():
+def test_bytes_kept_for_backward_are_counted_once():
     a, b = (torch.randn(1024, requires_grad=True) for _ in range(2))
-    # a and b for the product; its sums keep nothing
-    assert costs._kept_bytes(lambda: ((a * b) + 1).sum().backward()) == 2 * 4096
-    assert costs._kept_bytes(lambda: (a * a).sum().backward()) == 4096
+    # the product keeps a and b; the sums keep nothing
+    assert costs.kept_bytes(lambda: ((a * b) + 1).sum().backward()) == 2 * 4096
+    assert costs.kept_bytes(lambda: (a * a).sum().backward()) == 4096
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "steps"])

@@ -349,7 +349,7 @@ def test_a_damaged_budget_is_named(finished, tmp_path, content, message):
     assert str(raised.value).startswith(f"{tmp_path / estimate.BUDGET}: ")
 
 
-def test_a_run_that_another_process_is_at_comes_last_and_is_finished_if_that_one_dies(finished, quick, tmp_path):
+def test_a_run_of_another_process_comes_last_and_is_taken_over(finished, quick, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
     (out / "runs" / RUNS[1] / SCORES).unlink()
@@ -528,7 +528,7 @@ def test_wrong_arguments_are_told_before_any_file_is_read(quick, tmp_path, optio
     assert not (tmp_path / "out").exists()
 
 
-def test_every_run_is_reported_with_its_settings_and_scores_and_the_report_at_the_end(finished, quick):
+def test_events_report_settings_and_scores_of_every_run(finished, quick):
     result = quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
     for events, skipped in ((finished.events, False), (quick.events, True)):
         runs = [event for event in events if isinstance(event, RunStarted)]
@@ -623,8 +623,8 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
     def measured(plan: Any, runs: Any, *_: object) -> Any:
         return {(run.network, run.variant): rates for run in runs}
 
-    monkeypatch.setattr(estimate, "_measure", measured)
-    monkeypatch.setattr(estimate, "_scoring_seconds", lambda plan: 1.0)
+    monkeypatch.setattr(estimate, "measure_rates", measured)
+    monkeypatch.setattr(estimate, "scoring_seconds", lambda plan: 1.0)
     steps, watched = 3 * SHAPE[1] // SETTINGS["batch_size"], 3 * SHAPE[1] // 8 * 8 // 4
     cases, costs_too = 2 * (2.0 + 1.0), 16 * 1.0 + 6 * 2.0
     once = 2 * (1.0 + cases + costs_too)
@@ -642,7 +642,7 @@ def test_a_budget_fits_the_epochs_of_all_runs_and_is_kept(finished, quick, tmp_p
             on_event=quick.events.append,
         )
 
-    with pytest.raises(ValueError, match=r"budget 10s: 2 runs of 1 epoch take about .*; ask for fewer runs"):
+    with pytest.raises(ValueError, match=r"budget 10s: 2 runs of 1 epoch take about .*; request fewer runs"):
         again("10s")
     again(budget)
     assert rows_of(quick)["epochs"] == f"3, as many as the budget of {budget} allows; the same in all runs"

@@ -84,7 +84,7 @@ def test_a_study_of_ours_a_librarys_and_a_users_own_network(data, mine, tmp_path
     assert str(own).startswith("mine.py:make: ")
 
 
-def test_a_second_call_trains_nothing_and_another_version_of_the_code_is_refused(data, mine, tmp_path, monkeypatch):
+def test_a_second_call_trains_nothing_and_changed_code_is_refused(data, mine, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "write_report", lambda folder, **_: folder / "index.html")
     networks, told = [f"{mine}:make"], []
     first = run(data, tmp_path / "out", networks, attach_to="first")

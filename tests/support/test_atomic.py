@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,14 +33,6 @@ with temporary_folder(Path(sys.argv[1])) as folder:
     print(folder, flush=True)
     input()
 """
-
-
-@pytest.fixture(autouse=True)
-def _new_process() -> Iterator[None]:
-    """Reset the cache of cleaned folders, so that each test starts as a new process does."""
-    atomic._clean.cache_clear()
-    yield
-    atomic._clean.cache_clear()
 
 
 def names(folder: Path) -> list[str]:
@@ -193,20 +185,21 @@ def test_without_locks_what_was_just_made_here_stays(tmp_path: Path, monkeypatch
     assert names(tmp_path) == [*left, "scores.csv"]
 
 
-def test_a_file_that_was_removed_as_a_leftover_before_it_was_locked_is_created_again(
+def test_a_file_removed_before_it_was_locked_is_created_and_locked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = atomic._locked
-    taken: list[int] = []
+    flock = atomic.fcntl.flock
+    removed: list[Path] = []
 
-    def late(handle: int) -> bool | None:
-        if not taken:
-            taken.append(handle)
-            (part,) = tmp_path.glob(".scse-*.part")
-            part.unlink()
-        return locked(handle)
+    def late(handle: int, operation: int) -> None:
+        if not removed:
+            removed.extend(tmp_path.glob(".scse-*.part"))
+            removed[0].unlink()
+        flock(handle, operation)
 
-    monkeypatch.setattr(atomic, "_locked", late)
-    write_atomic(tmp_path / "scores.csv", b"whole")
-    assert (tmp_path / "scores.csv").read_bytes() == b"whole"
-    assert taken
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
+    with temporary_folder(tmp_path) as folder:
+        assert len(removed) == 1
+        with folder.with_suffix(atomic.PART).open() as part, pytest.raises(BlockingIOError):
+            flock(part.fileno(), atomic.fcntl.LOCK_EX | atomic.fcntl.LOCK_NB)
+    assert names(tmp_path) == []

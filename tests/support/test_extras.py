@@ -1,4 +1,4 @@
-"""The libraries that scse imports are those of its extras, and what is missing is said in a line."""
+"""scse imports only the libraries of its extras, and a missing library gives a one-line message."""
 
 import ast
 import sys
@@ -13,11 +13,11 @@ from scse.support.extras import EXTRAS, MissingLibraryError, needing
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = {"mlflow", "nnunetv2", "onnxruntime", "openvino"}
-"""Imported where a user asked for them; each place says by itself what to install."""
+"""Libraries that are imported only on request of the user, each with its own message on what to install."""
 
 
 def imported() -> set[str]:
-    """The libraries that scse's modules import, anywhere in them."""
+    """Return the libraries that the modules of scse import, at any place in them."""
     names = set()
     for path in (ROOT / "src" / "scse").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -30,7 +30,7 @@ def imported() -> set[str]:
     return names - set(sys.stdlib_module_names) - {"scse"}
 
 
-def test_every_imported_library_is_in_an_extra_and_every_library_of_an_extra_is_imported() -> None:
+def test_imported_libraries_are_those_of_the_extras() -> None:
     assert imported() == {"numpy"} | OPTIONAL | {name for names in EXTRAS.values() for name in names}
 
 

@@ -24,12 +24,13 @@ with SummaryWriter(folder) as writer:
     writer.add_scalar("loss", 0.25, 3)
 events = EventAccumulator(folder)
 events.Reload()
-assert [(event.step, event.value) for event in events.Scalars("loss")] == [(3, 0.25)]
-assert not {"tensorflow", "mlflow"} & sys.modules.keys()
+print([(event.step, event.value) for event in events.Scalars("loss")], {"tensorflow", "mlflow"} & sys.modules.keys())
 """
 
 
 @pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed, so nothing can import it")
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed, so nothing can import it")
 def test_the_command_line_leaves_tensorflow_and_mlflow_out(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", AFTER_THE_COMMAND_LINE, "--version", str(tmp_path)], check=True)
+    command = [sys.executable, "-c", AFTER_THE_COMMAND_LINE, "--version", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[(3, 0.25)] set()"

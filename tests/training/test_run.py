@@ -1,4 +1,4 @@
-"""A run from a folder of scans to a segmenter: it learns, writes its logs, and refuses what it cannot do."""
+"""Training from a folder of scans to a segmenter: it learns, writes its logs, and refuses invalid requests."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
-    """The folder of a finished run and all its events."""
+    """Return the folder of a finished run and all its events."""
     out, events = tmp_path_factory.mktemp("run"), []
     train_on(folder, out=out, settings={**TINY, "epochs": 4}, cache=out / "cache", on_event=events.append)
     return out, events
@@ -269,7 +269,7 @@ def one_slice(case: Prepared, folder: Path) -> Prepared:
 
 
 class Counting(Copy):
-    """Remembers a pixel of every slice that it was given."""
+    """Records a pixel of every slice of its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Counting(Copy):
 
 
 def numbered(folder: Path, slices: int) -> Prepared:
-    """A case whose n-th slice is of n in all pixels, and whose class is n modulo 3."""
+    """Return a case whose n-th slice has the value n and the class n modulo 3 in all pixels."""
     images = np.broadcast_to(np.arange(slices)[:, None, None], (slices, 8, 8))
     return save_prepared(folder, images[:, None], images % 3)
 
@@ -291,9 +291,9 @@ def numbered(folder: Path, slices: int) -> Prepared:
     [
         (100, [*range(12), *range(4)]),
         (16, [*range(12), *range(4)]),
-        (8, [1, 3, 5, 7, 9, 11, 1, 3]),  # half of each case
+        (8, [1, 3, 5, 7, 9, 11, 1, 3]),  # half of the slices of each case
         (4, [2, 6, 10, 2]),
-        (1, [6, 2]),  # at least one of each
+        (1, [6, 2]),  # at least one slice of each case
     ],
 )
 def test_held_out_dice_looks_at_so_many_slices_evenly_spaced(tmp_path: Path, most: int, expected: list[int]) -> None:
@@ -333,7 +333,7 @@ def test_training_that_diverges_says_so_and_leaves_no_segmenter(tmp_path: Path) 
     assert not (tmp_path / "run" / "segmenter").exists()
 
 
-def test_a_loss_that_is_fetched_later_ends_the_run_as_early_and_with_the_same_error(
+def test_a_loss_that_is_fetched_later_ends_the_run_with_the_same_error(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "report_interval", lambda device: 3)

@@ -1,4 +1,4 @@
-"""The checkpoint: interrupted and resumed training ends in the very weights of uninterrupted training."""
+"""Checkpoints: interrupted and resumed training ends with the same weights as uninterrupted training."""
 
 import json
 from collections.abc import Callable
@@ -19,9 +19,10 @@ from scse.training.log import LOG
 from scse.training.run import CHECKPOINT, train
 from scse.training.settings import Settings
 from scse.training.setup import new_state
+from scse.training.state import State
 from scse.training.task import Task
 
-STEPS = 4  # an epoch: 20 slices, 5 at a time
+STEPS = 4  # steps of an epoch: 20 slices in batches of 5
 QUICK = {"width": 4, "depth": 2, "epochs": 3, "slices_per_epoch": 20, "batch_size": 5, "precision": "32"}
 PAPER = {"optimizer": "sgd", "schedule": "steps", "step_epochs": 1, "learning_rate": 0.05, "augment": False}
 RUNS = {
@@ -36,13 +37,13 @@ def settings(**changes: Any) -> Settings:
 
 
 def stop_at(*steps: int) -> Callable[[], bool]:
-    """Stops after these steps, counted over all calls."""
+    """Return a function that requests a stop after these steps, counted over all calls."""
     asked = iter(range(1, 1000))
     return lambda: next(asked) in steps
 
 
 def finish(task: Task, chosen: Settings, folder: Path, stop: Callable[[], bool] = lambda: False) -> int:
-    """Train to the end, going on after every stop; returns the number of stops."""
+    """Train to the end, resume after every stop, and return the number of stops."""
     for stops in range(100):
         try:
             train(task, chosen, folder, stop=stop)
@@ -68,7 +69,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def test_resumed_training_is_uninterrupted_training_bit_for_bit(task: Task, tmp_path: Path, run: str) -> None:
     chosen = settings(**RUNS[run])
     finish(task, chosen, tmp_path / "whole")
-    # in the middle of an epoch, at an epoch's last step, at once again, and at the very last step
+    # in the middle of an epoch, at the last step of an epoch, right after resuming, and at the last step of all
     stops = finish(task, chosen, tmp_path / "parts", stop_at(2, STEPS, STEPS + 1, 2 * STEPS + 2, 3 * STEPS))
     assert stops == 5
     whole, parts = (load_file(tmp_path / name / "segmenter" / "weights.safetensors") for name in ("whole", "parts"))
@@ -81,7 +82,7 @@ def test_resumed_training_is_uninterrupted_training_bit_for_bit(task: Task, tmp_
 def test_the_interval_of_reports_changes_no_number(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish(task, settings(), tmp_path / "every")
     monkeypatch.setattr(loop, "report_interval", lambda device: 3)
-    # after a report, between two, and at an epoch's last step
+    # after a report, between two reports, and at the last step of an epoch
     assert finish(task, settings(), tmp_path / "third", stop_at(3, STEPS + 2, 2 * STEPS)) == 3
     every, third = (load_file(tmp_path / name / CHECKPOINT) for name in ("every", "third"))
     assert same(every, third)
@@ -133,7 +134,7 @@ def damage(kind: str, path: Path) -> None:
         path.write_text("no checkpoint")
     elif kind == "empty":
         path.write_bytes(b"")
-    else:  # sound safetensors without the state
+    else:  # a valid safetensors file without the state
         save_file({"network.weight": torch.zeros(2)}, path)
 
 
@@ -148,15 +149,17 @@ def test_a_damaged_checkpoint_is_named(task: Task, tmp_path: Path, kind: str) ->
 
 @pytest.fixture(scope="module")
 def stopped(task: Task, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The checkpoint of a run that was stopped after an epoch and a step."""
+    """Return the checkpoint of a run that was stopped after an epoch and a step."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(StoppedError):
         train(task, settings(variant="scse"), folder, stop=stop_at(STEPS + 1))
     return (folder / CHECKPOINT).read_bytes()
 
 
-def load(task: Task, path: Path) -> None:
-    new_state(task, settings(variant="scse"), steps=STEPS).load(path, steps=STEPS)
+def load(task: Task, path: Path) -> State:
+    state = new_state(task, settings(variant="scse"), steps=STEPS)
+    state.load(path, steps=STEPS)
+    return state
 
 
 def test_any_flipped_bit_is_refused(task: Task, stopped: bytes, tmp_path: Path) -> None:
@@ -172,11 +175,16 @@ def test_any_flipped_bit_is_refused(task: Task, stopped: bytes, tmp_path: Path) 
             state.load(path, steps=STEPS)
 
 
-def test_a_checkpoint_of_an_earlier_version_has_no_checksum_and_is_loaded(
-    task: Task, stopped: bytes, tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_a_checksum_is_loaded(task: Task, stopped: bytes, tmp_path: Path) -> None:
+    """Checkpoints of earlier versions have no checksum."""
+    (tmp_path / "whole").write_bytes(stopped)
     edit(stopped, tmp_path / CHECKPOINT, lambda rest: None)
-    load(task, tmp_path / CHECKPOINT)
+    with safe_open(tmp_path / CHECKPOINT, framework="pt") as file:
+        assert file.metadata().keys() == {"state"}
+    found, whole = (load(task, tmp_path / name) for name in (CHECKPOINT, "whole"))
+    assert found.clock == whole.clock
+    assert (found.clock.epoch, found.clock.step) == (1, 1)
+    assert same(found.network.state_dict(), whole.network.state_dict())
 
 
 def edit(
@@ -185,7 +193,7 @@ def edit(
     change: Callable[[dict[str, Any]], Any],
     tensors: Callable[[dict[str, Tensor]], Any] = lambda tensors: None,
 ) -> None:
-    """Write a checkpoint with another state, and without a checksum."""
+    """Write a checkpoint with a changed state and without a checksum."""
     path.write_bytes(content)
     with safe_open(path, framework="pt") as file:
         rest = json.loads(file.metadata()["state"])

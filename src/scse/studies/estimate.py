@@ -1,4 +1,4 @@
-"""How long a study takes, measured from a few steps, and how many epochs fit a budget of time."""
+"""Estimate how long a study takes, from a few measured steps, and how many epochs fit its time budget."""
 
 import tempfile
 import time
@@ -33,16 +33,17 @@ from scse.vocabulary.titles import network_name
 from scse.vocabulary.variants import Variant
 
 STEPS, STEP_SECONDS = 5, 2.0
-"""Training steps that are measured after one that warms up; no further one begins after so many seconds."""
+"""Number of training steps to measure after a warm-up step, and the seconds after which no further step starts."""
 
 VALIDATED = 32
-"""Held-out slices that are predicted to measure how long validation takes."""
+"""Number of held-out slices that are predicted to measure the time of validation."""
 
 BUDGET = "plan.json"
+"""Name of the file in the folder of a study that records its budget."""
 
 
 class _Budget(BaseModel):
-    """What `plan.json` keeps: the budget as the user wrote it and in seconds, and the epochs that it allowed."""
+    """Content of `plan.json`: the budget as text and in seconds, and the number of epochs that fits it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,14 +54,14 @@ class _Budget(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Measured times of a variant of a network, in seconds.
+    """Measured times of one variant of a network, in seconds.
 
     Attributes:
-        start: Building the network, with its first step.
-        step: A training step, including the drawing of its batch.
-        validate: Validation on a slice.
-        save: Writing a checkpoint.
-        predict: Prediction of a test case.
+        start: Time to build the network and take the first training step.
+        step: Time of a training step, including the loading of its batch.
+        validate: Time to validate on one slice.
+        save: Time to write a checkpoint.
+        predict: Time to predict one test case.
     """
 
     start: float
@@ -71,22 +72,23 @@ class Rates:
 
 
 def plan_time(plan: Plan, watch: Watch) -> tuple[Plan, list[tuple[str, str]]]:
-    """Measure how long a study will take, and fit its epochs to its budget if it has one.
+    """Estimate the time of a study, and fit the number of epochs to its budget if it has one.
 
-    Every variant of a network that is still to be trained takes a few steps and is validated on a few slices, and one
-    variant of each network predicts a test case. These measurements do not change what the runs compute.
+    For each variant of a network that remains to be trained, a few training steps and the validation on a few slices
+    are timed; for each network, the prediction of a test case by one variant. The measurements do not affect the
+    results of the runs.
 
     Args:
         plan: Plan of the study.
-        watch: Gets the events of preparing the data and of this stage; checked between the measurements.
+        watch: Receives the events of data preparation and of this stage; checked between measurements.
 
     Returns:
-        The plan, with the epochs that the budget allows, and rows (what, value) to show.
+        The plan, with the number of epochs that fits the budget, and rows (name, value) to display.
 
     Raises:
-        ValueError: The budget is too small for one epoch of every run.
+        UserError: The budget is too small for one epoch of every run, or a test case has no label map.
         DataError: The folder contains a study with another budget.
-        StoppedError: The watch asked to stop.
+        StoppedError: The watch requested to stop.
     """
     kept = _kept_epochs(plan)
     if kept is not None:
@@ -102,8 +104,8 @@ def plan_time(plan: Plan, watch: Watch) -> tuple[Plan, list[tuple[str, str]]]:
             tasks[_data(run)] = plan.task(run, watch)
             loads[_data(run)] = _load(tasks[_data(run)], plan.settings)
     watch.report(Stage("measuring a few training steps of each variant"))
-    rates = _measure(plan, left, tasks, watch)
-    fixed = _scoring_seconds(plan) * sum(len(plan.folds[run.fold].test) for run in left)
+    rates = measure_rates(plan, left, tasks, watch)
+    fixed = scoring_seconds(plan) * sum(len(plan.folds[run.fold].test) for run in left)
     fixed += 0 if (plan.out / "costs.csv").exists() else sum(map(_cost_seconds, rates.values()))
     each: dict[Run, float] = {}
     for run in left:
@@ -120,32 +122,32 @@ def plan_time(plan: Plan, watch: Watch) -> tuple[Plan, list[tuple[str, str]]]:
 
 
 def fit_epochs(budget: str, fixed: float, each: float, *, runs: int) -> int:
-    """The greatest number of epochs that stays within a budget.
+    """Return the largest number of epochs that fits a budget.
 
     Args:
-        budget: see `parse_budget`.
-        fixed: seconds of all runs without their epochs.
-        each: seconds of one epoch of all runs.
-        runs: how many, for the message.
+        budget: Time budget as text, see `parse_budget`.
+        fixed: Seconds of all runs apart from their epochs.
+        each: Seconds of one epoch of all runs.
+        runs: Number of runs, for the error message.
 
     Raises:
-        ValueError: one epoch takes longer.
+        UserError: The budget is too small for one epoch, or is not a time.
     """
     epochs = int((parse_budget(budget) - fixed) // each)
     if epochs < 1:
         raise UserError(
-            f"budget {budget}: {runs} runs of 1 epoch take about {in_words(fixed + each)}; ask for fewer runs "
-            "(variants, seeds, folds), a coarser spacing, a smaller width, fewer slices_per_epoch, or give more time"
+            f"budget {budget}: {runs} runs of 1 epoch take about {in_words(fixed + each)}; request fewer runs "
+            "(variants, seeds, folds), a coarser spacing, a smaller width or fewer slices_per_epoch, or a larger budget"
         )
     return epochs
 
 
 def _kept_epochs(plan: Plan) -> int | None:
-    """The epochs that the budget allowed when the study began, None if it begins now or has no budget."""
+    """Return the recorded number of epochs, None if the study is new or has no budget."""
     path = plan.out / BUDGET
     if not plan.budget or not path.exists():
         return None
-    remedy = "delete it to fit the epochs anew, and with it the runs of the study"
+    remedy = "delete it and the runs of the study to fit the number of epochs again"
     kept = validated(_Budget, read_json(path, remedy=remedy), path=path, remedy=remedy, strict=True)
     if kept.seconds != parse_budget(plan.budget):
         raise DataError(
@@ -165,12 +167,12 @@ def _with_epochs(plan: Plan, epochs: int) -> Plan:
 
 
 def _data(run: Run) -> Hashable:
-    """What decides the data of a run."""
+    """Return a key that is equal for runs on the same data."""
     return run.fold, run.train_cases
 
 
 def _load(task: Task, settings: Settings) -> tuple[int, int]:
-    """Steps of an epoch, and slices that it is validated on."""
+    """Return the number of steps of an epoch, and the number of slices of its validation."""
     batches = make_batches(task, settings)
     return len(batches), min(validation_slices(batches), _held_out_slices(task))
 
@@ -180,20 +182,30 @@ def _held_out_slices(task: Task) -> int:
 
 
 def _epochs_left(plan: Plan, run: Run) -> int:
-    """Epochs that a run still has to do; its log may be ahead of its checkpoint by the one under way at most."""
+    """Return the number of epochs that remain; the log may be at most one epoch ahead of the checkpoint."""
     folder = plan.folder(run)
     done = len((folder / LOG).read_bytes().splitlines()) if (folder / CHECKPOINT).exists() else 0
     return max(0, plan.run_settings(run).epochs - done)
 
 
-def _measure(
+def measure_rates(
     plan: Plan, runs: Sequence[Run], tasks: Mapping[Hashable, Task], watch: Watch
 ) -> dict[tuple[NetworkSpec, Variant], Rates]:
-    """Rates of every (network, variant) of the runs."""
+    """Measure the rates of every (network, variant) of the runs.
+
+    Args:
+        plan: Plan of the study.
+        runs: Runs that remain.
+        tasks: (fold, number of training cases) -> data.
+        watch: Checked between measurements.
+
+    Raises:
+        StoppedError: The watch requested to stop.
+    """
     rates: dict[tuple[NetworkSpec, Variant], Rates] = {}
     image = read_image(plan.folds[0].test[0].images)
     predicted: dict[NetworkSpec, float] = {}
-    stopped = "stopped while the time of the study was measured; nothing was trained in this call"
+    stopped = "stopped while the time of the study was estimated; nothing was trained in this call"
     for run in runs:
         if (run.network, run.variant) in rates:
             continue
@@ -212,7 +224,7 @@ def _measure(
 
 
 def _measure_steps(task: Task, settings: Settings) -> tuple[Stepper, float, float]:
-    """A stepper, the seconds until its first step was done, and the mean seconds of further steps."""
+    """Return a stepper, the seconds until the end of its first step, and the mean seconds of further steps."""
     began = time.perf_counter()
     stepper = Stepper.make(task, settings, steps=STEPS + 1)
     batches = chain.from_iterable(stepper.batches.epoch(epoch) for epoch in count())
@@ -225,7 +237,7 @@ def _measure_steps(task: Task, settings: Settings) -> tuple[Stepper, float, floa
 
 
 def _measure_validation(stepper: Stepper, task: Task, settings: Settings) -> float:
-    """Seconds of validation on a slice."""
+    """Return the seconds of validation per slice."""
     slices = max(VALIDATED, len(task.held_out))
     seconds = _seconds(
         lambda: held_out_dice(
@@ -242,17 +254,21 @@ def _measure_validation(stepper: Stepper, task: Task, settings: Settings) -> flo
 
 
 def _measure_saving(stepper: Stepper) -> float:
-    """Seconds of writing a checkpoint."""
+    """Return the seconds to write a checkpoint."""
     state = replace(stepper.state, network=stepper.network)
     with tempfile.TemporaryDirectory() as folder:
         return _seconds(partial(state.save, Path(folder) / CHECKPOINT))
 
 
-def _scoring_seconds(plan: Plan) -> float:
-    """Seconds of reading, scoring and writing a test case, as if it were predicted without an error."""
+def scoring_seconds(plan: Plan) -> float:
+    """Return the seconds to read, score and write a test case, with its reference in place of a prediction.
+
+    Raises:
+        UserError: The first test case has no label map.
+    """
     case = plan.folds[0].test[0]
     if case.label is None:
-        raise UserError(f"case {case.name} has no label map to be scored against")
+        raise UserError(f"case {case.name} has no label map; add it, or remove the case from the test cases")
     label = case.label
 
     def score_reference() -> None:
@@ -266,7 +282,7 @@ def _scoring_seconds(plan: Plan) -> float:
 
 
 def _cost_seconds(rates: Rates) -> float:
-    """Seconds of measuring a variant's costs at the end."""
+    """Return the seconds to measure the costs of a variant at the end of the study."""
     return (STEP_ROUNDS + 1) * rates.step + (PREDICT_ROUNDS + 1) * rates.predict
 
 
@@ -277,7 +293,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def _step_times(rates: Mapping[tuple[NetworkSpec, Variant], Rates]) -> str:
-    """The milliseconds of a step of each network, from its fastest to its slowest variant."""
+    """Return the milliseconds of a step of each network as text, from the fastest to the slowest variant."""
     times = []
     for network in dict.fromkeys(network for network, _ in rates):
         steps = sorted(round(1000 * rate.step) for (name, _), rate in rates.items() if name == network)

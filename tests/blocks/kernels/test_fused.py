@@ -67,15 +67,15 @@ def assert_close(found, expected, tolerance):
 
 def built():
     """Return the libraries that this processor can run: its own and those for older processors."""
-    assert fused._library is not None, fused.describe_backend()
+    assert fused.LIBRARY is not None, fused.describe_backend()
     known = ["baseline", "avx2", "avx512"]
-    paths = [fused._library.path.with_name(f"scse_{name}.so") for name in known]
+    paths = [fused.LIBRARY.path.with_name(f"scse_{name}.so") for name in known]
     return [path for path in paths[: known.index(library.instruction_set()) + 1] if path.is_file()]
 
 
 @pytest.fixture(params=built(), ids=lambda path: path.stem)
 def every_instruction_set(request, monkeypatch):
-    monkeypatch.setattr(fused, "_library", library.Library(request.param))
+    monkeypatch.setattr(fused, "LIBRARY", library.Library(request.param))
 
 
 def differentiated(x, weights, grad, function, **options):
@@ -403,11 +403,10 @@ def test_fake_tensors_have_the_right_shape():
 def test_operator_keeps_the_rules_of_torch(kind, last):
     x = feature_map((2, 6, 5, 4), last=last, dtype=torch.float32).requires_grad_()
     weights = weights_of(kind, 6, dtype=torch.float32, grad=True)
-    torch.library.opcheck(
-        fused.recalibrate_op,
-        (x, *weights, kind, "relu", "sigmoid", 1.0),
-        test_utils=["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"],
-    )
+    rules = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    call = (x, *weights, kind, "relu", "sigmoid", 1.0)
+    found = torch.library.opcheck(fused.recalibrate_op, call, test_utils=rules)
+    assert found == dict.fromkeys(rules, "SUCCESS")
 
 
 def test_compiled_block_calls_the_kernel_in_both_directions():
@@ -478,7 +477,7 @@ def work(queue):
 
 
 if __name__ == "__main__":
-    assert fused._library is not None
+    assert fused.LIBRARY is not None
     context = multiprocessing.get_context(sys.argv[1])
     torch.set_num_threads(2)
     queue = context.SimpleQueue()

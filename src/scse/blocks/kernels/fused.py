@@ -31,7 +31,9 @@ class Options(NamedTuple):
     scale: float
 
 
-_library, _description = open_library()
+LIBRARY, _description = open_library()
+"""The kernels in use, chosen when this module is imported; None if all blocks run on plain torch operations."""
+
 _forked = False
 
 
@@ -45,14 +47,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def _loaded() -> Library:
-    if _library is None:
+    if LIBRARY is None:
         raise RuntimeError(f"the kernels of scse are not available: {_description}")
-    return _library
+    return LIBRARY
 
 
 def describe_backend() -> str:
     """Describe in one line whether the blocks run on the fused kernels or on plain torch operations, and why."""
-    return _description if _library is not None else f"plain torch operations: {_description}"
+    return _description if LIBRARY is not None else f"plain torch operations: {_description}"
 
 
 def recalibrate(
@@ -84,7 +86,7 @@ def serves(x: Tensor, weights: Weights) -> bool:
     must see every operation: tensor subclasses, dispatch modes, transforms of torch.func and forward-mode
     differentiation.
     """
-    if _library is None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if LIBRARY is None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     if x.device.type != "cpu" or x.dtype not in DTYPE_CODES or x.numel() == 0:
         return False
