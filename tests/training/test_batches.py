@@ -10,7 +10,8 @@ from torch import Tensor
 
 from datasets import save_prepared
 from scse.data.prepared import Prepared
-from scse.training.batches import Augmentation, Batches, augmented, step_seed
+from scse.training.augmentation import Augmentation, augmented
+from scse.training.batches import Batches, step_seed
 from scse.training.settings import Settings
 from scse.training.setup import make_batches
 from scse.training.task import Task

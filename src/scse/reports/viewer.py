@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import math
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
 from scse.support.events import UNWATCHED, Stage, Watch
 from scse.support.json_files import read_json
+from scse.vocabulary.sides import without_side
 from scse.vocabulary.titles import Setup, variant_name
 
 FORMAT = 2
@@ -55,8 +55,6 @@ PALETTE = (
     "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00", "#ddddee", "#44aa99", "#aa4499",
     "#ddcc77", "#332288", "#88ccee", "#882255", "#999933", "#ee99aa",
 )  # fmt: skip
-
-SIDE = re.compile(r"(?<![a-z])(left|right|lh|rh)(?![a-z])[\s_-]*", re.IGNORECASE)
 
 
 def viewer_data(
@@ -169,7 +167,7 @@ def chosen_slices(first: int, last: int, wanted: int) -> list[int]:
 
 def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
     """Colour of each structure; the left and right structure of a pair have the same colour."""
-    pairs = [SIDE.sub("", name).strip(" _-") for name in names]
+    pairs = [without_side(name) for name in names]
     places = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
     return [
         {"name": name, "color": PALETTE[places[pair] % len(PALETTE)]} for name, pair in zip(names, pairs, strict=True)

@@ -1,37 +1,17 @@
 """Training batches of slices or patches of volumes. All that is drawn depends only on (seed, epoch, step)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
+from scse.training.augmentation import Augmentation, augmented
 
 MOST_POSITIONS = 10_000
 """Positions of each structure in a case from which the centres of patches are drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """Ranges of random changes; each is drawn uniformly from -range to +range for every slice or volume.
-
-    Attributes:
-        rotation: Degrees; volumes are rotated about each axis.
-        scaling: Relative change of size.
-        shift: Fraction of the side of the patch.
-        gain: Relative change of intensity.
-        offset: Change of intensity in standard deviations of the image.
-    """
-
-    rotation: float
-    scaling: float
-    shift: float
-    gain: float
-    offset: float
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -128,61 +108,3 @@ class Batches:
                 for positions in found
             ]
         return self._positions[place]
-
-
-def augmented(
-    images: Tensor,
-    labels: Tensor,
-    ranges: Augmentation,
-    rng: np.random.Generator,
-    *,
-    extent: NDArray[np.floating] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Rotate, scale and shift each slice or volume with its labels, and change the image's gain and offset.
-
-    Args:
-        images: Standardised images, (N, C, *spatial).
-        labels: Class indices, (N, *spatial) int64.
-        ranges: Ranges of the changes.
-        rng: Generator of all random numbers.
-        extent: Millimetres of a volume along each spatial axis; by default its number of voxels. Slices are rotated as
-            if they were square.
-    """
-    count, axes = len(images), images.ndim - 2
-    rotation, shift_range = np.deg2rad(ranges.rotation), 2 * ranges.shift  # the grid runs from -1 to 1
-    angles = rng.uniform(-rotation, rotation, (count,) if axes == 2 else (3, count))
-    scale = rng.uniform(1 - ranges.scaling, 1 + ranges.scaling, count)
-    shift = rng.uniform(-shift_range, shift_range, (axes, count))
-    turns = _turns(angles, np.asarray(images.shape[2:] if extent is None else extent, np.float64))
-    # the grid has the axes in reverse order: x is the last
-    theta = np.concatenate([scale[:, None, None] * turns, shift[::-1].T[:, :, None]], axis=2)
-    grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(images.shape), align_corners=False)
-    images = _sampled(images, grid, "bilinear")
-    labels = _sampled(labels[:, None].float(), grid, "nearest")[:, 0].long()
-    gain = rng.uniform(1 - ranges.gain, 1 + ranges.gain, count)
-    offset = rng.uniform(-ranges.offset, ranges.offset, count)
-    by_image = torch.from_numpy(np.stack([gain, offset]).astype(np.float32)).reshape(2, count, 1, *(1,) * axes)
-    return images * by_image[0] + by_image[1], labels
-
-
-def _turns(angles: NDArray[np.float64], extent: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotations of a grid that runs from -1 to 1: (N, axes, axes), from angles (N,) of slices or (3, N) of volumes."""
-    cos, sin = np.cos(angles), np.sin(angles)
-    if angles.ndim == 1:
-        return np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
-    turns = np.broadcast_to(np.eye(3), (angles.shape[1], 3, 3))
-    for about in range(3):
-        first, second = (axis for axis in range(3) if axis != about)
-        turn = np.zeros((angles.shape[1], 3, 3))
-        turn[:, about, about] = 1
-        turn[:, first, first] = turn[:, second, second] = cos[about]
-        turn[:, first, second], turn[:, second, first] = sin[about], -sin[about]
-        turns = turn @ turns
-    # a rotation keeps lengths in millimetres, not in fractions of sides that differ
-    sides = extent[::-1]
-    turned: NDArray[np.float64] = turns * sides / sides[:, None]
-    return turned
-
-
-def _sampled(maps: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)

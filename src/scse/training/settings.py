@@ -52,11 +52,16 @@ class Settings(BaseModel):
         weight_decay: Weight decay of the optimizer.
         loss: Cross-entropy plus Dice loss, or one of them.
         class_weights: Class weights of the cross-entropy; the paper uses "median-frequency".
-        augment: Random changes of every slice, within the ranges of the five settings that follow; no mirroring, which
-            would exchange left and right.
-        rotation, scaling, shift: Largest rotation in degrees, relative change of size, and shift as a fraction of the
-            slice's side.
+        augment: Random changes of every slice or patch, within the ranges of the settings that follow; see
+            `scse.training.augmentation.Augmentation`.
+        rotation, scaling, shift, elastic: Largest rotation in degrees, relative change of size, shift as a fraction of
+            the side, and displacement of control points as a fraction of their distance.
         gain, offset: Largest relative change of intensity, and change in standard deviations of the image.
+        gamma, noise, blur, low_resolution: Largest change of contrast, noise in standard deviations of the image, blur
+            in pixels, and relative loss of resolution.
+        probability: Probability of each of gamma, noise, blur and low_resolution.
+        mirror: "safe" mirrors along axes where the labels stay right: left and right structures change places, and
+            where one has no partner, or in pictures, nothing is mirrored from left to right. "none" mirrors nothing.
         precision: "bf16" computes convolutions in bfloat16; "auto" does so if the processor has instructions for it.
         seed: Seed of the initial weights, the order of slices, and the augmentation.
     """
@@ -85,8 +90,15 @@ class Settings(BaseModel):
     rotation: float = Field(default=10.0, ge=0, le=180)
     scaling: float = Field(default=0.1, ge=0, lt=1)
     shift: float = Field(default=0.05, ge=0, le=0.5)
+    elastic: float = Field(default=0.0, ge=0, le=0.5)
     gain: float = Field(default=0.1, ge=0, lt=1)
     offset: float = Field(default=0.1, ge=0, le=100)
+    gamma: float = Field(default=0.0, ge=0, le=10)
+    noise: float = Field(default=0.0, ge=0, le=10)
+    blur: float = Field(default=0.0, ge=0, le=20)
+    low_resolution: float = Field(default=0.0, ge=0, le=7)
+    probability: float = Field(default=0.2, ge=0, le=1)
+    mirror: Literal["none", "safe"] = "none"
     precision: Precision = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
@@ -95,8 +107,41 @@ class Settings(BaseModel):
         check_placement(self.network, self.variant)
 
 
-RANGES = ("rotation", "scaling", "shift", "gain", "offset")
-"""Settings of the augmentation."""
+RANGES = (
+    "rotation",
+    "scaling",
+    "shift",
+    "elastic",
+    "gain",
+    "offset",
+    "gamma",
+    "noise",
+    "blur",
+    "low_resolution",
+    "probability",
+)
+"""Settings that are ranges of the augmentation."""
+
+STRENGTHS: Mapping[str, Mapping[str, Any]] = {
+    "light": {},
+    "strong": {
+        "rotation": 30.0,
+        "scaling": 0.3,
+        "shift": 0.1,
+        "elastic": 0.3,
+        "gain": 0.25,
+        "offset": 0.25,
+        "gamma": 0.5,
+        "noise": 0.3,
+        "blur": 1.0,
+        "low_resolution": 1.0,
+        "mirror": "safe",
+    },
+}
+"""Settings of the augmentation by strength, as changes to those of the preset."""
+
+STRENGTH = "strength"
+"""Name that stands for all settings of the augmentation: light or strong."""
 
 OWN_SIZES = ("width", "depth", "kernel_size")
 """Settings of scse's own networks."""
@@ -137,7 +182,8 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None, *, dim
 
     Args:
         preset: Name of the preset.
-        replaced: Values of fields that differ from the preset.
+        replaced: Values of fields that differ from the preset; `strength` sets those of the augmentation that are not
+            given.
         dims: Number of spatial axes of the network's input, 2 or 3.
 
     Raises:
@@ -148,7 +194,10 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None, *, dim
         if preset != "quick":
             raise UserError(f"preset {preset!r} is for slices; take quick with dims=3")
         start |= VOLUMES
-    return construct(Settings, {**start, **(replaced or {})}, what="training settings")
+    given = dict(replaced or {})
+    if STRENGTH in given:
+        start |= STRENGTHS[check_choice(STRENGTH, given.pop(STRENGTH), STRENGTHS)]
+    return construct(Settings, {**start, **given}, what="training settings")
 
 
 def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], given: Mapping[str, Any]) -> None:
@@ -173,7 +222,8 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
             )
         if all(variant == PLAIN for variant in variants):
             raise UserError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
-    if given.get("augment") in (False, "false") and (ranges := [name for name in RANGES if name in given]):
+    ranges = [name for name in (*RANGES, "mirror", STRENGTH) if name in given]
+    if given.get("augment") in (False, "false") and ranges:
         raise UserError(f"{', '.join(ranges)} have no effect without augmentation; leave them out, or augment=true")
     if not own and (sizes := [name for name in OWN_SIZES if name in given]):
         names = ", ".join(map(str, networks))

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from scse.inference.segmenter import Segmenter
 from scse.inference.windows import CHANNELS_LAST
-from scse.training.batches import Augmentation, Batches
+from scse.training.augmentation import Augmentation, safe_mirroring
+from scse.training.batches import Batches
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
@@ -45,11 +46,17 @@ def make_batches(task: Task, settings: Settings) -> Batches:
         patch=task.recipe.patch,
         batch_size=settings.batch_size,
         limit=settings.slices_per_epoch,
-        augmentation=Augmentation(**{name: getattr(settings, name) for name in RANGES}) if settings.augment else None,
+        augmentation=make_augmentation(task, settings) if settings.augment else None,
         seed=settings.seed,
         foreground=settings.foreground,
         spacing=task.recipe.spacing,
     )
+
+
+def make_augmentation(task: Task, settings: Settings) -> Augmentation:
+    """Augmentation of a run."""
+    mirroring = safe_mirroring(task.recipe.view, list(task.structures)) if settings.mirror == "safe" else {}
+    return Augmentation(**{name: getattr(settings, name) for name in RANGES}, **mirroring)
 
 
 def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = True) -> State:
