@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from scse.support.errors import UserError
-from scse.training.augmentation import Augmentation, augmented, safe_mirroring
+from scse.training.augmentation import Augmentation, augmented
 from scse.training.settings import RANGES, Settings, make_settings, reject_unused
 from scse.training.setup import make_augmentation, make_batches
 from scse.training.task import Task
+from scse.vocabulary.sides import Mirroring, safe_mirroring
 
 SIDED = ["left-a", "right-a", "b"]
 SHAPES = [(8, 2, 24, 20), (8, 2, 16, 12, 10)]
@@ -91,32 +92,10 @@ def test_an_elastic_deformation_moves_labels_with_their_image_and_folds_nothing(
         assert (moved - labels).abs().max() <= 0.4 * 16 + 1
 
 
-@pytest.mark.parametrize(
-    ("view", "names", "axes", "swaps"),
-    [
-        ("volume", SIDED, (0, 1, 2), (0,)),
-        ("volume", ["a", "b"], (0, 1, 2), ()),
-        ("volume", ["left-a", "b"], (1, 2), ()),
-        ("coronal", SIDED, (0, 1), (0,)),
-        ("coronal", ["Left A", "b"], (1,), ()),
-        ("axial", SIDED, (0, 1), (0,)),
-        ("sagittal", SIDED, (0, 1), ()),
-        ("sagittal", ["left-a"], (0, 1), ()),
-        ("picture", SIDED, (), ()),
-        ("picture", ["a"], (0, 1), ()),
-    ],
-)
-def test_images_are_mirrored_only_where_labels_stay_right(
-    view: Any, names: list[str], axes: tuple[int, ...], swaps: tuple[int, ...]
-) -> None:
-    found = safe_mirroring(view, names)
-    assert (found["mirror"], found.get("mirror_swaps", ())) == (axes, swaps)
-
-
 def test_left_and_right_change_places_in_a_mirrored_volume() -> None:
     labels = torch.zeros(64, 6, 4, 4, dtype=torch.int64)
     labels[:, 0], labels[:, 5], labels[:, 1], labels[:, 4] = 1, 2, 3, 255
-    mirroring = Augmentation(**safe_mirroring("volume", SIDED))
+    mirroring = Augmentation(mirror=safe_mirroring("volume", SIDED))
     images, moved = augmented(labels[:, None].float(), labels, mirroring, np.random.default_rng(0))
     images = images.round()  # of values between pixels
     flipped = images[:, 0, 0, 0, 0] == 2
@@ -144,7 +123,7 @@ def test_the_ranges_of_a_run_are_those_of_its_settings(task: Task) -> None:
     chosen = dict(zip(RANGES, np.linspace(0.01, 0.4, len(RANGES)).tolist(), strict=True))
     made = make_augmentation(task, Settings(**chosen, mirror="safe"))
     assert {name: getattr(made, name) for name in RANGES} == chosen
-    assert (made.mirror, made.mirror_swaps, made.swapped) == ((0, 1), (0,), {1: 2, 2: 1})
-    assert make_augmentation(task, Settings()).mirror == ()
+    assert made.mirror == Mirroring((0, 1), (0,), (0, 2, 1))
+    assert make_augmentation(task, Settings()).mirror == Mirroring()
     first, again = (next(make_batches(task, Settings(**chosen)).epoch(0)) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))

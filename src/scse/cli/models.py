@@ -21,9 +21,15 @@ from scse.support.errors import UserError
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    model: Annotated[Path, typer.Option("-m", "--model", help="Folder of a segmenter or of a training run.")],
+    model: Annotated[
+        list[Path],
+        typer.Option("-m", "--model", help="Folder of a segmenter or of a training run; several are averaged."),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the label maps.")],
     network: ModelNetwork = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
+    ] = False,
     batch_size: BatchSize = None,
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
@@ -32,13 +38,18 @@ def predict(
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
+    from scse.inference.averaging import averaged
     from scse.inference.inputs import find_images
     from scse.inference.segmenter import Segmenter
 
-    segmenter = Segmenter.load(model, network=network)
-    found = find_images(images, channels=segmenter.recipe.channels)
-    segmenter = segmenter.with_engine(engine, images=len(found))
-    say(f"engine: {segmenter.engine}")
+    segmenters = [Segmenter.load(folder, network=network) for folder in model]
+    found = find_images(images, channels=segmenters[0].recipe.channels)
+    segmenters = [segmenter.with_engine(engine, images=len(found)) for segmenter in segmenters]
+    say(f"engine: {segmenters[0].engine}")
+    segmenter = segmenters[0]
+    if mirror or len(segmenters) > 1:
+        segmenter = averaged(segmenters, mirror=mirror)
+        say(str(segmenter.engine))
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")

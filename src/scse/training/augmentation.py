@@ -1,7 +1,7 @@
 """Random changes of training images and their labels: geometry, intensities and mirroring, for slices and volumes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scse.vocabulary.planes import View
-from scse.vocabulary.sides import SIDE, partners
+from scse.vocabulary.sides import UNMIRRORED, Mirroring
 
 CONTROL_DISTANCE = 16
 """Pixels between two control points of an elastic deformation."""
@@ -42,9 +41,7 @@ class Augmentation:
         blur: Standard deviation of a Gaussian filter in pixels.
         low_resolution: The image is resampled to a grid that is up to 1 + low_resolution times as coarse, and back.
         probability: Probability of each of gamma, noise, blur and low_resolution.
-        mirror: Axes of the patch along which every second slice or volume is mirrored.
-        swapped: Class of each class on the other side, for the axes in `mirror_swaps`.
-        mirror_swaps: Axes of `mirror` along which left and right structures change places.
+        mirror: Axes along which about every second slice or volume is mirrored.
     """
 
     rotation: float = 0.0
@@ -58,34 +55,7 @@ class Augmentation:
     blur: float = 0.0
     low_resolution: float = 0.0
     probability: float = 0.2
-    mirror: tuple[int, ...] = ()
-    mirror_swaps: tuple[int, ...] = ()
-    swapped: Mapping[int, int] = field(default_factory=dict)
-
-
-def safe_mirroring(view: View, structures: Sequence[str]) -> dict[str, Any]:
-    """Axes along which images can be mirrored, as fields of `Augmentation`.
-
-    Left and right structures of a pair change places if an image is mirrored from left to right. Without a pair for
-    every such structure, and in pictures, whose orientation is unknown, the images are not mirrored along this axis.
-
-    Args:
-        view: What the network sees of an image.
-        structures: Names of the structures in the order of their classes.
-    """
-    sided = any(SIDE.search(name) for name in structures)
-    if view == "picture":
-        return {"mirror": () if sided else (0, 1)}
-    axes = {"volume": (0, 1, 2), "sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}[view]
-    other = partners(structures)
-    usable = [axis for axis in axes if axis != 0 or other is not None]
-    places = tuple(axes.index(axis) for axis in usable)
-    swaps = (0,) if sided and 0 in usable else ()
-    return {
-        "mirror": places,
-        "mirror_swaps": swaps,
-        "swapped": {place + 1: partner + 1 for place, partner in enumerate(other or ()) if place != partner},
-    }
+    mirror: Mirroring = UNMIRRORED
 
 
 def augmented(
@@ -121,8 +91,8 @@ def augmented(
         (_noisy, ranges.noise),
     ):
         images = _for_some(images, change, most, ranges.probability, rng)
-    for axis in ranges.mirror:
-        images, labels = _mirrored(images, labels, axis, ranges, rng)
+    for axis in ranges.mirror.axes:
+        images, labels = _mirrored(images, labels, axis, ranges.mirror, rng)
     return images, labels
 
 
@@ -218,15 +188,14 @@ def _noisy(image: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
 
 
 def _mirrored(
-    images: Tensor, labels: Tensor, axis: int, ranges: Augmentation, rng: np.random.Generator
+    images: Tensor, labels: Tensor, axis: int, mirroring: Mirroring, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mirror about half of the images along a spatial axis."""
     chosen = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
     flipped = labels.flip(axis + 1)
-    if axis in ranges.mirror_swaps:
+    if axis in mirroring.swaps:
         table = torch.arange(LABELS, device=labels.device)
-        for value, partner in ranges.swapped.items():
-            table[value] = partner
+        table[: len(mirroring.other)] = torch.tensor(mirroring.other, device=labels.device)
         flipped = table[flipped]
     by_image = chosen.reshape(-1, *(1,) * (labels.ndim - 1))
     return torch.where(by_image[:, None], images.flip(axis + 2), images), torch.where(by_image, flipped, labels)

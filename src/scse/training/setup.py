@@ -11,12 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from scse.inference.segmenter import Segmenter
 from scse.inference.windows import CHANNELS_LAST
-from scse.training.augmentation import Augmentation, safe_mirroring
+from scse.training.augmentation import Augmentation
 from scse.training.batches import Batches
 from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
 from scse.training.task import Task
+from scse.vocabulary.sides import safe_mirroring
 from scse.zoo.building import build_network
 
 
@@ -55,8 +56,10 @@ def make_batches(task: Task, settings: Settings) -> Batches:
 
 def make_augmentation(task: Task, settings: Settings) -> Augmentation:
     """Augmentation of a run."""
-    mirroring = safe_mirroring(task.recipe.view, list(task.structures)) if settings.mirror == "safe" else {}
-    return Augmentation(**{name: getattr(settings, name) for name in RANGES}, **mirroring)
+    ranges = {name: getattr(settings, name) for name in RANGES}
+    if settings.mirror == "none":
+        return Augmentation(**ranges)
+    return Augmentation(**ranges, mirror=safe_mirroring(task.recipe.view, list(task.structures)))
 
 
 def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = True) -> State:
