@@ -45,11 +45,12 @@ class Exported:
 
     def __str__(self) -> str:
         patch = " x ".join(map(str, self.recipe.patch))
+        what, axes = ("slices", "height, width") if self.recipe.dims == 2 else ("volumes", "x, y, z")
         return (
             f"model: {self.model}\n"
             f"recipe and structures: {self.description}\n"
-            f"input: prepared slices (N, height, width, {self.recipe.channels}), float32; trained on {patch}\n"
-            f"output: logits (N, height, width, {self.classes}), class 0 is the background"
+            f"input: prepared {what} (N, {axes}, {self.recipe.channels}), float32; trained on {patch}\n"
+            f"output: logits (N, {axes}, {self.classes}), class 0 is the background"
         )
 
 
