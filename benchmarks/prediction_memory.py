@@ -31,13 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["256x256x150", "512x512x600"], help="voxels")
     parser.add_argument("--classes", nargs="+", type=int, default=[3, 28])
-    parser.add_argument("--view", default="axial", choices=("sagittal", "coronal", "axial"))
-    parser.add_argument("--spacing", type=float, help="mm per pixel that the volume of 1 mm is resampled to")
+    parser.add_argument("--view", default="axial", choices=("sagittal", "coronal", "axial", "volume"))
+    parser.add_argument("--spacing", type=float, help="mm per pixel to which the volume of 1 mm is resampled")
     parser.add_argument("--width", type=int, default=4, help="of the U-Net")
     parser.add_argument("--ending", default=".nii.gz", choices=(".nii.gz", ".nii"))
     chosen = parser.parse_args()
-    spacing = None if chosen.spacing is None else (chosen.spacing, chosen.spacing)
-    recipe = Recipe(view=chosen.view, spacing=spacing, patch=(256, 256), channels=1)
+    patch = (64, 80, 64) if chosen.view == "volume" else (256, 256)
+    spacing = None if chosen.spacing is None else (chosen.spacing,) * len(patch)
+    content = {"view": chosen.view, "spacing": spacing, "patch": patch, "channels": 1}
+    recipe = Recipe.model_validate(content)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for size in chosen.sizes:
@@ -51,7 +53,7 @@ def main() -> None:
                 volume = 4 * math.prod(shape)
                 numbers = (volume / MIB, base / MIB, peak / MIB)
                 rows.append((size, classes, *(f"{n:.0f}" for n in numbers), f"{peak / volume:.2f}", f"{seconds:.0f}"))
-    print(f"{machine()}; U-Net of width {chosen.width}, {chosen.view} slices, {chosen.ending}\n")
+    print(f"{machine()}; U-Net of width {chosen.width}, view {chosen.view}, {chosen.ending}\n")
     header = ("voxels", "classes", "volume, MiB", "base, MiB", "peak above the base, MiB", "peak / volume", "s")
     print(markdown(header, rows))
 
@@ -68,7 +70,7 @@ def make_volume(path: Path, shape: tuple[int, ...]) -> None:
 def make_segmenter(folder: Path, recipe: Recipe, classes: int, width: int) -> Path:
     """An untrained U-Net on disk."""
     arguments = {"in_channels": 1, "classes": classes, "width": width, "depth": 2, "kernel_size": 3}
-    network = NETWORKS["unet"](**arguments, recalibration="scse")
+    network = NETWORKS["unet"](**arguments, spatial_dims=recipe.dims, recalibration="scse")
     structures = {f"s{n}": n for n in range(1, classes)}
     return Segmenter(network, "unet", arguments, "scse", recipe, structures).save(folder)
 

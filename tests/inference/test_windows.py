@@ -1,5 +1,7 @@
 """Overlapping windows over volumes: the blended result is that of MONAI, and arrives in parts."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -19,12 +21,16 @@ def volume(*size: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(2, *size)).astype(np.float32))
 
 
+def reader(given: Tensor) -> Callable[[tuple[slice, ...]], Tensor]:
+    return lambda window: given[(slice(None), *window)]
+
+
 @pytest.mark.parametrize("overlap", [0.5, 0.25])
 @pytest.mark.parametrize("size", [(8, 6, 10), (21, 6, 10), (8, 17, 12), (30, 13, 25), (9, 7, 11)])
 def test_the_result_is_that_of_monai(network: nn.Module, size: tuple[int, ...], overlap: float) -> None:
     given, patch = volume(*size), (8, 6, 10)
     with torch.inference_mode():
-        parts = list(blended_rows(given, patch, network, overlap=overlap))
+        parts = [part.clone() for part in blended_rows(reader(given), size, patch, network, overlap=overlap)]
         expected = sliding_window_inference(given[None], patch, 1, network, overlap=overlap, mode="gaussian")[0]
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=1e-5)
 
@@ -32,6 +38,7 @@ def test_the_result_is_that_of_monai(network: nn.Module, size: tuple[int, ...], 
 def test_parts_have_at_most_as_many_rows_as_a_window(network: nn.Module) -> None:
     seen: list[tuple[int, int]] = []
     with torch.inference_mode():
-        parts = blended_rows(volume(40, 12, 10), (8, 6, 10), network, progress=lambda *count: seen.append(count))
+        read, size = reader(volume(40, 12, 10)), (40, 12, 10)
+        parts = blended_rows(read, size, (8, 6, 10), network, progress=lambda *count: seen.append(count))
         assert [part.shape[1] for part in parts] == [4] * 8 + [8]
     assert seen == [(done, 9 * 3) for done in range(1, 28)]

@@ -109,15 +109,28 @@ class Slices:
         """Prepare the chosen slices."""
         return padded(self._resized(self._stored[chosen]), self.shape[2:], fill=self._fill)
 
+    def windows(self) -> Callable[[tuple[slice, ...]], NDArray[np.float32]]:
+        """Function from a place in a volume to its prepared part (C, *spatial).
+
+        A volume that is neither resampled nor padded is prepared window by window, which saves a copy of it.
+        """
+        if self.shape[2:] == self._stored.shape[2:]:
+            return lambda place: self._normalized(self._stored[(slice(None), slice(None), *place)])[0]
+        volume = self[:][0]
+        return lambda place: volume[(slice(None), *place)]
+
     def _blocks(self) -> Iterator[NDArray[np.float32]]:
         return (self._resized(self._stored[start : start + BLOCK]) for start in range(0, len(self), BLOCK))
 
     def _resized(self, block: NDArray[np.generic]) -> NDArray[np.float32]:
+        return resized_array(self._normalized(block), self.grid.resampled)
+
+    def _normalized(self, block: NDArray[np.generic]) -> NDArray[np.float32]:
         normalized = np.zeros(block.shape, np.float32)
         for channel, scale in enumerate(self._scales):
             if scale is not None:
                 normalized[:, channel] = scale.apply(block[:, channel])
-        return resized_array(normalized, self.grid.resampled)
+        return normalized
 
 
 class Recipe(BaseModel):

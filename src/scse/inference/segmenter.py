@@ -315,10 +315,16 @@ class Segmenter:
     ) -> None:
         """Fill `labels` with the label values of a volume, without holding class scores of the whole volume."""
         self.network.eval()
-        volume = torch.from_numpy(slices[:])[0].to(self._device)
+        read = slices.windows()
         forward = self.network if self.engine is None else self.engine.run
         with torch.inference_mode():
-            parts = blended_rows(volume, self.recipe.patch, forward, progress=progress)
+            parts = blended_rows(
+                lambda window: torch.from_numpy(read(window)).to(self._device),
+                slices.shape[2:],
+                self.recipe.patch,
+                forward,
+                progress=progress,
+            )
             self.recipe.restore_volume(parts, slices.grid, labels, values)
 
     def batches(

@@ -41,7 +41,8 @@ def in_windows(
 
 
 def blended_rows(
-    volume: Tensor,
+    read: Callable[[tuple[slice, ...]], Tensor],
+    sizes: Sequence[int],
     patch: Sequence[int],
     forward: Callable[[Tensor], Tensor],
     *,
@@ -54,37 +55,37 @@ def blended_rows(
     volume, only as many rows as a window has are in memory, for all classes in float32.
 
     Args:
-        volume: Volume (C, x, y, z), at least as large as the patch.
+        read: Function from the place of a window to its part (C, *patch) of the volume.
+        sizes: Size (x, y, z) of the volume, at least that of the patch.
         patch: Size of the windows.
         forward: Function from windows (1, C, *patch) to maps (1, classes, *patch).
         overlap: Share of a window that neighbouring windows have in common.
         progress: Called with the numbers of finished and of all windows after each window.
 
     Yields:
-        Consecutive rows (classes, rows, y, z) of the blended maps.
+        Consecutive rows (classes, rows, y, z) of the blended maps, which are overwritten when the next ones are made.
     """
-    sizes = tuple(volume.shape[1:])
     interval = [
         size if size == whole else max(1, int(size * (1 - overlap))) for size, whole in zip(patch, sizes, strict=True)
     ]
-    windows = dense_patch_slices(sizes, tuple(patch), interval)
-    importance = compute_importance_map(tuple(patch), mode="gaussian", device=volume.device)
-    total = weights = torch.empty(0)
+    windows = dense_patch_slices(tuple(sizes), tuple(patch), interval)
+    total = weights = importance = torch.empty(0)
     first = done = 0
     for start, group in groupby(windows, key=lambda window: window[0].start):
         if finished := start - first:
-            yield total[:, :finished] / weights[:finished]
+            yield total[:, :finished].div_(weights[:finished])
             for sums in (total.transpose(0, 1), weights):
-                kept = sums[finished:].clone()
-                sums[: len(kept)] = kept
-                sums[len(kept) :] = 0
+                for row in range(patch[0] - finished):  # one by one, because the parts may overlap
+                    sums[row] = sums[row + finished]
+                sums[patch[0] - finished :] = 0
             first = start
         for window in group:
-            part = forward(channels_last(volume[(slice(None), *window)][None]))[0].float()
+            part = forward(channels_last(read(window)[None]))[0].float()
             if not done:
                 total = part.new_zeros((len(part), patch[0], *sizes[1:]))
                 weights = part.new_zeros((patch[0], *sizes[1:]))
-            total[:, :, window[1], window[2]] += part * importance
+                importance = compute_importance_map(tuple(patch), mode="gaussian", device=part.device)
+            total[:, :, window[1], window[2]].addcmul_(part, importance)
             weights[:, window[1], window[2]] += importance
             done += 1
             if progress is not None:
