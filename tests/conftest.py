@@ -1,6 +1,9 @@
 """What all tests share: where real data lies, and the tables of docs/ that a test run can write."""
 
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +24,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if sys.dont_write_bytecode and not Path(pytest.__cached__).is_file():
+        share_bytecode(config)
     path = config.getoption("--write-table")
     if path is not None and not hasattr(config, "workerinput"):  # workers report to the main process
         config.pluginmanager.register(TableWriter(path))
+
+
+def share_bytecode(config: pytest.Config) -> None:
+    """Let all processes of this run compile each module once; importing torch alone compiles for two seconds."""
+    folder = tempfile.mkdtemp(prefix="scse-bytecode-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    sys.pycache_prefix, sys.dont_write_bytecode = folder, False
+    os.environ["PYTHONPYCACHEPREFIX"] = folder
+    del os.environ["PYTHONDONTWRITEBYTECODE"]  # workers and the processes that tests start have this environment
 
 
 LONG = (

@@ -13,13 +13,19 @@ import scse
 from zoo import ZOO, leaves
 
 
+@functools.lru_cache(maxsize=1)  # the checks of a network run one after the other
+def original(name):
+    """Return a network with blocks, and the same network without; neither may be changed."""
+    plain = ZOO[name].make()
+    network = copy.deepcopy(plain)
+    scse.attach(network, "scse")
+    return network, plain
+
+
 def attached(name):
     """Return a network with blocks, the same network without, an example, and the placements."""
-    entry = ZOO[name]
-    plain = entry.make()
-    network = copy.deepcopy(plain)
-    placed = scse.attach(network, "scse")
-    return network, plain, entry.example(), placed
+    network, plain = copy.deepcopy(original(name))
+    return network, plain, ZOO[name].example(), scse.placements(network)
 
 
 def disturb(placed):
@@ -147,10 +153,11 @@ def onnx(name, tmp_path):
 
 
 def two_process_training(name, tmp_path):
+    places = scse.placements(original(name)[0]).names
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["two_processes", "segmentation_models_pytorch", "monai.networks.nets", "timm"])
     processes = [
-        context.Process(target=two_processes.train, args=(rank, name, str(tmp_path)))
+        context.Process(target=two_processes.train, args=(rank, name, places, str(tmp_path)))
         for rank in range(two_processes.PROCESSES)
     ]
     for process in processes:

@@ -29,7 +29,7 @@ def smp_network(name):
     def build():
         import segmentation_models_pytorch as smp
 
-        return getattr(smp, name)("resnet34", encoder_weights=None, in_channels=3, classes=2)
+        return getattr(smp, name)("resnet18", encoder_weights=None, in_channels=3, classes=2)
 
     return Entry(build, (2, 3, 64, 64))
 

@@ -721,6 +721,11 @@ def test_a_volume_is_segmented_in_three_times_its_memory() -> None:
     code = """
 from pathlib import Path
 
+from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
+
+use_tensorboard_alone()  # as the command line does: TensorFlow takes seconds to import
+use_monai_alone()
+
 import numpy as np
 
 from scse.data.recipe import Recipe
@@ -739,8 +744,8 @@ for view, spacing in (("axial", None), ("sagittal", None), ("coronal", (1.5, 1.5
     recipe = Recipe(view=view, spacing=spacing, patch=(64, 64), channels=1)
     segmenters.append(Segmenter(network, "unet", arguments, "none", recipe, {"a": 1, "b": 2}))
     segmenters[-1].predict(small)
-volume = np.empty((192, 192, 256), np.float32, order="F")
-for start in range(0, 256, 64):
+volume = np.empty((192, 192, 128), np.float32, order="F")
+for start in range(0, 128, 64):
     volume[:64, :64, start : start + 64] = small
     volume[64:128, :64, start : start + 64] = volume[128:, :64, start : start + 64] = small
     volume[:, 64:128, start : start + 64] = volume[:, 128:, start : start + 64] = volume[:, :64, start : start + 64]

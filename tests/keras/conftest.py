@@ -3,9 +3,12 @@
 Without KERAS_BACKEND nothing is collected here; `tests/test_keras_backends.py` starts one process for each backend.
 """
 
+import gc
 import os
 import sys
+import warnings
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +33,26 @@ if os.environ.get("KERAS_BACKEND", "torch") != "torch":
     # If triton is installed with torch, torch.optim and torch's flop counter import it. Its LLVM crashes the process if
     # TensorFlow was imported before, which Keras does on any backend.
     sys.modules.setdefault("triton", None)
+
+
+if "KERAS_BACKEND" in os.environ:
+    with warnings.catch_warnings(action="error"):  # as pytest does it for the modules of tests
+        import scse.keras
+    scse.keras.ConcurrentSE()
+LOADED = frozenset(sys.modules)
+
+
+@pytest.fixture(scope="session")
+def loaded_with_scse_keras(request: pytest.FixtureRequest) -> frozenset[str]:
+    """Names of the modules that importing scse.keras loads, found out before any test is imported."""
+    if any(item.path.parent != Path(__file__).parent for item in request.session.items):
+        pytest.skip("tests of other folders, which load torch, are in the same process")
+    return LOADED
+
+
+def pytest_collection_finish() -> None:
+    # `quantize` collects garbage for every layer, which without this visits all objects of the frameworks each time
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

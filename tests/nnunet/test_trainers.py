@@ -270,9 +270,6 @@ class Shell:
             "OMP_NUM_THREADS": "1",
             # nnU-Net always starts one thread per core, and on a busy machine active waiting wastes their time
             "OMP_WAIT_POLICY": "passive",
-            # cache the bytecode, because importing nnU-Net compiles 100 MB of modules, in about 20 processes
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
         }
 
     def run(self, program: str, *, configuration: str = "3d_fullres", until: int = 2, more: str = "") -> str:
