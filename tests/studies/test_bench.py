@@ -67,6 +67,17 @@ def test_of_many_sizes_the_largest_are_measured(monkeypatch):
     assert [block.shape for block in bench.bench(**QUICK).blocks] == [(2, 32, 32, 32)]
 
 
+def test_volumes_have_blocks_of_three_axes_and_no_peer(monkeypatch):
+    monkeypatch.setattr(bench, "MOST_SIZES", 2)
+    found = bench.bench(size=16, batch=1, dims=3, seconds=0.1)
+    assert found.images == (1, 1, 16, 16, 16)
+    assert [block.shape for block in found.blocks] == [(1, 24, 16, 16, 16), (1, 24, 8, 8, 8)]
+    assert [block.row()[3] for block in found.blocks] == ["slices only"] * 2
+    assert all(math.isfinite(row.ratio) and row.ratio > 0 for row in found.network)
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
+        bench.bench(dims=4)
+
+
 def test_without_smp_its_column_is_empty(monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)

@@ -28,7 +28,7 @@ REMEDY = "give a file that save_attached wrote"
 
 
 Check = Callable[[Any], str]
-"""Says what is wrong with a value; "" if nothing is."""
+"""Function that describes what is wrong with a value; "" if nothing is."""
 
 
 def _text(value: object) -> str:
@@ -68,28 +68,28 @@ _OPTIONS: Mapping[str, Check] = {
     "bias": _truth,
     "identity": _truth,
 }
-"""Options of a block; which of them it has, and the words that it takes, are checked by the block."""
+"""Options of blocks. The block itself checks which of them it has, and the names that it accepts."""
 
 _PLACE = {
     "where": _text,
     "layout": _word("channels-first", "channels-last"),
-    "block": _word("cse", "sse", "scse"),
+    "block": _word(*BLOCKS),
     "channels": _whole(2**20),
     "options": _OPTIONS,
 }
 """A block of the recipe."""
 
 _RECIPE = {"format": _whole(), "blocks": [_PLACE]}
-"""Which blocks are where."""
+"""Content of the recipe: the blocks and their places."""
 
 
 def _problems(field: str, value: Any, wanted: Any) -> Generator[str]:
-    """What is wrong with a field of the recipe.
+    """Describe what is wrong with a field of the recipe.
 
     Args:
-        field: its name, for the message.
-        value: as it was read.
-        wanted: a check, the fields of an object, or a list with what each of its one or more items is.
+        field: Name of the field, for the message.
+        value: Value that was read.
+        wanted: A check, the fields of an object, or a list with what each of its one or more items must be.
     """
     found = f"got {shortened(value)}"
     if isinstance(wanted, Mapping):

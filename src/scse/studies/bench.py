@@ -15,18 +15,23 @@ from scse.attachment.placements import placements
 from scse.blocks import formulas
 from scse.blocks.kernels import describe_backend
 from scse.blocks.modules import ConcurrentSE
+from scse.inference.windows import CHANNELS_LAST, channels_last
 from scse.support.checks import check_positive
 from scse.support.errors import UserError
 from scse.support.timing import in_turn
 from scse.training.losses import SegmentationLoss
-from scse.training.settings import OWN_SIZES, PRESETS
-from scse.vocabulary.options import REDUCTION
+from scse.training.settings import OWN_SIZES, PRESETS, make_settings
+from scse.vocabulary.options import REDUCTION, check_spatial_dims
 from scse.vocabulary.variants import Variant
 from scse.zoo.building import build_network
 from scse.zoo.catalogue import read_network
 
 MOST_SIZES = 6
 """Largest number of block sizes that are measured; the largest maps come first."""
+
+SIZES = {2: 256, 3: 64}
+BATCHES = {2: 4, 3: 2}
+"""Size and number of images by number of dimensions."""
 
 MOST_ROUNDS = 200
 BLOCKS, STEP, INFERENCE = 0.35, 0.45, 0.2
@@ -41,7 +46,8 @@ class BlockTime:
         shape: Shape (N, C, *spatial) of the map.
         seconds: Seconds of scse's block.
         formula: Time of the paper's formula in plain torch operations, relative to scse's block.
-        smp: Time of SCSEModule of segmentation_models_pytorch, relative to scse's block; None if it is not installed.
+        smp: Time of SCSEModule of segmentation_models_pytorch, relative to scse's block; None if it is not installed,
+            and for volumes.
         copies: Time of scse's block, relative to one copy of the map.
     """
 
@@ -54,7 +60,8 @@ class BlockTime:
     def row(self) -> tuple[str, ...]:
         """Cells of the printed table."""
         _, channels, *spatial = self.shape
-        smp = "not installed" if self.smp is None else f"{self.smp:.2f} x"
+        absent = "not installed" if len(spatial) == 2 else "slices only"
+        smp = absent if self.smp is None else f"{self.smp:.2f} x"
         size = f"{channels} channels, {' x '.join(map(str, spatial))}"
         return size, _milliseconds(self.seconds), f"{self.formula:.2f} x", smp, f"{self.copies:.1f}"
 
@@ -83,11 +90,13 @@ class Bench:
     """Result of `bench`. In each round everything ran once, in turn; times are medians over rounds.
 
     Attributes:
+        images: Shape (N, C, *spatial) of the images.
         path: Implementation of the blocks that is in use, see `describe_backend`.
         blocks: Times of a block for each size of the network's maps, the largest first.
         network: Times of a training step and of inference.
     """
 
+    images: tuple[int, ...]
     path: str
     blocks: tuple[BlockTime, ...]
     network: tuple[NetworkTime, ...]
@@ -96,20 +105,22 @@ class Bench:
 def bench(
     network: str = "unet",
     *,
-    size: int = 256,
-    batch: int = 4,
+    size: int | None = None,
+    batch: int | None = None,
+    dims: int = 2,
     in_channels: int = 1,
     classes: int = 2,
     seconds: float = 40.0,
 ) -> Bench:
     """Measure the time that scSE adds on this machine's processor, in float32 and channels-last memory format.
 
-    The paper's networks have the width, depth and kernel size of the preset "quick".
+    The paper's networks have the width, depth and kernel size of the preset "quick" for slices or volumes.
 
     Args:
         network: Name of the network, as in `scse train`.
-        size: Height and width of the images in pixels.
-        batch: Number of images in a batch.
+        size: Pixels along each axis of the images; by default 256 for slices, 64 for volumes.
+        batch: Number of images in a batch; by default 4 slices or 2 volumes.
+        dims: 2 for slices, 3 for volumes.
         in_channels: Number of channels of the images.
         classes: Number of classes, including the background.
         seconds: Approximate duration of the measurement; at least 3 rounds are measured.
@@ -118,26 +129,30 @@ def bench(
         UserError: A number is below 1, the network cannot be built or does not accept the images, or it has no place
             for blocks.
     """
+    check_spatial_dims(dims)
+    size, batch = size if size is not None else SIZES[dims], batch if batch is not None else BATCHES[dims]
     for name, value in (("size", size), ("batch", batch), ("in_channels", in_channels), ("classes", classes)):
         check_positive(name, value)
     if not seconds > 0:
         raise UserError(f"seconds must be a positive number, got {seconds}")
     spec = read_network(network)
-    sizes = {} if spec.source else {name: getattr(PRESETS["quick"], name) for name in OWN_SIZES}
+    settings = make_settings("quick", dims=dims)
+    sizes = {} if spec.source else {name: getattr(settings, name) for name in OWN_SIZES}
     arguments = {"in_channels": in_channels, "classes": classes, **sizes}
     plain, recalibrated = (
-        build_network(spec, arguments, variant=Variant(variant), size=(size, size), pretrained=False).to(
-            memory_format=torch.channels_last
+        build_network(spec, arguments, variant=Variant(variant), size=(size,) * dims, pretrained=False).to(
+            memory_format=CHANNELS_LAST[dims]
         )
         for variant in ("none", "scse")
     )
-    images = _map(batch, in_channels, size, size)
-    labels = torch.randint(classes, (batch, size, size))
+    images = _map(batch, in_channels, *(size,) * dims)
+    labels = torch.randint(classes, (batch, *(size,) * dims))
     shapes = block_shapes(recalibrated, images)[:MOST_SIZES]
     blocks = tuple(_time_block(shape, seconds * BLOCKS / len(shapes)) for shape in shapes)
     steps = [_stepper(model, images, labels) for model in (plain, recalibrated)]
     inferences = [_inference(model, images) for model in (plain, recalibrated)]
     return Bench(
+        images=tuple(images.shape),
         path=describe_backend(),
         blocks=blocks,
         network=(
@@ -163,7 +178,8 @@ def block_shapes(network: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
 def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
     block = ConcurrentSE(shape[1])
     x, gradient, copy = (_map(*shape) for _ in range(3))
-    makers: list[Callable[[Tensor], Tensor]] = [block, partial(plain_formula, block), *_smp_block(shape[1])]
+    peers = _smp_block(shape[1]) if len(shape) == 4 else []  # its layers are those of slices
+    makers: list[Callable[[Tensor], Tensor]] = [block, partial(plain_formula, block), *peers]
     actions = [_forward_backward(make, x, gradient) for make in makers]
     times = in_turn([lambda: copy.copy_(x), *actions], MOST_ROUNDS, seconds=seconds)
     ratios = np.median(times / times[:, 1:2], axis=0).tolist()
@@ -235,4 +251,4 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _map(*shape: int) -> Tensor:
-    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    return channels_last(torch.randn(shape))
