@@ -44,11 +44,11 @@ LONG = (
     *("test_keras_backends.py", "test_kernel_library.py", "test_trainers.py", "test_examples.py"),
     "test_installation.py",
 )
-"""Files with tests of a minute: they start first, so that no worker is left with one when the others have ended."""
+"""Files with tests of a minute: they start first, in this order, so that no worker is left with one at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 class TableWriter:

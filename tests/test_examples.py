@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,31 @@ from datasets import write_nnunet, write_pictures
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(name: str, *arguments: str | Path) -> str:
+SEVERAL = """
+import runpy
+import sys
+
+_, example, *calls = sys.argv
+for arguments in calls:
+    sys.argv = [example, *arguments.splitlines()]
+    runpy.run_path(example, run_name="__main__")
+    print("{END}")
+"""
+END = "end of a run of the example"
+
+
+def run(name: str, *calls: Sequence[str | Path]) -> list[str]:
+    """What the example prints for each list of arguments; in one process, as importing takes longer than training."""
+    arguments = ["\n".join(map(str, call)) for call in calls]
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", SEVERAL.format(END=END), EXAMPLES / name, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done.stdout.split(f"{END}\n")[:-1]
 
 
 def changes(printed: str) -> list[float]:
@@ -30,45 +50,37 @@ def scores(printed: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_monai_trains_blocks_on_what_it_draws() -> None:
-    printed = run("monai_trainer.py")
-    assert len(changes(printed)) == printed.count("ConcurrentSE") == 8
-    assert min(changes(printed)) > 0
-    assert scores(printed)[0] > 0.5
-
-
-@pytest.mark.slow
-def test_monai_trains_blocks_on_a_folder(tmp_path: Path) -> None:
+def test_monai_trains_blocks_on_what_it_draws_and_on_a_folder(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "data", cases=3, shape=(40, 36, 20))
-    printed = run("monai_trainer.py", "--folder", folder, "--epochs", "1")
-    assert len(changes(printed)) == 8
-    assert 0 <= scores(printed)[0] <= 1
+    drawn, read = run("monai_trainer.py", [], ["--folder", folder, "--epochs", "1"])
+    assert len(changes(drawn)) == drawn.count("ConcurrentSE") == 8
+    assert min(changes(drawn)) > 0
+    assert scores(drawn)[0] > 0.5
+    assert len(changes(read)) == 8
+    assert 0 <= scores(read)[0] <= 1
 
 
 @pytest.mark.slow
-def test_lightning_trains_the_blocks_of_a_trained_smp_unet() -> None:
-    printed = run("smp_lightning.py")
-    assert re.findall(r"^(.*): Dice", printed, flags=re.MULTILINE) == ["plain", "blocks trained", "everything trained"]
-    plain, blocks, everything = scores(printed)
-    assert min(plain, blocks, everything) > 0.5
-    assert len(changes(printed)) == printed.count("ConcurrentSE") == 9
-    assert min(changes(printed)) > 0
-
-
-@pytest.mark.slow
-def test_lightning_trains_blocks_on_a_folder(tmp_path: Path) -> None:
+def test_lightning_trains_the_blocks_of_a_trained_smp_unet_on_what_it_draws_and_on_a_folder(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "data", cases=5)
-    printed = run("smp_lightning.py", "--folder", folder, "--epochs", "1")
-    assert len(scores(printed)) == 3
-    assert len(changes(printed)) == 9
+    drawn, read = run("smp_lightning.py", [], ["--folder", folder, "--epochs", "1"])
+    assert re.findall(r"^(.*): Dice", drawn, flags=re.MULTILINE) == ["plain", "blocks trained", "everything trained"]
+    assert min(scores(drawn)) > 0.5
+    assert len(changes(drawn)) == drawn.count("ConcurrentSE") == 9
+    assert min(changes(drawn)) > 0
+    assert len(scores(read)) == 3
+    assert len(changes(read)) == 9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_keras_trains_a_plain_network_and_one_with_blocks(backend: str) -> None:
-    printed = run(f"keras_{backend}.py")
-    assert re.findall(r"^(.*): loss", printed, flags=re.MULTILINE) == ["plain", "with scSE"]
-    losses = [float(value) for value in re.findall(r"([\d.]+) in the", printed)]
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"keras_{backend}.py"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.findall(r"^(.*): loss", done.stdout, flags=re.MULTILINE) == ["plain", "with scSE"]
+    losses = [float(value) for value in re.findall(r"([\d.]+) in the", done.stdout)]
     assert max(losses[1::2]) < min(losses[::2]) / 2
     # all background would have 0
-    assert min(scores(printed)) > 0.6
+    assert min(scores(done.stdout)) > 0.6

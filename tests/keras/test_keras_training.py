@@ -31,9 +31,9 @@ def slices(tmp_path_factory):
     return pairs
 
 
-def network(**options):
+def network(depth, **options):
     keras.utils.set_random_seed(0)
-    made = UNet(classes=CLASSES, width=8, depth=2, kernel_size=3, **options)
+    made = UNet(classes=CLASSES, width=8, depth=depth, kernel_size=3, **options)
     made.compile(
         optimizer=keras.optimizers.Adam(1e-2), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -49,7 +49,7 @@ def dice(model, images, classes):
 
 def test_a_network_learns_the_cohort(slices):
     (images, classes), test = slices
-    model = network(recalibration="scse")
+    model = network(depth=2, recalibration="scse")
     untrained = dice(model, *test)
     losses = model.fit(images, classes, batch_size=5, epochs=10, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < losses[0] / 2
@@ -64,7 +64,7 @@ def test_steps_of_sgd_are_those_of_torch(name, slices):
     from scse.networks import NETWORKS
 
     torch.manual_seed(0)
-    theirs = NETWORKS[name](width=4, depth=2, kernel_size=3, classes=CLASSES, recalibration="scse")
+    theirs = NETWORKS[name](width=4, depth=1, kernel_size=3, classes=CLASSES, recalibration="scse")
     ours = from_torch(theirs)
     ours.compile(
         optimizer=keras.optimizers.SGD(0.1, momentum=0.9),
@@ -91,7 +91,7 @@ def test_steps_of_sgd_are_those_of_torch(name, slices):
 
 def test_mixed_bfloat16_trains(slices):
     (images, classes), _ = slices
-    model = network(recalibration="scse", dtype="mixed_bfloat16")
+    model = network(depth=1, recalibration="scse", dtype="mixed_bfloat16")
     losses = model.fit(images[:15], classes[:15], batch_size=5, epochs=3, shuffle=False, verbose=0).history["loss"]
     assert all(variable.dtype == "float32" for variable in model.trainable_variables)
     assert np.isfinite(losses).all()
