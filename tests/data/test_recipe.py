@@ -273,6 +273,18 @@ def test_labels_come_back_exactly_from_every_orientation(codes: str) -> None:
     assert np.array_equal(there_and_back(VOLUME, label), label.array)
 
 
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.0, 2.0, 0.5)])
+@pytest.mark.parametrize("patch", [(8, 8, 8), (12, 12, 12)])  # the second pads a coarser volume to its stored size
+def test_windows_of_a_volume_are_parts_of_the_prepared_volume(
+    spacing: tuple[float, float, float] | None, patch: tuple[int, int, int]
+) -> None:
+    chosen = Recipe(view="volume", spacing=spacing, patch=patch, channels=2)
+    array = np.random.default_rng(0).normal(100, 20, (2, 12, 12, 12)).astype(np.float32)
+    slices = chosen.slices(Image(array, affine_of("LIA")))
+    place = (slice(1, 7), slice(2, 8), slice(0, 5))
+    np.testing.assert_array_equal(slices.windows()(place), slices[:][0][(slice(None), *place)])
+
+
 def test_labels_come_back_exactly_from_an_oblique_volume() -> None:
     label = random_label((5, 6, 7), oblique())
     for view in VIEWS:

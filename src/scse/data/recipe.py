@@ -114,7 +114,7 @@ class Slices:
 
         A volume that is neither resampled nor padded is prepared window by window, which saves a copy of it.
         """
-        if self.shape[2:] == self._stored.shape[2:]:
+        if self.grid.resampled == self.grid.plane == self.shape[2:]:
             return lambda place: self._normalized(self._stored[(slice(None), slice(None), *place)])[0]
         volume = self[:][0]
         return lambda place: volume[(slice(None), *place)]

@@ -128,7 +128,7 @@ def explain(
             rows.append(_block_row(name, block, planes))
             if planes is None:
                 continue
-            drawn[name] = _side_by_side(_as_slices(planes, grid)[shown], grid)
+            drawn[name] = _side_by_side(_as_slices(planes)[shown], grid)
             files.append(spatial[name])
             if source.affine is None:
                 write_atomic(files[-1], _png(overlay(sheet, drawn[name])))
@@ -216,7 +216,7 @@ def _stored_axis(grid: Grid) -> tuple[int, bool]:
     return axis, bool(grid.to_view[axis, 1] < 0)
 
 
-def _as_slices(planes: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+def _as_slices(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """The coronal slices (slices, x, z) of a volume (1, x, y, z); slices and pictures as they are."""
     return np.moveaxis(planes[0], CORONAL, 0) if planes.ndim == 4 else planes
 
@@ -353,7 +353,7 @@ def _figure_slices(segmenter: Segmenter, prepared: Slices) -> tuple[NDArray[np.i
     """Slices for the figure, spread evenly over those that are not blank: indices, and images (slices, *plane)."""
     volume = None
     if segmenter.recipe.view == "volume":
-        volume = _as_slices(_on_plane(segmenter, prepared[:].mean(1), prepared.grid), prepared.grid)
+        volume = _as_slices(_on_plane(segmenter, prepared[:].mean(1), prepared.grid))
     count = len(prepared) if volume is None else len(volume)
     parts = (prepared[n : n + 1] if volume is None else volume[n] for n in range(count))
     filled = np.flatnonzero([np.ptp(part) > 0 for part in parts])
