@@ -116,10 +116,10 @@ def test_without_extras_every_name_and_command_says_what_to_install(install: Cal
         assert re.fullmatch(rf"scse\.{name} needs {library}: pip install 'scse\[{extra}\]'", message)
     said = run("python", "-c", "import scse.keras").stderr.splitlines()[-1]
     assert said.endswith("MissingLibraryError: scse.keras needs keras: pip install 'scse[keras]'")
-    check_command_line(run)
+    assert_command_line_needs_typer(run)
 
 
-def check_command_line(run: Run) -> None:
+def assert_command_line_needs_typer(run: Run) -> None:
     ended = run("scse", "study")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: the command line needs typer: pip install 'scse[study]'\n"
@@ -159,7 +159,7 @@ def test_torch_alone_runs_blocks_attach_fuse_networks_and_gates(install: Callabl
     run = install("scse[torch]")
     found = messages(run, TORCH, tmp_path)
     assert {name for name, message in found.items() if message} == set(STUDIES)
-    check_command_line(run)
+    assert_command_line_needs_typer(run)
 
 
 KERAS = """

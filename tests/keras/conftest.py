@@ -50,8 +50,10 @@ def loaded_with_scse_keras(request: pytest.FixtureRequest) -> frozenset[str]:
     return LOADED
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_objects() -> None:
     # `quantize` collects garbage for every layer, which without this visits all objects of the frameworks each time
+    gc.collect()
     gc.freeze()
 
 
