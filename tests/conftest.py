@@ -37,7 +37,7 @@ def share_bytecode(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     sys.pycache_prefix, sys.dont_write_bytecode = folder, False
     os.environ["PYTHONPYCACHEPREFIX"] = folder
-    del os.environ["PYTHONDONTWRITEBYTECODE"]  # workers and the processes that tests start have this environment
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # workers and the processes that tests start have this environment
 
 
 LONG = (
