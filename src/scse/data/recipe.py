@@ -150,8 +150,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     view: View
-    spacing: tuple[Millimetres, Millimetres] | tuple[Millimetres, Millimetres, Millimetres] | None
-    patch: tuple[Pixels, Pixels] | tuple[Pixels, Pixels, Pixels]
+    spacing: Annotated[tuple[Millimetres, ...], Field(min_length=2, max_length=3)] | None
+    patch: Annotated[tuple[Pixels, ...], Field(min_length=2, max_length=3)]
     channels: int = Field(ge=1, le=1024)
     clip: tuple[Percentile, Percentile] = CLIP_PERCENTILES
 
@@ -201,7 +201,7 @@ class Recipe(BaseModel):
             resampled_size(shape, own, target) for shape, own in zip(shapes.tolist(), spacings.tolist(), strict=True)
         ]
         patch = choose_patch(np.array(sizes))
-        return cls.model_validate({"view": view, "spacing": target, "patch": patch, "channels": facts[0].channels})
+        return cls(view=view, spacing=target, patch=patch, channels=facts[0].channels)
 
     @property
     def dims(self) -> int:
