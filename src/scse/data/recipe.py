@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scse.data.choices import SLICE_AXIS, choose_patch, choose_spacing, choose_view, in_view, resampled_size
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
-from scse.data.resampling import padded, resampled_rows, resized, resized_array, resized_labels
+from scse.data.resampling import cropped, padded, resampled_rows, resized, resized_array, resized_labels
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 from scse.vocabulary.planes import Plane, View
@@ -297,9 +297,7 @@ class Recipe(BaseModel):
 
     def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
         """Maps of prepared slices (slices, C, *spatial) -> (slices, C, *plane) on the grid of the image."""
-        for axis, size in enumerate(grid.resampled, start=2):
-            maps = maps.narrow(axis, 0, size)
-        return resized(maps, grid.plane)
+        return resized(cropped(maps, grid.resampled), grid.plane)
 
     def _turn(self, image: Image) -> tuple[NDArray[np.generic], NDArray[np.float64] | None]:
         """Reorient an image to (C, right, anterior, superior); pictures (C, rows, columns) have no orientation."""

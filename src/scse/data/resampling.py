@@ -22,19 +22,15 @@ def resized(maps: "Tensor", size: Sequence[int]) -> "Tensor":
     size = tuple(size)
     if maps.shape[2:] == size:
         return maps
+    if len(size) == 3:
+        # torch has antialiasing for two axes only; linear resampling is separable, so the first axis follows on its own
+        in_planes = resized(maps.flatten(1, 2), size[1:]).unflatten(1, maps.shape[1:3])
+        return (
+            in_planes if maps.shape[2] == size[0] else _weighted_rows(linear_weights(maps.shape[2], size[0]), in_planes)
+        )
     from torch.nn.functional import interpolate  # noqa: PLC0415 (only resampling needs torch)
 
-    if len(size) == 2:
-        return interpolate(maps, size, mode="bilinear", antialias=True)
-    # torch has antialiasing for two axes only; linear resampling is separable, so the first axis follows on its own
-    count, channels, first = maps.shape[:3]
-    in_planes = maps.flatten(1, 2)
-    if maps.shape[3:] != size[1:]:
-        in_planes = interpolate(in_planes, size[1:], mode="bilinear", antialias=True)
-    if first != size[0]:
-        rows = in_planes.reshape(count, channels, first, -1)
-        in_planes = interpolate(rows, (size[0], rows.shape[3]), mode="bilinear", antialias=True)
-    return in_planes.reshape(count, channels, *size)
+    return interpolate(maps, size, mode="bilinear", antialias=True)
 
 
 def resized_array(maps: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
@@ -58,6 +54,13 @@ def resized_labels(labels: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np
         best[larger] = share[larger]
         chosen[larger] = value
     return chosen
+
+
+def cropped(maps: "Tensor", size: Sequence[int]) -> "Tensor":
+    """The near end of maps (N, C, *spatial), up to `size` along each spatial axis; undoes `padded`."""
+    for axis, length in enumerate(size, start=2):
+        maps = maps.narrow(axis, 0, length)
+    return maps
 
 
 def padded(maps: NDArray[V], size: Sequence[int], *, fill: V) -> NDArray[V]:
@@ -89,7 +92,7 @@ def resampled_rows(parts: "Iterable[Tensor]", size: Sequence[int], target: Seque
     Yields:
         Consecutive rows (C, rows, y, z) of the result; only the rows that the next ones need are kept in memory.
     """
-    from torch import cat, einsum, from_numpy  # noqa: PLC0415 (as above)
+    from torch import cat  # noqa: PLC0415 (as above)
 
     weights = linear_weights(size[0], target[0])
     last = size[0] - 1 - (weights[:, ::-1] > 0).argmax(1)  # the last row that each row of the result needs
@@ -100,9 +103,15 @@ def resampled_rows(parts: "Iterable[Tensor]", size: Sequence[int], target: Seque
         rows = in_plane if rows is None else cat([rows, in_plane], 1)
         ready = int(np.searchsorted(last, first + rows.shape[1]))
         if ready > done:
-            of_rows = from_numpy(weights[done:ready, first : first + rows.shape[1]]).to(rows.device)
-            yield einsum("or,cryz->coyz", of_rows, rows)
+            yield _weighted_rows(weights[done:ready, first : first + rows.shape[1]], rows)
             done = ready
             if done < target[0]:
                 needed = int((weights[done] > 0).argmax())
                 rows, first = rows[:, needed - first :], needed
+
+
+def _weighted_rows(weights: NDArray[np.float32], rows: "Tensor") -> "Tensor":
+    """Sums (..., target, y, z) of rows (..., size, y, z) by their weights (target, size)."""
+    from torch import einsum, from_numpy  # noqa: PLC0415 (as above)
+
+    return einsum("or,...ryz->...oyz", from_numpy(weights).to(rows.device), rows)

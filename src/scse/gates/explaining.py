@@ -17,7 +17,7 @@ from torch import Tensor
 from scse.data.choices import SLICE_AXIS
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, Slices
-from scse.data.resampling import resized
+from scse.data.resampling import cropped, resized
 from scse.data.slicing import drawn_view
 from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
 from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
@@ -271,10 +271,7 @@ def _whole_map(segmenter: Segmenter, gates: BlockGates, windows: Tensor) -> Tens
         )
     sizes = windows.shape[2:]
     multiple = MULTIPLE if isinstance(segmenter.network, Sized) else 1  # the maps also cover the network's padding
-    covered = resized(spatial[:, None], [size + -size % multiple for size in sizes])
-    for axis, size in enumerate(sizes, start=2):
-        covered = covered.narrow(axis, 0, size)
-    return covered
+    return cropped(resized(spatial[:, None], [size + -size % multiple for size in sizes]), sizes)
 
 
 def _mean_of_windows(channel: NDArray[np.float32], slices: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from scse.inference.engines import Engine, Run
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
+from scse.support.text import counted
 from scse.vocabulary.sides import UNMIRRORED, Mirroring, safe_mirroring
 
 
@@ -47,10 +48,10 @@ def averaged(segmenters: Sequence[Segmenter], *, mirror: bool = False) -> Segmen
         segmenter.network.eval()
     runs = [segmenter.network if segmenter.engine is None else segmenter.engine.run for segmenter in segmenters]
     copies = 2 ** len(mirroring.axes)
-    counted = f"{len(runs)} segmenters" if len(runs) > 1 else "1 segmenter"
+    reason = f"{counted(len(runs), 'segmenter')}, {copies} pass{'es' * (copies > 1)} each"
     return replace(
         first,
-        engine=Engine("averaged", f"{counted}, {copies} pass{'es' * (copies > 1)} each", _Averaged(runs, mirroring)),
+        engine=Engine("averaged", reason, _Averaged(runs, mirroring)),
     )
 
 

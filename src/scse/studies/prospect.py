@@ -13,6 +13,7 @@ from scse.studies.plan import Plan
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
+from scse.support.text import counted
 from scse.vocabulary.variants import PLAIN
 
 PRIOR = Spread(trainings=0.006, blocks=0.004, rest=0.012)
@@ -50,7 +51,7 @@ def prospect(plan: Plan) -> tuple[str, str]:
         return "detectable difference", "none, because the plain network is the only variant"
     if seeds < FEWEST_TRAININGS:
         return "detectable difference", (
-            f"no verdict with {seeds} seed{'' if seeds == 1 else 's'}; {FEWEST_TRAININGS} or more are needed: "
+            f"no verdict with {counted(seeds, 'seed')}; {FEWEST_TRAININGS} or more are needed: "
             f"--seeds {FEWEST_TRAININGS}"
         )
     folds, cases = len(plan.folds), len(plan.folds[0].test)
