@@ -194,6 +194,7 @@ def test_a_spacing_that_is_asked_for_sets_the_patch() -> None:
         ([facts((4, 4), (1, 1), None)], {"plane": "axial"}, "plane='axial' needs volumes, but the images are 2D"),
         ([facts((4, 4), (1, 1), None), facts((4, 4, 4))], {}, "mixes 2D pictures and volumes"),
         ([facts((4, 4), (1, 1), None)], {"dims": 3}, "dims=3 needs volumes, but the images are 2D"),
+        ([facts((4, 4, 4))], {"dims": 4}, "dims must be one of 2, 3, got 4"),
         ([facts((4, 4, 4))], {"dims": 3, "plane": "axial"}, "plane='axial' has no effect with dims=3"),
     ],
 )

@@ -35,6 +35,23 @@ def test_the_result_is_that_of_monai(network: nn.Module, size: tuple[int, ...], 
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_windows_of_a_batch_give_the_same(network: nn.Module, batch_size: int) -> None:
+    given, patch, counts = volume(21, 17, 12), (8, 6, 10), []
+
+    def forward(windows: Tensor) -> Tensor:
+        counts.append(len(windows))
+        found: Tensor = network(windows)
+        return found
+
+    with torch.inference_mode():
+        parts = blended_rows(reader(given), given.shape[1:], patch, forward, batch_size=batch_size)
+        found = torch.cat([part.clone() for part in parts], 1)
+        expected = sliding_window_inference(given[None], patch, 1, network, overlap=0.5, mode="gaussian")[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert max(counts) == min(batch_size, 5 * 2)  # the windows that begin at the same row
+
+
 def test_parts_have_at_most_as_many_rows_as_a_window(network: nn.Module) -> None:
     seen: list[tuple[int, int]] = []
     with torch.inference_mode():

@@ -32,7 +32,7 @@ ModelNetwork = Annotated[
     str | None, typer.Option("--network", help="The model's network, if it is your own FILE.py:FUNCTION.")
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Slices at a time; fewer need less memory [as memory allows].")
+    int | None, typer.Option(min=1, help="Slices, or windows of a volume, at a time [as memory allows].")
 ]
 InChannels = Annotated[int, typer.Option(min=1, max=1024, help="Channels of the images.")]
 

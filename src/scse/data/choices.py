@@ -48,6 +48,8 @@ def choose_view(facts: Sequence[CaseFacts], *, plane: Plane | None, dims: int) -
     Raises:
         UserError: The plane or the number of dimensions does not fit the images.
     """
+    if dims not in {2, 3}:
+        raise UserError(f"dims must be one of 2, 3, got {dims!r}")
     axes = {len(case.shape) for case in facts}
     if len(axes) > 1:
         raise UserError("the data set mixes 2D pictures and volumes; put them into separate data sets")

@@ -186,7 +186,8 @@ class Segmenter:
             source: A file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
                 (*spatial) for one channel, whose axes point right, anterior, superior.
             spacing: Millimetres per voxel along each spatial axis, only for arrays of volumes; 1 mm by default.
-            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+                at a time, by default 1.
 
         Returns:
             For NIfTI files and nibabel images, a nibabel image of label values with the shape, affine and orientation
@@ -229,7 +230,8 @@ class Segmenter:
         Args:
             images: Files of the channels of each image in order, by image name.
             out: Folder of the label maps NAME.nii.gz, or NAME.png for pictures.
-            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+                at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
             progress: Called with the numbers of finished and of all images after each image.
 
@@ -275,7 +277,8 @@ class Segmenter:
 
         Args:
             image: Image, as returned by `read_image`.
-            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+                at a time, by default 1.
             progress: Called with the numbers of finished and of all slices after each batch.
 
         Raises:
@@ -297,7 +300,8 @@ class Segmenter:
         values = values.astype(np.min_scalar_type(int(values.max())))
         labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
         if self.recipe.view == "volume":
-            self._label_volume(slices, labels, values, progress)
+            windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
+            self._label_volume(slices, labels, values, windows, progress)
             return labels
         planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
@@ -311,6 +315,7 @@ class Segmenter:
         slices: Slices,
         labels: NDArray[np.integer],
         values: NDArray[np.integer],
+        batch_size: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         """Fill `labels` with the label values of a volume, without holding class scores of the whole volume."""
@@ -323,6 +328,7 @@ class Segmenter:
                 slices.shape[2:],
                 self.recipe.patch,
                 forward,
+                batch_size=batch_size,
                 progress=progress,
             )
             self.recipe.restore_volume(parts, slices.grid, labels, values)
@@ -337,7 +343,8 @@ class Segmenter:
 
         Args:
             slices: Slices (slices, C, *spatial), as returned by `Recipe.slices` or `Recipe.image_slices`.
-            batch_size: Number of slices at a time; by default up to 16, as memory allows.
+            batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+                at a time, by default 1.
             progress: Called with the numbers of finished and of all slices after each batch.
 
         Yields:

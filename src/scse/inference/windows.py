@@ -47,6 +47,7 @@ def blended_rows(
     forward: Callable[[Tensor], Tensor],
     *,
     overlap: float = OVERLAP,
+    batch_size: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Apply `forward` to a volume in overlapping windows, and blend the results, see `in_windows`.
@@ -58,9 +59,10 @@ def blended_rows(
         read: Function from the place of a window to its part (C, *patch) of the volume.
         sizes: Size (x, y, z) of the volume, at least that of the patch.
         patch: Size of the windows.
-        forward: Function from windows (1, C, *patch) to maps (1, classes, *patch).
+        forward: Function from windows (N, C, *patch) to maps (N, classes, *patch).
         overlap: Share of a window that neighbouring windows have in common.
-        progress: Called with the numbers of finished and of all windows after each window.
+        batch_size: Most windows at a time, of those that begin at the same row.
+        progress: Called with the numbers of finished and of all windows after each batch.
 
     Yields:
         Consecutive rows (classes, rows, y, z) of the blended maps, which are overwritten when the next ones are made.
@@ -79,15 +81,17 @@ def blended_rows(
                     sums[row] = sums[row + finished]
                 sums[patch[0] - finished :] = 0
             first = start
-        for window in group:
-            part = forward(channels_last(read(window)[None]))[0].float()
+        beside = list(group)
+        for chosen in (beside[place : place + batch_size] for place in range(0, len(beside), batch_size)):
+            parts = forward(channels_last(torch.stack([read(window) for window in chosen]))).float()
             if not done:
-                total = part.new_zeros((len(part), patch[0], *sizes[1:]))
-                weights = part.new_zeros((patch[0], *sizes[1:]))
-                importance = compute_importance_map(tuple(patch), mode="gaussian", device=part.device)
-            total[:, :, window[1], window[2]].addcmul_(part, importance)
-            weights[:, window[1], window[2]] += importance
-            done += 1
+                total = parts.new_zeros((parts.shape[1], patch[0], *sizes[1:]))
+                weights = parts.new_zeros((patch[0], *sizes[1:]))
+                importance = compute_importance_map(tuple(patch), mode="gaussian", device=parts.device)
+            for window, part in zip(chosen, parts, strict=True):
+                total[:, :, window[1], window[2]].addcmul_(part, importance)
+                weights[:, window[1], window[2]] += importance
+            done += len(chosen)
             if progress is not None:
                 progress(done, len(windows))
     yield total.div_(weights)
