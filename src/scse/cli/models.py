@@ -15,18 +15,31 @@ from scse.cli.options import (
     is_typed,
     renamed_option,
 )
-from scse.cli.printing import console, end_with, say
+from scse.cli.printing import complain, console, end_with, say
 from scse.support.errors import UserError
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    *,
     model: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option("-m", "--model", help="Folder of a segmenter or of a training run; several are averaged."),
-    ],
+    ] = None,
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a study: all folds and seeds of one network and variant are averaged."),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the label maps.")],
-    network: ModelNetwork = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            help="The network of --ensemble, such as unet or unet[epochs=6]; the model's network, if it is your own "
+            "FILE.py:FUNCTION.",
+        ),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant of --ensemble, such as scse.")] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
     ] = False,
@@ -41,9 +54,29 @@ def predict(
     from scse.inference.averaging import averaged
     from scse.inference.inputs import find_images
     from scse.inference.segmenter import Segmenter
+    from scse.studies.ensembles import find_ensemble
+    from scse.support.text import shortened_list
 
-    segmenters = [Segmenter.load(folder, network=network) for folder in model]
+    if not model and not ensemble:
+        raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
+    if variant is not None and not ensemble:
+        raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
+    segmenters = [Segmenter.load(folder, network=network) for folder in model or ()]
+    training: set[str] = set()
+    for study in ensemble or ():
+        chosen = find_ensemble(study, network=network, variant=variant)
+        say(f"ensemble: {chosen}")
+        if chosen.unfinished:
+            complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
+        segmenters += chosen.segmenters(network=network)
+        training |= chosen.training
     found = find_images(images, channels=segmenters[0].recipe.channels)
+    if seen := [name for name in found if name in training]:
+        complain(
+            "notice",
+            f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
+            "of these label maps are no test",
+        )
     segmenters = [segmenter.with_engine(engine, images=len(found)) for segmenter in segmenters]
     say(f"engine: {segmenters[0].engine}")
     segmenter = segmenters[0]
