@@ -24,7 +24,11 @@ def predict(
     *,
     model: Annotated[
         list[Path] | None,
-        typer.Option("-m", "--model", help="Folder of a segmenter or of a training run; several are averaged."),
+        typer.Option(
+            "-m",
+            "--model",
+            help="Folder of a segmenter or of a training run; several, also of other planes, are averaged.",
+        ),
     ] = None,
     ensemble: Annotated[
         list[Path] | None,
@@ -40,6 +44,12 @@ def predict(
         ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant of --ensemble, such as scse.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of each -m, then of each --ensemble, such as 0.4,0.4,0.2 [each segmenter counts once]."
+        ),
+    ] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
     ] = False,
@@ -51,8 +61,8 @@ def predict(
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
-    from scse.inference.averaging import averaged
     from scse.inference.inputs import find_images
+    from scse.inference.joining import Joined, joined
     from scse.inference.segmenter import Segmenter
     from scse.studies.ensembles import find_ensemble
     from scse.support.text import shortened_list
@@ -61,34 +71,52 @@ def predict(
         raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
-    segmenters = [Segmenter.load(folder, network=network) for folder in model or ()]
+    given = None if weights is None else _weights(weights, count=len(model or ()) + len(ensemble or ()))
+    members = [[Segmenter.load(folder, network=network)] for folder in model or ()]
     training: set[str] = set()
     for study in ensemble or ():
         chosen = find_ensemble(study, network=network, variant=variant)
         say(f"ensemble: {chosen}")
         if chosen.unfinished:
             complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
-        segmenters += chosen.segmenters(network=network)
+        members.append(chosen.segmenters(network=network))
         training |= chosen.training
-    found = find_images(images, channels=segmenters[0].recipe.channels)
+    found = find_images(images, channels=members[0][0].recipe.channels)
     if seen := [name for name in found if name in training]:
         complain(
             "notice",
             f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
             "of these label maps are no test",
         )
-    segmenters = [segmenter.with_engine(engine, images=len(found)) for segmenter in segmenters]
+    segmenters = [segmenter.with_engine(engine, images=len(found)) for group in members for segmenter in group]
     say(f"engine: {segmenters[0].engine}")
     segmenter = segmenters[0]
     if mirror or len(segmenters) > 1:
-        segmenter = averaged(segmenters, mirror=mirror)
-        say(str(segmenter.engine))
+        each = None
+        if given is not None:  # an ensemble's weight is that of all its segmenters together
+            each = [weight / len(group) for weight, group in zip(given, members, strict=True) for _ in group]
+        segmenter = joined(segmenters, weights=each, mirror=mirror)
+        say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
         )
     say(f"{len(found) - len(failed)} label maps written to {out}")
     end_with(failed)
+
+
+def _weights(text: str, *, count: int) -> list[float]:
+    """Parse the weights of all -m and --ensemble."""
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != count or not all(0 < weight < float("inf") for weight in found):
+        raise typer.BadParameter(
+            f"--weights must be {count} positive numbers with commas, one for each -m and then each --ensemble, got "
+            f"{text!r}"
+        )
+    return found
 
 
 def explain(

@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,12 +23,13 @@ from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.inference.engines import Engine, make_engine
+from scse.inference.pipeline import each_image
 from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
 from scse.support.atomic import write_together
 from scse.support.checks import check_positive
-from scse.support.errors import DataError, UserError
+from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
 from scse.vocabulary.variants import Variant
@@ -45,7 +45,14 @@ LEAST_MEMORY = 2**28
 TIMED_WINDOWS = 8
 """Number of windows on which engines are timed."""
 
-T = TypeVar("T")
+W = TypeVar("W", bound=np.generic)
+
+Progress = Callable[[int, int], None]
+Label = Callable[[int | None, Progress | None], NDArray[np.integer]]
+"""Function from the batch size and a progress callback to the label values (*spatial) of an image."""
+
+Restore = Callable[[NDArray[Any], int | None, Progress | None], NDArray[Any]]
+"""Function from the value of each class, the batch size and a progress callback to the values (*spatial) of voxels."""
 
 
 @dataclass(frozen=True)
@@ -245,30 +252,19 @@ class Segmenter:
         inputs = (path for paths in images.values() for path in paths)
         check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
 
-        def read(job: _Job) -> None:
-            image = read_image(job.paths)
-            job.slices, job.affine = self._slices(image), image.affine
+        def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
+            image = read_image(paths)
+            return self._ready(image), image.affine
 
-        def label(job: _Job) -> None:
-            job.labels = Image(self._label(job.slices, batch_size), job.affine, is_label=True)
-            del job.slices  # also releases the image
+        def label(prepared: tuple[Label, NDArray[np.float64] | None]) -> Image:
+            ready, affine = prepared
+            return Image(ready(batch_size, None), affine, is_label=True)
 
-        def write(job: _Job) -> None:
-            with marked([targets[job.name]]):
-                write_prediction(out, job.name, job.labels.array, job.paths[0], job.labels)
-            del job.labels
+        def write(name: str, paths: Sequence[Path], labels: Image) -> None:
+            with marked([targets[name]]):
+                write_prediction(out, name, labels.array, paths[0], labels)
 
-        failed = []
-        jobs = (_Job(name, paths) for name, paths in images.items())
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            # the network runs in this thread, so that Ctrl-C stops it while the writer finishes its file
-            labelled = map(_step(label), _ahead(reader, _step(read), jobs))
-            for done, job in enumerate(_ahead(writer, _step(write), labelled), start=1):
-                if job.problem:
-                    failed.append(job.problem)
-                if progress is not None:
-                    progress(done, len(images))
-        return failed
+        return each_image(images, read=read, compute=label, write=write, progress=progress)
 
     def predict_image(
         self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
@@ -284,7 +280,11 @@ class Segmenter:
         Raises:
             UserError: The image does not fit the model, or all its voxels have the same value.
         """
-        return self._label(self._slices(image), batch_size, progress)
+        return self._ready(image)(batch_size, progress)
+
+    def _ready(self, image: Image) -> Label:
+        """Prepare an image; the result labels it."""
+        return partial(self._label, partial(self._restored, self._slices(image)))
 
     def _slices(self, image: Image) -> Slices:
         slices = self.recipe.slices(image)
@@ -292,16 +292,25 @@ class Segmenter:
             raise UserError(f"all voxels have the same value, {image.array.flat[0]:g}; the image is empty or damaged")
         return slices
 
-    def _label(
-        self, slices: Slices, batch_size: int | None, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.integer]:
-        """Label values (*spatial) of an image in its own geometry, from its slices."""
+    def _label(self, restored: Restore, batch_size: int | None, progress: Progress | None) -> NDArray[np.integer]:
+        """Label values (*spatial) of an image in its own geometry, from what gives the value of each voxel's class."""
         values = class_values(self.structures)
         values = values.astype(np.min_scalar_type(int(values.max())))
-        labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
+        return restored(values, batch_size, progress)
+
+    def _restored(
+        self,
+        slices: Slices,
+        values: NDArray[W],
+        batch_size: int | None,
+        progress: Progress | None,
+    ) -> NDArray[W]:
+        """The value of each voxel's class (*spatial) on the grid of the image."""
+        labels = np.empty(slices.grid.shape, values.dtype)
         if self.recipe.view == "volume":
-            windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
-            self._label_volume(slices, labels, values, windows, progress)
+            with torch.inference_mode():
+                rows = self._volume_rows(slices, batch_size, progress)
+                self.recipe.restore_volume(rows, slices.grid, labels, values)
             return labels
         planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
@@ -310,28 +319,43 @@ class Segmenter:
             planes[start : start + len(batch)] = values[classes]
         return labels
 
-    def _label_volume(
-        self,
-        slices: Slices,
-        labels: NDArray[np.integer],
-        values: NDArray[np.integer],
-        batch_size: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Fill `labels` with the label values of a volume, without holding class scores of the whole volume."""
+    def _volume_rows(self, slices: Slices, batch_size: int | None, progress: Progress | None) -> Iterator[Tensor]:
+        """Logits of a volume on the prepared grid, in parts along its first axis, see `blended_rows`."""
         self.network.eval()
         read = slices.windows()
-        forward = self.network if self.engine is None else self.engine.run
-        with torch.inference_mode():
-            parts = blended_rows(
-                lambda window: torch.from_numpy(read(window)).to(self._device),
-                slices.shape[2:],
-                self.recipe.patch,
-                forward,
-                batch_size=batch_size,
-                progress=progress,
-            )
-            self.recipe.restore_volume(parts, slices.grid, labels, values)
+        return blended_rows(
+            lambda window: torch.from_numpy(read(window)).to(self._device),
+            slices.shape[2:],
+            self.recipe.patch,
+            self.network if self.engine is None else self.engine.run,
+            batch_size=1 if batch_size is None else check_positive("batch_size", batch_size),
+            progress=progress,
+        )
+
+    @torch.inference_mode()
+    def probabilities(
+        self, slices: Slices, batch_size: int | None = None, progress: Progress | None = None
+    ) -> Iterator[Tensor]:
+        """Class probabilities of an image on its own grid, slice by slice, or row by row along x of a volume.
+
+        Args:
+            slices: Prepared image, as returned by `Recipe.slices`.
+            batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+                at a time, by default 1.
+            progress: Called with the numbers of finished and of all slices or windows after each batch.
+
+        Yields:
+            Probabilities (classes, *plane) of each slice or row, in the order of `Grid.rows`.
+        """
+        grid = slices.grid
+        if self.recipe.view == "volume":
+            volume = self.recipe.volume_rows(self._volume_rows(slices, batch_size, progress), grid)
+            scores = (row for part in volume for row in part.unbind(1))
+        else:
+            batches = self.batches(slices, batch_size, progress)
+            scores = (row for _, batch in batches for row in self.recipe.to_plane(self._scores(batch, grid), grid))
+        for row in scores:
+            yield row if grid.resampled != grid.plane else row.float().softmax(0)
 
     def batches(
         self,
@@ -414,48 +438,6 @@ class Segmenter:
         """Zero images of the network's input size: (count, C, *patch)."""
         images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
         return channels_last(images)
-
-
-@dataclass
-class _Job:
-    """An image that passes through reading, prediction and writing; steps skip it once it has a problem."""
-
-    name: str
-    paths: Sequence[Path]
-    problem: str = ""
-    affine: NDArray[np.float64] | None = field(init=False)
-    slices: Slices = field(init=False)
-    labels: Image = field(init=False)
-
-
-def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
-    """A step of the pipeline that stores a failure as the problem of the image."""
-
-    def step(job: _Job) -> _Job:
-        if not job.problem:
-            try:
-                do(job)
-            except DataError as error:
-                job.problem = str(error)
-            except ValueError as error:  # networks of other libraries raise it for sizes that they do not support
-                job.problem = f"{job.paths[0]}: {error}"
-            except MemoryError:
-                job.problem = f"{job.paths[0]}: needs more memory than available; use a machine with more memory"
-        return job
-
-    return step
-
-
-def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> Iterator[T]:
-    """`map` in a thread, which processes one item while the previous result is used and the next item is prepared."""
-    working: Future[T] | None = None
-    for item in items:
-        submitted = pool.submit(function, item)
-        if working is not None:
-            yield working.result()
-        working = submitted
-    if working is not None:
-        yield working.result()
 
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
