@@ -110,7 +110,7 @@ def measure(models: list[Path], scan: Path, out: Path) -> tuple[int, int, int, f
 
 
 def memory(what: str) -> int:
-    """Memory of this program in bytes: VmHWM is the greatest resident; getrusage would count what it was before, too."""
+    """Memory of this program in bytes: VmHWM is the greatest; getrusage would count what the process was before."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
     return int(line.split()[1]) * 1024
 

@@ -17,7 +17,12 @@ AXES: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 def segmenter(
-    view: View, seed: int = 0, *, spacing: Sequence[float] | None = None, patch: Sequence[int] | None = None
+    view: View,
+    seed: int = 0,
+    *,
+    spacing: Sequence[float] | None = None,
+    patch: Sequence[int] | None = None,
+    values: Sequence[int] = tuple(STRUCTURES.values()),
 ) -> Segmenter:
     """Random convolutions; the patch is the whole slice or volume, unless it is given."""
     whole = SHAPE if view == "volume" else tuple(np.delete(SHAPE, AXES.get(view, 0)))
@@ -26,7 +31,8 @@ def segmenter(
     network = (nn.Conv3d if recipe.dims == 3 else nn.Conv2d)(1, 4, 3, padding=1)
     with torch.no_grad():
         network.weight *= 4
-    return Segmenter(network, "mine.py:make", {"in_channels": 1, "classes": 4}, "none", recipe, STRUCTURES)
+    structures = dict(zip(STRUCTURES, values, strict=True))
+    return Segmenter(network, "mine.py:make", {"in_channels": 1, "classes": 4}, "none", recipe, structures)
 
 
 def volume(seed: int = 0) -> NDArray[np.float32]:

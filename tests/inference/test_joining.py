@@ -131,11 +131,8 @@ def test_the_order_of_members_changes_no_clear_label() -> None:
 
 
 def test_pictures_of_two_resolutions_are_joined(tmp_path: Path) -> None:
-    structures = {"a": 1, "b": 2, "c": 3}
-    members = [
-        replace(segmenter("picture", seed, patch=patch), structures=structures)
-        for seed, patch in enumerate([(16, 16), (24, 24)])
-    ]
+    sizes = [(16, 16), (24, 24)]
+    members = [segmenter("picture", seed, patch=patch, values=(1, 2, 3)) for seed, patch in enumerate(sizes)]
     picture = np.random.default_rng(0).integers(0, 256, (20, 18)).astype(np.uint8)
     path = save_picture(tmp_path / "p.png", picture)
     found = joined(members).predict(path)

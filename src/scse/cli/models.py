@@ -53,6 +53,14 @@ def predict(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write how far segmenters and mirrored images lie apart: NAME.uncertainty.nii.gz for each image, "
+            "and uncertainty.csv.",
+        ),
+    ] = False,
     batch_size: BatchSize = None,
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
@@ -64,6 +72,7 @@ def predict(
     from scse.inference.inputs import find_images
     from scse.inference.joining import Joined, joined
     from scse.inference.segmenter import Segmenter
+    from scse.inference.uncertainty import TABLE, uncertain
     from scse.studies.ensembles import find_ensemble
     from scse.support.text import shortened_list
 
@@ -91,17 +100,19 @@ def predict(
     segmenters = [segmenter.with_engine(engine, images=len(found)) for group in members for segmenter in group]
     say(f"engine: {segmenters[0].engine}")
     segmenter = segmenters[0]
-    if mirror or len(segmenters) > 1:
+    if mirror or uncertainty or len(segmenters) > 1:
         each = None
         if given is not None:  # an ensemble's weight is that of all its segmenters together
             each = [weight / len(group) for weight, group in zip(given, members, strict=True) for _ in group]
-        segmenter = joined(segmenters, weights=each, mirror=mirror)
+        segmenter = (uncertain if uncertainty else joined)(segmenters, weights=each, mirror=mirror)
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
         )
     say(f"{len(found) - len(failed)} label maps written to {out}")
+    if uncertainty and len(failed) < len(found):
+        say(f"uncertainty of structures: {out / TABLE}")
     end_with(failed)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,8 +28,11 @@ from scse.support.scratch import scratch
 STEPS = 65_000
 """Steps between 0 and 1 in sums of probabilities: 16 bits, with room for the rounding of 1,000 terms."""
 
-Seen = Callable[[int, int, Tensor], None]
+OfMember = Callable[[int, int, Tensor], None]
 """Called with the place of a segmenter, the index of a row in its view, and its probabilities (classes, *plane)."""
+
+OfMean = Callable[[int, Tensor], None]
+"""Called with the index of a row in the view of the last segmenter, and the mean probabilities (classes, *plane)."""
 
 
 def joined(
@@ -60,7 +64,7 @@ def joined(
     ]
     if len(members) == 1:
         return members[0]
-    return join(members, [sum(shares[place] for place in places) for places in groups.values()])
+    return Joined.of(members, [sum(shares[place] for place in places) for places in groups.values()])
 
 
 def check_images(segmenters: Sequence[Segmenter]) -> None:
@@ -76,22 +80,6 @@ def check_images(segmenters: Sequence[Segmenter]) -> None:
         )
 
 
-def join(members: Sequence[Segmenter], weights: Sequence[float]) -> "Joined":
-    """Join two or more segmenters by their probabilities in the image's own grid; all arguments are checked."""
-    first = members[0]
-    return Joined(
-        network=first.network,
-        name=first.name,
-        arguments=first.arguments,
-        variant=first.variant,
-        recipe=first.recipe,
-        structures=first.structures,
-        settings=first.settings,
-        members=members,
-        weights=[weight / sum(weights) for weight in weights],
-    )
-
-
 @dataclass(frozen=True)
 class Joined(Segmenter):
     """Several segmenters that predict as one; the fields of `Segmenter` are those of the first.
@@ -103,6 +91,22 @@ class Joined(Segmenter):
 
     members: Sequence[Segmenter] = ()
     weights: Sequence[float] = ()
+
+    @classmethod
+    def of(cls, members: Sequence[Segmenter], weights: Sequence[float]) -> Self:
+        """Join two or more segmenters of the same structures and channels, with any positive weights."""
+        first = members[0]
+        return cls(
+            network=first.network,
+            name=first.name,
+            arguments=first.arguments,
+            variant=first.variant,
+            recipe=first.recipe,
+            structures=first.structures,
+            settings=first.settings,
+            members=members,
+            weights=[weight / sum(weights) for weight in weights],
+        )
 
     def __str__(self) -> str:
         """The view of each member, and what runs it."""
@@ -122,7 +126,7 @@ class Joined(Segmenter):
         slices: Sequence[Slices],
         batch_size: int | None = None,
         progress: Progress | None = None,
-        seen: Seen | None = None,
+        of_member: OfMember | None = None,
     ) -> Iterator[Tensor]:
         """Mean class probabilities of an image on its own grid, row by row of the last member's view.
 
@@ -130,7 +134,7 @@ class Joined(Segmenter):
             slices: Image as each member sees it.
             batch_size: See `Segmenter.predict_image`.
             progress: Called with the numbers of finished and of all members after each.
-            seen: Called with each row of each member.
+            of_member: Called with each row of each member.
 
         Yields:
             Probabilities (classes, *plane), in the order of `Grid.rows` of the last member's slices, on the CPU.
@@ -145,8 +149,8 @@ class Joined(Segmenter):
                 for row, found in enumerate(member.probabilities(slices[place], batch_size)):
                     check_finite(found)
                     shares = found.cpu()
-                    if seen is not None:
-                        seen(place, row, shares)
+                    if of_member is not None:
+                        of_member(place, row, shares)
                     if place == last:
                         before = torch.from_numpy(sums[row].astype(np.float32)).movedim(-1, 0)
                         yield before.div_(STEPS).add_(shares, alpha=weight)
@@ -163,11 +167,20 @@ class Joined(Segmenter):
         return partial(self._label, partial(self._joined, self._views(image)))
 
     def _joined(
-        self, slices: Sequence[Slices], values: NDArray[W], batch_size: int | None, progress: Progress | None
+        self,
+        slices: Sequence[Slices],
+        values: NDArray[W],
+        batch_size: int | None,
+        progress: Progress | None,
+        *,
+        of_member: OfMember | None = None,
+        of_mean: OfMean | None = None,
     ) -> NDArray[W]:
         """The value of each voxel's class (*spatial) on the grid of the image."""
         labels = np.empty(slices[-1].grid.shape, values.dtype)
         rows = slices[-1].grid.rows(labels)
-        for row, mean in enumerate(self.means(slices, batch_size, progress)):
+        for row, mean in enumerate(self.means(slices, batch_size, progress, of_member)):
             rows[row] = values[best_classes(mean, axis=0)]
+            if of_mean is not None:
+                of_mean(row, mean)
         return labels

@@ -248,7 +248,7 @@ class Segmenter:
         Raises:
             UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write.
         """
-        targets = {name: _target(out, name, is_volume=ending(paths[0].name) in NIFTI) for name, paths in images.items()}
+        targets = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
         inputs = (path for paths in images.values() for path in paths)
         check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
 
@@ -443,15 +443,16 @@ class Segmenter:
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
     """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
     volume = image.affine is not None
-    path = _target(folder, name, is_volume=volume)
+    path = label_path(folder, name, source)
     if path.resolve() == source.resolve():
         raise UserError("the label map would replace the image itself; choose another folder")
     write_label(path, labels, like=source if volume else None)
     return path
 
 
-def _target(folder: Path, name: str, *, is_volume: bool) -> Path:
-    return folder / f"{name}{'.nii.gz' if is_volume else '.png'}"
+def label_path(folder: Path, name: str, source: Path) -> Path:
+    """Path of the label map of an image: NAME.nii.gz, or NAME.png for pictures."""
+    return folder / f"{name}{'.nii.gz' if ending(source.name) in NIFTI else '.png'}"
 
 
 def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:
