@@ -26,6 +26,7 @@ from measuring import machine, markdown
 from scse.data.recipe import Recipe
 from scse.inference.joining import joined
 from scse.inference.segmenter import Segmenter
+from scse.inference.uncertainty import uncertain
 from scse.networks import NETWORKS
 
 MIB = 2**20
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--view", nargs="+", default=["axial"], choices=("sagittal", "coronal", "axial", "volume"))
     parser.add_argument("--patch", type=int, default=256, help="pixels a side of slices")
     parser.add_argument("--spacing", type=float, help="mm per pixel to which the volume of 1 mm is resampled")
+    parser.add_argument("--uncertainty", action="store_true", help="measure the spread of the views, too")
     parser.add_argument("--width", type=int, default=4, help="of the U-Net")
     parser.add_argument("--ending", default=".nii.gz", choices=(".nii.gz", ".nii"))
     chosen = parser.parse_args()
@@ -59,7 +61,9 @@ def main() -> None:
                     make_segmenter(Path(temporary, recipe.view), recipe, classes, chosen.width) for recipe in recipes
                 ]
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    base, peak, own, seconds = pool.submit(measure, models, scan, Path(temporary, "out")).result()
+                    base, peak, own, seconds = pool.submit(
+                        measure, models, scan, Path(temporary, "out"), chosen.uncertainty
+                    ).result()
                 volume = 4 * math.prod(shape)
                 numbers = (volume / MIB, base / MIB, peak / MIB, own / MIB)
                 rows.append((size, classes, *(f"{n:.0f}" for n in numbers), f"{peak / volume:.2f}", f"{seconds:.0f}"))
@@ -86,9 +90,9 @@ def make_segmenter(folder: Path, recipe: Recipe, classes: int, width: int) -> Pa
     return Segmenter(network, "unet", arguments, "scse", recipe, structures).save(folder)
 
 
-def measure(models: list[Path], scan: Path, out: Path) -> tuple[int, int, int, float]:
+def measure(models: list[Path], scan: Path, out: Path, uncertainty: bool) -> tuple[int, int, int, float]:
     """Bytes that the process held before and took above them, in all and anonymous, and the seconds that it took."""
-    segmenter = joined([Segmenter.load(model) for model in models])
+    segmenter = (uncertain if uncertainty else joined)([Segmenter.load(model) for model in models])
     segmenter.predict(torch.rand(64, 64, 64).numpy(), batch_size=1)
     base, before = memory("VmHWM"), memory("RssAnon")
     samples, ended = [before], Event()

@@ -81,7 +81,9 @@ def predict(
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
     given = None if weights is None else _weights(weights, count=len(model or ()) + len(ensemble or ()))
-    members = [[Segmenter.load(folder, network=network)] for folder in model or ()]
+    # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
+    own = network if not ensemble or ".py:" in (network or "") else None
+    members = [[Segmenter.load(folder, network=own)] for folder in model or ()]
     training: set[str] = set()
     for study in ensemble or ():
         chosen = find_ensemble(study, network=network, variant=variant)

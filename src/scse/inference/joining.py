@@ -1,7 +1,7 @@
 """One prediction of segmenters that see an image differently: three planes, as in QuickNAT, or slices and volumes.
 
 The class probabilities of segmenters of one recipe are averaged window by window, see `averaged`; those of different
-recipes in the image's own grid (view aggregation of Roy et al. 2019, NeuroImage 186, section 2.4).
+recipes in the image's own grid (view aggregation of Roy et al. 2019, NeuroImage 186).
 
 The segmenters run one after the other. The sum of their probabilities is kept in a temporary file, with two bytes per
 voxel and class, and the last one's are added row by row: in memory are the class scores of a few slices or rows.
