@@ -26,6 +26,7 @@ from scse.data.recipe import Grid, Recipe, Slices
 from scse.inference.engines import Engine, make_engine
 from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
 from scse.inference.saved_recipe import read_recipe
+from scse.inference.squeezing import Squeeze, check_squeeze, gathered, local_scores
 from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
 from scse.support.atomic import write_together
 from scse.support.checks import check_positive
@@ -61,6 +62,7 @@ class Segmenter:
         structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
         settings: Settings of the training, for the record.
         engine: Engine that runs the network in prediction, see `with_engine`; None is torch.
+        squeeze: Where cSE pools in prediction of volumes, see `with_squeeze`.
     """
 
     network: nn.Module
@@ -71,6 +73,7 @@ class Segmenter:
     structures: Mapping[str, int]
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine | None = None
+    squeeze: Squeeze = "window"
 
     def save(self, folder: Path | str) -> Path:
         """Write the segmenter into a folder: weights.safetensors and segmenter.json.
@@ -172,6 +175,30 @@ class Segmenter:
         self.network.eval()
         volumes = 0 if self.recipe.view == "picture" else images
         return replace(self, engine=make_engine(name, self.network, self._windows(TIMED_WINDOWS), volumes=volumes))
+
+    def with_squeeze(self, squeeze: Squeeze) -> "Segmenter":
+        """The same segmenter with another squeeze of cSE in volumes that are larger than the training patch.
+
+        Args:
+            squeeze: "window": cSE pools over each window, as in training over the patch; "local": the volume runs
+                through the network in one pass, and every voxel has the mean over a box of the size of the patch around
+                it; "volume": the means of all windows are gathered in a first pass, and their mean is used for all.
+
+        Raises:
+            UserError: The name is unknown. Except for "window": the network has no cSE or scSE block or takes slices,
+                or another engine than torch runs it.
+        """
+        check_squeeze(squeeze, self.network)
+        if squeeze != "window":
+            if self.recipe.dims == 2:
+                raise UserError(
+                    f"squeeze={squeeze!r} is for networks of volumes, and this one takes slices; leave it out"
+                )
+            if self.engine is not None and self.engine.name != "torch":
+                raise UserError(
+                    f"squeeze={squeeze!r} needs the engine torch, got {self.engine.name}; leave one of them out"
+                )
+        return replace(self, squeeze=squeeze)
 
     def predict(
         self,
@@ -320,17 +347,20 @@ class Segmenter:
     ) -> None:
         """Fill `labels` with the label values of a volume, without holding class scores of the whole volume."""
         self.network.eval()
-        read = slices.windows()
-        forward = self.network if self.engine is None else self.engine.run
+        window = slices.windows()
+        sizes, patch = slices.shape[2:], self.recipe.patch
+
+        def read(place: tuple[slice, ...]) -> Tensor:
+            return torch.from_numpy(window(place)).to(self._device)
+
         with torch.inference_mode():
-            parts = blended_rows(
-                lambda window: torch.from_numpy(read(window)).to(self._device),
-                slices.shape[2:],
-                self.recipe.patch,
-                forward,
-                batch_size=batch_size,
-                progress=progress,
-            )
+            if self.squeeze == "local":
+                parts = local_scores(self.network, read, sizes, patch)
+            else:
+                forward = self.network if self.engine is None else self.engine.run
+                if self.squeeze == "volume":
+                    forward = gathered(self.network, read, sizes, patch)
+                parts = blended_rows(read, sizes, patch, forward, batch_size=batch_size, progress=progress)
             self.recipe.restore_volume(parts, slices.grid, labels, values)
 
     def batches(
