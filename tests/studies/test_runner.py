@@ -37,6 +37,7 @@ from scse.studies.plan import choose_cases
 from scse.studies.runner import StudyResult
 from scse.support.errors import DataError
 from scse.support.events import (
+    CleaningChosen,
     Event,
     Planned,
     Progress,
@@ -233,7 +234,7 @@ def test_the_console_shows_every_event_of_a_study(finished, terminal):
         for event in finished.events:
             watch(event)
         assert watch.tasks == {}
-    assert {type(event) for event in finished.events} == set(get_args(Event)) - {Trained}
+    assert {type(event) for event in finished.events} == set(get_args(Event)) - {CleaningChosen, Trained}
     text = shown.file.getvalue()
     assert all(run in text for run in RUNS)
     assert text.count("Dice on held-out cases") == len(RUNS) * SETTINGS["epochs"]
