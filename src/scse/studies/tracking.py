@@ -20,7 +20,7 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.events import EpochDone, Event, OnEvent, Reported, RunStarted, Scored, StepDone, StoppedError, Trained
 from scse.support.json_files import read_json, validated
-from scse.training.cleaning import CHOICE
+from scse.training.cleaning_choice import CHOICE
 from scse.training.log import LOG, read_log
 from scse.training.record import RECORD
 

@@ -13,7 +13,7 @@ from scse.inference.saved import Name, Structures, in_order
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
-from scse.training.cleaning import CHOICE
+from scse.training.cleaning_choice import CHOICE
 from scse.training.settings import Settings
 from scse.training.task import Task
 from scse.zoo.catalogue import code_digest

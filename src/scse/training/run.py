@@ -19,7 +19,7 @@ from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
 from scse.support.text import counted
-from scse.training.cleaning import CHOICE, affordable, choose_cleaning, write_choice
+from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
 from scse.training.record import RunRecord, check_record, prepared_task, read_record

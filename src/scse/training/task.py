@@ -1,7 +1,7 @@
 """The data of a run: prepared cases."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scse.data.dataset import Case
@@ -34,7 +34,7 @@ class Task:
     held_out: Sequence[Prepared]
     recipe: Recipe
     structures: Mapping[str, int]
-    for_cleaning: Sequence[Prepared] = ()
+    for_cleaning: Sequence[Prepared] = field(default_factory=list)
 
     @property
     def classes(self) -> int:
