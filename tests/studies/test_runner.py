@@ -241,6 +241,14 @@ def test_the_console_shows_every_event_of_a_study(finished, terminal):
     assert ("images/s" in text) == terminal
 
 
+def test_no_run_of_a_study_chooses_a_clean_up_on_the_cases_that_it_scores(finished):
+    for run in RUNS:
+        folder = finished.out / "runs" / run
+        assert json.loads((folder / "run.json").read_text())["for_cleaning"] == {}
+        assert "cleaning" not in json.loads((folder / "segmenter" / "segmenter.json").read_text())
+        assert not (folder / "cleaning.json").exists()
+
+
 def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
     before = {path: path.stat().st_mtime_ns for path in (finished.out / "runs").rglob("*")}
     result = quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
