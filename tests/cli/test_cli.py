@@ -445,7 +445,9 @@ def test_predict_cleans_as_learned_or_as_asked(trained, data, tmp_path):
         expected = scse.Segmenter.load(model).with_cleaning("largest").predict(image)
         written = nib.load(tmp_path / "out" / f"{name}.nii.gz")
         np.testing.assert_array_equal(written.dataobj, expected.dataobj)
-    (message,) = said(call("predict", data, "-m", model, "-o", tmp_path, "--cleaning", "all"), "error")
+    (message,) = said(
+        call("predict", data / "imagesTs", "-m", model, "-o", tmp_path / "out", "--cleaning", "all"), "error"
+    )
     assert "cleaning must be one of 'learned', 'none', 'largest', got 'all'" in message
 
 
