@@ -427,6 +427,43 @@ def test_a_plain_segmenter_has_no_gates_to_explain(trained, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_predict_cleans_as_learned_or_as_asked(trained, data, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained.folder / "segmenter", model)
+    description = json.loads((model / "segmenter.json").read_text())
+    (model / "segmenter.json").write_text(json.dumps({**description, "cleaning": {"fill_holes": ["left"]}}))
+    for options, line in (
+        ([], "clean-up: holes filled of left"),
+        (["--cleaning", "none"], "clean-up: none"),
+        (["--cleaning", "largest"], "clean-up: largest component of left, right"),
+    ):
+        ended = call("predict", data / "imagesTs", "-m", model, "-o", tmp_path / "out", *options)
+        assert ended.code == 0
+        assert line in ended.out.splitlines()
+    for name in ("t0", "t1"):
+        image = data / "imagesTs" / f"{name}_0000.nii.gz"
+        expected = scse.Segmenter.load(model).with_cleaning("largest").predict(image)
+        written = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(written.dataobj, expected.dataobj)
+    (message,) = said(
+        call("predict", data / "imagesTs", "-m", model, "-o", tmp_path / "out", "--cleaning", "all"), "error"
+    )
+    assert "cleaning must be one of 'learned', 'none', 'largest', got 'all'" in message
+
+
+def test_train_reports_the_clean_up_that_it_chose(data, tmp_path):
+    options = ("--folds", 3, "--cleaning", "learned", "--epochs", 1)
+    ended = call("train", data, "-o", tmp_path / "run", *options, *TINY)
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    epoch, choice = (
+        next(n for n, line in enumerate(lines) if text in line)
+        for text in ("Dice on held-out cases", "clean-up chosen on 1 held-out case: mean Dice")
+    )
+    assert epoch < choice < len(lines) - 1
+    assert (tmp_path / "run" / "cleaning.json").is_file()
+
+
 def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypatch):
     monkeypatch.setattr("scse.inference.engines.find_spec", lambda name: None if name == "openvino" else object())
     ended = call("predict", data / "imagesTs", "-m", trained.folder, "-o", tmp_path, "--engine", "openvino")

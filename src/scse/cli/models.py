@@ -30,6 +30,10 @@ def predict(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
     ] = False,
+    cleaning: Annotated[
+        str,
+        typer.Option(help="Clean-up of label maps: learned in training, none, or largest component of each structure."),
+    ] = "learned",
     batch_size: BatchSize = None,
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
@@ -50,6 +54,8 @@ def predict(
     if mirror or len(segmenters) > 1:
         segmenter = averaged(segmenters, mirror=mirror)
         say(str(segmenter.engine))
+    segmenter = segmenter.with_cleaning(cleaning)
+    say(f"clean-up: {segmenter.cleaning}")
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")

@@ -7,6 +7,7 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
+from scse.inference.cleaning import shared_cleaning
 from scse.inference.engines import Engine, Run
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
@@ -23,7 +24,7 @@ def averaged(segmenters: Sequence[Segmenter], *, mirror: bool = False) -> Segmen
             left and right classes change places where needed. It takes 2, 4 or 8 times as long.
 
     Returns:
-        The first segmenter with an engine that runs all of them.
+        The first segmenter with an engine that runs all of them, and with the steps of clean-up that all of them have.
 
     Raises:
         UserError: There is no segmenter, recipes or structures differ, or images cannot be mirrored.
@@ -52,6 +53,7 @@ def averaged(segmenters: Sequence[Segmenter], *, mirror: bool = False) -> Segmen
     return replace(
         first,
         engine=Engine("averaged", reason, _Averaged(runs, mirroring)),
+        cleaning=shared_cleaning([segmenter.cleaning for segmenter in segmenters]),
     )
 
 

@@ -23,13 +23,23 @@ from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
+from scse.inference.cleaning import clean
 from scse.inference.engines import Engine, make_engine
-from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
+from scse.inference.saved import (
+    DESCRIPTION,
+    FORMAT,
+    NO_CLEANING,
+    REMEDY,
+    WEIGHTS,
+    Cleaning,
+    read_saved,
+    readable,
+)
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import Squeeze, check_squeeze, gathered, local_scores
 from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
 from scse.support.atomic import write_together
-from scse.support.checks import check_positive
+from scse.support.checks import check_choice, check_positive
 from scse.support.errors import DataError, UserError
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
@@ -46,7 +56,11 @@ LEAST_MEMORY = 2**28
 TIMED_WINDOWS = 8
 """Number of windows on which engines are timed."""
 
+CLEANINGS = ("learned", "none", "largest")
+"""Names of the clean-ups that a segmenter can apply."""
+
 T = TypeVar("T")
+W = TypeVar("W", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ class Segmenter:
         settings: Settings of the training, for the record.
         engine: Engine that runs the network in prediction, see `with_engine`; None is torch.
         squeeze: Where cSE pools in prediction of volumes, see `with_squeeze`.
+        cleaning: Clean-up of predicted label maps, see `with_cleaning`; none by default.
     """
 
     network: nn.Module
@@ -74,6 +89,7 @@ class Segmenter:
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine | None = None
     squeeze: Squeeze = "window"
+    cleaning: Cleaning = NO_CLEANING
 
     def save(self, folder: Path | str) -> Path:
         """Write the segmenter into a folder: weights.safetensors and segmenter.json.
@@ -95,6 +111,8 @@ class Segmenter:
         if isinstance(self.network, Sized):
             # the names of modules, because the modules that "auto" or a pattern selects may change between versions
             description["attached"] = list(placements(self.network.network).names)
+        if self.cleaning:
+            description["cleaning"] = self.cleaning.model_dump(mode="json")
         # networks in half precision are saved and loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         weights = save(own_copies(tensors))
@@ -154,6 +172,7 @@ class Segmenter:
             recipe=recipe,
             structures=saved.structures,
             settings=saved.settings,
+            cleaning=saved.cleaning,
         )
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
@@ -199,6 +218,23 @@ class Segmenter:
                     f"squeeze={squeeze!r} needs the engine torch, got {self.engine.name}; leave one of them out"
                 )
         return replace(self, squeeze=squeeze)
+    def with_cleaning(self, name: str = "learned") -> "Segmenter":
+        """The same segmenter with another clean-up of its label maps.
+
+        Args:
+            name: "learned" keeps the clean-up that was chosen after training and stored with the segmenter; "none"
+                leaves label maps as they are; "largest" keeps the largest component of every structure and fills no
+                holes.
+
+        Raises:
+            UserError: The name is unknown.
+        """
+        check_choice("cleaning", name, CLEANINGS)
+        if name == "learned":
+            return self
+        return replace(
+            self, cleaning=Cleaning(keep_largest=tuple(self.structures)) if name == "largest" else NO_CLEANING
+        )
 
     def predict(
         self,
@@ -322,10 +358,30 @@ class Segmenter:
     def _label(
         self, slices: Slices, batch_size: int | None, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[np.integer]:
-        """Label values (*spatial) of an image in its own geometry, from its slices."""
+        """Label values (*spatial) of an image in its own geometry, from its slices, cleaned up."""
         values = class_values(self.structures)
         values = values.astype(np.min_scalar_type(int(values.max())))
-        labels: NDArray[np.integer] = np.empty(slices.grid.shape, values.dtype)
+        if not self.cleaning:
+            return self._restored(slices, values, batch_size, progress)
+        numbers = np.arange(len(values), dtype=np.uint8)
+        classes = self._restored(slices, numbers, batch_size, progress)
+        clean(classes, self.cleaning, list(self.structures))
+        if np.array_equal(values, numbers):
+            return classes
+        labels = np.empty(classes.shape, values.dtype)
+        for row, found in zip(labels, classes, strict=True):  # row by row, because indices are converted to 64 bits
+            row[...] = values[found]
+        return labels
+
+    def _restored(
+        self,
+        slices: Slices,
+        values: NDArray[W],
+        batch_size: int | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> NDArray[W]:
+        """The value of each voxel's class (*spatial) on the grid of the image."""
+        labels = np.empty(slices.grid.shape, values.dtype)
         if self.recipe.view == "volume":
             windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
             self._label_volume(slices, labels, values, windows, progress)
@@ -340,12 +396,12 @@ class Segmenter:
     def _label_volume(
         self,
         slices: Slices,
-        labels: NDArray[np.integer],
-        values: NDArray[np.integer],
+        labels: NDArray[W],
+        values: NDArray[W],
         batch_size: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Fill `labels` with the label values of a volume, without holding class scores of the whole volume."""
+        """Fill `labels` with the values of the classes, without holding class scores of the whole volume."""
         self.network.eval()
         window = slices.windows()
         sizes, patch = slices.shape[2:], self.recipe.patch

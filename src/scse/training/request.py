@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -80,6 +80,10 @@ class TrainRequest(Request):
 
     settings: SettingValues = Field(default={})
     """Any other training setting, as NAME=VALUE."""
+
+    cleaning: Literal["learned", "none"] | None = None
+    """learned chooses the clean-up of label maps (largest components, holes) on the held-out cases after training, none
+    leaves it out [learned, unless these are the data set's own test cases]."""
 
     skip_bad: bool = False
     """Skip cases with problems instead of refusing."""
