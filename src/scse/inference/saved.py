@@ -54,6 +54,7 @@ class _Description(BaseModel):
     structures: Structures
     settings: dict[str, JsonValue]
     attached: list[Name] | None = None
+    fitted: bool = False
     classes: list[Name] | None = None
 
 
@@ -71,6 +72,8 @@ class Saved:
         settings: Settings of the training.
         attached: Names of the modules that have a block; None for scse's own networks, which place their blocks
             themselves.
+        fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in files
+            of earlier versions.
     """
 
     folder: Path
@@ -81,6 +84,7 @@ class Saved:
     structures: Mapping[str, int]
     settings: Mapping[str, Any]
     attached: Sequence[str] | None
+    fitted: bool = False
 
     @property
     def weights(self) -> Path:
@@ -125,6 +129,7 @@ def read_saved(folder: Path | str) -> Saved:
         structures=in_order(description.structures, description.classes),
         settings=description.settings,
         attached=description.attached,
+        fitted=description.fitted,
     )
 
 

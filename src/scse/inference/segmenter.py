@@ -92,6 +92,8 @@ class Segmenter:
         if isinstance(self.network, Sized):
             # the names of modules, because the modules that "auto" or a pattern selects may change between versions
             description["attached"] = list(placements(self.network.network).names)
+            if self.network.fitted:
+                description["fitted"] = True
         # networks in half precision are saved and loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         weights = save(own_copies(tensors))
@@ -127,6 +129,8 @@ class Segmenter:
             saved.arguments,
             variant=variant,
             size=recipe.patch,
+            spacing=recipe.spacing,
+            fitted=saved.fitted,
             attach_to="auto" if saved.attached is None else "|".join(saved.attached),
             pretrained=False,
         )

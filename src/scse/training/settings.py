@@ -30,8 +30,8 @@ class Settings(BaseModel):
     """Settings of one training run.
 
     Attributes:
-        network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
-            without options in brackets; see `scse.zoo.catalogue`.
+        network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS", "nnunet:CLASS" or "FILE.py:FUNCTION",
+            the last four with or without options in brackets; see `scse.zoo.catalogue`.
         variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`; scse's own networks have fixed

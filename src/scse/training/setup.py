@@ -62,13 +62,14 @@ def make_augmentation(task: Task, settings: Settings) -> Augmentation:
     return Augmentation(**ranges, mirror=safe_mirroring(task.recipe.view, list(task.structures)))
 
 
-def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = True) -> State:
+def new_state(task: Task, settings: Settings, *, steps: int, fitted: bool = True, pretrained: bool = True) -> State:
     """The state at the start. With one seed, all variants share the initial weights of the plain network.
 
     Args:
         task: Data of the run.
         settings: Settings of the run.
         steps: Steps of an epoch.
+        fitted: Whether the network gets the options that follow from the recipe, see `build_network`.
         pretrained: Whether the network may fetch weights that its options ask for.
 
     Raises:
@@ -80,6 +81,8 @@ def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = 
         _network_arguments(task, settings),
         variant=settings.variant,
         size=task.recipe.patch,
+        spacing=task.recipe.spacing,
+        fitted=fitted,
         attach_to=settings.attach_to,
         pretrained=pretrained,
     )

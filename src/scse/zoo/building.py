@@ -23,10 +23,11 @@ from scse.vocabulary.options import AGGREGATIONS
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import Variant
 from scse.zoo.catalogue import LIBRARIES, Library, check_placement
+from scse.zoo.fitting import Fit, Patch, fit_options
 from scse.zoo.user_files import load_function
 
 MULTIPLE = 32
-"""Networks of five halvings take sizes that are multiples of it."""
+"""Networks of five halvings take sizes that are multiples of it; those fitted to the data have others."""
 
 
 def build_network(
@@ -35,6 +36,8 @@ def build_network(
     *,
     variant: Variant,
     size: Sequence[int],
+    spacing: Sequence[float] | None = None,
+    fitted: bool = True,
     attach_to: str = "auto",
     pretrained: bool = True,
 ) -> nn.Module:
@@ -49,6 +52,9 @@ def build_network(
         arguments: in_channels and classes; for the paper's networks also width, depth and kernel_size.
         variant: Blocks of the network.
         size: Size of an image that the network must accept.
+        spacing: Millimetres per pixel along each axis of it; None if they are equal or unknown.
+        fitted: Whether networks that `scse.zoo.fitting` knows get the options that follow from size and spacing. False
+            gives those of earlier versions, which were the same for all data.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`.
         pretrained: Whether the network may download weights that its options ask for.
 
@@ -59,21 +65,27 @@ def build_network(
     check_placement(spec, variant)
     if spec.is_own:
         return NETWORKS[spec.name](**arguments, spatial_dims=len(size), recalibration=variant)
-    return _build_other(spec, **arguments, variant=variant, size=size, attach_to=attach_to, pretrained=pretrained)
+    fit = fit_options(spec, Patch.of(size, spacing)) if fitted else None
+    return _build_other(
+        spec, **arguments, variant=variant, size=size, fit=fit, attach_to=attach_to, pretrained=pretrained
+    )
 
 
-def build_plain(spec: NetworkSpec, arguments: Mapping[str, int], *, pretrained: bool = True) -> nn.Module:
+def build_plain(
+    spec: NetworkSpec, arguments: Mapping[str, int], *, fit: Fit | None = None, pretrained: bool = True
+) -> nn.Module:
     """Build a network without blocks and without padding.
 
     Args:
         spec: Network to build.
         arguments: in_channels, classes and spatial_dims; for the paper's networks also their other arguments.
+        fit: Options that follow from the data; None takes those of the library and of the name alone.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
         UserError: The network cannot be built.
     """
-    make = find_factory(spec, pretrained=pretrained)
+    make = find_factory(spec, fit=fit, pretrained=pretrained)
     try:
         network = make(**arguments)
     # other people's code may raise anything
@@ -103,11 +115,12 @@ def explain(network: nn.Module, example: Tensor) -> str:
     return "\n".join(lines)
 
 
-def find_factory(spec: NetworkSpec, *, pretrained: bool = True) -> Callable[..., object]:
+def find_factory(spec: NetworkSpec, *, fit: Fit | None = None, pretrained: bool = True) -> Callable[..., object]:
     """Import the function that builds a network from in_channels, classes and spatial_dims; a user's file is run.
 
     Args:
         spec: Network to build.
+        fit: Options of a listed network that follow from the data.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
@@ -128,12 +141,13 @@ def find_factory(spec: NetworkSpec, *, pretrained: bool = True) -> Callable[...,
             f"{spec.text} needs {library.module}, which cannot be imported ({error}): {library.install}"
         ) from error
     _check_options(spec, make, library)
-    options = {**library.networks[spec.name], **spec.options, **({} if pretrained else library.offline)}
+    chosen = spec.options if fit is None else fit.options
+    options = {**library.networks[spec.name], **chosen, **({} if pretrained else library.offline)}
     return partial(_make_listed, spec, library, partial(make, **options))
 
 
 class Sized(nn.Module):
-    """Lets a network accept any size: pads the image at its far edges to a multiple of 32, and crops the logits.
+    """Lets a network accept any size: pads the image at its far edges to multiples, and crops the logits.
 
     The padding repeats the last rows and columns, because zeros would look like a dark border of the image.
 
@@ -141,13 +155,21 @@ class Sized(nn.Module):
         network: Network that returns logits (N, classes, *spatial) at the size of its input.
         spec: Its name, for messages.
         classes: Number of classes that it must return.
+        fit: What follows from the data; None pads to multiples of 32.
     """
 
-    def __init__(self, network: nn.Module, *, spec: NetworkSpec, classes: int) -> None:
+    def __init__(self, network: nn.Module, *, spec: NetworkSpec, classes: int, fit: Fit | None = None) -> None:
         super().__init__()
         self.network = network
         self.name = spec.text
         self.classes = classes
+        self.fitted = fit is not None
+        self.multiple = None if fit is None else fit.multiple
+
+    def filled(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Size of an image after padding."""
+        multiple = (MULTIPLE,) * len(sizes) if self.multiple is None else self.multiple
+        return tuple(size + -size % step for size, step in zip(sizes, multiple, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every class: (N, in_channels, *spatial) -> (N, classes, *spatial).
@@ -156,7 +178,8 @@ class Sized(nn.Module):
             UserError: The network returns anything else.
         """
         sizes = x.shape[2:]
-        padding = [filled for size in reversed(sizes) for filled in (0, -size % MULTIPLE)]
+        pairs = list(zip(sizes, self.filled(sizes), strict=True))
+        padding = [added for size, filled in reversed(pairs) for added in (0, filled - size)]
         x = F.pad(x, padding, mode="replicate") if any(padding) else x
         logits = self.network(x)
         wanted = (x.shape[0], self.classes, *x.shape[2:])
@@ -179,17 +202,17 @@ def _build_other(
     classes: int,
     variant: Variant,
     size: Sequence[int],
+    fit: Fit | None,
     attach_to: str,
     pretrained: bool,
 ) -> nn.Module:
     arguments = {"in_channels": in_channels, "classes": classes, "spatial_dims": len(size)}
-    network = build_plain(spec, arguments, pretrained=pretrained)
-    sized = Sized(network, spec=spec, classes=classes)
+    network = build_plain(spec, arguments, fit=fit, pretrained=pretrained)
+    sized = Sized(network, spec=spec, classes=classes, fit=fit)
     _check_forward(sized, spec, (1, in_channels, *size))
     if variant.kind != "none":
-        filled = (size + -size % MULTIPLE for size in size)
         identity = AGGREGATIONS[variant.aggregation] is not None
-        example = torch.zeros(1, in_channels, *filled)
+        example = torch.zeros(1, in_channels, *sized.filled(size))
         try:
             attach(network, variant.kind, to=attach_to, example=example, identity=identity, **variant.block_options)
         except ValueError as error:
@@ -207,7 +230,7 @@ def _check_forward(sized: Sized, spec: NetworkSpec, shape: tuple[int, ...]) -> N
         raise
     # other people's code may raise anything
     except Exception as error:
-        filled = tuple(size + -size % MULTIPLE for size in shape[2:])
+        filled = sized.filled(shape[2:])
         raise UserError(
             f"{spec.text} does not take an image of {shape[1]} channels and {filled} pixels ({in_short(error)}); "
             "choose another network, or options that fit"
@@ -220,13 +243,17 @@ def _make_listed(spec: NetworkSpec, library: Library, make: Callable[..., object
     if dims not in library.spatial_dims:
         allowed = " or ".join(map(str, library.spatial_dims))
         raise UserError(f"{spec.source} has networks of {allowed} spatial axes only, got spatial_dims={dims}")
-    return make(**{theirs: arguments[ours] for ours, theirs in library.arguments.items()})
+    network = make(**{theirs: arguments[ours] for ours, theirs in library.arguments.items()})
+    if library.initialize and isinstance(network, nn.Module):
+        network.apply(getattr(network, library.initialize))
+    return network
 
 
 def _check_options(spec: NetworkSpec, make: Callable[..., object], library: Library) -> None:
     """Allow only the class's own parameters, and no paths or URLs: options may come from a saved model's folder."""
     parameters = inspect.signature(make).parameters.values()
-    taken = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in library.arguments.values()]
+    left_out = {*library.arguments.values(), *library.unnamed}
+    taken = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in left_out]
     for name, value in spec.options.items():
         check_choice(f"an option of {spec.source}:{spec.name}", name, taken)
         if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):

@@ -26,8 +26,11 @@ class Library:
         install: Command that installs it.
         arguments: Argument of scse -> name of the same argument in the library.
         spatial_dims: Numbers of spatial axes that its networks support.
-        networks: Class -> options that scse sets unless the user gives others.
+        networks: Class -> options that scse sets unless the user gives others, or `scse.zoo.fitting` does for the data.
         offline: Options with which no weights are downloaded.
+        unnamed: Options that take classes or functions, which no name can hold.
+        initialize: Method of the networks that draws the weights of a module, and is applied to all of them; "" for
+            networks that draw theirs when they are built.
     """
 
     package: str
@@ -37,6 +40,8 @@ class Library:
     spatial_dims: tuple[int, ...]
     networks: Mapping[str, Mapping[str, Any]]
     offline: Mapping[str, Any] = field(default_factory=dict)
+    unnamed: tuple[str, ...] = ()
+    initialize: str = ""
 
 
 _SMP = ("Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Segformer", "MAnet", "Linknet", "PAN", "PSPNet", "UPerNet")
@@ -67,8 +72,19 @@ LIBRARIES: dict[str, Library] = {
                 "upsample_kernel_size": (2, 2, 2, 2),
             },
             "SegResNet": {},
+            "SegResNetDS": {"norm": "instance"},
             "AttentionUnet": _LEVELS,
         },
+    ),
+    "nnunet": Library(
+        package="dynamic-network-architectures",
+        module="dynamic_network_architectures.architectures.unet",
+        install="pip install 'scse[nnunet]'",
+        arguments={"in_channels": "input_channels", "classes": "num_classes"},
+        spatial_dims=(2, 3),
+        networks={"PlainConvUNet": {}, "ResidualEncoderUNet": {}},
+        unnamed=("conv_op", "norm_op", "dropout_op", "nonlin", "block"),
+        initialize="initialize",
     ),
 }
 """Libraries by their prefix; a saved segmenter or run may name these networks, the paper's, and no others."""
