@@ -311,7 +311,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
             "monai:UNet[channels=(4,4,4,4,4,4),strides=(2,2,2,2,2)]",
             r"does not take an image of 1 channels and \(32, 32\) pixels \(ValueError: Expected more than 1 spatial",
         ),
-        ("monai:DynUNet[deep_supervision=True]", "in training it gives|cannot be built|must give"),
+        ("monai:DynUNet[deep_supervision=True]", "deep_supervision follows from the setting deep_supervision"),
+        ("monai:SegResNetDS[dsdepth=2]", "dsdepth follows from the setting deep_supervision .*leave it out"),
     ],
 )
 def test_wrong_names_and_options_are_named(name, message):

@@ -22,8 +22,9 @@ from scse.support.errors import UserError, in_short
 from scse.vocabulary.options import AGGREGATIONS
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import Variant
-from scse.zoo.catalogue import LIBRARIES, Library, check_placement
+from scse.zoo.catalogue import LIBRARIES, Library, check_placement, check_supervision
 from scse.zoo.fitting import Fit, Patch, fit_options
+from scse.zoo.supervision import resolutions, supervised_options
 from scse.zoo.user_files import load_function
 
 MULTIPLE = 32
@@ -39,6 +40,7 @@ def build_network(
     spacing: Sequence[float] | None = None,
     fitted: bool = True,
     attach_to: str = "auto",
+    deep_supervision: bool = False,
     pretrained: bool = True,
 ) -> nn.Module:
     """Build a variant of any network, which accepts images of any size.
@@ -56,23 +58,38 @@ def build_network(
         fitted: Whether networks that `scse.zoo.fitting` knows get the options that follow from size and spacing. False
             gives those of earlier versions, which were the same for all data.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`.
+        deep_supervision: Whether the network returns logits at all its resolutions in training, see `Sized`.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
         UserError: The network cannot be built, does not return logits at the size of its input, has no place for
-            blocks, or has no encoder and decoder that a placement could name.
+            blocks, has no encoder and decoder that a placement could name, or offers no deep supervision.
     """
     check_placement(spec, variant)
+    if deep_supervision:
+        check_supervision(spec)
     if spec.is_own:
         return NETWORKS[spec.name](**arguments, spatial_dims=len(size), recalibration=variant)
     fit = fit_options(spec, Patch.of(size, spacing)) if fitted else None
     return _build_other(
-        spec, **arguments, variant=variant, size=size, fit=fit, attach_to=attach_to, pretrained=pretrained
+        spec,
+        **arguments,
+        variant=variant,
+        size=size,
+        fit=fit,
+        attach_to=attach_to,
+        deep_supervision=deep_supervision,
+        pretrained=pretrained,
     )
 
 
 def build_plain(
-    spec: NetworkSpec, arguments: Mapping[str, int], *, fit: Fit | None = None, pretrained: bool = True
+    spec: NetworkSpec,
+    arguments: Mapping[str, int],
+    *,
+    fit: Fit | None = None,
+    deep_supervision: bool = False,
+    pretrained: bool = True,
 ) -> nn.Module:
     """Build a network without blocks and without padding.
 
@@ -80,12 +97,13 @@ def build_plain(
         spec: Network to build.
         arguments: in_channels, classes and spatial_dims; for the paper's networks also their other arguments.
         fit: Options that follow from the data; None takes those of the library and of the name alone.
+        deep_supervision: Whether the network returns all its resolutions in training, in the form of its library.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
         UserError: The network cannot be built.
     """
-    make = find_factory(spec, fit=fit, pretrained=pretrained)
+    make = find_factory(spec, fit=fit, deep_supervision=deep_supervision, pretrained=pretrained)
     try:
         network = make(**arguments)
     # other people's code may raise anything
@@ -115,12 +133,15 @@ def explain(network: nn.Module, example: Tensor) -> str:
     return "\n".join(lines)
 
 
-def find_factory(spec: NetworkSpec, *, fit: Fit | None = None, pretrained: bool = True) -> Callable[..., object]:
+def find_factory(
+    spec: NetworkSpec, *, fit: Fit | None = None, deep_supervision: bool = False, pretrained: bool = True
+) -> Callable[..., object]:
     """Import the function that builds a network from in_channels, classes and spatial_dims; a user's file is run.
 
     Args:
         spec: Network to build.
         fit: Options of a listed network that follow from the data.
+        deep_supervision: Whether it returns all its resolutions in training.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
@@ -143,6 +164,7 @@ def find_factory(spec: NetworkSpec, *, fit: Fit | None = None, pretrained: bool 
     _check_options(spec, make, library)
     chosen = spec.options if fit is None else fit.options
     options = {**library.networks[spec.name], **chosen, **({} if pretrained else library.offline)}
+    options = supervised_options(spec, options) if deep_supervision else options
     return partial(_make_listed, spec, library, partial(make, **options))
 
 
@@ -156,10 +178,20 @@ class Sized(nn.Module):
         spec: Its name, for messages.
         classes: Number of classes that it must return.
         fit: What follows from the data; None pads to multiples of 32.
+        deep_supervision: Whether the network has deep supervision.
     """
 
-    def __init__(self, network: nn.Module, *, spec: NetworkSpec, classes: int, fit: Fit | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        spec: NetworkSpec,
+        classes: int,
+        fit: Fit | None = None,
+        deep_supervision: bool = False,
+    ) -> None:
         super().__init__()
+        self.split = partial(resolutions, spec) if deep_supervision else None
         self.network = network
         self.name = spec.text
         self.classes = classes
@@ -171,8 +203,11 @@ class Sized(nn.Module):
         multiple = (MULTIPLE,) * len(sizes) if self.multiple is None else self.multiple
         return tuple(size + -size % step for size, step in zip(sizes, multiple, strict=True))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | Sequence[Tensor]:
         """Logits of every class: (N, in_channels, *spatial) -> (N, classes, *spatial).
+
+        With deep supervision and in training, a sequence of them by resolution, the full one first, which are not cut:
+        each covers the padded image.
 
         Raises:
             UserError: The network returns anything else.
@@ -182,6 +217,8 @@ class Sized(nn.Module):
         padding = [added for size, filled in reversed(pairs) for added in (0, filled - size)]
         x = F.pad(x, padding, mode="replicate") if any(padding) else x
         logits = self.network(x)
+        outputs = None if self.split is None else self.split(self.network, logits)
+        logits = logits if outputs is None else outputs[0]
         wanted = (x.shape[0], self.classes, *x.shape[2:])
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if found != wanted:
@@ -191,8 +228,9 @@ class Sized(nn.Module):
                 f"{wanted} for an image {tuple(x.shape)}; in {mode} it gives {found}: leave out what adds outputs, "
                 "or wrap it in a factory of your own that returns the logits alone"
             )
-        cut: Tensor = logits[(..., *(slice(size) for size in sizes))]
-        return cut
+        if outputs is not None and self.training:
+            return outputs
+        return logits[:, :, *(slice(size) for size in sizes)]
 
 
 def _build_other(
@@ -204,11 +242,12 @@ def _build_other(
     size: Sequence[int],
     fit: Fit | None,
     attach_to: str,
+    deep_supervision: bool,
     pretrained: bool,
 ) -> nn.Module:
     arguments = {"in_channels": in_channels, "classes": classes, "spatial_dims": len(size)}
-    network = build_plain(spec, arguments, fit=fit, pretrained=pretrained)
-    sized = Sized(network, spec=spec, classes=classes, fit=fit)
+    network = build_plain(spec, arguments, fit=fit, deep_supervision=deep_supervision, pretrained=pretrained)
+    sized = Sized(network, spec=spec, classes=classes, fit=fit, deep_supervision=deep_supervision)
     _check_forward(sized, spec, (1, in_channels, *size))
     if variant.kind != "none":
         identity = AGGREGATIONS[variant.aggregation] is not None
@@ -255,6 +294,11 @@ def _check_options(spec: NetworkSpec, make: Callable[..., object], library: Libr
     left_out = {*library.arguments.values(), *library.unnamed}
     taken = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in left_out]
     for name, value in spec.options.items():
+        if name in library.supervised.get(spec.name, ()):
+            raise UserError(
+                f"{spec.text}: {name} follows from the setting deep_supervision of the training, such as --set "
+                "deep_supervision=true; leave it out of the brackets"
+            )
         check_choice(f"an option of {spec.source}:{spec.name}", name, taken)
         if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):
             allowed = "a name of letters, digits and ._+-"

@@ -29,6 +29,8 @@ class Library:
         networks: Class -> options that scse sets unless the user gives others, or `scse.zoo.fitting` does for the data.
         offline: Options with which no weights are downloaded.
         unnamed: Options that take classes or functions, which no name can hold.
+        supervised: Class -> options of deep supervision, for those that offer it; the setting `deep_supervision` sets
+            them.
         initialize: Method of the networks that draws the weights of a module, and is applied to all of them; "" for
             networks that draw theirs when they are built.
     """
@@ -41,6 +43,7 @@ class Library:
     networks: Mapping[str, Mapping[str, Any]]
     offline: Mapping[str, Any] = field(default_factory=dict)
     unnamed: tuple[str, ...] = ()
+    supervised: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     initialize: str = ""
 
 
@@ -75,6 +78,7 @@ LIBRARIES: dict[str, Library] = {
             "SegResNetDS": {"norm": "instance"},
             "AttentionUnet": _LEVELS,
         },
+        supervised={"DynUNet": ("deep_supervision",), "SegResNetDS": ("dsdepth",)},
     ),
     "nnunet": Library(
         package="dynamic-network-architectures",
@@ -84,6 +88,7 @@ LIBRARIES: dict[str, Library] = {
         spatial_dims=(2, 3),
         networks={"PlainConvUNet": {}, "ResidualEncoderUNet": {}},
         unnamed=("conv_op", "norm_op", "dropout_op", "nonlin", "block"),
+        supervised=dict.fromkeys(("PlainConvUNet", "ResidualEncoderUNet"), ("deep_supervision",)),
         initialize="initialize",
     ),
 }
@@ -123,6 +128,20 @@ def check_placement(network: NetworkSpec, variant: Variant) -> None:
         raise UserError(
             f"variant {variant}: placement has no effect on {network}, which has no encoder and decoder that scse "
             "knows; leave it out, and say where its blocks go with attach_to (--attach-to)"
+        )
+
+
+def check_supervision(network: NetworkSpec) -> None:
+    """Refuse deep supervision for a network that returns logits at one resolution alone.
+
+    Raises:
+        UserError: The network is none of those that offer it.
+    """
+    offering = [f"{source}:{name}" for source, library in LIBRARIES.items() for name in library.supervised]
+    if f"{network.source}:{network.name}" not in offering:
+        raise UserError(
+            f"deep_supervision has no effect on {network}, which returns logits at one resolution; leave it out, or "
+            f"take one of {', '.join(offering)}"
         )
 
 
