@@ -124,12 +124,15 @@ def places(
     from scse.zoo.building import build_plain
     from scse.zoo.building import explain as explain_places
     from scse.zoo.catalogue import read_network
+    from scse.zoo.fitting import Patch, fit_options
 
     if explain and (given := [name for name in ("block", "to") if is_typed(context, name)]):
         raise typer.BadParameter(f"--explain places no blocks; leave out {', '.join(given)}")
     in_channels = renamed_option("--channels", channels, "--in-channels", in_channels)
     arguments = {"in_channels": in_channels, "classes": classes, "spatial_dims": spatial_dims}
-    model = build_plain(read_network(network), arguments, pretrained=False)
+    spec = read_network(network)
+    fit = fit_options(spec, Patch.of((size,) * spatial_dims))
+    model = build_plain(spec, arguments, fit=fit, pretrained=False)
     example = torch.zeros(1, in_channels, *[size] * spatial_dims)
     try:
         say(explain_places(model, example) if explain else place(model, block, to=to, example=example))

@@ -86,6 +86,7 @@ class _Description(BaseModel):
     structures: Structures
     settings: dict[str, JsonValue]
     attached: list[Name] | None = None
+    fitted: bool = False
     classes: list[Name] | None = None
     cleaning: Cleaning = NO_CLEANING
 
@@ -105,6 +106,8 @@ class Saved:
         attached: Names of the modules that have a block; None for scse's own networks, which place their blocks
             themselves.
         cleaning: Clean-up of predicted label maps.
+        fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in files
+            of earlier versions.
     """
 
     folder: Path
@@ -116,6 +119,7 @@ class Saved:
     settings: Mapping[str, Any]
     attached: Sequence[str] | None
     cleaning: Cleaning = NO_CLEANING
+    fitted: bool = False
 
     @property
     def weights(self) -> Path:
@@ -161,6 +165,7 @@ def read_saved(folder: Path | str) -> Saved:
         settings=description.settings,
         attached=description.attached,
         cleaning=description.cleaning,
+        fitted=description.fitted,
     )
 
 

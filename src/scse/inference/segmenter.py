@@ -111,6 +111,8 @@ class Segmenter:
         if isinstance(self.network, Sized):
             # the names of modules, because the modules that "auto" or a pattern selects may change between versions
             description["attached"] = list(placements(self.network.network).names)
+            if self.network.fitted:
+                description["fitted"] = True
         if self.cleaning:
             description["cleaning"] = self.cleaning.model_dump(mode="json")
         # networks in half precision are saved and loaded in single precision
@@ -148,6 +150,8 @@ class Segmenter:
             saved.arguments,
             variant=variant,
             size=recipe.patch,
+            spacing=recipe.spacing,
+            fitted=saved.fitted,
             attach_to="auto" if saved.attached is None else "|".join(saved.attached),
             pretrained=False,
         )
@@ -218,6 +222,7 @@ class Segmenter:
                     f"squeeze={squeeze!r} needs the engine torch, got {self.engine.name}; leave one of them out"
                 )
         return replace(self, squeeze=squeeze)
+
     def with_cleaning(self, name: str = "learned") -> "Segmenter":
         """The same segmenter with another clean-up of its label maps.
 

@@ -58,7 +58,7 @@ class StudyRequest(Request):
     """Folder of a data set [the built-in, simulated cohort]."""
 
     networks: Networks = (NetworkSpec.parse("unet"),)
-    """unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION, separated by commas; options as
+    """unet, sdnet, densenet, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION, separated by commas; options as
     smp:Unet[encoder_name=resnet18]. FUNCTION is called with in_channels, classes and spatial_dims, and returns a module
     whose logits have the size of its input."""
 

@@ -43,6 +43,8 @@ class RunRecord(BaseModel):
             JSON object; None in records of earlier versions.
         software: Versions of scse and torch, and the backend of the blocks, with which the run began; None in records
             of earlier versions. They may differ when the run continues.
+        fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in
+            records of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class RunRecord(BaseModel):
     classes: list[Name] | None = None
     cases: list[Name] | None = None
     software: dict[Name, Name] | None = None
+    fitted: bool = False
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -86,6 +89,7 @@ class RunRecord(BaseModel):
             code=code_digest(settings.network),
             classes=list(task.structures),
             cases=[case.name for case in (*task.training, *task.held_out)],
+            fitted=True,
             software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
@@ -111,7 +115,7 @@ def check_record(folder: Path, record: RunRecord) -> str:
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return ""
     kept = read_record(folder)
-    uncompared = {"classes", "cases", "software", "for_cleaning"}
+    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted"}
     found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:

@@ -46,7 +46,8 @@ class TrainRequest(Request):
     """Folder of the run."""
 
     network: NetworkName | None = None
-    """unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION; options as smp:Unet[encoder_name=resnet18]."""
+    """unet, sdnet, densenet, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION; options as
+    smp:Unet[encoder_name=resnet18]."""
 
     variant: VariantName | None = None
     """none, cse, sse or scse; options as scse[reduction=4,placement=encoder]."""

@@ -183,7 +183,8 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
         fabric = new_fabric(settings)
         batches = make_batches(task, settings)
         checkpoint = folder / CHECKPOINT
-        state = new_state(task, settings, steps=len(batches), pretrained=not checkpoint.exists())
+        fitted = read_record(folder).fitted
+        state = new_state(task, settings, steps=len(batches), fitted=fitted, pretrained=not checkpoint.exists())
         fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
         if checkpoint.exists():
             state.load(checkpoint, steps=len(batches))
