@@ -1,9 +1,12 @@
 """Measures the memory that the prediction of one volume takes, in a fresh process for each size and number of classes.
 
     python benchmarks/prediction_memory.py --sizes 256x256x150 512x512x600 --classes 3 28
+    python benchmarks/prediction_memory.py --sizes 192x192x192 --classes 28 --view coronal axial sagittal --patch 192
 
 The peak is that of the resident memory from the file to the written label map, above what the process holds once it has
-imported everything and has run the network once.
+imported everything and has run the network once. Several views are joined. Their sum of class probabilities is a file
+in memory, which the system can take away: the peak of the other, anonymous memory is given, too, sampled 100 times a
+second.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event, Thread
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +24,9 @@ import torch
 from measuring import machine, markdown
 
 from scse.data.recipe import Recipe
+from scse.inference.joining import joined
 from scse.inference.segmenter import Segmenter
+from scse.inference.uncertainty import uncertain
 from scse.networks import NETWORKS
 
 MIB = 2**20
@@ -31,15 +37,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["256x256x150", "512x512x600"], help="voxels")
     parser.add_argument("--classes", nargs="+", type=int, default=[3, 28])
-    parser.add_argument("--view", default="axial", choices=("sagittal", "coronal", "axial", "volume"))
+    parser.add_argument("--view", nargs="+", default=["axial"], choices=("sagittal", "coronal", "axial", "volume"))
+    parser.add_argument("--patch", type=int, default=256, help="pixels a side of slices")
     parser.add_argument("--spacing", type=float, help="mm per pixel to which the volume of 1 mm is resampled")
+    parser.add_argument("--uncertainty", action="store_true", help="measure the spread of the views, too")
     parser.add_argument("--width", type=int, default=4, help="of the U-Net")
     parser.add_argument("--ending", default=".nii.gz", choices=(".nii.gz", ".nii"))
     chosen = parser.parse_args()
-    patch = (64, 80, 64) if chosen.view == "volume" else (256, 256)
-    spacing = None if chosen.spacing is None else (chosen.spacing,) * len(patch)
-    content = {"view": chosen.view, "spacing": spacing, "patch": patch, "channels": 1}
-    recipe = Recipe.model_validate(content)
+    recipes = []
+    for view in chosen.view:
+        patch = (64, 80, 64) if view == "volume" else (chosen.patch, chosen.patch)
+        spacing = None if chosen.spacing is None else (chosen.spacing,) * len(patch)
+        content = {"view": view, "spacing": spacing, "patch": patch, "channels": 1}
+        recipes.append(Recipe.model_validate(content))
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for size in chosen.sizes:
@@ -47,14 +57,19 @@ def main() -> None:
             scan = Path(temporary, f"scan{chosen.ending}")
             make_volume(scan, shape)
             for classes in chosen.classes:
-                model = make_segmenter(Path(temporary, "model"), recipe, classes, chosen.width)
+                models = [
+                    make_segmenter(Path(temporary, recipe.view), recipe, classes, chosen.width) for recipe in recipes
+                ]
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    base, peak, seconds = pool.submit(measure, model, scan, Path(temporary, "out")).result()
+                    base, peak, own, seconds = pool.submit(
+                        measure, models, scan, Path(temporary, "out"), chosen.uncertainty
+                    ).result()
                 volume = 4 * math.prod(shape)
-                numbers = (volume / MIB, base / MIB, peak / MIB)
+                numbers = (volume / MIB, base / MIB, peak / MIB, own / MIB)
                 rows.append((size, classes, *(f"{n:.0f}" for n in numbers), f"{peak / volume:.2f}", f"{seconds:.0f}"))
-    print(f"{machine()}; U-Net of width {chosen.width}, view {chosen.view}, {chosen.ending}\n")
-    header = ("voxels", "classes", "volume, MiB", "base, MiB", "peak above the base, MiB", "peak / volume", "s")
+    print(f"{machine()}; U-Net of width {chosen.width}, view {', '.join(chosen.view)}, {chosen.ending}\n")
+    peaks = ("peak above the base, MiB", "of it anonymous, MiB")
+    header = ("voxels", "classes", "volume, MiB", "base, MiB", *peaks, "peak / volume", "s")
     print(markdown(header, rows))
 
 
@@ -75,20 +90,32 @@ def make_segmenter(folder: Path, recipe: Recipe, classes: int, width: int) -> Pa
     return Segmenter(network, "unet", arguments, "scse", recipe, structures).save(folder)
 
 
-def measure(model: Path, scan: Path, out: Path) -> tuple[int, int, float]:
-    """Bytes that the process held before and took above them, and the seconds of the prediction."""
-    segmenter = Segmenter.load(model)
+def measure(models: list[Path], scan: Path, out: Path, uncertainty: bool) -> tuple[int, int, int, float]:
+    """Bytes that the process held before and took above them, in all and anonymous, and the seconds that it took."""
+    segmenter = (uncertain if uncertainty else joined)([Segmenter.load(model) for model in models])
     segmenter.predict(torch.rand(64, 64, 64).numpy(), batch_size=1)
-    base = peak_memory()
+    base, before = memory("VmHWM"), memory("RssAnon")
+    samples, ended = [before], Event()
+
+    def sample() -> None:
+        while not ended.wait(0.01):
+            samples.append(memory("RssAnon"))
+
+    watch = Thread(target=sample)
+    watch.start()
     began = time.perf_counter()
-    if failed := segmenter.predict_files({"scan": [scan]}, out):
+    failed = segmenter.predict_files({"scan": [scan]}, out)
+    seconds = time.perf_counter() - began
+    ended.set()
+    watch.join()
+    if failed:
         raise RuntimeError(failed[0])
-    return base, peak_memory() - base, time.perf_counter() - began
+    return base, memory("VmHWM") - base, max(samples) - before, seconds
 
 
-def peak_memory() -> int:
-    """Greatest resident memory of this program, in bytes; getrusage would count what the process was before, too."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+def memory(what: str) -> int:
+    """Memory of this program in bytes: VmHWM is the greatest; getrusage would count what the process was before."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
     return int(line.split()[1]) * 1024
 
 

@@ -25,7 +25,6 @@ from scse.data.dataset import Dataset
 from scse.data.files import Image, read_image
 from scse.data.recipe import Recipe
 from scse.inference.segmenter import Segmenter
-from scse.inference.squeezing import Squeeze
 from scse.inference.windows import channels_last
 from scse.networks import UNet
 
@@ -33,7 +32,7 @@ MALC = Path(__file__).resolve().parents[2] / "shared" / "data" / "malc"
 PATCH = (64, 80, 64)
 MIB = 2**20
 MONAI = "MONAI, {} windows at a time"
-WAYS: dict[str, tuple[Squeeze | None, int]] = {
+WAYS: dict[str, tuple[str | None, int]] = {
     MONAI.format(1): (None, 1),
     MONAI.format(4): (None, 4),
     "scse": ("window", 1),
@@ -87,9 +86,7 @@ def untrained(width: int, classes: int) -> Segmenter:
     return Segmenter(network, "unet", arguments, "scse", recipe, {f"s{n}": n for n in range(1, classes)})
 
 
-def make(
-    segmenter: Segmenter, image: Image, squeeze: Squeeze | None, batch_size: int
-) -> Callable[[], NDArray[np.integer]]:
+def make(segmenter: Segmenter, image: Image, squeeze: str | None, batch_size: int) -> Callable[[], NDArray[np.integer]]:
     """A function from nothing to the label map; `squeeze` None is MONAI."""
     if squeeze is not None:
         return partial(segmenter.with_squeeze(squeeze).predict_image, image, batch_size=batch_size)
@@ -111,7 +108,7 @@ def make(
     return by_monai
 
 
-def measure(data: Path, width: int, classes: int, way: tuple[Squeeze | None, int]) -> int:
+def measure(data: Path, width: int, classes: int, way: tuple[str | None, int]) -> int:
     """Bytes that a prediction takes above what the process held before."""
     image, segmenter = volume(data), untrained(width, classes)
     with torch.inference_mode():

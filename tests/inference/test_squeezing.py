@@ -16,8 +16,9 @@ from scse.attachment.fusing import ResidualChannelSE
 from scse.blocks.modules import ChannelSE, ConcurrentSE
 from scse.data.files import Image
 from scse.data.recipe import Recipe
+from scse.inference.averaging import averaged
 from scse.inference.segmenter import Segmenter
-from scse.inference.squeezing import Squeeze, box_means, gathered, local_scores, locally
+from scse.inference.squeezing import box_means, gathered, local_scores, locally
 from scse.inference.windows import windows_of
 from scse.networks import UNet
 from scse.support.errors import UserError
@@ -150,7 +151,7 @@ def segmenter(variant: str = "scse", *, dims: int = 3) -> Segmenter:
 
 
 @pytest.mark.parametrize("squeeze", ["local", "volume"])
-def test_a_segmenter_predicts_with_another_squeeze(squeeze: Squeeze) -> None:
+def test_a_segmenter_predicts_with_another_squeeze(squeeze: str) -> None:
     array = np.random.default_rng(0).normal(100, 10, (13, 11, 8)).astype(np.float32)
     array += 10 * np.arange(13, dtype=np.float32)[:, None, None]
     one = segmenter()
@@ -170,7 +171,7 @@ def test_a_segmenter_predicts_with_another_squeeze(squeeze: Squeeze) -> None:
 
 def test_a_squeeze_without_effect_is_refused() -> None:
     with pytest.raises(UserError, match="squeeze must be one of 'window', 'local', 'volume', got 'patch'"):
-        segmenter().with_squeeze("patch")  # type: ignore[arg-type]
+        segmenter().with_squeeze("patch")
     with pytest.raises(UserError, match="no effect on a network without cSE and scSE blocks"):
         segmenter("sse").with_squeeze("local")
     with pytest.raises(UserError, match="is for networks of volumes, and this one takes slices"):
@@ -178,3 +179,5 @@ def test_a_squeeze_without_effect_is_refused() -> None:
     exported = segmenter().with_engine("onnxruntime")
     with pytest.raises(UserError, match="needs the engine torch, got onnxruntime"):
         exported.with_squeeze("local")
+    with pytest.raises(UserError, match="is for the prediction of one segmenter, and not for averages"):
+        averaged([segmenter().with_squeeze("local"), segmenter()])

@@ -15,21 +15,56 @@ from scse.cli.options import (
     is_typed,
     renamed_option,
 )
-from scse.cli.printing import console, end_with, say
+from scse.cli.printing import complain, console, end_with, say
 from scse.support.errors import UserError
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    *,
     model: Annotated[
-        list[Path],
-        typer.Option("-m", "--model", help="Folder of a segmenter or of a training run; several are averaged."),
-    ],
+        list[Path] | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="Folder of a segmenter or of a training run; several, also of other planes, are averaged.",
+        ),
+    ] = None,
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a study: all folds and seeds of one network and variant are averaged."),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the label maps.")],
-    network: ModelNetwork = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            help="The network of --ensemble, such as unet or unet[epochs=6]; the model's network, if it is your own "
+            "FILE.py:FUNCTION.",
+        ),
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant of --ensemble, such as scse.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weight of each -m, then of each --ensemble, such as 0.4,0.4,0.2 [each segmenter counts once]."
+        ),
+    ] = None,
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write how far segmenters and mirrored images lie apart: NAME.uncertainty.nii.gz for each image, "
+            "and uncertainty.csv.",
+        ),
+    ] = False,
+    squeeze: Annotated[
+        str,
+        typer.Option(help="Where cSE pools in volumes larger than the patch: window, local box, or whole volume."),
+    ] = "window",
     cleaning: Annotated[
         str,
         typer.Option(help="Clean-up of label maps: learned in training, none, or largest component of each structure."),
@@ -42,18 +77,49 @@ def predict(
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
-    from scse.inference.averaging import averaged
     from scse.inference.inputs import find_images
+    from scse.inference.joining import Joined, joined
     from scse.inference.segmenter import Segmenter
+    from scse.inference.uncertainty import TABLE, uncertain
+    from scse.studies.ensembles import find_ensemble
+    from scse.support.text import shortened_list
 
-    segmenters = [Segmenter.load(folder, network=network) for folder in model]
-    found = find_images(images, channels=segmenters[0].recipe.channels)
-    segmenters = [segmenter.with_engine(engine, images=len(found)) for segmenter in segmenters]
+    if not model and not ensemble:
+        raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
+    if variant is not None and not ensemble:
+        raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
+    given = None if weights is None else _weights(weights, count=len(model or ()) + len(ensemble or ()))
+    # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
+    own = network if not ensemble or ".py:" in (network or "") else None
+    members = [[Segmenter.load(folder, network=own)] for folder in model or ()]
+    training: set[str] = set()
+    for study in ensemble or ():
+        chosen = find_ensemble(study, network=network, variant=variant)
+        say(f"ensemble: {chosen}")
+        if chosen.unfinished:
+            complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
+        members.append(chosen.segmenters(network=network))
+        training |= chosen.training
+    found = find_images(images, channels=members[0][0].recipe.channels)
+    if seen := [name for name in found if name in training]:
+        complain(
+            "notice",
+            f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
+            "of these label maps are no test",
+        )
+    segmenters = [
+        segmenter.with_engine(engine, images=len(found)).with_squeeze(squeeze)
+        for group in members
+        for segmenter in group
+    ]
     say(f"engine: {segmenters[0].engine}")
     segmenter = segmenters[0]
-    if mirror or len(segmenters) > 1:
-        segmenter = averaged(segmenters, mirror=mirror)
-        say(str(segmenter.engine))
+    if mirror or uncertainty or len(segmenters) > 1:
+        each = None
+        if given is not None:  # an ensemble's weight is that of all its segmenters together
+            each = [weight / len(group) for weight, group in zip(given, members, strict=True) for _ in group]
+        segmenter = (uncertain if uncertainty else joined)(segmenters, weights=each, mirror=mirror)
+        say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
     with Watcher(console()) as watch:
@@ -61,7 +127,23 @@ def predict(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
         )
     say(f"{len(found) - len(failed)} label maps written to {out}")
+    if uncertainty and len(failed) < len(found):
+        say(f"uncertainty of structures: {out / TABLE}")
     end_with(failed)
+
+
+def _weights(text: str, *, count: int) -> list[float]:
+    """Parse the weights of all -m and --ensemble."""
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != count or not all(0 < weight < float("inf") for weight in found):
+        raise typer.BadParameter(
+            f"--weights must be {count} positive numbers with commas, one for each -m and then each --ensemble, got "
+            f"{text!r}"
+        )
+    return found
 
 
 def explain(

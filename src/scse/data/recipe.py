@@ -72,6 +72,14 @@ class Grid:
         turned = stored if self.to_view is None else _turned(stored, self.to_view)
         return turned[None] if self.axis is None else np.moveaxis(turned, self.axis, 0)
 
+    def rows(self, stored: NDArray[W]) -> NDArray[W]:
+        """View an array of the stored shape as its slices, or a whole volume as its rows along x: (rows, *plane).
+
+        The array may have further axes at its end.
+        """
+        slices = self.sliced(stored)
+        return slices[0] if self.axis is None and self.to_view is not None else slices
+
 
 class Slices:
     """Slices of an image, or its volume, prepared on access: `slices[3:9]` is (6, C, height, width) float32.
@@ -286,14 +294,26 @@ class Recipe(BaseModel):
         Raises:
             UserError: As for `restore`.
         """
+        rows, done = grid.rows(labels), 0
+        for part in self.volume_rows(parts, grid):
+            rows[done : done + part.shape[1]] = values[best_classes(part, axis=0)]
+            done += part.shape[1]
+
+    def volume_rows(self, parts: "Iterable[Tensor]", grid: Grid) -> "Iterator[Tensor]":
+        """Class scores of a volume in parts, from its prepared grid to that of the image.
+
+        Args:
+            parts: Consecutive rows (classes, rows, y, z) of logits on the prepared grid.
+            grid: Origin of the volume.
+
+        Returns:
+            Consecutive rows (classes, rows, y, z): probabilities if the volume is resampled, else logits.
+        """
         size = grid.resampled
         scores: Iterator[Tensor] = (part[:, :, : size[1], : size[2]] for part in parts)
         if size != grid.plane:
             scores = resampled_rows(_first_rows((part.softmax(0) for part in scores), size[0]), size, grid.plane)
-        rows, done = grid.sliced(labels)[0], 0
-        for part in _first_rows(scores, grid.plane[0]):
-            rows[done : done + part.shape[1]] = values[best_classes(part, axis=0)]
-            done += part.shape[1]
+        return _first_rows(scores, grid.plane[0])
 
     def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
         """Maps of prepared slices (slices, C, *spatial) -> (slices, C, *plane) on the grid of the image."""
@@ -330,13 +350,22 @@ def best_classes(scores: "Tensor", *, axis: int) -> NDArray[np.uint8]:
     """
     # max is several times as fast as argmax on CPUs
     best = scores.max(axis)
-    if not best.values.isfinite().all():
+    check_finite(best.values)
+    classes: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
+    return classes
+
+
+def check_finite(scores: "Tensor") -> None:
+    """Refuse class scores that are NaN or infinite.
+
+    Raises:
+        UserError: There is such a score.
+    """
+    if not scores.isfinite().all():
         raise UserError(
             "the network returned NaN or infinite probabilities: its weights are corrupted, or values overflowed; "
             "copy the model again, or train it again"
         )
-    classes: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
-    return classes
 
 
 def _first_rows(parts: "Iterable[Tensor]", count: int) -> "Iterator[Tensor]":

@@ -1,5 +1,6 @@
 """Predictions averaged over several segmenters and over mirrored images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, combinations
@@ -15,11 +16,15 @@ from scse.support.text import counted
 from scse.vocabulary.sides import UNMIRRORED, Mirroring, safe_mirroring
 
 
-def averaged(segmenters: Sequence[Segmenter], *, mirror: bool = False) -> Segmenter:
+def averaged(
+    segmenters: Sequence[Segmenter], *, weights: Sequence[float] | None = None, mirror: bool = False
+) -> Segmenter:
     """A segmenter whose class probabilities are the means of those of others, in each window.
 
     Args:
-        segmenters: Segmenters of the same recipe and structures, such as the folds and seeds of a study.
+        segmenters: Segmenters of the same recipe and structures, such as the folds and seeds of a study. For different
+            recipes, see `scse.inference.joining.joined`.
+        weights: Weight of each segmenter; equal by default. Only their ratios matter.
         mirror: Average over the image and all its mirrored copies, too, along the axes that `safe_mirroring` finds;
             left and right classes change places where needed. It takes 2, 4 or 8 times as long.
 
@@ -27,43 +32,107 @@ def averaged(segmenters: Sequence[Segmenter], *, mirror: bool = False) -> Segmen
         The first segmenter with an engine that runs all of them, and with the steps of clean-up that all of them have.
 
     Raises:
-        UserError: There is no segmenter, recipes or structures differ, or images cannot be mirrored.
+        UserError: There is no segmenter, recipes or structures differ, weights are not positive, or images cannot be
+            mirrored.
+    """
+    shares = check_members(segmenters, weights)
+    first = segmenters[0]
+    for place, other in enumerate(segmenters[1:], start=2):
+        if other.recipe != first.recipe:
+            raise UserError(
+                f"segmenter {place} has another recipe than the first, so their predictions cannot be averaged by "
+                "window; average segmenters of one data set, with the same plane, spacing and patch, or join them with "
+                "scse.inference.joining.joined"
+            )
+    mirroring = mirroring_of(first, mirror)
+    runs = [run_of(segmenter) for segmenter in segmenters]
+    copies = 2 ** len(mirroring.axes)
+    reason = f"{counted(len(runs), 'segmenter')}, {copies} pass{'es' * (copies > 1)} each"
+    return replace(
+        first,
+        engine=Engine("averaged", reason, Averaged(runs, shares, mirroring)),
+        cleaning=shared_cleaning([segmenter.cleaning for segmenter in segmenters]),
+    )
+
+
+def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | None) -> Sequence[float]:
+    """Check that predictions of segmenters can be averaged.
+
+    Returns:
+        The weight of each segmenter, 1 by default.
+
+    Raises:
+        UserError: There is no segmenter, structures or numbers of channels differ, one has another squeeze than
+            "window", or weights are not positive.
     """
     if not segmenters:
         raise UserError("segmenters must name at least one, got none")
     first = segmenters[0]
     for place, other in enumerate(segmenters[1:], start=2):
         for what, equal in (
-            ("another recipe", other.recipe == first.recipe),
+            ("another number of channels", other.recipe.channels == first.recipe.channels),
             ("other structures", list(other.structures.items()) == list(first.structures.items())),
         ):
             if not equal:
                 raise UserError(
                     f"segmenter {place} has {what} than the first, so their predictions cannot be averaged; average "
-                    "segmenters of one data set, with the same plane, spacing and patch"
+                    "segmenters of one data set"
                 )
-    mirroring = safe_mirroring(first.recipe.view, list(first.structures)) if mirror else UNMIRRORED
+    if held := {segmenter.squeeze for segmenter in segmenters} - {"window"}:
+        raise UserError(
+            f"squeeze={held.pop()!r} is for the prediction of one segmenter, and not for averages of several or of "
+            "mirrored images; leave one of them out"
+        )
+    if weights is None:
+        return [1.0] * len(segmenters)
+    if len(weights) != len(segmenters) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise UserError(f"weights must be {len(segmenters)} positive numbers, one per segmenter, got {list(weights)}")
+    return weights
+
+
+def mirroring_of(segmenter: Segmenter, mirror: bool) -> Mirroring:
+    """The axes along which a segmenter's input is mirrored; none without `mirror`.
+
+    Raises:
+        UserError: Images should be mirrored and cannot be.
+    """
+    mirroring = safe_mirroring(segmenter.recipe.view, list(segmenter.structures)) if mirror else UNMIRRORED
     if mirror and not mirroring.axes:
         raise UserError("mirror: images cannot be mirrored without exchanging left and right structures; leave it out")
-    for segmenter in segmenters:
-        segmenter.network.eval()
-    runs = [segmenter.network if segmenter.engine is None else segmenter.engine.run for segmenter in segmenters]
-    copies = 2 ** len(mirroring.axes)
-    reason = f"{counted(len(runs), 'segmenter')}, {copies} pass{'es' * (copies > 1)} each"
-    return replace(
-        first,
-        engine=Engine("averaged", reason, _Averaged(runs, mirroring)),
-        cleaning=shared_cleaning([segmenter.cleaning for segmenter in segmenters]),
-    )
+    return mirroring
 
 
-class _Averaged:
-    """Logarithm of the mean class probabilities of several networks and mirrored images."""
+def run_of(segmenter: Segmenter) -> Run:
+    """What runs the network of a segmenter, in evaluation mode."""
+    segmenter.network.eval()
+    return segmenter.network if segmenter.engine is None else segmenter.engine.run
 
-    def __init__(self, runs: Sequence[Run], mirroring: Mirroring) -> None:
-        self.runs, self.mirroring = runs, mirroring
-        axes = mirroring.axes
-        self.passes = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
+
+def flips(mirroring: Mirroring) -> list[tuple[int, ...]]:
+    """The axes that are mirrored in each pass: none first, all last."""
+    axes = mirroring.axes
+    return list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
+
+
+class Averaged:
+    """Logarithm of the mean class probabilities of several networks and mirrored images.
+
+    Args:
+        runs: Functions from images to logits.
+        weights: Weight of each of them.
+        mirroring: Axes that can be mirrored, and which classes change places.
+        passes: Axes that are mirrored in each pass; by default all passes of `mirroring`.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        weights: Sequence[float],
+        mirroring: Mirroring,
+        passes: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        self.runs, self.weights, self.mirroring = runs, weights, mirroring
+        self.passes = flips(mirroring) if passes is None else passes
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N, C, *spatial) to log-probabilities (N, classes, *spatial)."""
@@ -71,11 +140,11 @@ class _Averaged:
         for flipped in self.passes:
             axes = [axis + 2 for axis in flipped]
             turned = images.flip(axes) if axes else images
-            for run in self.runs:
+            for run, weight in zip(self.runs, self.weights, strict=True):
                 shares = run(turned).float().softmax(1)
                 if set(flipped) & set(self.mirroring.swaps):
                     shares = shares[:, list(self.mirroring.other)]
                 shares = shares.flip(axes) if axes else shares
-                total = total.to(shares.device) + shares
-        mean = total / (len(self.runs) * len(self.passes))
+                total = total.to(shares.device) + shares * weight
+        mean = total / (sum(self.weights) * len(self.passes))
         return mean.clamp_min_(torch.finfo(mean.dtype).tiny).log_()

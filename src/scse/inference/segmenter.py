@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.inference.cleaning import clean
 from scse.inference.engines import Engine, make_engine
+from scse.inference.pipeline import each_image
 from scse.inference.saved import (
     DESCRIPTION,
     FORMAT,
@@ -36,11 +36,11 @@ from scse.inference.saved import (
     readable,
 )
 from scse.inference.saved_recipe import read_recipe
-from scse.inference.squeezing import Squeeze, check_squeeze, gathered, local_scores
+from scse.inference.squeezing import check_squeeze, gathered, local_scores
 from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
 from scse.support.atomic import write_together
 from scse.support.checks import check_choice, check_positive
-from scse.support.errors import DataError, UserError
+from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
 from scse.vocabulary.variants import Variant
@@ -59,8 +59,14 @@ TIMED_WINDOWS = 8
 CLEANINGS = ("learned", "none", "largest")
 """Names of the clean-ups that a segmenter can apply."""
 
-T = TypeVar("T")
 W = TypeVar("W", bound=np.generic)
+
+Progress = Callable[[int, int], None]
+Label = Callable[[int | None, Progress | None], NDArray[np.integer]]
+"""Function from the batch size and a progress callback to the label values (*spatial) of an image."""
+
+Restore = Callable[[NDArray[Any], int | None, Progress | None], NDArray[Any]]
+"""Function from the value of each class, the batch size and a progress callback to the values (*spatial) of voxels."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Segmenter:
     structures: Mapping[str, int]
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine | None = None
-    squeeze: Squeeze = "window"
+    squeeze: str = "window"
     cleaning: Cleaning = NO_CLEANING
 
     def save(self, folder: Path | str) -> Path:
@@ -199,7 +205,7 @@ class Segmenter:
         volumes = 0 if self.recipe.view == "picture" else images
         return replace(self, engine=make_engine(name, self.network, self._windows(TIMED_WINDOWS), volumes=volumes))
 
-    def with_squeeze(self, squeeze: Squeeze) -> "Segmenter":
+    def with_squeeze(self, squeeze: str) -> "Segmenter":
         """The same segmenter with another squeeze of cSE in volumes that are larger than the training patch.
 
         Args:
@@ -309,34 +315,23 @@ class Segmenter:
         Raises:
             UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write.
         """
-        targets = {name: _target(out, name, is_volume=ending(paths[0].name) in NIFTI) for name, paths in images.items()}
+        targets = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
         inputs = (path for paths in images.values() for path in paths)
         check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
 
-        def read(job: _Job) -> None:
-            image = read_image(job.paths)
-            job.slices, job.affine = self._slices(image), image.affine
+        def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
+            image = read_image(paths)
+            return self._ready(image), image.affine
 
-        def label(job: _Job) -> None:
-            job.labels = Image(self._label(job.slices, batch_size), job.affine, is_label=True)
-            del job.slices  # also releases the image
+        def label(prepared: tuple[Label, NDArray[np.float64] | None]) -> Image:
+            ready, affine = prepared
+            return Image(ready(batch_size, None), affine, is_label=True)
 
-        def write(job: _Job) -> None:
-            with marked([targets[job.name]]):
-                write_prediction(out, job.name, job.labels.array, job.paths[0], job.labels)
-            del job.labels
+        def write(name: str, paths: Sequence[Path], labels: Image) -> None:
+            with marked([targets[name]]):
+                write_prediction(out, name, labels.array, paths[0], labels)
 
-        failed = []
-        jobs = (_Job(name, paths) for name, paths in images.items())
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            # the network runs in this thread, so that Ctrl-C stops it while the writer finishes its file
-            labelled = map(_step(label), _ahead(reader, _step(read), jobs))
-            for done, job in enumerate(_ahead(writer, _step(write), labelled), start=1):
-                if job.problem:
-                    failed.append(job.problem)
-                if progress is not None:
-                    progress(done, len(images))
-        return failed
+        return each_image(images, read=read, compute=label, write=write, progress=progress)
 
     def predict_image(
         self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
@@ -352,7 +347,11 @@ class Segmenter:
         Raises:
             UserError: The image does not fit the model, or all its voxels have the same value.
         """
-        return self._label(self._slices(image), batch_size, progress)
+        return self._ready(image)(batch_size, progress)
+
+    def _ready(self, image: Image) -> Label:
+        """Prepare an image; the result labels it."""
+        return partial(self._label, partial(self._restored, self._slices(image)))
 
     def _slices(self, image: Image) -> Slices:
         slices = self.recipe.slices(image)
@@ -360,16 +359,20 @@ class Segmenter:
             raise UserError(f"all voxels have the same value, {image.array.flat[0]:g}; the image is empty or damaged")
         return slices
 
-    def _label(
-        self, slices: Slices, batch_size: int | None, progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.integer]:
-        """Label values (*spatial) of an image in its own geometry, from its slices, cleaned up."""
+    def _label(self, restored: Restore, batch_size: int | None, progress: Progress | None) -> NDArray[np.integer]:
+        """Label values (*spatial) of an image in its own geometry, cleaned up.
+
+        Args:
+            restored: What gives the value of each voxel's class.
+            batch_size: See `predict_image`.
+            progress: See `predict_image`.
+        """
         values = class_values(self.structures)
         values = values.astype(np.min_scalar_type(int(values.max())))
         if not self.cleaning:
-            return self._restored(slices, values, batch_size, progress)
+            return restored(values, batch_size, progress)
         numbers = np.arange(len(values), dtype=np.uint8)
-        classes = self._restored(slices, numbers, batch_size, progress)
+        classes = restored(numbers, batch_size, progress)
         clean(classes, self.cleaning, list(self.structures))
         if np.array_equal(values, numbers):
             return classes
@@ -383,13 +386,14 @@ class Segmenter:
         slices: Slices,
         values: NDArray[W],
         batch_size: int | None,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> NDArray[W]:
         """The value of each voxel's class (*spatial) on the grid of the image."""
         labels = np.empty(slices.grid.shape, values.dtype)
         if self.recipe.view == "volume":
-            windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
-            self._label_volume(slices, labels, values, windows, progress)
+            with torch.inference_mode():
+                rows = self._volume_rows(slices, batch_size, progress)
+                self.recipe.restore_volume(rows, slices.grid, labels, values)
             return labels
         planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
@@ -398,15 +402,8 @@ class Segmenter:
             planes[start : start + len(batch)] = values[classes]
         return labels
 
-    def _label_volume(
-        self,
-        slices: Slices,
-        labels: NDArray[W],
-        values: NDArray[W],
-        batch_size: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Fill `labels` with the values of the classes, without holding class scores of the whole volume."""
+    def _volume_rows(self, slices: Slices, batch_size: int | None, progress: Progress | None) -> Iterator[Tensor]:
+        """Logits of a volume on the prepared grid, in parts along its first axis, see `blended_rows`."""
         self.network.eval()
         window = slices.windows()
         sizes, patch = slices.shape[2:], self.recipe.patch
@@ -414,15 +411,38 @@ class Segmenter:
         def read(place: tuple[slice, ...]) -> Tensor:
             return torch.from_numpy(window(place)).to(self._device)
 
-        with torch.inference_mode():
-            if self.squeeze == "local":
-                parts = local_scores(self.network, read, sizes, patch)
-            else:
-                forward = self.network if self.engine is None else self.engine.run
-                if self.squeeze == "volume":
-                    forward = gathered(self.network, read, sizes, patch)
-                parts = blended_rows(read, sizes, patch, forward, batch_size=batch_size, progress=progress)
-            self.recipe.restore_volume(parts, slices.grid, labels, values)
+        if self.squeeze == "local":
+            return local_scores(self.network, read, sizes, patch)
+        forward = self.network if self.engine is None else self.engine.run
+        if self.squeeze == "volume":
+            forward = gathered(self.network, read, sizes, patch)
+        windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
+        return blended_rows(read, sizes, patch, forward, batch_size=windows, progress=progress)
+
+    @torch.inference_mode()
+    def probabilities(
+        self, slices: Slices, batch_size: int | None = None, progress: Progress | None = None
+    ) -> Iterator[Tensor]:
+        """Class probabilities of an image on its own grid, slice by slice, or row by row along x of a volume.
+
+        Args:
+            slices: Prepared image, as returned by `Recipe.slices`.
+            batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+                at a time, by default 1.
+            progress: Called with the numbers of finished and of all slices or windows after each batch.
+
+        Yields:
+            Probabilities (classes, *plane) of each slice or row, in the order of `Grid.rows`.
+        """
+        grid = slices.grid
+        if self.recipe.view == "volume":
+            volume = self.recipe.volume_rows(self._volume_rows(slices, batch_size, progress), grid)
+            scores = (row for part in volume for row in part.unbind(1))
+        else:
+            batches = self.batches(slices, batch_size, progress)
+            scores = (row for _, batch in batches for row in self.recipe.to_plane(self._scores(batch, grid), grid))
+        for row in scores:
+            yield row if grid.resampled != grid.plane else row.float().softmax(0)
 
     def batches(
         self,
@@ -507,60 +527,19 @@ class Segmenter:
         return channels_last(images)
 
 
-@dataclass
-class _Job:
-    """An image that passes through reading, prediction and writing; steps skip it once it has a problem."""
-
-    name: str
-    paths: Sequence[Path]
-    problem: str = ""
-    affine: NDArray[np.float64] | None = field(init=False)
-    slices: Slices = field(init=False)
-    labels: Image = field(init=False)
-
-
-def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
-    """A step of the pipeline that stores a failure as the problem of the image."""
-
-    def step(job: _Job) -> _Job:
-        if not job.problem:
-            try:
-                do(job)
-            except DataError as error:
-                job.problem = str(error)
-            except ValueError as error:  # networks of other libraries raise it for sizes that they do not support
-                job.problem = f"{job.paths[0]}: {error}"
-            except MemoryError:
-                job.problem = f"{job.paths[0]}: needs more memory than available; use a machine with more memory"
-        return job
-
-    return step
-
-
-def _ahead(pool: Executor, function: Callable[[T], T], items: Iterable[T]) -> Iterator[T]:
-    """`map` in a thread, which processes one item while the previous result is used and the next item is prepared."""
-    working: Future[T] | None = None
-    for item in items:
-        submitted = pool.submit(function, item)
-        if working is not None:
-            yield working.result()
-        working = submitted
-    if working is not None:
-        yield working.result()
-
-
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
     """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
     volume = image.affine is not None
-    path = _target(folder, name, is_volume=volume)
+    path = label_path(folder, name, source)
     if path.resolve() == source.resolve():
         raise UserError("the label map would replace the image itself; choose another folder")
     write_label(path, labels, like=source if volume else None)
     return path
 
 
-def _target(folder: Path, name: str, *, is_volume: bool) -> Path:
-    return folder / f"{name}{'.nii.gz' if is_volume else '.png'}"
+def label_path(folder: Path, name: str, source: Path) -> Path:
+    """Path of the label map of an image: NAME.nii.gz, or NAME.png for pictures."""
+    return folder / f"{name}{'.nii.gz' if ending(source.name) in NIFTI else '.png'}"
 
 
 def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:

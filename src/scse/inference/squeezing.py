@@ -13,7 +13,6 @@ seen under different gates, and a whole volume in one pass has a mean that train
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,8 @@ from scse.inference.windows import Read, channels_last, windows_of
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 
-Squeeze = Literal["window", "local", "volume"]
+SQUEEZES = ("window", "local", "volume")
+"""Ways of the squeeze."""
 
 MOST_PADDED = 32
 """Largest multiple to which the sides of a volume are padded for the networks of other libraries."""
@@ -40,7 +40,7 @@ def check_squeeze(squeeze: str, network: nn.Module) -> None:
     Raises:
         UserError: It is unknown, or the network has no cSE or scSE block whose squeeze it could change.
     """
-    check_choice("squeeze", squeeze, get_args(Squeeze))
+    check_choice("squeeze", squeeze, SQUEEZES)
     if squeeze != "window" and not _channel_blocks(network):
         raise UserError(f"squeeze={squeeze!r} has no effect on a network without cSE and scSE blocks; leave it out")
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from scse.evaluation.noise import FEWEST_TO_SPLIT
@@ -11,6 +12,9 @@ from scse.support.errors import UserError
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.titles import Setup, slug, title
 from scse.vocabulary.variants import OPTIONS, PLAIN, SHORT, Variant
+
+RUNS = "runs"
+"""Folder of the runs within that of the study."""
 
 MOST_SEEDS = 1000
 """Trainings of each variant; a study of more would never end."""
@@ -46,6 +50,10 @@ class Run:
         """The name of the run's folder."""
         variant = slug(str(self.variant))
         return f"{slug(self.setup.text)}-{variant}-seed{self.seed}-fold{self.fold}"
+
+    def folder(self, study: Path) -> Path:
+        """The run's folder in that of its study."""
+        return study / RUNS / self.name
 
 
 def expand_variants(

@@ -64,7 +64,7 @@ class Plan:
 
     def folder(self, run: Run) -> Path:
         """The folder of a run."""
-        return self.out / "runs" / run.name
+        return run.folder(self.out)
 
     def run_settings(self, run: Run) -> Settings:
         """The settings of one run."""

@@ -18,6 +18,9 @@ from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import OPTIONS, Variant
 from scse.zoo.catalogue import read_network
 
+REQUEST = "study.json"
+"""File in the folder of a study with its last request."""
+
 COHORT_SETTINGS = {"epochs": 4, "slices_per_epoch": 1000}
 """Changes to the preset quick for the built-in cohort, with which 12 runs at 3 mm take less than 10 minutes."""
 

@@ -25,10 +25,10 @@ from scse.reports.viewer import viewer_data
 from scse.studies.estimate import plan_time
 from scse.studies.execution import do_run, read_scores
 from scse.studies.facts import facts_of
-from scse.studies.grid import expand_variants, grid
+from scse.studies.grid import RUNS, expand_variants, grid
 from scse.studies.plan import Plan, describe, find_places
 from scse.studies.prospect import keep_spread, prospect
-from scse.studies.request import StudyRequest
+from scse.studies.request import REQUEST, StudyRequest
 from scse.studies.results import costs_of, curves_of
 from scse.studies.sharing import LOCKS, claimed
 from scse.support.atomic import write_atomic
@@ -39,7 +39,6 @@ from scse.training.settings import reject_unused
 from scse.zoo.building import find_factory
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 3.0
-REQUEST = "study.json"
 
 WRITTEN = (
     "scores.csv",
@@ -218,7 +217,7 @@ def _finish(plan: Plan, facts: Callable[[float], StudyFacts], began: float, watc
 
 def _check_folder(out: Path) -> None:
     """Refuse a folder with files of a study's names, but without its locks or runs: they are the user's."""
-    if (out / LOCKS).exists() or (out / "runs").exists():
+    if (out / LOCKS).exists() or (out / RUNS).exists():
         return
     if there := [str(out / name) for name in WRITTEN if (out / name).exists()]:
         raise UserError(f"{', '.join(there)}: already there, and not of a study of scse; choose another folder")

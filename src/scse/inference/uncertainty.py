@@ -1,0 +1,244 @@
+"""How far several predictions of one image lie apart: of several segmenters, of mirrored images, or of both.
+
+Each segmenter and mirrored copy is a pass. A map shows where the passes are unsure, the entropy of their mean class
+probabilities, and a table how much they differ in each structure: the coefficient of variation of its volume, and the
+mean intersection over union of all pairs of passes (Roy et al. 2019, NeuroImage 195, "Bayesian QuickNAT", for passes
+with dropout).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scse.data.files import NIFTI, Image, ending, read_image, write_label, write_map
+from scse.data.recipe import Slices, best_classes
+from scse.inference.averaging import Averaged, check_members, flips, mirroring_of, run_of
+from scse.inference.engines import Engine
+from scse.inference.joining import Joined, check_images
+from scse.inference.pipeline import each_image
+from scse.inference.segmenter import Segmenter, label_path, write_prediction
+from scse.support.atomic import write_atomic
+from scse.support.errors import UserError
+from scse.support.outputs import check_outputs, marked
+from scse.support.scratch import scratch
+
+TABLE = "uncertainty.csv"
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """A prediction, and how far its passes lie apart.
+
+    Attributes:
+        labels: Label values (*spatial).
+        entropy: Entropy (*spatial) float32 of the mean class probabilities, from 0 (sure) to 1 (all classes equally
+            probable).
+        structures: A row for each structure: its name; passes, their number; volume_ml, the volume in the labels, NaN
+            in pictures; volume_cv, the standard deviation of the volume over the passes (n - 1) as a fraction of its
+            mean, NaN where no pass has the structure; iou, the mean intersection over union of all pairs of passes,
+            without the pairs in which neither has the structure, NaN if there are no others.
+    """
+
+    labels: NDArray[np.integer]
+    entropy: NDArray[np.float32]
+    structures: pd.DataFrame
+
+
+def uncertain(
+    segmenters: Sequence[Segmenter], *, weights: Sequence[float] | None = None, mirror: bool = False
+) -> "Uncertain":
+    """A segmenter that averages those of others, as `joined` does, and measures how far they lie apart.
+
+    All class probabilities are averaged in the image's own grid. Where slices or volumes are predicted in several
+    windows, single voxels may therefore get other labels than by `averaged`.
+
+    Args:
+        segmenters: Segmenters of the same structures and channels.
+        weights: Weight of each segmenter in the labels and in the entropy; equal by default. In the table, all passes
+            count the same.
+        mirror: Predict mirrored images, too: for each segmenter along its own axes, see `averaged`.
+
+    Raises:
+        UserError: There is only one pass, or the reasons of `joined`.
+    """
+    shares = check_members(segmenters, weights)
+    check_images(segmenters)
+    passes, of_passes = [], []
+    for segmenter, share in zip(segmenters, shares, strict=True):
+        mirroring, run = mirroring_of(segmenter, mirror), run_of(segmenter)
+        each = flips(mirroring)
+        for flipped in each:
+            engine = Engine("averaged", "1 pass", Averaged([run], [1.0], mirroring, [flipped]))
+            passes.append(replace(segmenter, engine=engine))
+            of_passes.append(share / len(each))
+    if len(passes) < 2:
+        raise UserError(
+            "uncertainty is the spread of several predictions, but one segmenter without mirrored images makes one; "
+            "give several segmenters (-m A -m B, or --ensemble STUDY), or predict mirrored images, too (--mirror; "
+            "mirror=True in Python)"
+        )
+    return Uncertain.of(passes, of_passes)
+
+
+class Uncertain(Joined):
+    """Several passes that predict as one, and their spread."""
+
+    def __str__(self) -> str:
+        """The number of passes."""
+        return f"uncertainty of {len(self.members)} passes"
+
+    def estimate(self, image: Image, *, batch_size: int | None = None) -> Uncertainty:
+        """Predict an image with its uncertainty.
+
+        Args:
+            image: Image, as returned by `read_image`.
+            batch_size: See `Segmenter.predict_image`.
+
+        Raises:
+            UserError: The image does not fit a segmenter, or all its voxels have the same value.
+        """
+        return self._estimate(self._views(image), image.affine, batch_size)
+
+    def predict_files(
+        self,
+        images: Mapping[str, Sequence[Path]],
+        out: Path,
+        *,
+        batch_size: int | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Segment many images with their uncertainty; the others are still written if one fails.
+
+        Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or
+        NAME.uncertainty.png, in 255 steps; and for all images together, uncertainty.csv, the rows of
+        `Uncertainty.structures` with the name of the image. The table is written again after each image.
+
+        Args, returned messages and errors are those of `Segmenter.predict_files`.
+        """
+        labels = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
+        maps = {name: label_path(out, f"{name}.uncertainty", paths[0]) for name, paths in images.items()}
+        table = out / TABLE
+        if both := sorted({*labels.values()} & {*maps.values()}):
+            raise UserError(
+                f"{both[0]}: would be both a label map and an uncertainty map; leave out images called "
+                "NAME.uncertainty, or rename them"
+            )
+        inputs = (path for paths in images.values() for path in paths)
+        check_outputs([*labels.values(), *maps.values(), table], inputs=inputs, overwrite=overwrite)
+        rows: list[pd.DataFrame] = []
+
+        def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
+            image = read_image(paths)
+            return partial(compute, self._views(image), image.affine)
+
+        def compute(views: list[Slices], affine: NDArray[np.float64] | None) -> tuple[Uncertainty, Image]:
+            found = self._estimate(views, affine, batch_size)
+            return found, Image(found.labels, affine, is_label=True)
+
+        def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image]) -> None:
+            found, labelled = done
+            rows.append(found.structures.assign(image=name))
+            columns = ["image", *found.structures.columns]
+            with marked([labels[name], maps[name], table]):
+                write_prediction(out, name, found.labels, paths[0], labelled)
+                _write_entropy(maps[name], found.entropy, paths[0])
+                write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
+
+        return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
+
+    def _estimate(
+        self, views: Sequence[Slices], affine: NDArray[np.float64] | None, batch_size: int | None
+    ) -> Uncertainty:
+        shape, grid = views[-1].grid.shape, views[-1].grid
+        entropy = np.empty(shape, np.float32)
+        entropies = grid.rows(entropy)
+
+        def of_mean(row: int, mean: Tensor) -> None:
+            entropies[row] = entropy_of(mean).numpy()
+
+        with scratch((len(views), *shape), np.uint8) as passes:
+            rows = [view.grid.rows(classes) for view, classes in zip(views, passes, strict=True)]
+
+            def of_pass(place: int, row: int, found: Tensor) -> None:
+                rows[place][row] = best_classes(found, axis=0)
+
+            restored = partial(self._joined, views, of_member=of_pass, of_mean=of_mean)
+            labels = self._label(restored, batch_size, None)
+            common = shared_voxels(passes, len(self.structures) + 1)
+        voxel = math.nan if affine is None else abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+        volumes = [np.count_nonzero(labels == value) * voxel for value in self.structures.values()]
+        return Uncertainty(labels, entropy, spread(common[1:], list(self.structures), volumes))
+
+
+def entropy_of(probabilities: Tensor) -> Tensor:
+    """Entropy (*spatial) of probabilities (classes, *spatial), as a fraction of that of equal probabilities."""
+    entropy: Tensor = torch.special.entr(probabilities).sum(0)
+    return entropy.div_(math.log(len(probabilities))).clamp_(0, 1)
+
+
+def shared_voxels(passes: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
+    """Count the voxels to which two passes both give a class.
+
+    Args:
+        passes: Classes (passes, *spatial).
+        classes: Number of classes.
+
+    Returns:
+        Counts (classes, passes, passes); on the diagonal, the voxels of the class in each pass.
+    """
+    common = np.zeros((classes, len(passes), len(passes)))
+    for row in range(passes.shape[1]):
+        part = passes[:, row].reshape(len(passes), -1)
+        same = (part == part[0]).all(0)  # of most voxels, so that few are compared pair by pair
+        common += np.bincount(part[0, same], minlength=classes)[:, None, None]
+        rest = part[:, ~same]
+        for number in np.unique(rest):
+            found = (rest == number).astype(np.float32)
+            common[number] += found @ found.T
+    return common
+
+
+def spread(common: NDArray[np.float64], names: Sequence[str], volumes: Sequence[float]) -> pd.DataFrame:
+    """The table of `Uncertainty`.
+
+    Args:
+        common: Voxels that two passes share (structures, passes, passes), see `shared_voxels`.
+        names: Name of each structure.
+        volumes: Volume of each structure in ml.
+    """
+    count = common.shape[1]
+    sizes = np.diagonal(common, axis1=1, axis2=2)
+    first, second = np.triu_indices(count, 1)
+    shared = common[:, first, second]
+    union = sizes[:, first] + sizes[:, second] - shared
+    iou = np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
+    return pd.DataFrame(
+        {
+            "structure": names,
+            "passes": count,
+            "volume_ml": volumes,
+            "volume_cv": _divided(sizes.std(1, ddof=1), sizes.mean(1)),
+            "iou": _divided(iou.sum(1), np.count_nonzero(union, 1)),
+        }
+    )
+
+
+def _divided(values: NDArray[np.float64], by: NDArray[np.generic]) -> NDArray[np.float64]:
+    divided: NDArray[np.float64] = np.divide(values, by, out=np.full(values.shape, np.nan), where=by != 0)
+    return divided
+
+
+def _write_entropy(path: Path, entropy: NDArray[np.float32], source: Path) -> None:
+    if ending(path.name) in NIFTI:
+        write_map(path, entropy, like=source)
+    else:
+        write_label(path, np.rint(entropy * 255).astype(np.uint8))  # a grey picture of 8 bits
