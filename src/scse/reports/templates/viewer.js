@@ -137,7 +137,8 @@
           const right = across[Math.min(x + line, width - 1)];
           const up = down[Math.max(y - line, 0)];
           const low = down[Math.min(y + line, height - 1)];
-          const edge = [down[y] + left, down[y] + right, up + across[x], low + across[x]].some((i) => reference[i] !== wanted);
+          const same = (i) => reference[i] === wanted;
+          const edge = !(same(down[y] + left) && same(down[y] + right) && same(up + across[x]) && same(low + across[x]));
           if (edge) [color, strength] = [colors[wanted], 255];
         }
         if (color) layer.data.set([...color, strength], 4 * (y * width + x));
@@ -298,7 +299,7 @@
         frame.style.setProperty("--y", `${(100 * (y + 0.5)) / size.height}%`);
       }
     }
-    at("under").textContent = `At the crosshair: ${under(item, SIDES, place)}`;
+    at("under").textContent = under(item, SIDES, place);
   }
 
   // the structures at a place in the packed volume
@@ -311,7 +312,8 @@
       const found = label(`map ${key(side)}`);
       return `${variantName(at(side).value)}: ${names[found]}${!volumes && wanted === found ? "" : of(side, found)}.`;
     });
-    return [`Reference: ${names[wanted]}${volumes ? "" : of(sides[0], wanted)}.`, ...parts].join(" ");
+    const first = volumes ? `At the crosshair: reference ${names[wanted]}.` : `Reference: ${names[wanted]}${of(sides[0], wanted)}.`;
+    return [first, ...parts].join(" ");
   }
 
   function dice() {
@@ -445,7 +447,7 @@
   const ofVolumes = volumes && [
     data.cases.some(shrunk) ? "Volumes are cropped to the structures of reference and predictions, with a margin; large ones are reduced to every n-th voxel." : "",
     "The subject's left (L) is on the left of coronal and axial slices; anterior (A) is up in axial slices and on the right of sagittal ones; superior (S) is up. Slices are counted as stored.",
-    "Click or drag in a picture to move the crosshair, or use the arrow keys on it; Page Up, Page Down and, after a click, the wheel go to the next slice.",
+    "Click or drag in a picture to move the crosshair, or use the arrow keys on it; Page Up and Page Down on it, and the wheel after a click, change the slice.",
   ];
   const pairs = new Set(data.structures.map(({ color }) => color)).size < data.structures.length;
   at("note").textContent = [
