@@ -168,7 +168,8 @@ def project_excite_gate(
         excitation = torch.bmm(weight, hidden)
     else:
         excitation = torch.baddbmm(excite_bias[:, None], weight, hidden)
-    return torch.sigmoid(excitation).unflatten(2, x.shape[2:])
+    gate: Tensor = torch.sigmoid(excitation).unflatten(2, x.shape[2:])
+    return gate
 
 
 def over_space(gate: Tensor, x: Tensor) -> Tensor:

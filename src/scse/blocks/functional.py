@@ -5,8 +5,8 @@ floating dtype, and raises UserError if shapes do not match. `scale` multiplies 
 sigmoid(0) leaves its input unchanged.
 
 Source: Roy, Navab, Wachinger, MICCAI 2018 (arXiv 1803.02579), section 2. The aggregations other than "add" are from
-the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127). Project & Excite is from Rickmann, Guha Roy, Sarasua, Navab,
-Wachinger, MICCAI 2019 (arXiv 1906.04649).
+the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127). Project & Excite is from Rickmann, Guha Roy, Sarasua,
+Navab, Wachinger, MICCAI 2019 (arXiv 1906.04649).
 """
 
 import torch

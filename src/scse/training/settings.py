@@ -32,7 +32,7 @@ class Settings(BaseModel):
     Attributes:
         network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
             without options in brackets; see `scse.zoo.catalogue`.
-        variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
+        variant: "none", "cse", "sse", "scse" or "pe", all but "none" with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`; scse's own networks have fixed
             places.
