@@ -18,7 +18,8 @@ from scse.attachment.hosts import block_of
 from scse.blocks.modules import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 from scse.support.errors import UserError
 
-Block = ChannelSE | SpatialSE | ConcurrentSE | ProjectExcite
+_OneGate = ChannelSE | SpatialSE | ProjectExcite
+Block = _OneGate | ConcurrentSE
 
 SHUT = 0.1
 """A channel is shut if its gate is always below this value."""
@@ -125,7 +126,7 @@ def _gates(x: Tensor, block: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """Channel gate (N, C) and spatial gate (N, positions), by the actual layers, which may be wrapped or quantised."""
     if isinstance(block, ConcurrentSE):
         return _gates(x, block.channel)[0], _gates(x, block.spatial)[1]
-    if not isinstance(block, Block):
+    if not isinstance(block, _OneGate):
         found = f"a part of scSE was replaced by a {type(block).__name__}, whose gates are unknown"
         raise UserError(f"{found}; compute the gates before replacing it")
     exact = all(p.dtype == torch.float32 for p in block.parameters())

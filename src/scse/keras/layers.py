@@ -1,8 +1,8 @@
 """The recalibration blocks cSE, sSE, scSE and Project & Excite as Keras 3 layers, written with `keras.ops` only.
 
 Options and names are those of `scse.ChannelSE`, `scse.SpatialSE`, `scse.ConcurrentSE` and `scse.ProjectExcite`, and the
-same weights give the same values. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in
-Fully Convolutional Networks", MICCAI 2018 (arXiv 1803.02579); for Project & Excite, see `ProjectExcite`.
+same weights give the same values. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation
+in Fully Convolutional Networks", MICCAI 2018 (arXiv 1803.02579); for Project & Excite, see `ProjectExcite`.
 """
 
 import inspect
