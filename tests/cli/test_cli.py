@@ -196,7 +196,7 @@ def test_options_beside_resume_are_named():
 
 WRONG = {
     ("train", "DATA", "--network", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
-    ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', got 'se'",
+    ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', 'pe', got 'se'",
     ("train", "DATA", "--preset", "slow"): "preset must be one of 'quick', 'paper', got 'slow'",
     ("train", "DATA", "--set", "width"): "settings must have the form NAME=VALUE, such as width=16, got 'width'",
     ("train", "DATA", "--set", "width=x"): "width: Input should be a valid integer",
@@ -227,7 +227,7 @@ WRONG = {
     ("places", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("places", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
     ("places", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
-    ("places", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
+    ("places", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', 'pe', got 'se'",
     ("places", "unet", "--size", "8"): "does not run through UNet",
     ("bench", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("bench", "unet", "--size", "4"): "needs every spatial axis to be at least 8, got (4, 4)",

@@ -190,7 +190,7 @@ def export(
 def places(
     context: typer.Context,
     network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
-    block: Annotated[str, typer.Option(help="cse, sse or scse.")] = "scse",
+    block: Annotated[str, typer.Option(help="cse, sse, scse or pe.")] = "scse",
     to: Annotated[str, typer.Option(help="Where: patterns of modules, or auto.")] = "auto",
     explain: Annotated[bool, typer.Option("--explain", help="List the network's stages and where to attach.")] = False,
     size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels a side of the image that runs through it.")] = 64,

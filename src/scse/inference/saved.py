@@ -99,7 +99,7 @@ class Saved:
         folder: Folder of the files.
         network: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
-        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
+        variant: "none", "cse", "sse", "scse" or "pe", with or without options, see `scse.variants`.
         recipe: Preparation of images: the fields of `scse.data.recipe.Recipe`.
         structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
         settings: Settings of the training.

@@ -77,7 +77,7 @@ class Segmenter:
         network: Network from images (N, channels, *spatial) to logits (N, classes, *spatial).
         name: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
-        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
+        variant: "none", "cse", "sse", "scse" or "pe", with or without options, see `scse.variants`.
         recipe: Preparation of images.
         structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
         settings: Settings of the training, for the record.

@@ -50,7 +50,7 @@ class TrainRequest(Request):
     smp:Unet[encoder_name=resnet18]."""
 
     variant: VariantName | None = None
-    """none, cse, sse or scse; options as scse[reduction=4,placement=encoder]."""
+    """none, cse, sse, scse or pe; options as scse[reduction=4,placement=encoder]."""
 
     attach_to: str | None = None
     """Patterns of the modules that get a block, in networks that are not scse's own [auto]."""

@@ -32,7 +32,7 @@ class Settings(BaseModel):
     Attributes:
         network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS", "nnunet:CLASS" or "FILE.py:FUNCTION",
             the last four with or without options in brackets; see `scse.zoo.catalogue`.
-        variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
+        variant: "none", "cse", "sse", "scse" or "pe", all but "none" with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`; scse's own networks have fixed
             places.
@@ -173,6 +173,7 @@ VOLUMES: Mapping[str, Any] = {
     "epochs": 8,
     "slices_per_epoch": 160,
     "batch_size": 2,
+    "class_weights": "none",
     "foreground": 0.33,
     "rotation": 15.0,
     "scaling": 0.15,
