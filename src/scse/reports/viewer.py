@@ -58,8 +58,7 @@ WINDOW = (0.5, 99.5)
 """Percentiles of the voxels above the minimum that are shown as black and white."""
 
 PLANES = {"coronal": "LRSI", "axial": "LRAP", "sagittal": "PASI"}
-"""Planes in which volumes are shown, and the first letters of the directions on the left, on the right, at the top and at
-the bottom of their slices."""
+"""Planes in which volumes are shown; the first letters of the directions left, right, up and down in their slices."""
 
 # light and dark colours alternate, so that neighbours differ without hue (Okabe and Ito; Tol)
 PALETTE = (
