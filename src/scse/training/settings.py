@@ -170,7 +170,7 @@ PRESETS: dict[str, Settings] = {
 
 VOLUMES: Mapping[str, Any] = {
     "width": 24,
-    "epochs": 8,
+    "epochs": 16,
     "slices_per_epoch": 160,
     "batch_size": 2,
     "class_weights": "none",
