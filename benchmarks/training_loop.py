@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="repetitions of tables 1 and 3")
     parser.add_argument("--steps", type=int, default=30, help="steps of a chunk of table 1")
     parser.add_argument("--epochs", type=int, default=2, help="of the run of table 2")
-    parser.add_argument("--variant", default="none", help="none, cse, sse or scse")
+    parser.add_argument("--variant", default="none", help="none, cse, sse, scse or pe")
     parser.add_argument("--only", choices=TABLES, help="make one table")
     arguments = parser.parse_args()
     keep_large_blocks()

@@ -78,7 +78,7 @@ def main() -> None:
     for name, default in (("kernel", 5), ("width", 64), ("depth", 4), ("batch", 4), ("side", 256), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
-    parser.add_argument("--networks", default="none,copy,scse,smp", help="of none,copy,cse,sse,scse,smp")
+    parser.add_argument("--networks", default="none,copy,scse,smp", help="of none,copy,cse,sse,scse,pe,smp")
     parser.add_argument("--default", action="store_true", help="leave glibc's allocator as it is")
     given = parser.parse_args()
     if not given.default:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from datasets import write_nnunet
+from datasets import AFFINE, write_nnunet
 from scse.data.dataset import Dataset
 from scse.data.files import read_image, read_label
 from scse.data.recipe import Recipe
@@ -21,11 +21,12 @@ from scse.vocabulary.variants import Variant
 
 SHAPE = (12, 48, 10)
 ARGUMENTS = {"in_channels": 1, "classes": 3, "width": 4, "depth": 2, "kernel_size": 3}
+SLICES = Recipe(view="coronal", spacing=None, patch=(16, 16), channels=1)
 
 
 @dataclass
 class Study:
-    """`references` and `predictions` are label maps as stored, (*SHAPE) by case and by (variant, case)."""
+    """`references` and `predictions` are label maps as stored, (*shape) by case and by (variant, case)."""
 
     dataset: Dataset
     recipe: Recipe
@@ -35,15 +36,21 @@ class Study:
     predictions: dict[tuple[str, str], NDArray[np.integer]]
 
 
-def make_study(folder: Path, *, cases: int = 4) -> Study:
+def make_study(
+    folder: Path,
+    *,
+    cases: int = 4,
+    recipe: Recipe = SLICES,
+    shape: tuple[int, ...] = SHAPE,
+    affine: NDArray[np.float64] = AFFINE,
+) -> Study:
     """A U-Net, plain and with scSE, whose predictions are the reference moved by some voxels, the more the later."""
-    dataset = Dataset.open(write_nnunet(folder / "data", cases=2, tests=cases, shape=SHAPE))
-    recipe = Recipe(view="coronal", spacing=None, patch=(16, 16), channels=1)
+    dataset = Dataset.open(write_nnunet(folder / "data", cases=2, tests=cases, shape=shape, affine=affine))
     found = Study(dataset, recipe, [], pd.DataFrame(), {}, {})
     tables = []
     for variant in ("none", "scse"):
         torch.manual_seed(0)
-        network = NETWORKS["unet"](**ARGUMENTS, recalibration=variant).eval()
+        network = NETWORKS["unet"](**ARGUMENTS, spatial_dims=recipe.dims, recalibration=variant).eval()
         run = folder / "runs" / f"unet-{variant}-seed0-fold0"
         Segmenter(network, "unet", ARGUMENTS, variant, recipe, dataset.structures).save(run / "segmenter")
         rows = []

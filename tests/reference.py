@@ -1,4 +1,4 @@
-"""The paper's formulas in NumPy float64, written from the article and not from the package.
+"""The papers' formulas in NumPy float64, written from the articles and not from the package.
 
 u is a feature map U of shape (N, C, *spatial). The squeeze layers are (w1, b1), (w2, b2); the projection is (w, b).
 """
@@ -53,3 +53,15 @@ def scse(u, channel, spatial, aggregation, *, scale=1.0):
         return np.concatenate([by_channel, by_position], axis=1)
     join = {"add": np.add, "max": np.maximum, "multiply": np.multiply}[aggregation]
     return join(by_channel, by_position)
+
+
+def pe(u, w1, b1, w2, b2, *, scale=1.0):
+    """At every position, both layers get the sum of the means of the slices that meet there, one slice per axis."""
+    gates = np.empty(u.shape)
+    for n, sample in enumerate(u):
+        for position in np.ndindex(sample.shape[1:]):
+            z = np.zeros(len(sample))
+            for axis, index in enumerate(position):
+                z += [channel.take(index, axis).mean() for channel in sample]
+            gates[n, :, *position] = sigmoid(w2 @ np.maximum(w1 @ z + b1, 0.0) + b2)
+    return u * scale * gates

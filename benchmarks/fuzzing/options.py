@@ -60,6 +60,7 @@ VARIANTS = [
     "scse",
     "scse[reduction=4,aggregation=max,placement=encoder]",
     "cse[reduction=16]",
+    "pe[reduction=8]",
     "sse[placement=+bottleneck]",
     "scse[aggregation=multiply]",
 ]

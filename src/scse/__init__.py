@@ -1,7 +1,7 @@
 """Squeeze & excitation for segmentation networks: blocks, networks, and a study of whether they help.
 
 Implements Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
-Networks", MICCAI 2018 (arXiv 1803.02579).
+Networks", MICCAI 2018 (arXiv 1803.02579), and Project & Excite of Rickmann et al., MICCAI 2019 (arXiv 1906.04649).
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scse.attachment.losing import LostBlockWarning
     from scse.attachment.placements import placements
     from scse.attachment.saving import load_attached, save_attached
-    from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+    from scse.blocks import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
     from scse.data.dataset import Dataset
     from scse.gates import gates_of
     from scse.gates.explaining import explain
@@ -31,6 +31,7 @@ _HOMES = {
     "ConcurrentSE": "scse.blocks",
     "Dataset": "scse.data.dataset",
     "LostBlockWarning": "scse.attachment.losing",
+    "ProjectExcite": "scse.blocks",
     "Segmenter": "scse.inference.segmenter",
     "SpatialSE": "scse.blocks",
     "attach": "scse.attachment.attaching",
@@ -53,6 +54,7 @@ __all__ = [  # noqa: RUF022 (blocks first, as a reader would look for them)
     "ChannelSE",
     "SpatialSE",
     "ConcurrentSE",
+    "ProjectExcite",
     "attach",
     "detach",
     "placements",

@@ -1,5 +1,5 @@
-"""The blocks as functions: `cse`, `sse` and `scse`. See `scse.blocks.functional`."""
+"""The blocks as functions: `cse`, `sse`, `scse` and `pe`. See `scse.blocks.functional`."""
 
-from scse.blocks.functional import cse, scse, sse
+from scse.blocks.functional import cse, pe, scse, sse
 
-__all__ = ["cse", "scse", "sse"]
+__all__ = ["cse", "pe", "scse", "sse"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import scse
-from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+from scse.blocks import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 
 
 class Net(nn.Module):
@@ -67,7 +67,9 @@ def assert_same(first, second):
     assert all(torch.equal(first[2][key], second[2][key]) for key in first[2])
 
 
-@pytest.mark.parametrize(("name", "kind"), [("cse", ChannelSE), ("sse", SpatialSE), ("scse", ConcurrentSE)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cse", ChannelSE), ("sse", SpatialSE), ("scse", ConcurrentSE), ("pe", ProjectExcite)]
+)
 def test_outputs_stay_bit_for_bit(model, name, kind):
     plain = copy.deepcopy(model)
     placed = scse.attach(model, name, to="first|second", example=X)
@@ -223,8 +225,8 @@ def test_attaching_elsewhere_adds_to_what_is_there(model):
 @pytest.mark.parametrize(
     ("recalibration", "options", "message"),
     [
-        ("se", {}, "recalibration must be one of 'cse', 'sse', 'scse', got 'se'"),
-        ("none", {}, "recalibration must be one of 'cse', 'sse', 'scse', got 'none'"),
+        ("se", {}, "recalibration must be one of 'cse', 'sse', 'scse', 'pe', got 'se'"),
+        ("none", {}, "recalibration must be one of 'cse', 'sse', 'scse', 'pe', got 'none'"),
         ("sse", {"reduction": 4}, "reduction=4 has no effect on 'sse'; leave it out"),
         ("cse", {"aggregation": "max"}, "aggregation='max' has no effect on 'cse'; leave it out"),
         (SpatialSE, {"identity": False}, "identity=False has no effect on a function that makes the block"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from scse.attachment.hosts import attach_block, block_of, layout_of, recalibrate, remove_block
-from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+from scse.blocks import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 
 
 def host():
@@ -100,7 +100,14 @@ def test_module_with_a_submodule_of_the_same_name_has_no_block():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("cse", ChannelSE), ("sse", SpatialSE), ("scse", ConcurrentSE), (SpatialSE, SpatialSE)]
+    ("name", "kind"),
+    [
+        ("cse", ChannelSE),
+        ("sse", SpatialSE),
+        ("scse", ConcurrentSE),
+        ("pe", ProjectExcite),
+        (SpatialSE, SpatialSE),
+    ],
 )
 def test_every_place_gets_its_own_block(name, kind):
     hosts = [host(), host()]
@@ -120,7 +127,7 @@ def test_none_places_nothing(name):
 
 @pytest.mark.parametrize("name", ["se", "CSE", ""])
 def test_unknown_name_is_refused_with_all_known(name):
-    with pytest.raises(ValueError, match=r"recalibration must be one of 'none', 'cse', 'sse', 'scse', got "):
+    with pytest.raises(ValueError, match=r"recalibration must be one of 'none', 'cse', 'sse', 'scse', 'pe', got "):
         recalibrate([(host(), 4)], name)
 
 

@@ -25,6 +25,7 @@ X = torch.linspace(-1, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
     [
         ("cse", {"reduction": 1}),
         ("sse", {"identity": False}),
+        ("pe", {"reduction": 1}),
         ("scse", {"aggregation": "max"}),
         (lambda channels: scse.ChannelSE(channels, hidden=3, activation="silu", gate="hard-sigmoid", bias=False), {}),
     ],

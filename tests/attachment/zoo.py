@@ -98,6 +98,7 @@ MONAI = {
         "filters": [8, 16, 32, 32],
     },
     "SegResNet": {"init_filters": 8},
+    "SegResNetDS": {"init_filters": 8, "norm": "instance", "dsdepth": 2},
     "AttentionUnet": LEVELS,
 }
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import reference
-from scse import ChannelSE, ConcurrentSE, SpatialSE
+from scse import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 from scse.blocks.modules import BLOCKS, VARIANTS
 from scse.vocabulary.options import ACTIVATIONS, GATES
 
@@ -27,8 +27,9 @@ CASES = {
     "max": partial(ConcurrentSE, aggregation="max"),
     "multiply": partial(ConcurrentSE, aggregation="multiply"),
     "concat": partial(ConcurrentSE, aggregation="concat"),
+    "pe": ProjectExcite,
 }
-WITH_IDENTITY = ["cse", "silu-hard", "sse", "add", "max"]
+WITH_IDENTITY = ["cse", "silu-hard", "sse", "add", "max", "pe"]
 SPACES = {"1d": (9,), "2d": (5, 7), "3d": (3, 4, 5)}
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -68,6 +69,8 @@ def expected(block, x):
         case ConcurrentSE():
             both = channel(block.channel), layer(block.spatial.project)
             return reference.scse(u, *both, block.aggregation, scale=block.scale)
+        case ProjectExcite():
+            return reference.pe(u, *channel(block), scale=block.scale)
 
 
 def output_shape(block, x):
@@ -78,9 +81,9 @@ def output_shape(block, x):
 # Construction
 
 
-def test_variants_are_named_in_the_order_of_the_paper():
-    assert VARIANTS == ("none", "cse", "sse", "scse")
-    assert {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE} == BLOCKS
+def test_variants_are_named_in_the_order_of_the_paper_and_then_the_others():
+    assert VARIANTS == ("none", "cse", "sse", "scse", "pe")
+    assert {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE, "pe": ProjectExcite} == BLOCKS
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,8 @@ def test_variants_are_named_in_the_order_of_the_paper():
         (lambda: SpatialSE(-3), "channels must be a whole number of at least 1, got -3"),
         (lambda: ConcurrentSE(0), "channels must be a whole number of at least 1, got 0"),
         (lambda: ConcurrentSE(4, reduction=-1), "reduction must be a whole number of at least 1, got -1"),
+        (lambda: ProjectExcite(0), "channels must be a whole number of at least 1, got 0"),
+        (lambda: ProjectExcite(4, reduction=0), "reduction must be a whole number of at least 1, got 0"),
         (
             lambda: ConcurrentSE(4, aggregation="mean"),
             "aggregation must be one of 'add', 'max', 'multiply', 'concat', got 'mean'",
@@ -168,6 +173,7 @@ def test_extra_repr_shows_every_option_and_round_trips(make):
             ConcurrentSE(8, aggregation="max", identity=True),
             "8, reduction=2, aggregation='max', bias=True, identity=True",
         ),
+        (ProjectExcite(8, reduction=4, bias=False), "8, reduction=4, bias=False, identity=False"),
     ],
 )
 def test_extra_repr_in_full(block, shown):
@@ -218,7 +224,7 @@ def test_shape_and_finite_values(make, shape):
     assert y.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["cse", "add", "max", "multiply", "concat"])
+@pytest.mark.parametrize("name", ["cse", "add", "max", "multiply", "concat", "pe"])
 def test_fewer_channels_than_the_reduction(name):
     block = seeded(CASES[name], 3, reduction=16)
     x = feature_map(2, 3, 5, 5)
@@ -417,9 +423,10 @@ def test_identity_changes_no_key_of_the_state(make):
     assert make(4, identity=True).state_dict().keys() == make(4).state_dict().keys()
 
 
-@every_block
-def test_block_serves_any_number_of_axes_with_the_same_weights(make):
-    block = seeded(make, 4)
+# the projections of Project & Excite depend on the axes; the test of values covers that it takes any number of them
+@pytest.mark.parametrize("name", [name for name in CASES if name != "pe"])
+def test_block_serves_any_number_of_axes_with_the_same_weights(name):
+    block = seeded(CASES[name], 4)
     x = feature_map(2, 4, 24)
     flat = block(x)
     torch.testing.assert_close(block(x.reshape(2, 4, 4, 6)).flatten(2), flat)

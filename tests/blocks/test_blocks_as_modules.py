@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.ao.quantization import quantize_dynamic
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from scse import ChannelSE, ConcurrentSE, SpatialSE
+from scse import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 from scse.attachment.fusing import ResidualChannelSE
 
-LAYERS = {ChannelSE: ("squeeze", "excite"), SpatialSE: ("project",)}
+LAYERS = {ChannelSE: ("squeeze", "excite"), SpatialSE: ("project",), ProjectExcite: ("squeeze", "excite")}
 LAYERS[ConcurrentSE] = ("channel.squeeze", "channel.excite", "spatial.project")
 
 
@@ -56,7 +56,7 @@ def test_layers_that_are_called_give_the_values_of_the_reference(make, space):
     np.testing.assert_allclose(block(x).detach().numpy(), expected(block, x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [CASES[name] for name in ("cse", "sse", "add", "max")])
+@pytest.mark.parametrize("make", [CASES[name] for name in ("cse", "sse", "add", "max", "pe")])
 def test_identity_start_leaves_every_bit_when_layers_or_gates_are_called(make):
     block = make(6, identity=True)
     x = feature_map(2, 6, 5, 7)

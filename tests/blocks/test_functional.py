@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scse import ChannelSE, ConcurrentSE, SpatialSE, functional
+from scse import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE, functional
 from scse.vocabulary.options import AGGREGATIONS
 
 C, HIDDEN = 4, 2
@@ -38,7 +38,11 @@ def run_scse(x, aggregation="add", project_weight=None, project_bias=None, **cha
     )
 
 
-@pytest.mark.parametrize("run", [run_cse, run_sse, run_scse])
+def run_pe(x, **changed):
+    return functional.pe(x, **channel_weights(**changed))
+
+
+@pytest.mark.parametrize("run", [run_cse, run_sse, run_scse, run_pe])
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -51,7 +55,7 @@ def test_feature_map_that_does_not_fit_is_refused(run, shape, message):
         run(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("run", [run_cse, run_scse])
+@pytest.mark.parametrize("run", [run_cse, run_scse, run_pe])
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -108,6 +112,9 @@ def test_functions_compute_what_the_modules_compute():
         both = ConcurrentSE(C, aggregation=aggregation)
         both.channel, both.spatial = channel, spatial
         assert torch.equal(functional.scse(x, *weights, *project, aggregation=aggregation), both(x))
+    block = ProjectExcite(C)
+    weights = [block.squeeze.weight, block.squeeze.bias, block.excite.weight, block.excite.bias]
+    assert torch.equal(functional.pe(x, *weights), block(x))
 
 
 def test_values_by_hand():
@@ -126,8 +133,20 @@ def test_values_by_hand():
         torch.testing.assert_close(joined[0, :, 0], torch.tensor(values))
 
 
+def test_values_of_project_and_excite_by_hand():
+    """Rows have the means 2 and 4, columns 2.5 and 3.5; the gate is the sigmoid of their sum."""
+    x = torch.tensor([[1.0, 3.0], [4.0, 4.0]]).reshape(1, 1, 2, 2)
+    found = functional.pe(x, torch.ones(1, 1), None, torch.ones(1, 1), None)
+    torch.testing.assert_close(found, x * torch.sigmoid(torch.tensor([[4.5, 5.5], [6.5, 7.5]])))
+    # the only axis of a map in 1D is its own projection
+    line = x.flatten(2)
+    found = functional.pe(line, torch.ones(1, 1), None, torch.ones(1, 1), None)
+    torch.testing.assert_close(found, line * torch.sigmoid(line))
+
+
 def test_scale_multiplies_the_gate():
     x = torch.randn(2, C, 6)
     twice = functional.cse(x, **channel_weights(), scale=2.0)
     torch.testing.assert_close(twice, 2 * run_cse(x))
     torch.testing.assert_close(functional.sse(x, torch.ones(1, C), None, scale=2.0), 2 * run_sse(x))
+    torch.testing.assert_close(functional.pe(x, **channel_weights(), scale=2.0), 2 * run_pe(x))

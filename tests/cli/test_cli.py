@@ -196,7 +196,7 @@ def test_options_beside_resume_are_named():
 
 WRONG = {
     ("train", "DATA", "--network", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
-    ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', got 'se'",
+    ("train", "DATA", "--variant", "se"): "variant must be one of 'none', 'cse', 'sse', 'scse', 'pe', got 'se'",
     ("train", "DATA", "--preset", "slow"): "preset must be one of 'quick', 'paper', got 'slow'",
     ("train", "DATA", "--set", "width"): "settings must have the form NAME=VALUE, such as width=16, got 'width'",
     ("train", "DATA", "--set", "width=x"): "width: Input should be a valid integer",
@@ -227,7 +227,7 @@ WRONG = {
     ("places", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("places", "smp:Unet", "--spatial-dims", "3"): "smp has networks of 2 spatial axes only, got spatial_dims=3",
     ("places", "unet", "--to", "encoder.9"): "pattern 'encoder.9' matches no module of UNet",
-    ("places", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', got 'se'",
+    ("places", "unet", "--block", "se"): "recalibration must be one of 'cse', 'sse', 'scse', 'pe', got 'se'",
     ("places", "unet", "--size", "8"): "does not run through UNet",
     ("bench", "vnet"): "network must be one of 'unet', 'sdnet', 'densenet', smp:CLASS,",
     ("bench", "unet", "--size", "4"): "needs every spatial axis to be at least 8, got (4, 4)",
@@ -425,6 +425,43 @@ def test_a_plain_segmenter_has_no_gates_to_explain(trained, data, tmp_path):
     (message,) = said(ended, "error")
     assert f"{trained.folder}: its network has no blocks and so no gates; give a segmenter trained" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_predict_cleans_as_learned_or_as_asked(trained, data, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained.folder / "segmenter", model)
+    description = json.loads((model / "segmenter.json").read_text())
+    (model / "segmenter.json").write_text(json.dumps({**description, "cleaning": {"fill_holes": ["left"]}}))
+    for options, line in (
+        ([], "clean-up: holes filled of left"),
+        (["--cleaning", "none"], "clean-up: none"),
+        (["--cleaning", "largest"], "clean-up: largest component of left, right"),
+    ):
+        ended = call("predict", data / "imagesTs", "-m", model, "-o", tmp_path / "out", *options)
+        assert ended.code == 0
+        assert line in ended.out.splitlines()
+    for name in ("t0", "t1"):
+        image = data / "imagesTs" / f"{name}_0000.nii.gz"
+        expected = scse.Segmenter.load(model).with_cleaning("largest").predict(image)
+        written = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        np.testing.assert_array_equal(written.dataobj, expected.dataobj)
+    (message,) = said(
+        call("predict", data / "imagesTs", "-m", model, "-o", tmp_path / "out", "--cleaning", "all"), "error"
+    )
+    assert "cleaning must be one of 'learned', 'none', 'largest', got 'all'" in message
+
+
+def test_train_reports_the_clean_up_that_it_chose(data, tmp_path):
+    options = ("--folds", 3, "--cleaning", "learned", "--epochs", 1)
+    ended = call("train", data, "-o", tmp_path / "run", *options, *TINY)
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    epoch, choice = (
+        next(n for n, line in enumerate(lines) if text in line)
+        for text in ("Dice on held-out cases", "clean-up chosen on 1 held-out case: mean Dice")
+    )
+    assert epoch < choice < len(lines) - 1
+    assert (tmp_path / "run" / "cleaning.json").is_file()
 
 
 def test_predict_says_how_to_install_an_engine(trained, data, tmp_path, monkeypatch):

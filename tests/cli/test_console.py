@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from scse.cli.console import WHAT, Watcher, rows_table, stop_on_signal
-from scse.support.events import EpochDone, Planned, RunStarted, Stage, StepDone
+from scse.support.events import CleaningChosen, CleaningStep, EpochDone, Planned, RunStarted, Stage, StepDone
 
 STEP = StepDone(epoch=1, step=1, steps=2, loss=0.75, images_per_second=9, seconds_left=240)
 EPOCH = EpochDone(epoch=1, loss=0.5, dice=0.25, seconds=3.2, learning_rate=0.1)
@@ -26,6 +26,24 @@ def console(*, terminal: bool = False) -> Console:
 
 def text(shown: Console) -> str:
     return shown.file.getvalue()
+
+
+def test_a_clean_up_is_shown_with_the_dice_before_and_after_it_and_the_reason():
+    shown = console()
+    steps = (
+        CleaningStep("largest component of [b]", 0.5, 0.75, True),
+        CleaningStep("holes filled of a", 0.5, 0.4, False),
+    )
+    with Watcher(shown) as watch:
+        watch(CleaningChosen(("c1", "c2"), 0.5, 0.625, steps))
+        watch(CleaningChosen(("c1",), 0.5, 0.5, ()))
+    assert [line.rstrip() for line in text(shown).splitlines()] == [
+        "  clean-up chosen on 2 held-out cases: mean Dice 0.5000 before, 0.6250 after it (optimistic: the same cases)",
+        "    largest component of [b]: Dice 0.5000 -> 0.7500, kept: raises Dice and lowers it for no structure",
+        "    holes filled of a: Dice 0.5000 -> 0.4000, not kept",
+        "  clean-up chosen on 1 held-out case: mean Dice 0.5000 before, 0.5000 after it (optimistic: the same cases)",
+        "    no step changes Dice, so none is kept",
+    ]
 
 
 def test_a_log_gets_plain_lines_and_no_bars():

@@ -14,7 +14,7 @@ import scse
 from scse.attachment.attaching import attach
 from scse.attachment.fusing import ResidualChannelSE, fuse
 from scse.attachment.placements import placements
-from scse.blocks import ChannelSE, ConcurrentSE, SpatialSE
+from scse.blocks import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 from scse.gates import gates_of
 
 
@@ -62,6 +62,22 @@ def test_gates_are_those_of_the_formulas(shape: tuple[int, ...], bias: bool) -> 
             np.testing.assert_allclose(found.channel, channel_gate(x, channel), atol=1e-6)
         if spatial is not None:
             np.testing.assert_allclose(found.spatial, spatial_gate(x, spatial), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 11), (2, 6, 5, 7), (1, 6, 3, 4, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gates_of_project_and_excite_are_means_over_positions_and_over_channels(
+    shape: tuple[int, ...], bias: bool
+) -> None:
+    torch.manual_seed(0)
+    x, block = torch.randn(shape), ProjectExcite(6, bias=bias, identity=True)
+    nn.init.normal_(block.excite.weight)
+    layers = map(array, (block.squeeze.weight, block.squeeze.bias, block.excite.weight, block.excite.bias))
+    every = reference.pe(array(x), *layers) / array(x)
+    (found,) = gates_of(nn.Sequential(block), x)
+    assert (found.where, found.block, found.identity) == ("0", "ProjectExcite", 0.5)
+    np.testing.assert_allclose(found.channel, every.mean(tuple(range(2, x.ndim))), atol=1e-6)
+    np.testing.assert_allclose(found.spatial, every.mean(1), atol=1e-6)
 
 
 def test_blocks_are_named_by_their_places_in_the_order_in_which_they_run() -> None:
@@ -117,6 +133,8 @@ def test_blocks_that_replaced_those_of_a_library_are_found() -> None:
         (ConcurrentSE(4, identity=True), 0.5),
         (ConcurrentSE(4, aggregation="max"), 1.0),
         (ConcurrentSE(4, aggregation="max", identity=True), 0.5),
+        (ProjectExcite(4), 1.0),
+        (ProjectExcite(4, identity=True), 0.5),
     ],
 )
 def test_gates_at_the_identity_leave_the_input_as_it_was(block: nn.Module, identity: float) -> None:

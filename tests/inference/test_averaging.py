@@ -10,6 +10,7 @@ from torch import nn
 from scse.data.files import Image
 from scse.data.recipe import Recipe
 from scse.inference.averaging import averaged
+from scse.inference.saved import Cleaning
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
 
@@ -70,6 +71,14 @@ def test_labels_of_a_whole_volume_are_those_of_the_mean() -> None:
     mean = np.mean([shares(member, torch.from_numpy(prepared)) for member in members], axis=0)
     np.testing.assert_array_equal(labels, mean[0].argmax(0))
     assert set(np.unique(labels)) > {0}
+
+
+def test_the_steps_of_clean_up_that_all_members_have_are_kept() -> None:
+    first = replace(segmenter(), cleaning=Cleaning(keep_largest=("left-a", "b"), fill_holes=("b",)))
+    second = replace(segmenter(1), cleaning=Cleaning(largest_foreground=True, keep_largest=("b", "right-a")))
+    assert averaged([first, first]).cleaning == first.cleaning
+    assert averaged([first, second]).cleaning == Cleaning(keep_largest=("b",))
+    assert not averaged([first, segmenter(2)]).cleaning
 
 
 def test_members_that_do_not_fit_are_refused() -> None:

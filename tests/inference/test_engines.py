@@ -83,7 +83,7 @@ def test_the_labels_of_a_unet_are_torchs(variant: str) -> None:
     ("name", "variant"),
     [
         # the blocks are the same in every network
-        *(("unet", variant) for variant in ("cse", "sse")),
+        *(("unet", variant) for variant in ("cse", "sse", "pe")),
         *((name, variant) for name in ("sdnet", "densenet") for variant in ("none", "scse")),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scse.inference.saved import DESCRIPTION, FORMAT, WEIGHTS, read_saved
+from scse.inference.saved import DESCRIPTION, FORMAT, NO_CLEANING, WEIGHTS, Cleaning, read_saved
 from scse.support.errors import DataError
 
 WRITTEN = {
@@ -52,6 +52,14 @@ def test_sorted_keys_do_not_change_the_order_of_the_structures(tmp_path: Path) -
 def test_places_of_blocks_are_read_where_there_are_any(tmp_path: Path) -> None:
     assert read_saved(write(tmp_path / "model", attached=["a", "b.1"])).attached == ["a", "b.1"]
     assert read_saved(write(tmp_path / "plain", attached=[])).attached == []
+
+
+def test_the_clean_up_is_read_and_older_folders_have_none(tmp_path: Path) -> None:
+    assert read_saved(write(tmp_path / "older")).cleaning == NO_CLEANING
+    steps = {"largest_foreground": True, "keep_largest": ["right", "left"], "fill_holes": ["left"]}
+    found = read_saved(write(tmp_path / "model", cleaning=steps)).cleaning
+    assert found == Cleaning(largest_foreground=True, keep_largest=("right", "left"), fill_holes=("left",))
+    assert read_saved(write(tmp_path / "part", cleaning={"fill_holes": ["left"]})).cleaning.fill_holes == ("left",)
 
 
 def test_a_run_is_the_folder_of_its_segmenter(tmp_path: Path) -> None:
@@ -102,6 +110,15 @@ WRONG = {
     "recipe": [(7, "recipe: "), ({"channels": 4}, "recipe.channels is 4, but arguments.in_channels is 1")],
     "settings": [(None, "settings: "), ([], "settings: ")],
     "attached": [("a", "attached: "), ([1], "attached.0: .*got 1"), ([""], "attached.0: ")],
+    "cleaning": [
+        (None, "cleaning: "),
+        ({"largest": True}, "cleaning.largest: Extra inputs"),
+        ({"largest_foreground": "yes"}, "cleaning.largest_foreground: .*got 'yes'"),
+        ({"keep_largest": "left"}, "cleaning.keep_largest: "),
+        ({"keep_largest": [1]}, "cleaning.keep_largest.0: .*got 1"),
+        ({"fill_holes": ["top"]}, r"cleaning.fill_holes lists 'top', but structures are \['left', 'right'\]"),
+        ({"keep_largest": ["left", "left"]}, "cleaning.keep_largest lists a structure twice"),
+    ],
     "shell": [("ls", "shell: Extra inputs")],
 }
 

@@ -28,8 +28,9 @@ from scse.attachment import stages
 from scse.attachment.placements import placements
 from scse.data.files import Image, read_image, read_label
 from scse.data.recipe import Recipe
+from scse.inference.cleaning import clean
 from scse.inference.engines import Engine
-from scse.inference.saved import DESCRIPTION, WEIGHTS
+from scse.inference.saved import DESCRIPTION, NO_CLEANING, WEIGHTS, Cleaning
 from scse.inference.segmenter import Segmenter, write_prediction
 from scse.networks import NETWORKS
 from scse.support.errors import DataError, UserError
@@ -63,9 +64,9 @@ class Reader(torch.nn.Module):
         self.levels = torch.nn.Parameter(torch.tensor([-1.0, 0.0, 1.0]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weights = torch.arange(1.0, x.shape[1] + 1)
-        mean = (x * weights[:, None, None]).sum(1, keepdim=True) / weights.sum()
-        return -((mean - self.levels[:, None, None]) ** 2)
+        weights, axes = torch.arange(1.0, x.shape[1] + 1), (1,) * (x.ndim - 2)
+        mean = (x * weights.reshape(-1, *axes)).sum(1, keepdim=True) / weights.sum()
+        return -((mean - self.levels.reshape(-1, *axes)) ** 2)
 
 
 def reader(*, structures: dict[str, int] | None = None, **recipe: Any) -> Segmenter:
@@ -128,6 +129,17 @@ def test_a_saved_segmenter_gives_the_same_labels(
     found = Segmenter.load(trained.save(tmp_path)).predict(case[0], spacing=(2, 2, 2))
     assert len(np.unique(found)) == 3
     assert np.array_equal(found, trained.predict(case[0], spacing=(2, 2, 2)))
+
+
+def test_the_clean_up_is_saved_and_a_folder_without_one_is_written_as_before(tmp_path: Path) -> None:
+    plain = untrained()
+    plain.save(tmp_path / "plain")
+    assert "cleaning" not in json.loads((tmp_path / "plain" / DESCRIPTION).read_text())
+    assert Segmenter.load(tmp_path / "plain").cleaning == NO_CLEANING
+    cleaning = Cleaning(largest_foreground=True, keep_largest=("right",), fill_holes=("right", "left"))
+    replace(plain, cleaning=cleaning).save(tmp_path / "cleaned")
+    assert Segmenter.load(tmp_path / "cleaned").cleaning == cleaning
+    assert (tmp_path / "plain" / WEIGHTS).read_bytes() == (tmp_path / "cleaned" / WEIGHTS).read_bytes()
 
 
 def test_saving_again_changes_no_byte(tmp_path: Path) -> None:
@@ -637,6 +649,57 @@ def test_pictures(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert set(np.unique(found)) == {0, 7, 255}
     assert np.array_equal(found, segmenter.predict(picture(*shape)))
     assert np.array_equal(found, segmenter.predict(picture(*shape)[None]))
+
+
+CLEANED = Cleaning(keep_largest=("b",), fill_holes=("a", "b"))
+
+
+def cleaned_here(labels: NDArray[Any], structures: dict[str, int]) -> NDArray[Any]:
+    """A label map of structures a and b, cleaned up."""
+    classes = np.select([labels == value for value in structures.values()], [1, 2], 0).astype(np.uint8)
+    clean(classes, CLEANED, ["a", "b"])
+    return np.array([0, *structures.values()])[classes]
+
+
+@pytest.mark.parametrize("structures", [{"a": 1, "b": 2}, {"a": 255, "b": 7}, {"a": 2**31, "b": 3}])
+@pytest.mark.parametrize(
+    ("recipe", "shape"),
+    [
+        ({"view": "picture"}, (30, 21)),
+        ({"view": "axial"}, (20, 17, 6)),
+        ({"view": "coronal", "spacing": (0.7, 1.6)}, (20, 6, 17)),
+        ({"view": "volume", "patch": (8, 8, 8)}, (9, 7, 12)),
+    ],
+)
+def test_a_label_map_is_cleaned_as_a_whole_on_the_grid_of_its_image(
+    recipe: dict[str, Any], shape: tuple[int, ...], structures: dict[str, int]
+) -> None:
+    plain, image = reader(structures=structures, **recipe), picture(*shape)
+    before = plain.predict(image)
+    cleaned = replace(plain, cleaning=CLEANED)
+    after = cleaned.predict(image)
+    assert (after.dtype, after.shape) == (before.dtype, before.shape)
+    np.testing.assert_array_equal(after, cleaned_here(before, structures))
+    assert (after != before).any()
+    np.testing.assert_array_equal(cleaned.with_cleaning("learned").predict(image), after)
+    np.testing.assert_array_equal(cleaned.with_cleaning("none").predict(image), before)
+
+
+def test_label_maps_of_files_are_cleaned(tmp_path: Path) -> None:
+    structures = {"a": 1, "b": 2}
+    plain = reader(structures=structures, view="axial")
+    path = save_nifti(tmp_path / "scan.nii.gz", picture(20, 17, 6))
+    before, after = (np.asarray(each.predict(path).dataobj) for each in (plain, replace(plain, cleaning=CLEANED)))
+    np.testing.assert_array_equal(after, cleaned_here(before, structures))
+    assert replace(plain, cleaning=CLEANED).predict_files({"scan": [path]}, tmp_path / "out") == []
+    np.testing.assert_array_equal(read_label(tmp_path / "out" / "scan.nii.gz").array, after)
+
+
+def test_largest_keeps_one_component_of_every_structure() -> None:
+    one = replace(reader(structures={"a": 1, "b": 2}), cleaning=CLEANED).with_cleaning("largest")
+    assert one.cleaning == Cleaning(keep_largest=("a", "b"))
+    with pytest.raises(UserError, match="cleaning must be one of 'learned', 'none', 'largest', got 'all'"):
+        one.with_cleaning("all")
 
 
 def test_colour_pictures(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from scse.keras import ChannelSE, ConcurrentSE, SpatialSE, attach, detach, networks
+from scse.keras import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE, attach, detach, networks
 from scse.keras.attaching import SUFFIX
 
-BLOCKS = (ChannelSE, SpatialSE, ConcurrentSE)
+BLOCKS = (ChannelSE, SpatialSE, ConcurrentSE, ProjectExcite)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,6 +118,7 @@ def test_applications_stay_bit_for_bit_and_come_back(application, include_top, t
         (ChannelSE, {"recalibration": "cse", "reduction": 3}),
         (SpatialSE, {"recalibration": "sse"}),
         (ConcurrentSE, {"recalibration": "scse", "aggregation": "max"}),
+        (ProjectExcite, {"recalibration": "pe", "reduction": 3}),
     ],
 )
 def test_every_variant_starts_as_the_identity(unet, x, expected, kind, options):
@@ -357,7 +358,7 @@ def test_plain_network_with_blocks_is_the_network_with_blocks():
         ("scse", {"to": "top_rely"}, "pattern 'top_rely' matches no layer of the model 'small_unet'; .* are top_relu"),
         ("scse", {"to": layers.Conv3D}, "no layer of the model 'small_unet' matches to=.*Conv3D"),
         ("scse", {"to": lambda _: False}, "no layer of the model 'small_unet' matches to="),
-        ("none", {"to": "pool"}, "recalibration must be one of 'cse', 'sse', 'scse', got 'none'"),
+        ("none", {"to": "pool"}, "recalibration must be one of 'cse', 'sse', 'scse', 'pe', got 'none'"),
         ("sse", {"to": "pool", "reduction": 4}, "reduction=4 has no effect on 'sse'; leave it out"),
         ("cse", {"to": "pool", "aggregation": "max"}, "aggregation='max' has no effect on 'cse'"),
         (ChannelSE, {"to": "pool", "identity": False}, "identity=False has no effect on a function"),

@@ -12,7 +12,7 @@ from parity import assert_parity
 import reference
 import scse.keras
 import scse.keras.layers
-from scse.keras import ChannelSE, ConcurrentSE, SpatialSE
+from scse.keras import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 
 CASES = {
     "cSE": ChannelSE,
@@ -22,9 +22,10 @@ CASES = {
     "scSE, add": ConcurrentSE,
     "scSE, max": partial(ConcurrentSE, aggregation="max"),
     "scSE, multiply": partial(ConcurrentSE, aggregation="multiply"),
+    "PE": ProjectExcite,
     "scSE, concat": partial(ConcurrentSE, aggregation="concat"),
 }
-WITH_IDENTITY = ["cSE", "cSE, SiLU and hard sigmoid", "sSE", "scSE, add", "scSE, max"]
+WITH_IDENTITY = ["cSE", "cSE, SiLU and hard sigmoid", "sSE", "scSE, add", "scSE, max", "PE"]
 SPACES = {"1d": (9,), "2d": (5, 7), "3d": (3, 4, 5)}
 CHANNELS = 6
 
@@ -73,6 +74,9 @@ def expected(block, x, weights=None):
             y = reference.sse(u, *dense(), scale=scale)
         case ConcurrentSE():
             y = reference.scse(u, (*dense(), *dense()), dense(), block.aggregation, scale=scale)
+        case ProjectExcite():
+            scale = 2.0 if block.identity else 1.0
+            y = reference.pe(u, *dense(), *dense(), scale=scale)
     return np.moveaxis(y, 1, -1) if last else y
 
 
@@ -116,7 +120,7 @@ def test_values_are_those_of_the_paper(name, policy, record_property):
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-@pytest.mark.parametrize("name", ["cSE", "scSE, concat"])
+@pytest.mark.parametrize("name", ["cSE", "scSE, concat", "PE"])
 def test_any_number_of_spatial_axes_in_both_data_formats(name, space, data_format):
     x = feature_map(2, *space, CHANNELS) if data_format == "channels_last" else feature_map(2, CHANNELS, *space)
     block = seeded(CASES[name], x.shape, data_format=data_format, dtype="float64")
@@ -125,8 +129,9 @@ def test_any_number_of_spatial_axes_in_both_data_formats(name, space, data_forma
     np.testing.assert_allclose(numpy(y), expected(block, x), rtol=1e-10, atol=1e-12)
 
 
-def test_one_block_serves_maps_with_any_number_of_spatial_axes():
-    block = seeded(ConcurrentSE, (2, 9, CHANNELS))
+@pytest.mark.parametrize("kind", [ConcurrentSE, ProjectExcite])
+def test_one_block_serves_maps_with_any_number_of_spatial_axes(kind):
+    block = seeded(kind, (2, 9, CHANNELS))
     for shape in ((2, 9, CHANNELS), (2, 5, 7, CHANNELS)):
         x = feature_map(*shape)
         np.testing.assert_allclose(numpy(block(tensor(x))), expected(block, x), rtol=1e-5, atol=1e-6)
@@ -142,9 +147,10 @@ def test_one_block_serves_maps_with_any_number_of_spatial_axes():
     ],
     ids=["one position", "one channel", "fewer channels than the reduction", "without biases"],
 )
-def test_edges_have_the_values_of_the_paper(shape, options):
+@pytest.mark.parametrize("kind", [ConcurrentSE, ProjectExcite])
+def test_edges_have_the_values_of_the_paper(kind, shape, options):
     x = feature_map(*shape)
-    block = seeded(ConcurrentSE, shape, **options)
+    block = seeded(kind, shape, **options)
     np.testing.assert_allclose(numpy(block(tensor(x))), expected(block, x), rtol=1e-5, atol=1e-6)
 
 
@@ -163,10 +169,10 @@ def test_hidden_is_the_width_itself():
 
 
 def test_without_biases_there_are_as_many_weights_as_in_the_paper():
-    blocks = [make(bias=False) for make in (ChannelSE, SpatialSE, ConcurrentSE)]
+    blocks = [make(bias=False) for make in (ChannelSE, SpatialSE, ConcurrentSE, ProjectExcite)]
     for block in blocks:
         block.build((None, None, None, 64))
-    assert [block.count_params() for block in blocks] == [64 * 64, 64, 64 * 64 + 64]
+    assert [block.count_params() for block in blocks] == [64 * 64, 64, 64 * 64 + 64, 64 * 64]
 
 
 def test_kernels_are_drawn_as_torch_draws_them():
@@ -217,7 +223,7 @@ def test_identity_start_has_gradients_in_every_last_layer(make):
         if "squeeze/bias" in weight.path:
             weight.assign(ops.ones(weight.shape))  # so that the hidden layer is not zero for any kernel
     found = dict(zip((w.path for w in block.trainable_variables), gradients(block, x, x)[1:], strict=True))
-    last = [numpy(gradient) for path, gradient in found.items() if "excite" in path or "project" in path]
+    last = [numpy(gradient) for path, gradient in found.items() if path.split("/")[-2] in {"excite", "project"}]
     assert last
     assert all(gradient.any() for gradient in last)
 
@@ -302,6 +308,7 @@ def test_saved_model_is_loaded_without_custom_objects(model, tmp_path):
         ),
         SpatialSE(bias=False, identity=True, data_format="channels_first", trainable=False),
         ConcurrentSE(reduction=4, aggregation="max", bias=False, identity=True, data_format="channels_first"),
+        ProjectExcite(reduction=8, bias=False, identity=True, data_format="channels_first"),
     ],
     ids=lambda block: type(block).__name__,
 )
@@ -334,6 +341,7 @@ def test_config_makes_the_same_block_again(block):
             partial(ConcurrentSE, aggregation="concat", identity=True),
             "ConcurrentSE layer 'own': aggregation 'concat' ca",
         ),
+        (partial(ProjectExcite, reduction=0), "ProjectExcite layer 'own': reduction must be"),
     ],
 )
 def test_wrong_options_raise_with_the_name_of_the_layer(make, message):
@@ -341,7 +349,7 @@ def test_wrong_options_raise_with_the_name_of_the_layer(make, message):
         make(name="own")
 
 
-@pytest.mark.parametrize("make", [ChannelSE, SpatialSE, ConcurrentSE])
+@pytest.mark.parametrize("make", [ChannelSE, SpatialSE, ConcurrentSE, ProjectExcite])
 def test_wrong_maps_raise_with_the_name_of_the_layer(make):
     name = f"{make.__name__} layer 'own': "
     with pytest.raises(ValueError, match=rf"{name}takes maps \(N, \*spatial, C\) .*\(2, 3\)"):

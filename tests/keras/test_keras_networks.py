@@ -206,7 +206,7 @@ def test_batch_normalisation_tracks_its_batches_in_double_precision():
         ({"depth": 0}, "depth must be a whole number of at least 1, got 0"),
         ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
         ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
-        ({"recalibration": "se"}, "recalibration must be one of 'none', 'cse', 'sse', 'scse', got 'se'"),
+        ({"recalibration": "se"}, "recalibration must be one of 'none', 'cse', 'sse', 'scse', 'pe', got 'se'"),
         ({"data_format": "NHWC"}, "data_format must be one of 'channels_last', 'channels_first', got 'NHWC'"),
         ({"input_size": (8,)}, "input_size must have 2 spatial sizes, got (8,)"),
         (

@@ -30,6 +30,8 @@ BLOCKS = {
     "max": partial(scse.ConcurrentSE, reduction=4, aggregation="max", identity=True),
     "multiply": partial(scse.ConcurrentSE, aggregation="multiply", bias=False),
     "concat": partial(scse.ConcurrentSE, aggregation="concat"),
+    "pe": partial(scse.ProjectExcite, reduction=3),
+    "pe-identity": partial(scse.ProjectExcite, bias=False, identity=True),
 }
 
 

@@ -9,7 +9,7 @@ from scse.networks.densenet import Tiramisu
 
 NAMES = (*NETWORKS, "tiramisu")
 TITLES = {"unet": "UNet", "sdnet": "SDNet", "densenet": "FCDenseNet", "tiramisu": "Tiramisu"}
-VARIANTS = {"none": "plain", "cse": "cSE", "sse": "sSE", "scse": "scSE"}
+VARIANTS = {"none": "plain", "cse": "cSE", "sse": "sSE", "scse": "scSE", "pe": "PE"}
 
 
 def small(name, *, depth=2, **options):

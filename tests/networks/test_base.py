@@ -112,7 +112,7 @@ def test_other_number_of_axes_is_refused(name, spatial_dims, shape):
         ({"kernel_size": -1}, "kernel_size must be a whole number of at least 1, got -1"),
         ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
         ({"spatial_dims": 4}, "spatial_dims must be 2 or 3, got 4"),
-        ({"recalibration": "se"}, "recalibration must be one of 'none', 'cse', 'sse', 'scse', got 'se'"),
+        ({"recalibration": "se"}, "recalibration must be one of 'none', 'cse', 'sse', 'scse', 'pe', got 'se'"),
     ],
     ids=lambda value: "-".join(f"{key}={found}" for key, found in value.items()) if isinstance(value, dict) else "",
 )

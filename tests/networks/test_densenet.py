@@ -110,7 +110,7 @@ def test_other_size_is_refused_with_all_known(size):
         ({"bottleneck_layers": 0}, "bottleneck_layers must be a whole number of at least 1, got 0"),
         ({"dropout": 1.5}, "dropout probability has to be between 0 and 1, but got 1.5"),
         ({"spatial_dims": 1}, "spatial_dims must be 2 or 3, got 1"),
-        ({"recalibration": "se"}, "recalibration must be one of 'none', 'cse', 'sse', 'scse', got 'se'"),
+        ({"recalibration": "se"}, "recalibration must be one of 'none', 'cse', 'sse', 'scse', 'pe', got 'se'"),
     ],
     ids=lambda value: "-".join(f"{key}={found}" for key, found in value.items()) if isinstance(value, dict) else "",
 )

@@ -21,7 +21,7 @@ import scse
 from scse.nnunet import folder
 
 DOCS = (Path(__file__).parents[2] / "docs" / "nnunet.md").read_text()
-BLOCKS = {"CSE": scse.ChannelSE, "SSE": scse.SpatialSE, "SCSE": scse.ConcurrentSE}
+BLOCKS = {"CSE": scse.ChannelSE, "SSE": scse.SpatialSE, "SCSE": scse.ConcurrentSE, "PE": scse.ProjectExcite}
 TRAINERS = sorted(BLOCKS)
 
 DATASET = {

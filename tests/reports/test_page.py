@@ -23,7 +23,6 @@ from scse.gates.channel_gates import channel_gates
 from scse.reports.page import StudyFacts, latex_table, table_text, write_report
 from scse.reports.viewer import viewer_data
 
-CHROMIUM = Path("/usr/bin/chromium")
 NETWORKS = {"unet": 2_153_792, "sdnet": 1_600_000}
 GAINS = {"none": 0.0, "cse": 0.0005, "sse": 0.008, "scse": 0.015}
 SEEDS, CONTROL = 3, 2
@@ -413,20 +412,6 @@ def test_lowest_distance_is_the_best(scores: pd.DataFrame) -> None:
     cells = {str(column.header): next(iter(column.cells)) for column in table.columns}
     assert cells["scSE"].style == "bold"
     assert cells["plain"].style == ""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}; apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    options += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

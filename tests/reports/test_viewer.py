@@ -17,7 +17,7 @@ from finished import Study, make_study
 from scse.data.files import Image
 from scse.data.recipe import Recipe
 from scse.reports import viewer
-from scse.reports.viewer import GATE_LEVELS, chosen_slices, slices_per_case, structure_colors, viewer_data
+from scse.reports.viewer import GATE_LEVELS, Display, chosen_slices, slices_per_case, structure_colors, viewer_data
 from scse.support.events import Progress, Stage, Watch
 
 
@@ -162,7 +162,7 @@ def test_left_is_left_and_up_is_up_however_a_volume_is_stored(codes, view):
     stored = ras.as_reoriented(turn)
     recipe = Recipe(view=view, spacing=None, patch=(8, 8), channels=1)
     array = np.asarray(stored.dataobj)
-    plane = viewer._Plane.of(Image(array[None], stored.affine), recipe)
+    plane = Display.of(Image(array[None], stored.affine), recipe)
     axis = {"sagittal": 0, "coronal": 1, "axial": 2}[view]
     wanted = np.moveaxis(volume, axis, 0).transpose(0, 2, 1)[:, ::-1]
     shown = plane.screen(array, range(plane.count))

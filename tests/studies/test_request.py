@@ -11,7 +11,7 @@ import scse
 from scse.studies.request import StudyRequest
 from scse.support.errors import UserError
 from scse.training.request import TrainRequest
-from scse.vocabulary.variants import Variant
+from scse.vocabulary.variants import OF_THE_PAPER, Variant
 
 TEXTS = {
     "dataset": "my data",
@@ -73,13 +73,18 @@ def test_the_signature_has_the_fields_and_plain_defaults():
     assert all(field.description for field in StudyRequest.model_fields.values())
 
 
+def test_a_study_compares_the_variants_of_the_paper_unless_it_names_others():
+    assert StudyRequest.make({}).variants == OF_THE_PAPER
+    assert StudyRequest.make({"variants": "none,pe[reduction=8]"}).variants == (Variant("none"), Variant("pe", 8))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"seed": 3}, r"seed: Extra inputs are not permitted, got 3 \(arguments are dataset, networks, variants"),
         ({"seeds": "x"}, "wrong study arguments: seeds: Input should be a valid integer.*, got 'x'$"),
         ({"networks": "vnet"}, "network must be one of 'unet', .*, got 'vnet'$"),
-        ({"variants": ["none", "SE"]}, "variants must be one of 'none', 'cse', 'sse', 'scse', got 'SE'$"),
+        ({"variants": ["none", "SE"]}, "variants must be one of 'none', 'cse', 'sse', 'scse', 'pe', got 'SE'$"),
         ({"reductions": "2,,4"}, "reductions must be whole numbers with commas, such as 3,6,12, got '2,,4'$"),
         ({"settings": ["width"]}, "settings must have the form NAME=VALUE, such as width=16, got 'width'$"),
         ({"budget": "soon"}, "budget must be a time such as 2h, 90m, 1h30m or 45s, got 'soon'$"),

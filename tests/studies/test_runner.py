@@ -37,6 +37,7 @@ from scse.studies.plan import choose_cases
 from scse.studies.runner import StudyResult
 from scse.support.errors import DataError
 from scse.support.events import (
+    CleaningChosen,
     Event,
     Planned,
     Progress,
@@ -233,11 +234,19 @@ def test_the_console_shows_every_event_of_a_study(finished, terminal):
         for event in finished.events:
             watch(event)
         assert watch.tasks == {}
-    assert {type(event) for event in finished.events} == set(get_args(Event)) - {Trained}
+    assert {type(event) for event in finished.events} == set(get_args(Event)) - {CleaningChosen, Trained}
     text = shown.file.getvalue()
     assert all(run in text for run in RUNS)
     assert text.count("Dice on held-out cases") == len(RUNS) * SETTINGS["epochs"]
     assert ("images/s" in text) == terminal
+
+
+def test_no_run_of_a_study_chooses_a_clean_up_on_the_cases_that_it_scores(finished):
+    for run in RUNS:
+        folder = finished.out / "runs" / run
+        assert json.loads((folder / "run.json").read_text())["for_cleaning"] == {}
+        assert "cleaning" not in json.loads((folder / "segmenter" / "segmenter.json").read_text())
+        assert not (folder / "cleaning.json").exists()
 
 
 def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from datasets import save_prepared
 from scse.data.prepared import IGNORED_CLASS
-from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
+from scse.training.losses import (
+    DeepSupervision,
+    SegmentationLoss,
+    class_frequencies,
+    have_ignored,
+    lower_labels,
+    median_frequency_weights,
+    resolution_weights,
+)
 from scse.training.settings import Settings
 from scse.training.setup import make_loss
 from scse.training.task import Task
@@ -132,6 +140,56 @@ def test_without_ignored_voxels_the_loss_has_the_bits_of_torch_and_monai(layout:
     for ignoring in (True, False):
         criterion = SegmentationLoss("ce+dice", weights=WEIGHTS, ignoring=ignoring)
         assert torch.equal(criterion(logits, labels), entropy + dice)
+
+
+def resolutions(*sizes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(2, CLASSES, *size, generator=generator) for size in sizes]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(16, 24), (8, 12), (4, 6)], [(8, 16, 24), (8, 8, 12), (4, 4, 6), (2, 2, 3)], [(12, 8), (4, 4), (1, 2)]]
+)
+def test_deep_supervision_is_that_of_nnunet(sizes: list[tuple[int, ...]]) -> None:
+    wrapper = pytest.importorskip("nnunetv2.training.loss.deep_supervision").DeepSupervisionWrapper
+    lower = pytest.importorskip("batchgeneratorsv2.transforms.utils.deep_supervision_downsampling")
+    outputs, labels = resolutions(*sizes), batch(*sizes[0])[1]
+    criterion = SegmentationLoss("ce+dice", weights=WEIGHTS)
+    # as in nnUNetTrainer._build_loss
+    weights = np.array([1 / 2**level for level in range(len(sizes))])
+    weights[-1] = 0
+    scales = [tuple(size / full for size, full in zip(each, sizes[0], strict=True)) for each in sizes]
+    targets = list(lower.DownsampleSegForDSTransform(scales)._apply_to_segmentation(labels))
+    expected = wrapper(criterion, (weights / weights.sum()).tolist())(outputs, targets)
+    torch.testing.assert_close(DeepSupervision(criterion)(outputs, labels), expected)
+
+
+def test_lower_labels_written_out() -> None:
+    labels = np.arange(2 * 7 * 5).reshape(2, 7, 5)
+    expected = labels[:, [2, 6]][:, :, [1, 3, 4]]  # the middles of 0-3, 4-6 and of 0-1, 2-3, 4
+    assert lower_labels(torch.from_numpy(labels), (4, 2)).tolist() == expected.tolist()
+    assert lower_labels(torch.from_numpy(labels), (1, 1)).tolist() == labels.tolist()
+
+
+def test_logits_of_the_padding_are_not_supervised() -> None:
+    outputs, labels = resolutions((8, 16), (4, 8), (2, 4)), batch(7, 9)[1]
+    criterion = SegmentationLoss("ce")
+    entropies = [
+        criterion(outputs[0][:, :, :7, :9], labels),
+        criterion(outputs[1][:, :, :, :5], labels[:, [1, 3, 5, 6]][:, :, [1, 3, 5, 7, 8]]),
+    ]
+    torch.testing.assert_close(DeepSupervision(criterion)(outputs, labels), (2 * entropies[0] + entropies[1]) / 3)
+
+
+def test_resolutions_count_half_of_the_next_finer_one_and_the_lowest_none() -> None:
+    assert resolution_weights(4) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert resolution_weights(3) == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_deep_supervision_is_a_setting(task: Task) -> None:
+    loss = make_loss(task, Settings(deep_supervision=True))
+    assert isinstance(loss, DeepSupervision)
+    assert set(loss.loss.terms) == {"ce", "dice"}
 
 
 def test_ignored_voxels_have_no_frequency(task: Task, tmp_path: Path) -> None:

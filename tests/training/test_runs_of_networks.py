@@ -51,6 +51,51 @@ def test_stopped_and_resumed_it_gives_the_same_weights(task: Task, cache: Path, 
     assert placements(loaded.network).names == placements(segmenter.network).names
 
 
+SUPERVISED = [
+    "monai:DynUNet[filters=(2,4,4,4),strides=(1,2,2,2)]",
+    "monai:SegResNetDS[init_filters=2,blocks_down=(1,1,1,1)]",
+    "nnunet:PlainConvUNet[features_per_stage=(2,4,4,4),strides=(1,2,2,2)]",
+    "nnunet:ResidualEncoderUNet[features_per_stage=(2,4,4,4),strides=(1,2,2,2),n_blocks_per_stage=1]",
+]
+
+
+@pytest.mark.parametrize("network", SUPERVISED)
+def test_deep_supervision_changes_the_training_and_leaves_nothing_in_the_segmenter(
+    task: Task, cache: Path, tmp_path: Path, network: str
+) -> None:
+    chosen = settings(network, deep_supervision=True)
+    segmenter = train(task, chosen, tmp_path / "whole")
+    stopped(task, chosen, tmp_path / "parts")
+    resume(tmp_path / "parts", cache=cache)
+    train(task, settings(network, deep_supervision=False), tmp_path / "other")
+    whole, parts, other = (weights(tmp_path / name) for name in ("whole", "parts", "other"))
+    assert whole.keys() == parts.keys() == other.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert not all(torch.equal(whole[key], other[key]) for key in whole)
+    with pytest.raises(DataError, match="settings deep_supervision=True; you requested deep_supervision=False"):
+        train(task, settings(network), tmp_path / "whole")
+    image = task.held_out[0].images()[:, 0].astype("float32")
+    loaded = Segmenter.load(tmp_path / "whole")
+    labels = loaded.predict(image)
+    assert (labels == segmenter.predict(image)).all()
+    assert (labels == loaded.with_engine("onnxruntime").predict(image)).mean() > 0.99
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_network(task: Task, cache: Path, tmp_path: Path) -> None:
+    chosen = settings("monai:DynUNet[filters=(2,2,2,2,2)]")
+    stopped(task, chosen, tmp_path)
+    content = json.loads((tmp_path / RECORD).read_text())
+    assert content.pop("fitted")
+    assert len(new_state(task, chosen, steps=1).network.network.strides) == 3
+    (tmp_path / RECORD).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is no checkpoint of this run"):
+        resume(tmp_path, cache=cache)
+    (tmp_path / CHECKPOINT).unlink()
+    segmenter = train(task, chosen, tmp_path)
+    assert segmenter.network.network.strides == (1, 2, 2, 2, 2)
+    assert Segmenter.load(tmp_path).network.network.strides == (1, 2, 2, 2, 2)
+
+
 def test_for_one_seed_variants_start_from_the_same_weights(task: Task) -> None:
     plain, other = (new_state(task, settings(BASIC, variant=v), steps=1).network.state_dict() for v in ("none", "scse"))
     assert plain.keys() < other.keys()
@@ -102,6 +147,8 @@ def test_a_run_that_asks_for_weights_fetches_none_unless_named(task: Task, cache
         ({"network": BASIC, "width": 4}, "width have no effect on monai:BasicUNet"),
         ({"network": "nowhere.py:make"}, "there is no file nowhere.py"),
         ({"network": "smp:Unet[wide=3]"}, "an option of smp:Unet must be one of"),
+        ({"network": BASIC, "deep_supervision": "true"}, "deep_supervision has no effect on monai:BasicUNet.*DynUNet"),
+        ({"deep_supervision": True}, "deep_supervision has no effect on unet, .*nnunet:ResidualEncoderUNet"),
     ],
 )
 def test_what_makes_no_sense_is_told_before_a_file_is_read(

@@ -23,6 +23,8 @@ SMALL = {
     "monai:UNet": "[channels=(4,8,16),strides=(2,2)]",
     "monai:DynUNet": "[filters=(4,8,8,8,8)]",
     "monai:SegResNet": "[init_filters=8]",
+    "monai:SegResNetDS": "[init_filters=4]",
+    "nnunet": "[features_per_stage=(4,8,8)]",
     "monai:AttentionUnet": "[channels=(4,8,16),strides=(2,2)]",
 }
 BASIC = "monai:BasicUNet[features=(4,4,8,8,8,4)]"
@@ -88,7 +90,13 @@ def test_every_listed_network_takes_any_size_it_can(name):
         assert network(image(2, 1, *size)).shape == (2, 3, *size)
 
 
-@pytest.mark.parametrize("name", ["monai:BasicUNet", "monai:UNet", "monai:DynUNet", "monai:SegResNet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("monai:BasicUNet", "monai:UNet", "monai:DynUNet", "monai:SegResNet", "monai:SegResNetDS"),
+        *("nnunet:PlainConvUNet", "nnunet:ResidualEncoderUNet"),
+    ],
+)
 def test_listed_networks_of_volumes(name):
     network = build(small(name), ARGUMENTS, size=(16, 32, 8), variant="cse").eval()
     with torch.no_grad():
@@ -285,9 +293,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     [
         (
             "vnet",
-            "network must be one of 'unet', .*, smp:CLASS, monai:CLASS or FILE.py:FUNCTION, got 'vnet'",
+            "network must be one of 'unet', .*, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION, got 'vnet'",
         ),
-        ("timm:resnet18", r"'timm' is neither a library \('smp', 'monai'\) nor a file that ends in .py"),
+        ("timm:resnet18", r"'timm' is neither a library \('smp', 'monai', 'nnunet'\) nor a file that ends in .py"),
         ("unet:make", "'unet' is neither a library"),
         ("smp:create_model", "the network of smp must be one of 'Unet', .*, got 'create_model'"),
         ("monai:UNETR", "the network of monai must be one of 'BasicUNet', .*, got 'UNETR'"),
@@ -303,7 +311,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
             "monai:UNet[channels=(4,4,4,4,4,4),strides=(2,2,2,2,2)]",
             r"does not take an image of 1 channels and \(32, 32\) pixels \(ValueError: Expected more than 1 spatial",
         ),
-        ("monai:DynUNet[deep_supervision=True]", "in training it gives|cannot be built|must give"),
+        ("monai:DynUNet[deep_supervision=True]", "deep_supervision follows from the setting deep_supervision"),
+        ("monai:SegResNetDS[dsdepth=2]", "dsdepth follows from the setting deep_supervision .*leave it out"),
     ],
 )
 def test_wrong_names_and_options_are_named(name, message):

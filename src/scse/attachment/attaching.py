@@ -45,7 +45,8 @@ def attach(
 
     Args:
         model: Model to which the blocks are attached, in place.
-        recalibration: Variant "cse", "sse" or "scse", or a function of the number of channels that returns a block.
+        recalibration: Variant "cse", "sse", "scse" or "pe", or a function of the number of channels that returns a
+            block.
         to: Modules that the blocks follow. One of: patterns of module names joined by "|", where `*` and `?` match
             within one part of a dotted name and `**` matches any number of parts
             ("encoder.layer?|decoder.blocks.*"); a class or a tuple of classes; a function of (name, module) that

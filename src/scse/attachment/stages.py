@@ -39,6 +39,8 @@ _FAMILIES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     ),
     "monai.networks.nets.dynunet.DynUNet": ((("input_block", 0), ("downsamples.*", 0), ("upsamples.*", 0)),),
     "monai.networks.nets.segresnet.SegResNet": ((("down_layers.*", 1), ("up_layers.*", 0)),),
+    # its levels are dictionaries, which do not run; what runs are the blocks in them
+    "monai.networks.nets.segresnet_ds.SegResNetDS": ((("encoder.layers.*.blocks", 1), ("up_layers.*.blocks", 0)),),
     "dynamic_network_architectures.architectures.unet.PlainConvUNet": (
         (("encoder.stages.*", 1), ("decoder.stages.*", 0)),
     ),

@@ -1,5 +1,5 @@
 """The blocks, the formulas that define them, and their fused kernels. They need torch and NumPy alone."""
 
-from scse.blocks.modules import ChannelSE, ConcurrentSE, SpatialSE
+from scse.blocks.modules import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 
-__all__ = ["ChannelSE", "ConcurrentSE", "SpatialSE"]
+__all__ = ["ChannelSE", "ConcurrentSE", "ProjectExcite", "SpatialSE"]

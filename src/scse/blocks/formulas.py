@@ -1,11 +1,15 @@
-"""The paper's formulas in plain torch operations. They define what a block computes.
+"""The papers' formulas in plain torch operations. They define what a block computes.
 
 The notation is that of Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully
 Convolutional Networks", MICCAI 2018 (arXiv 1803.02579): a feature map U is a tensor `x` of shape (N, C, *spatial)
 with at least one spatial axis. The memory format is preserved: `flatten(2)` of a channels-last map is a view.
+
+Project & Excite is that of Rickmann, Guha Roy, Sarasua, Navab, Wachinger, "'Project & Excite' Modules for Segmentation
+of Volumetric Medical Scans", MICCAI 2019 (arXiv 1906.04649).
 """
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -84,8 +88,7 @@ def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     w . x is a 1x1 convolution of all channels to one.
     """
-    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if exporting and x.ndim in _CONVOLUTIONS:
+    if _is_exporting() and x.ndim in _CONVOLUTIONS:
         # Inference engines would transpose the whole map before and after the linear layer. The TorchScript exporter
         # to ONNX writes these transpositions with a negative axis, which the engines reject.
         return torch.sigmoid(_CONVOLUTIONS[x.ndim](x, over_space(weight, x), bias))
@@ -93,6 +96,80 @@ def spatial_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def projections(x: Tensor) -> list[Tensor]:
+    """Compute the projections of Project & Excite, the means over all spatial axes but one: (N, C, size) per axis.
+
+    A map of one spatial axis is its own projection.
+    """
+    found: list[Tensor] = []
+    while x.ndim > 3:
+        found.append(x.mean(list(range(2, x.ndim - 1))))
+        # the other projections are means of this mean, so that the map is read twice, however many axes it has
+        x = x.mean(-1)
+    found.append(x)
+    return found[::-1]
+
+
+def tiled_sum(parts: list[Tensor], axis: int) -> Tensor:
+    """Tile one part per spatial axis over the other axes, and add all.
+
+    Args:
+        parts: A part per spatial axis: (N, C, size) for `axis` 2, (N, size, C) for `axis` 1.
+        axis: Axis of the sizes.
+
+    Returns:
+        Sum, (N, C, *spatial) for `axis` 2, (N, *spatial, C) for `axis` 1.
+    """
+    total = parts[0]
+    for part in parts[1:]:
+        for _ in range(total.ndim - 2):
+            part = part.unsqueeze(axis)  # noqa: PLW2901 (TorchScript)
+        total = total.unsqueeze(axis - 3) + part
+    return total
+
+
+def tiled_projections(x: Tensor) -> Tensor:
+    """Compute Z, the squeeze of Project & Excite: (N, C, *spatial) -> (N, C, *spatial)."""
+    return tiled_sum(projections(x), 2)
+
+
+# a symbolic trace has no number of axes, so it calls this function as a whole
+torch.fx.wrap("tiled_projections")
+
+
+def project_excite_gate(
+    x: Tensor,
+    squeeze_weight: Tensor,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor,
+    excite_bias: Tensor | None,
+) -> Tensor:
+    """Compute the gate of Project & Excite, sigmoid(V2 relu(V1 Z)): (N, C, *spatial) -> (N, C, *spatial).
+
+    Z is the tiled sum of the projections of `x`, and V1 and V2 are 1x1 convolutions.
+    """
+    # V1 is linear, so it is applied to the projections, which are small, instead of to Z; its bias counts once.
+    squeezed = [
+        F.linear(part.transpose(1, 2), squeeze_weight, squeeze_bias if number == 0 else None)
+        for number, part in enumerate(projections(x))
+    ]
+    # either way, the gate has the memory format of the map
+    if not (x.is_contiguous() or _is_exporting()):
+        return torch.sigmoid(F.linear(F.relu(tiled_sum(squeezed, 1)), excite_weight, excite_bias).movedim(-1, 1))
+    hidden = F.relu(tiled_sum([part.transpose(1, 2) for part in squeezed], 2)).flatten(2)
+    weight = excite_weight.expand(hidden.shape[0], -1, -1)
+    if excite_bias is None:
+        excitation = torch.bmm(weight, hidden)
+    else:
+        excitation = torch.baddbmm(excite_bias[:, None], weight, hidden)
+    gate: Tensor = torch.sigmoid(excitation).unflatten(2, x.shape[2:])
+    return gate
 
 
 def over_space(gate: Tensor, x: Tensor) -> Tensor:

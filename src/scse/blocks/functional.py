@@ -5,12 +5,14 @@ floating dtype, and raises UserError if shapes do not match. `scale` multiplies 
 sigmoid(0) leaves its input unchanged.
 
 Source: Roy, Navab, Wachinger, MICCAI 2018 (arXiv 1803.02579), section 2. The aggregations other than "add" are from
-the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127).
+the journal version (IEEE TMI 38(2), 2019, arXiv 1808.08127). Project & Excite is from Rickmann, Guha Roy, Sarasua,
+Navab, Wachinger, MICCAI 2019 (arXiv 1906.04649).
 """
 
 import torch
 from torch import Tensor
 
+from scse.blocks import formulas
 from scse.blocks.kernels import recalibrate
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
@@ -112,6 +114,36 @@ def scse(  # noqa: PLR0917 (the weights in the order of the formula)
     _check_layer("project_weight", project_weight, project_bias, outputs=1, inputs=x.shape[1])
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
     return recalibrate(x, *weights, kind=aggregation, scale=scale)
+
+
+def pe(
+    x: Tensor,
+    squeeze_weight: Tensor,
+    squeeze_bias: Tensor | None,
+    excite_weight: Tensor,
+    excite_bias: Tensor | None,
+    *,
+    scale: float = 1.0,
+) -> Tensor:
+    """Project & Excite (PE): U times a gate for every element, from the means of U along the axes.
+
+    Args:
+        x: Feature map U, (N, C, *spatial).
+        squeeze_weight: Weight V1, (hidden, C).
+        squeeze_bias: Bias of the first layer, (hidden,), or None.
+        excite_weight: Weight V2, (C, hidden).
+        excite_bias: Bias of the second layer, (C,), or None.
+        scale: Factor on the gate.
+
+    Returns:
+        Recalibrated map, (N, C, *spatial).
+
+    Raises:
+        UserError: `x` has no spatial axis, or its number of channels and the shapes of the weights do not match.
+    """
+    _check_channel(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
+    gate = formulas.project_excite_gate(x, squeeze_weight, squeeze_bias, excite_weight, excite_bias)
+    return x * formulas.scaled(gate, scale)
 
 
 def check_map(x: Tensor, channels: int) -> None:

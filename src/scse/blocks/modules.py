@@ -1,7 +1,8 @@
-"""The recalibration blocks cSE, sSE and scSE as modules, for any number of spatial axes.
+"""The recalibration blocks cSE, sSE, scSE and Project & Excite as modules, for any number of spatial axes.
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
-Networks", MICCAI 2018 (arXiv 1803.02579). One class works in 1D, 2D and 3D, because the weights are matrices.
+Networks", MICCAI 2018 (arXiv 1803.02579); for Project & Excite, see `ProjectExcite`. One class works in 1D, 2D and 3D,
+because the weights are matrices.
 
 As long as the inner layers are plain `nn.Linear` modules without hooks, the fused kernels use their weights directly.
 A layer that was wrapped, hooked, parametrised or quantised, or that is being traced, is called as a module instead.
@@ -258,11 +259,84 @@ class ConcurrentSE(nn.Module):
         return _arguments_text(self.channels, self.options)
 
 
-BLOCKS: dict[str, Callable[[int], nn.Module]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
+class ProjectExcite(nn.Module):
+    """Project & Excite (PE): a gate for every channel at every position, from the means of the map along its axes.
+
+    The map is projected onto each spatial axis: the mean over all other spatial axes, one vector per channel. Z is the
+    sum of the projections, each tiled to the size of the map, and the gate is sigmoid(V2 relu(V1 Z)), where V1 and V2
+    are 1x1 convolutions. The paper is about volumes, with three projections. Images have two, rows and columns; in 1D
+    the map is its own projection, so that Z is the map.
+
+    Source: Rickmann, Guha Roy, Sarasua, Navab, Wachinger, "'Project & Excite' Modules for Segmentation of Volumetric
+    Medical Scans", MICCAI 2019 (arXiv 1906.04649), and "Recalibrating 3D ConvNets with Project & Excite", IEEE TMI
+    39(7), 2020 (arXiv 2002.10994). Layers and biases are those of the authors' code.
+
+    Args:
+        channels: Number of channels C of the input and the output.
+        reduction: Reduction r of the paper. The hidden layer has max(1, C // r) channels. The default is that of the
+            other blocks and of the authors' code; the experiments of the paper use 8.
+        bias: Whether the two linear layers have biases.
+        identity: Whether the block starts as the identity, bit for bit: the last layer is initialised to zero and the
+            gate is scaled by 2.
+
+    Shape:
+        (N, C, *spatial) -> (N, C, *spatial), with at least one spatial axis.
+
+    Raises:
+        UserError: At construction, `channels` or `reduction` is below 1. In a call, the input has no spatial axis or
+            other than C channels.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = REDUCTION, bias: bool = True, identity: bool = False) -> None:
+        super().__init__()
+        self.channels = check_positive("channels", channels)
+        self.reduction = check_positive("reduction", reduction)
+        self.identity = identity
+        self.with_bias = bias
+        width = hidden_width(channels, reduction, None)
+        self.squeeze = nn.Linear(channels, width, bias=bias)
+        self.excite = nn.Linear(width, channels, bias=bias)
+        self.scale = 2.0 if identity else 1.0
+        if identity:
+            _zero(self.excite)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Recalibrate every element of `x`."""
+        if not is_scripting():
+            squeeze, excite = self.squeeze, self.excite
+            if _are_plain(x, squeeze, excite):
+                return functional.pe(x, squeeze.weight, squeeze.bias, excite.weight, excite.bias, scale=self.scale)
+            _check(x, self.channels)
+        return (x.flatten(2) * formulas.scaled(self.gates(x), self.scale)).view_as(x)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Compute the unscaled gates by calling the layers: (N, C, *spatial) -> (N, C, positions)."""
+        # a layer that is called may be anything, so the first one gets Z itself, once
+        hidden = torch.relu(self.squeeze(formulas.tiled_projections(x).flatten(2).transpose(1, 2)))
+        return torch.sigmoid(self.excite(hidden)).transpose(1, 2)
+
+    __jit_unused_properties__ = ("options",)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that construct this block again."""
+        return {"reduction": self.reduction, "bias": self.with_bias, "identity": self.identity}
+
+    def extra_repr(self) -> str:
+        """Return the arguments of the constructor, as source text."""
+        return _arguments_text(self.channels, self.options)
+
+
+BLOCKS: dict[str, Callable[[int], nn.Module]] = {
+    "cse": ChannelSE,
+    "sse": SpatialSE,
+    "scse": ConcurrentSE,
+    "pe": ProjectExcite,
+}
 """Block class of each variant. Variant "none" is the plain network and has no block."""
 
 VARIANTS = ("none", *BLOCKS)
-"""The four variants that the paper compares, in the order of the paper."""
+"""All variants, in the order in which they are listed: first those that the paper of scSE compares, in its order."""
 
 
 def _arguments_text(channels: int, options: Mapping[str, Any]) -> str:

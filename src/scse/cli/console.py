@@ -22,7 +22,19 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from scse.support.events import EpochDone, Event, Planned, Progress, RunStarted, Scored, Stage, StepDone, Watch
+from scse.support.events import (
+    CleaningChosen,
+    EpochDone,
+    Event,
+    Planned,
+    Progress,
+    RunStarted,
+    Scored,
+    Stage,
+    StepDone,
+    Watch,
+)
+from scse.support.text import counted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,6 +42,7 @@ WHAT = {
     "simulate": "simulating subjects",
     "inspect": "reading all files",
     "prepare": "preparing slices",
+    "cleaning": "predicting held-out cases for the clean-up",
     "score": "predicting and scoring",
     "predict": "predicting",
     "explain": "computing gates",
@@ -85,6 +98,8 @@ class Watcher:
                 self._step(event)
             case EpochDone():
                 self._epoch(event)
+            case CleaningChosen():
+                self._cleaning(event)
             case Scored():
                 self._scored(event)
 
@@ -104,6 +119,17 @@ class Watcher:
             f"  epoch {event.epoch}: loss {event.loss:.3f}, Dice on held-out cases {event.dice:.3f}, "
             f"{event.seconds:.0f} s of training"
         )
+
+    def _cleaning(self, event: CleaningChosen) -> None:
+        self.console.print(
+            f"  clean-up chosen on {counted(len(event.cases), 'held-out case')}: mean Dice {event.before:.4f} before, "
+            f"{event.after:.4f} after it (optimistic: the same cases)"
+        )
+        for step in event.steps:
+            why = "kept: raises Dice and lowers it for no structure" if step.kept else "not kept"
+            self.console.print(Text(f"    {step.what}: Dice {step.before:.4f} -> {step.after:.4f}, {why}"))
+        if not event.steps:
+            self.console.print("    no step changes Dice, so none is kept")
 
     def _scored(self, event: Scored) -> None:
         means = event.scores

@@ -61,6 +61,14 @@ def predict(
             "and uncertainty.csv.",
         ),
     ] = False,
+    squeeze: Annotated[
+        str,
+        typer.Option(help="Where cSE pools in volumes larger than the patch: window, local box, or whole volume."),
+    ] = "window",
+    cleaning: Annotated[
+        str,
+        typer.Option(help="Clean-up of label maps: learned in training, none, or largest component of each structure."),
+    ] = "learned",
     batch_size: BatchSize = None,
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
@@ -99,7 +107,11 @@ def predict(
             f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
             "of these label maps are no test",
         )
-    segmenters = [segmenter.with_engine(engine, images=len(found)) for group in members for segmenter in group]
+    segmenters = [
+        segmenter.with_engine(engine, images=len(found)).with_squeeze(squeeze)
+        for group in members
+        for segmenter in group
+    ]
     say(f"engine: {segmenters[0].engine}")
     segmenter = segmenters[0]
     if mirror or uncertainty or len(segmenters) > 1:
@@ -108,6 +120,8 @@ def predict(
             each = [weight / len(group) for weight, group in zip(given, members, strict=True) for _ in group]
         segmenter = (uncertain if uncertainty else joined)(segmenters, weights=each, mirror=mirror)
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
+    segmenter = segmenter.with_cleaning(cleaning)
+    say(f"clean-up: {segmenter.cleaning}")
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
@@ -176,7 +190,7 @@ def export(
 def places(
     context: typer.Context,
     network: Annotated[str, typer.Argument(help=NETWORK_HELP)],
-    block: Annotated[str, typer.Option(help="cse, sse or scse.")] = "scse",
+    block: Annotated[str, typer.Option(help="cse, sse, scse or pe.")] = "scse",
     to: Annotated[str, typer.Option(help="Where: patterns of modules, or auto.")] = "auto",
     explain: Annotated[bool, typer.Option("--explain", help="List the network's stages and where to attach.")] = False,
     size: Annotated[int, typer.Option(min=1, max=4096, help="Pixels a side of the image that runs through it.")] = 64,
@@ -192,12 +206,15 @@ def places(
     from scse.zoo.building import build_plain
     from scse.zoo.building import explain as explain_places
     from scse.zoo.catalogue import read_network
+    from scse.zoo.fitting import Patch, fit_options
 
     if explain and (given := [name for name in ("block", "to") if is_typed(context, name)]):
         raise typer.BadParameter(f"--explain places no blocks; leave out {', '.join(given)}")
     in_channels = renamed_option("--channels", channels, "--in-channels", in_channels)
     arguments = {"in_channels": in_channels, "classes": classes, "spatial_dims": spatial_dims}
-    model = build_plain(read_network(network), arguments, pretrained=False)
+    spec = read_network(network)
+    fit = fit_options(spec, Patch.of((size,) * spatial_dims))
+    model = build_plain(spec, arguments, fit=fit, pretrained=False)
     example = torch.zeros(1, in_channels, *[size] * spatial_dims)
     try:
         say(explain_places(model, example) if explain else place(model, block, to=to, example=example))

@@ -14,7 +14,8 @@ from scse.support.requests import REPEATED, Request
 T = TypeVar("T")
 
 NETWORK_HELP = (
-    "unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION; options as smp:Unet[encoder_name=resnet18]."
+    "unet, sdnet, densenet, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION; options as "
+    "smp:Unet[encoder_name=resnet18]."
 )
 
 Overwrite = Annotated[

@@ -15,10 +15,11 @@ from scse.attachment.compiled import uncompiled
 from scse.attachment.examples import Example, call, evaluating
 from scse.attachment.fusing import ResidualChannelSE
 from scse.attachment.hosts import block_of
-from scse.blocks.modules import ChannelSE, ConcurrentSE, SpatialSE
+from scse.blocks.modules import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
 from scse.support.errors import UserError
 
-Block = ChannelSE | SpatialSE | ConcurrentSE
+_OneGate = ChannelSE | SpatialSE | ProjectExcite
+Block = _OneGate | ConcurrentSE
 
 SHUT = 0.1
 """A channel is shut if its gate is always below this value."""
@@ -27,6 +28,9 @@ SHUT = 0.1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockGates:
     """Gates of one block in one forward pass: outputs of the sigmoid, 0 to 1, before scaling.
+
+    Project & Excite has a gate for every channel at every position. Of these, `channel` is the mean over the positions
+    and `spatial` the mean over the channels; `ProjectExcite.gates` computes all of them.
 
     Attributes:
         where: Name of the module to which the block is attached, as in `scse.placements`; for other blocks, the name
@@ -103,39 +107,32 @@ def _watch(where: str, found: list[BlockGates]) -> Callable[..., None]:
 
     def watch(block: Any, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor], _output: Tensor) -> None:
         x = inputs[0] if inputs else named["x"]
-        channel, spatial = _parts(block)
         with torch.autocast(x.device.type, enabled=False):
-            found.append(
-                BlockGates(
-                    where=where,
-                    block=type(block).__name__,
-                    channel=_gates(x.float(), channel),
-                    spatial=_gates(x.float(), spatial),
-                    identity=_identity(block),
-                )
+            channel, spatial = _gates(x.float(), block)
+        found.append(
+            BlockGates(
+                where=where,
+                block=type(block).__name__,
+                channel=None if channel is None else channel.cpu().numpy(),
+                spatial=None if spatial is None else spatial.reshape(len(x), *x.shape[2:]).cpu().numpy(),
+                identity=_identity(block),
             )
+        )
 
     return watch
 
 
-def _parts(block: Block) -> tuple[nn.Module | None, nn.Module | None]:
+def _gates(x: Tensor, block: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """Channel gate (N, C) and spatial gate (N, positions), by the actual layers, which may be wrapped or quantised."""
     if isinstance(block, ConcurrentSE):
-        return block.channel, block.spatial
-    return (block, None) if isinstance(block, ChannelSE) else (None, block)
-
-
-def _gates(x: Tensor, part: nn.Module | None) -> NDArray[np.float32] | None:
-    """Gates of cSE (N, C) or sSE (N, *spatial), computed by the actual layers, which may be wrapped or quantised."""
-    if part is None:
-        return None
-    if not isinstance(part, ChannelSE | SpatialSE):
-        found = f"a part of scSE was replaced by a {type(part).__name__}, whose gates are unknown"
+        return _gates(x, block.channel)[0], _gates(x, block.spatial)[1]
+    if not isinstance(block, _OneGate):
+        found = f"a part of scSE was replaced by a {type(block).__name__}, whose gates are unknown"
         raise UserError(f"{found}; compute the gates before replacing it")
-    exact = all(p.dtype == torch.float32 for p in part.parameters())
-    gates = (part if exact else copy.deepcopy(part).float()).gates(x)
-    shape = x.shape[:2] if isinstance(part, ChannelSE) else (len(x), *x.shape[2:])
-    array: NDArray[np.float32] = gates.reshape(shape).cpu().numpy()
-    return array
+    exact = all(p.dtype == torch.float32 for p in block.parameters())
+    gates = (block if exact else copy.deepcopy(block).float()).gates(x)
+    channel = None if isinstance(block, SpatialSE) else gates.mean(2)
+    return channel, None if isinstance(block, ChannelSE) else gates.mean(1)
 
 
 def _identity(block: Block) -> float:

@@ -103,7 +103,7 @@ def explain(
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, network=network)
     if not find_blocks(segmenter.network):
         owner = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
-        raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse or scse")
+        raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse, scse or pe")
     paths = _one_image(image, channels=segmenter.recipe.channels)
     source = read_image(paths)
     try:

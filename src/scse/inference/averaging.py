@@ -8,6 +8,7 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
+from scse.inference.cleaning import shared_cleaning
 from scse.inference.engines import Engine, Run
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
@@ -28,7 +29,7 @@ def averaged(
             left and right classes change places where needed. It takes 2, 4 or 8 times as long.
 
     Returns:
-        The first segmenter with an engine that runs all of them.
+        The first segmenter with an engine that runs all of them, and with the steps of clean-up that all of them have.
 
     Raises:
         UserError: There is no segmenter, recipes or structures differ, weights are not positive, or images cannot be
@@ -50,6 +51,7 @@ def averaged(
     return replace(
         first,
         engine=Engine("averaged", reason, Averaged(runs, shares, mirroring)),
+        cleaning=shared_cleaning([segmenter.cleaning for segmenter in segmenters]),
     )
 
 
@@ -60,7 +62,8 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
         The weight of each segmenter, 1 by default.
 
     Raises:
-        UserError: There is no segmenter, structures or numbers of channels differ, or weights are not positive.
+        UserError: There is no segmenter, structures or numbers of channels differ, one has another squeeze than
+            "window", or weights are not positive.
     """
     if not segmenters:
         raise UserError("segmenters must name at least one, got none")
@@ -75,6 +78,11 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
                     f"segmenter {place} has {what} than the first, so their predictions cannot be averaged; average "
                     "segmenters of one data set"
                 )
+    if held := {segmenter.squeeze for segmenter in segmenters} - {"window"}:
+        raise UserError(
+            f"squeeze={held.pop()!r} is for the prediction of one segmenter, and not for averages of several or of "
+            "mirrored images; leave one of them out"
+        )
     if weights is None:
         return [1.0] * len(segmenters)
     if len(weights) != len(segmenters) or not all(math.isfinite(weight) and weight > 0 for weight in weights):

@@ -21,6 +21,7 @@ from torch import Tensor
 from scse.data.files import Image
 from scse.data.recipe import Recipe, Slices, best_classes, check_finite
 from scse.inference.averaging import averaged, check_members
+from scse.inference.cleaning import shared_cleaning
 from scse.inference.segmenter import Label, Progress, Segmenter, W
 from scse.support.errors import UserError
 from scse.support.scratch import scratch
@@ -104,6 +105,7 @@ class Joined(Segmenter):
             recipe=first.recipe,
             structures=first.structures,
             settings=first.settings,
+            cleaning=shared_cleaning([member.cleaning for member in members]),
             members=members,
             weights=[weight / sum(weights) for weight in weights],
         )

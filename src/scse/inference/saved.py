@@ -41,6 +41,38 @@ class _Arguments(BaseModel):
     kernel_size: int = Field(default=1, ge=1, le=31)
 
 
+class Cleaning(BaseModel):
+    """The clean-up of predicted label maps, see `scse.inference.cleaning`. The default changes nothing.
+
+    Attributes:
+        largest_foreground: Keep only the largest connected component of all structures together.
+        keep_largest: Structures of which only the largest connected component is kept.
+        fill_holes: Structures whose holes are filled.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    largest_foreground: bool = False
+    keep_largest: tuple[Name, ...] = ()
+    fill_holes: tuple[Name, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is any step."""
+        return bool(self.largest_foreground or self.keep_largest or self.fill_holes)
+
+    def __str__(self) -> str:
+        """The steps, in the order in which they are applied."""
+        steps = ["largest component of all structures together"] if self.largest_foreground else []
+        if self.keep_largest:
+            steps.append(f"largest component of {', '.join(self.keep_largest)}")
+        if self.fill_holes:
+            steps.append(f"holes filled of {', '.join(self.fill_holes)}")
+        return "; ".join(steps) or "none"
+
+
+NO_CLEANING = Cleaning()
+
+
 class _Description(BaseModel):
     """The fields of `segmenter.json`; the fields of the recipe are checked when it is read."""
 
@@ -54,7 +86,9 @@ class _Description(BaseModel):
     structures: Structures
     settings: dict[str, JsonValue]
     attached: list[Name] | None = None
+    fitted: bool = False
     classes: list[Name] | None = None
+    cleaning: Cleaning = NO_CLEANING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +99,15 @@ class Saved:
         folder: Folder of the files.
         network: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
-        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
+        variant: "none", "cse", "sse", "scse" or "pe", with or without options, see `scse.variants`.
         recipe: Preparation of images: the fields of `scse.data.recipe.Recipe`.
         structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
         settings: Settings of the training.
         attached: Names of the modules that have a block; None for scse's own networks, which place their blocks
             themselves.
+        cleaning: Clean-up of predicted label maps.
+        fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in files
+            of earlier versions.
     """
 
     folder: Path
@@ -81,6 +118,8 @@ class Saved:
     structures: Mapping[str, int]
     settings: Mapping[str, Any]
     attached: Sequence[str] | None
+    cleaning: Cleaning = NO_CLEANING
+    fitted: bool = False
 
     @property
     def weights(self) -> Path:
@@ -125,6 +164,8 @@ def read_saved(folder: Path | str) -> Saved:
         structures=in_order(description.structures, description.classes),
         settings=description.settings,
         attached=description.attached,
+        cleaning=description.cleaning,
+        fitted=description.fitted,
     )
 
 
@@ -140,6 +181,12 @@ def _contradictions(description: _Description) -> Generator[str]:
         yield f"structures: a label value is listed twice, got {structures}"
     if description.classes is not None and sorted(description.classes) != sorted(structures):
         yield f"classes are {description.classes}, but structures are {[*structures]}"
+    for step in ("keep_largest", "fill_holes"):
+        names = getattr(description.cleaning, step)
+        if unknown := [name for name in names if name not in structures]:
+            yield f"cleaning.{step} lists {unknown[0]!r}, but structures are {[*structures]}"
+        if len(set(names)) < len(names):
+            yield f"cleaning.{step} lists a structure twice, got {[*names]}"
     channels = description.recipe.get("channels", description.arguments.in_channels)
     if channels != description.arguments.in_channels:
         yield f"recipe.channels is {channels!r}, but arguments.in_channels is {description.arguments.in_channels}"

@@ -22,13 +22,24 @@ from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
+from scse.inference.cleaning import clean
 from scse.inference.engines import Engine, make_engine
 from scse.inference.pipeline import each_image
-from scse.inference.saved import DESCRIPTION, FORMAT, REMEDY, WEIGHTS, read_saved, readable
+from scse.inference.saved import (
+    DESCRIPTION,
+    FORMAT,
+    NO_CLEANING,
+    REMEDY,
+    WEIGHTS,
+    Cleaning,
+    read_saved,
+    readable,
+)
 from scse.inference.saved_recipe import read_recipe
+from scse.inference.squeezing import check_squeeze, gathered, local_scores
 from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
 from scse.support.atomic import write_together
-from scse.support.checks import check_positive
+from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
@@ -44,6 +55,9 @@ LEAST_MEMORY = 2**28
 
 TIMED_WINDOWS = 8
 """Number of windows on which engines are timed."""
+
+CLEANINGS = ("learned", "none", "largest")
+"""Names of the clean-ups that a segmenter can apply."""
 
 W = TypeVar("W", bound=np.generic)
 
@@ -63,11 +77,13 @@ class Segmenter:
         network: Network from images (N, channels, *spatial) to logits (N, classes, *spatial).
         name: Name of the network, see `scse.zoo.catalogue.read_network`.
         arguments: Arguments of the network.
-        variant: "none", "cse", "sse" or "scse", with or without options, see `scse.variants`.
+        variant: "none", "cse", "sse", "scse" or "pe", with or without options, see `scse.variants`.
         recipe: Preparation of images.
         structures: Label value of each structure, by name; class n is the n-th structure, class 0 the background.
         settings: Settings of the training, for the record.
         engine: Engine that runs the network in prediction, see `with_engine`; None is torch.
+        squeeze: Where cSE pools in prediction of volumes, see `with_squeeze`.
+        cleaning: Clean-up of predicted label maps, see `with_cleaning`; none by default.
     """
 
     network: nn.Module
@@ -78,6 +94,8 @@ class Segmenter:
     structures: Mapping[str, int]
     settings: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine | None = None
+    squeeze: str = "window"
+    cleaning: Cleaning = NO_CLEANING
 
     def save(self, folder: Path | str) -> Path:
         """Write the segmenter into a folder: weights.safetensors and segmenter.json.
@@ -99,6 +117,10 @@ class Segmenter:
         if isinstance(self.network, Sized):
             # the names of modules, because the modules that "auto" or a pattern selects may change between versions
             description["attached"] = list(placements(self.network.network).names)
+            if self.network.fitted:
+                description["fitted"] = True
+        if self.cleaning:
+            description["cleaning"] = self.cleaning.model_dump(mode="json")
         # networks in half precision are saved and loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         weights = save(own_copies(tensors))
@@ -134,6 +156,8 @@ class Segmenter:
             saved.arguments,
             variant=variant,
             size=recipe.patch,
+            spacing=recipe.spacing,
+            fitted=saved.fitted,
             attach_to="auto" if saved.attached is None else "|".join(saved.attached),
             pretrained=False,
         )
@@ -158,6 +182,7 @@ class Segmenter:
             recipe=recipe,
             structures=saved.structures,
             settings=saved.settings,
+            cleaning=saved.cleaning,
         )
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
@@ -179,6 +204,48 @@ class Segmenter:
         self.network.eval()
         volumes = 0 if self.recipe.view == "picture" else images
         return replace(self, engine=make_engine(name, self.network, self._windows(TIMED_WINDOWS), volumes=volumes))
+
+    def with_squeeze(self, squeeze: str) -> "Segmenter":
+        """The same segmenter with another squeeze of cSE in volumes that are larger than the training patch.
+
+        Args:
+            squeeze: "window": cSE pools over each window, as in training over the patch; "local": the volume runs
+                through the network in one pass, and every voxel has the mean over a box of the size of the patch around
+                it; "volume": the means of all windows are gathered in a first pass, and their mean is used for all.
+
+        Raises:
+            UserError: The name is unknown. Except for "window": the network has no cSE or scSE block or takes slices,
+                or another engine than torch runs it.
+        """
+        check_squeeze(squeeze, self.network)
+        if squeeze != "window":
+            if self.recipe.dims == 2:
+                raise UserError(
+                    f"squeeze={squeeze!r} is for networks of volumes, and this one takes slices; leave it out"
+                )
+            if self.engine is not None and self.engine.name != "torch":
+                raise UserError(
+                    f"squeeze={squeeze!r} needs the engine torch, got {self.engine.name}; leave one of them out"
+                )
+        return replace(self, squeeze=squeeze)
+
+    def with_cleaning(self, name: str = "learned") -> "Segmenter":
+        """The same segmenter with another clean-up of its label maps.
+
+        Args:
+            name: "learned" keeps the clean-up that was chosen after training and stored with the segmenter; "none"
+                leaves label maps as they are; "largest" keeps the largest component of every structure and fills no
+                holes.
+
+        Raises:
+            UserError: The name is unknown.
+        """
+        check_choice("cleaning", name, CLEANINGS)
+        if name == "learned":
+            return self
+        return replace(
+            self, cleaning=Cleaning(keep_largest=tuple(self.structures)) if name == "largest" else NO_CLEANING
+        )
 
     def predict(
         self,
@@ -293,10 +360,26 @@ class Segmenter:
         return slices
 
     def _label(self, restored: Restore, batch_size: int | None, progress: Progress | None) -> NDArray[np.integer]:
-        """Label values (*spatial) of an image in its own geometry, from what gives the value of each voxel's class."""
+        """Label values (*spatial) of an image in its own geometry, cleaned up.
+
+        Args:
+            restored: What gives the value of each voxel's class.
+            batch_size: See `predict_image`.
+            progress: See `predict_image`.
+        """
         values = class_values(self.structures)
         values = values.astype(np.min_scalar_type(int(values.max())))
-        return restored(values, batch_size, progress)
+        if not self.cleaning:
+            return restored(values, batch_size, progress)
+        numbers = np.arange(len(values), dtype=np.uint8)
+        classes = restored(numbers, batch_size, progress)
+        clean(classes, self.cleaning, list(self.structures))
+        if np.array_equal(values, numbers):
+            return classes
+        labels = np.empty(classes.shape, values.dtype)
+        for row, found in zip(labels, classes, strict=True):  # row by row, because indices are converted to 64 bits
+            row[...] = values[found]
+        return labels
 
     def _restored(
         self,
@@ -322,15 +405,19 @@ class Segmenter:
     def _volume_rows(self, slices: Slices, batch_size: int | None, progress: Progress | None) -> Iterator[Tensor]:
         """Logits of a volume on the prepared grid, in parts along its first axis, see `blended_rows`."""
         self.network.eval()
-        read = slices.windows()
-        return blended_rows(
-            lambda window: torch.from_numpy(read(window)).to(self._device),
-            slices.shape[2:],
-            self.recipe.patch,
-            self.network if self.engine is None else self.engine.run,
-            batch_size=1 if batch_size is None else check_positive("batch_size", batch_size),
-            progress=progress,
-        )
+        window = slices.windows()
+        sizes, patch = slices.shape[2:], self.recipe.patch
+
+        def read(place: tuple[slice, ...]) -> Tensor:
+            return torch.from_numpy(window(place)).to(self._device)
+
+        if self.squeeze == "local":
+            return local_scores(self.network, read, sizes, patch)
+        forward = self.network if self.engine is None else self.engine.run
+        if self.squeeze == "volume":
+            forward = gathered(self.network, read, sizes, patch)
+        windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
+        return blended_rows(read, sizes, patch, forward, batch_size=windows, progress=progress)
 
     @torch.inference_mode()
     def probabilities(

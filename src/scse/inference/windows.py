@@ -40,8 +40,27 @@ def in_windows(
     return torch.as_tensor(blended)
 
 
+Read = Callable[[tuple[slice, ...]], Tensor]
+"""Function from a place in a volume to its part (C, *spatial)."""
+
+
+def windows_of(sizes: Sequence[int], patch: Sequence[int], *, overlap: float = OVERLAP) -> list[tuple[slice, ...]]:
+    """Places of the overlapping windows that cover a volume.
+
+    Args:
+        sizes: Size of the volume, at least that of the patch.
+        patch: Size of the windows.
+        overlap: Least share of a window that neighbouring windows have in common.
+    """
+    interval = [
+        size if size == whole else max(1, int(size * (1 - overlap))) for size, whole in zip(patch, sizes, strict=True)
+    ]
+    windows: list[tuple[slice, ...]] = dense_patch_slices(tuple(sizes), tuple(patch), interval)
+    return windows
+
+
 def blended_rows(
-    read: Callable[[tuple[slice, ...]], Tensor],
+    read: Read,
     sizes: Sequence[int],
     patch: Sequence[int],
     forward: Callable[[Tensor], Tensor],
@@ -56,7 +75,7 @@ def blended_rows(
     volume, only as many rows as a window has are in memory, for all classes in float32.
 
     Args:
-        read: Function from the place of a window to its part (C, *patch) of the volume.
+        read: Function from the place of a window to its part (C, *patch).
         sizes: Size (x, y, z) of the volume, at least that of the patch.
         patch: Size of the windows.
         forward: Function from windows (N, C, *patch) to maps (N, classes, *patch).
@@ -67,10 +86,7 @@ def blended_rows(
     Yields:
         Consecutive rows (classes, rows, y, z) of the blended maps, which are overwritten when the next ones are made.
     """
-    interval = [
-        size if size == whole else max(1, int(size * (1 - overlap))) for size, whole in zip(patch, sizes, strict=True)
-    ]
-    windows = dense_patch_slices(tuple(sizes), tuple(patch), interval)
+    windows = windows_of(sizes, patch, overlap=overlap)
     total = weights = importance = torch.empty(0)
     first = done = 0
     for start, group in groupby(windows, key=lambda window: window[0].start):

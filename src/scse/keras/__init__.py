@@ -1,7 +1,7 @@
 """The blocks, networks and trained models of scse for Keras 3, on any of its backends. torch is not imported.
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
-Networks", MICCAI 2018 (arXiv 1803.02579).
+Networks", MICCAI 2018 (arXiv 1803.02579), and Rickmann et al., MICCAI 2019 (arXiv 1906.04649).
 """
 
 from scse.support.extras import MissingLibraryError, needing
@@ -11,7 +11,7 @@ try:
     with needing("scse.keras", "keras"):
         from scse.keras import networks
         from scse.keras.attaching import attach, detach
-        from scse.keras.layers import ChannelSE, ConcurrentSE, SpatialSE
+        from scse.keras.layers import ChannelSE, ConcurrentSE, ProjectExcite, SpatialSE
         from scse.keras.weights import from_torch, to_torch
 except ModuleNotFoundError as error:
     if error.name not in BACKENDS:
@@ -22,4 +22,14 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["ChannelSE", "ConcurrentSE", "SpatialSE", "attach", "detach", "from_torch", "networks", "to_torch"]
+__all__ = [
+    "ChannelSE",
+    "ConcurrentSE",
+    "ProjectExcite",
+    "SpatialSE",
+    "attach",
+    "detach",
+    "from_torch",
+    "networks",
+    "to_torch",
+]

@@ -45,8 +45,8 @@ def attach(
         model: A functional model, such as those of `keras.applications`, or a `keras.Sequential` with a known input
             shape. Layers of models inside it can be selected too. A subclass whose constructor does not take inputs and
             outputs is copied to a plain functional model.
-        recalibration: Variant `"cse"`, `"sse"` or `"scse"`, or a function of the number of channels that returns a new
-            block.
+        recalibration: Variant `"cse"`, `"sse"`, `"scse"` or `"pe"`, or a function of the number of channels that
+            returns a new block.
         to: Layers that the blocks follow. One of: patterns of layer names joined by `"|"`, with `*` and `?`, where
             `"outer/inner"` is a layer of a model inside the model and `**` matches any number of such parts; a class or
             a tuple of classes; a function of the layer that returns whether to attach a block.
@@ -357,8 +357,8 @@ def _made_by_function(make: Callable[[int], Block], name: str, channels: int, fo
     block = make(channels)
     if not isinstance(block, Block):
         raise UserError(
-            f"the function for {name!r} must return a ChannelSE, SpatialSE or ConcurrentSE of scse.keras, got "
-            f"{type(block).__name__}"
+            f"the function for {name!r} must return a ChannelSE, SpatialSE, ConcurrentSE or ProjectExcite of "
+            f"scse.keras, got {type(block).__name__}"
         )
     if block.built:
         raise UserError(

@@ -1,8 +1,8 @@
-"""The recalibration blocks cSE, sSE and scSE as Keras 3 layers, written with `keras.ops` only.
+"""The recalibration blocks cSE, sSE, scSE and Project & Excite as Keras 3 layers, written with `keras.ops` only.
 
-Options and names are those of `scse.ChannelSE`, `scse.SpatialSE` and `scse.ConcurrentSE`, and the same weights give
-the same values. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully
-Convolutional Networks", MICCAI 2018 (arXiv 1803.02579).
+Options and names are those of `scse.ChannelSE`, `scse.SpatialSE`, `scse.ConcurrentSE` and `scse.ProjectExcite`, and the
+same weights give the same values. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation
+in Fully Convolutional Networks", MICCAI 2018 (arXiv 1803.02579); for Project & Excite, see `ProjectExcite`.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from scse.support.checks import check_choice
+from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
 from scse.vocabulary.options import (
     ACTIVATIONS,
@@ -152,8 +152,7 @@ class Block(keras.Layer):
         """Apply a dense layer to the last axis. It is not called if possible, because calls are slow on small maps."""
         if not is_linear(dense, self.compute_dtype):
             return ops.cast(dense(x), self.compute_dtype)
-        # for float64, ops.matmul computes in float32 on torch; otherwise, ops.einsum has slow gradients on TensorFlow
-        y = ops.einsum("...c,cu->...u", x, dense.kernel) if _is_double(x) else ops.matmul(x, dense.kernel)
+        y = _product(x, dense.kernel)
         return y if dense.bias is None else y + dense.bias
 
     def _part(self, name: str, make: Callable[[], keras.Layer]) -> None:
@@ -449,7 +448,105 @@ class ConcurrentSE(Block):
         return _scaled(ops.cast(part(inputs), self.compute_dtype), self.scale / own)
 
 
-BLOCKS: dict[str, type[Block]] = {"cse": ChannelSE, "sse": SpatialSE, "scse": ConcurrentSE}
+@keras.saving.register_keras_serializable(PACKAGE)
+class ProjectExcite(Block):
+    """Project & Excite (PE): a gate for every channel at every position, from the means of the map along its axes.
+
+    The map is projected onto each spatial axis: the mean over all other spatial axes, one vector per channel. Z is the
+    sum of the projections, each tiled to the size of the map, and the gate is `sigmoid(V2 relu(V1 Z))`, where V1 and V2
+    are 1x1 convolutions. The paper is about volumes, with three projections. Images have two, rows and columns; in 1D
+    the map is its own projection, so that Z is the map.
+
+    Args:
+        reduction: Reduction r of the paper. The hidden layer has `max(1, C // r)` channels. The default is that of the
+            other blocks and of the authors' code; the experiments of the paper use 8.
+        bias: Whether the two dense layers have biases.
+        identity: Whether the block starts as the identity, bit for bit: the last layer is initialised to zero and the
+            gate is scaled by 2.
+        data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
+        **kwargs: Arguments `name`, `dtype` and `trainable` of any Keras layer.
+
+    Call arguments:
+        inputs: Feature map with at least one spatial axis.
+
+    Input shape:
+        `(N, *spatial, C)`, or `(N, C, *spatial)` for `data_format="channels_first"`. Spatial sizes may be unknown.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        UserError: At construction, `reduction` is below 1 or `data_format` is unknown. In the first call, the map has
+            no spatial axis or an unknown number of channels.
+
+    Reference:
+        [Rickmann et al., 2019](https://arxiv.org/abs/1906.04649)
+
+    Example:
+    >>> block = scse.keras.ProjectExcite(reduction=2)
+    >>> keras.ops.shape(block(keras.ops.ones((4, 8, 8, 8, 16))))
+    (4, 8, 8, 8, 16)
+    """
+
+    part_names = ("squeeze", "excite")
+
+    def __init__(
+        self,
+        *,
+        reduction: int = REDUCTION,
+        bias: bool = True,
+        identity: bool = False,
+        data_format: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(bias=bias, identity=identity, data_format=data_format, **kwargs)
+        with self._name_in_errors():
+            self.reduction = check_positive("reduction", reduction)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Compute the unscaled gates of all elements, in the shape of the map."""
+        parts = self._projections(x)
+        if is_linear(self.squeeze, self.compute_dtype):
+            # a linear layer is applied to the projections, which are small, instead of to Z; its bias counts once
+            parts = [_product(part, self.squeeze.kernel) for part in parts]
+            hidden = _tiled_sum(parts if self.squeeze.bias is None else [parts[0] + self.squeeze.bias, *parts[1:]])
+        else:
+            hidden = self._projected(_tiled_sum(parts), self.squeeze)
+        gates = ops.sigmoid(self._projected(ops.relu(hidden), self.excite))
+        return gates if self.data_format == "channels_last" else ops.moveaxis(gates, -1, 1)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Recalibrate every element of a map."""
+        return inputs * _scaled(self.gates(inputs), 2.0 if self.identity else 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that construct this block again."""
+        return {**super().get_config(), "reduction": self.reduction}
+
+    def _build(self, channels: int) -> None:
+        width = hidden_width(channels, self.reduction, None)
+        self._dense("squeeze", channels, width)
+        self._dense("excite", width, channels, zero=self.identity)
+
+    def _projections(self, x: Tensor) -> list[Tensor]:
+        """Compute the means over all spatial axes but one: (N, size, C) per axis."""
+        first = 1 if self.data_format == "channels_last" else 2
+        found = []
+        while x.ndim > 3:
+            last = first + x.ndim - 3
+            found.append(_mean(x, tuple(range(first, last))))
+            # the other projections are means of this mean, so that the map is read twice, however many axes it has
+            x = _mean(x, (last,))
+        found = [*reversed(found)]
+        return [x, *found] if first == 1 else [ops.moveaxis(part, 1, -1) for part in (x, *found)]
+
+
+BLOCKS: dict[str, type[Block]] = {
+    "cse": ChannelSE,
+    "sse": SpatialSE,
+    "scse": ConcurrentSE,
+    "pe": ProjectExcite,
+}
 """Block class of each variant. Variant "none" is the plain network and has no block."""
 
 
@@ -482,6 +579,20 @@ def _acts_as(layer: keras.Layer, kind: type[keras.Layer], dtype: str) -> bool:
 
 def _scaled(gate: Tensor, scale: float) -> Tensor:
     return gate if scale == 1.0 else gate * scale
+
+
+def _product(x: Tensor, kernel: Tensor) -> Tensor:
+    """Multiply the last axis by a kernel."""
+    # for float64, ops.matmul computes in float32 on torch; otherwise, ops.einsum has slow gradients on TensorFlow
+    return ops.einsum("...c,cu->...u", x, kernel) if _is_double(x) else ops.matmul(x, kernel)
+
+
+def _tiled_sum(parts: Sequence[Tensor]) -> Tensor:
+    """Tile one part (N, size, C) per spatial axis over the other axes, and add all: (N, *spatial, C)."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = ops.expand_dims(total, -2) + ops.expand_dims(part, tuple(range(1, total.ndim - 1)))
+    return total
 
 
 def _mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -51,9 +51,10 @@ def from_torch(
     This function does not import torch, so a folder can be read without it.
 
     Args:
-        source: A `scse.ChannelSE`, `scse.SpatialSE` or `scse.ConcurrentSE`; a network of `scse.networks`, with any
-            blocks of scse after its encoder, bottleneck and decoder blocks; a `scse.Segmenter` with such a network; or
-            the path of the folder of a segmenter, or of a run with a folder `segmenter`.
+        source: A `scse.ChannelSE`, `scse.SpatialSE`, `scse.ConcurrentSE` or `scse.ProjectExcite`; a network of
+            `scse.networks`, with any blocks of scse after its encoder, bottleneck and decoder blocks; a
+            `scse.Segmenter` with such a network; or the path of the folder of a segmenter, or of a run with a folder
+            `segmenter`.
         data_format: `"channels_last"` or `"channels_first"`. Default: `keras.config.image_data_format()`.
         dtype: Dtype or dtype policy of the layer or model. Default: dtype of the torch weights. JAX supports float64
             only with `jax_enable_x64`.
@@ -101,7 +102,7 @@ def to_torch(source: keras.Layer) -> "nn.Module":
     """Convert a Keras block or network of scse to a torch module with the same weights and running statistics.
 
     Args:
-        source: A built `ChannelSE`, `SpatialSE` or `ConcurrentSE` of `scse.keras`, or a network of
+        source: A built `ChannelSE`, `SpatialSE`, `ConcurrentSE` or `ProjectExcite` of `scse.keras`, or a network of
             `scse.keras.networks`.
 
     Returns:

@@ -108,7 +108,7 @@ class UniformNetwork(EncoderDecoder):
             2 ** depth pixels is supported, and the output has its size.
         kernel_size: Kernel size of all convolutions except 1x1 convolutions. Must be odd.
         spatial_dims: Number of spatial axes, 2 or 3.
-        recalibration: Variant: None, "cse", "sse" or "scse". The last three may have options, such as
+        recalibration: Variant: None, "cse", "sse", "scse" or "pe". All but None may have options, such as
             "scse[reduction=4,placement=encoder]", see `scse.variants`. Or a function of the number of channels that
             returns a block. Without the option `placement`, one block follows every encoder and decoder block.
 

@@ -15,8 +15,8 @@ from scse.support.errors import UserError
 from scse.support.figure_files import PLAIN_TEXT
 from scse.vocabulary.titles import Setup, variant_name
 
-# Okabe and Ito's palette for colour-blind readers; the plain network is grey
-COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73"}
+# Okabe and Ito's palette for colour-blind readers; the plain network is grey, and PE, which came later, a darker purple
+COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73", "pe": "#7b3fa0"}
 SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#b8a800", "#882255", "#44aa99", "#999933", "#332288")
 
 

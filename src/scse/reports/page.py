@@ -44,6 +44,7 @@ from scse.reports.interactive import (
     trainings,
 )
 from scse.reports.provenance import BIBTEX
+from scse.reports.viewer import PLANES
 from scse.support.atomic import write_atomic
 from scse.support.events import UNWATCHED, Watch
 from scse.support.figure_files import save_figure
@@ -200,6 +201,7 @@ def write_report(
             ],
             gates=[] if gates is None or gates.empty else _gate_sections(gates, note),
             viewer=None if viewer is None else _json(viewer),
+            planes=PLANES if viewer is not None and json.loads(viewer)["view"] == "volume" else {},
             downloads=_downloads(scores, [folder / "table.csv", folder / "table.tex", *files]),
             bibtex=BIBTEX,
             fewest_cases=FEWEST_CASES,

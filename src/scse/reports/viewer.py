@@ -1,12 +1,13 @@
-"""Data of the report's viewer: slices of test cases with reference, predictions and spatial gates."""
+"""Data of the report's viewer: slices or volumes of test cases with reference, predictions and spatial gates."""
 
 import base64
 import hashlib
 import io
+import itertools
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from scse.data.descriptions import Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
 from scse.data.recipe import Recipe
-from scse.data.slicing import drawn_view, orientation_of, spread, view_axis
+from scse.data.slicing import orientation_of, spread, view_axis
 from scse.evaluation.setups import per_setup, setup_columns
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
@@ -33,7 +34,7 @@ from scse.support.json_files import read_json
 from scse.vocabulary.sides import without_side
 from scse.vocabulary.titles import Setup, variant_name
 
-FORMAT = 2
+FORMAT = 3
 """Version of the packed data, increased when their format changes, so that older data are not reused."""
 
 BUDGET = 5_500_000
@@ -42,13 +43,22 @@ BUDGET = 5_500_000
 FEWEST_SLICES = 12
 """Least number of slices of a case; if they exceed the budget, cases are left out."""
 
-LONGEST_SIDE, GATE_SIDE = 384, 96
-"""Longest side in pixels of stored images and gates; larger ones are reduced to every second, third, ... pixel."""
+FEWEST_VOXELS, MOST_VOXELS = 64**3, 160**3
+"""Volumes with more voxels than the first are reduced to fit the budget, and all with more than the second."""
+
+MARGIN = 0.25
+"""Margin around the structures of a volume, as a fraction of the longest side of the box that contains them."""
+
+LONGEST_SIDE, GATE_SIDE, VOLUME_GATE_SIDE = 384, 96, 48
+"""Longest side in pixels of stored slices and gates; larger ones are reduced to every second, third, ... pixel."""
 
 GATE_LEVELS = 31
 JPEG_QUALITY = 72
 WINDOW = (0.5, 99.5)
 """Percentiles of the voxels above the minimum that are shown as black and white."""
+
+PLANES = {"coronal": "LRSI", "axial": "LRAP", "sagittal": "PASI"}
+"""Planes in which volumes are shown; the first letters of the directions left, right, up and down in their slices."""
 
 # light and dark colours alternate, so that neighbours differ without hue (Okabe and Ito; Tol)
 PALETTE = (
@@ -71,9 +81,11 @@ def viewer_data(
     """Pack the data of the viewer, or read them from the cache.
 
     Every n-th slice with a structure is shown of each case, where n is the least number for which all cases fit into
-    the budget, but with at least 12 slices per case. If these exceed the budget, only the worst, the median and the
-    best case and an even selection between them are shown, ordered by the Dice of the plain variant, or without it of
-    the first variant (mean over setups).
+    the budget, but with at least 12 slices per case. Cases of a network of volumes are shown as volumes, cropped to the
+    structures of reference and predictions with a margin, and reduced to every n-th voxel along each axis if they have
+    more voxels than the budget allows, but at least 262,144 per case. If this exceeds the budget, only the worst, the
+    median and the best case and an even selection between them are shown, ordered by the Dice of the plain variant, or
+    without it of the first variant (mean over setups).
 
     Args:
         runs: Runs of the study; those of the first seed are shown.
@@ -98,8 +110,13 @@ def viewer_data(
     packer = _Packer(shown, recipe, structures, colors)
     ranked = _ranked(scores, shown)
     order = spread(len(ranked))
-    first = packer.pack(ranked[order[0]], FEWEST_SLICES)
-    wanted = slices_per_case(len(ranked), len(json.dumps(first)) / len(first["slices"]), budget)
+    if recipe.view == "volume":
+        first = packer.pack(ranked[order[0]], FEWEST_VOXELS)
+        voxels = len(first["slices"]) * first["height"] * first["width"]
+        wanted = voxels_per_case(len(ranked), len(json.dumps(first)) / voxels, budget)
+    else:
+        first = packer.pack(ranked[order[0]], FEWEST_SLICES)
+        wanted = slices_per_case(len(ranked), len(json.dumps(first)) / len(first["slices"]), budget)
     cases: dict[int, dict[str, Any]] = {}
     left = budget
     for place in order:
@@ -122,7 +139,7 @@ def viewer_data(
         "by": variant_name(str(shown[0].variant)),
         "seed": shown[0].seed,
         "gate_levels": GATE_LEVELS,
-        "view": drawn_view(recipe),
+        "view": recipe.view,
     }
     packed = json.dumps(content)
     write_atomic(cache, packed.encode())
@@ -158,6 +175,20 @@ def slices_per_case(cases: int, slice_size: float, budget: int) -> int:
     return max(FEWEST_SLICES, int(budget / (cases * slice_size)))
 
 
+def voxels_per_case(cases: int, voxel_size: float, budget: int) -> int:
+    """Number of voxels per case within the budget, from `FEWEST_VOXELS` to `MOST_VOXELS`."""
+    return min(max(FEWEST_VOXELS, int(budget / (cases * voxel_size))), MOST_VOXELS)
+
+
+def chosen_steps(sizes: Sequence[int], spacing: Sequence[float], wanted: int) -> list[int]:
+    """Steps along the axes of a volume that keep at most `wanted` voxels; the finest axis is reduced first."""
+    steps = [1] * len(sizes)
+    while math.prod(math.ceil(size / step) for size, step in zip(sizes, steps, strict=True)) > wanted:
+        reducible = [axis for axis, size in enumerate(sizes) if steps[axis] < size]
+        steps[min(reducible, key=lambda axis: steps[axis] * spacing[axis])] += 1
+    return steps
+
+
 def chosen_slices(first: int, last: int, wanted: int) -> list[int]:
     """Every n-th slice from first to last: at most `wanted`, but at least `FEWEST_SLICES` if there are enough."""
     span = last - first + 1
@@ -191,33 +222,36 @@ class _Packer:
         self.segmenters: dict[Path, Segmenter] = {}
 
     def pack(self, name: str, wanted: int) -> dict[str, Any]:
-        """Pack a case with at most `wanted` slices, see `chosen_slices`."""
+        """Pack a case with at most `wanted` slices, see `chosen_slices`, or voxels, see `chosen_steps`."""
         runs = [run for run in self.runs if any(case.name == name for case in run.test)]
         case = next(case for case in runs[0].test if case.name == name)
         image = read_image(case.images)
-        plane = _Plane.of(image, self.recipe)
+        display = Display.of(image, self.recipe)
         reference = read_label(_label_path(case), colors=self.colors).array
-        holding = np.flatnonzero(reference.any(axis=tuple(i for i in range(reference.ndim) if i != plane.axis)))
-        ends = (int(holding[0]), int(holding[-1])) if len(holding) and not plane.is_picture else (0, plane.count - 1)
-        slices = chosen_slices(*ends, wanted)
-        truth = plane.screen(reference, slices)
-        step = math.ceil(max(truth.shape[1:]) / LONGEST_SIDE)
-        shown = self._classes(truth[:, ::step, ::step])
+        in_planes = self.recipe.view == "volume"
+        if in_planes:
+            labels = itertools.chain([reference], (read_label(_prediction(run, name)).array for run in runs))
+            part = _volume_part(display, map(self._classes, labels), wanted)
+        else:
+            part = _slices_part(display, reference, wanted)
+        shown = self._classes(part.of(reference))
         maps, gates = {}, {}
         for run in runs:
             key = f"{run.setup.text}|{run.variant}"
-            predicted = plane.screen(read_label(_prediction(run, name)).array, slices)[:, ::step, ::step]
+            predicted = part.of(read_label(_prediction(run, name)).array)
             maps[key] = _deflate(self._classes(predicted) - shown)  # modulo 256
-            if run.variant.has_spatial_gate and (gate := self._gate(run, image, plane, slices)) is not None:
+            if run.variant.has_spatial_gate and (gate := self._gate(run, image, part)) is not None:
                 gates[key] = gate
+        pictures = part.pictures(image)
         return {
             "name": name,
-            "slices": slices,
-            "count": plane.count,
+            "slices": part.slices,
+            "count": display.count,
             "height": shown.shape[1],
             "width": shown.shape[2],
-            "pixel": plane.pixel,
-            "images": [_jpeg(picture[::step, ::step]) for picture in plane.pictures(image, slices)],
+            "pixel": display.pixel,
+            **(_in_planes(part, shown) if in_planes else {}),
+            "images": [_jpeg(_tiled(pictures))] if in_planes else [_jpeg(picture) for picture in pictures],
             "reference": _deflate(shown),
             "maps": maps,
             "gates": gates,
@@ -229,15 +263,21 @@ class _Packer:
         classes: NDArray[np.uint8] = self.classes[listed]
         return classes
 
-    def _gate(self, run: FinishedRun, image: Image, plane: "_Plane", slices: list[int]) -> dict[str, Any] | None:
+    def _gate(self, run: FinishedRun, image: Image, part: "_Part") -> dict[str, Any] | None:
         """The spatial gate of the last block that has one."""
         if run.folder not in self.segmenters:
             self.segmenters[run.folder] = run.segmenter()
-        found = [g.spatial for g in slice_gates(self.segmenters[run.folder], image, slices) if g.spatial is not None]
+        blocks = slice_gates(self.segmenters[run.folder], image, part.slices)
+        found = [block.spatial for block in blocks if block.spatial is not None]
         if not found:
             return None
-        gate = plane.turn(found[-1])
-        step = math.ceil(max(gate.shape[1:3]) / GATE_SIDE)
+        gate = part.display.turn(found[-1])
+        if self.recipe.view == "volume":
+            gate = gate[:, part.rows, part.columns]
+            step = math.ceil(max(gate.shape) / VOLUME_GATE_SIDE)
+            gate = gate[::step]
+        else:
+            step = math.ceil(max(gate.shape[1:3]) / GATE_SIDE)
         gate = gate[:, ::step, ::step]
         low, high = float(gate.min()), float(gate.max())
         levels = np.round((gate - low) / max(high - low, 1e-6) * GATE_LEVELS).astype(np.uint8)
@@ -251,55 +291,167 @@ class _Packer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plane:
-    """Display of slices of a stored volume: left is left, and superior (in axial slices anterior) is up.
+class Display:
+    """Display of a stored volume in slices: left is left, superior is up, and in axial slices anterior is up.
 
     Attributes:
-        axis: Axis of the stored volume perpendicular to the slices.
-        count: Number of slices.
-        upright: Whether the first axis of a slice is vertical.
-        flips: Whether the horizontal and the vertical axis must be reversed for display.
-        pixel: Width and height of a pixel in mm.
+        shape: Voxels of the stored volume; (1, height, width) of a picture.
+        axes: Stored axes of the slices, and of the rows and columns of a displayed slice.
+        flips: Whether the stored order of the slices, rows and columns is reversed for display. Slices are displayed
+            in the stored order, those of volumes from anterior to posterior.
+        spacing: Millimetres between neighbouring slices, rows and columns.
         is_picture: Whether the image is a picture, which is displayed as stored.
     """
 
-    axis: int
-    count: int
-    upright: bool
-    flips: tuple[bool, bool]
-    pixel: tuple[float, float]
+    shape: tuple[int, ...]
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    spacing: tuple[float, float, float]
     is_picture: bool = False
 
     @classmethod
-    def of(cls, image: Image, recipe: Recipe) -> "_Plane":
+    def of(cls, image: Image, recipe: Recipe) -> "Display":
+        """Choose the display of an image in the plane in which the recipe draws it."""
         axis = view_axis(image, recipe)
         if axis is None:
-            return cls(axis=0, count=1, upright=True, flips=(False, False), pixel=(1.0, 1.0), is_picture=True)
+            return cls((1, *image.shape), (0, 1, 2), (False, False, False), (1.0, 1.0, 1.0), is_picture=True)
         turned = orientation_of(image)
-        others = [i for i in range(3) if i != axis]
-        across, up = sorted(others, key=lambda i: turned[i, 0])
+        across, up = sorted((i for i in range(3) if i != axis), key=lambda i: turned[i, 0])
         # rows on the screen count downwards
-        flips = (bool(turned[across, 1] < 0), bool(turned[up, 1] > 0))
+        backwards = recipe.view == "volume" and bool(turned[axis, 1] > 0)
+        flips = (backwards, bool(turned[up, 1] > 0), bool(turned[across, 1] < 0))
         spacing = image.spacing
-        return cls(axis, image.shape[axis], across == others[1], flips, (spacing[across], spacing[up]))
+        return cls(image.shape, (axis, up, across), flips, (spacing[axis], spacing[up], spacing[across]))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of slices, rows and columns."""
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    @property
+    def count(self) -> int:
+        """Number of slices."""
+        return self.sizes[0]
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Width and height of a pixel in mm."""
+        return self.spacing[2], self.spacing[1]
+
+    def stored(self, place: int, indices: Iterable[int]) -> list[int]:
+        """Stored indices of displayed slices (place 0), rows (1) or columns (2)."""
+        return [self.sizes[place] - 1 - index if self.flips[place] else index for index in indices]
 
     def screen(self, volume: NDArray[Any], slices: Sequence[int]) -> NDArray[Any]:
-        """Slices of a stored volume (*spatial) as displayed: (slices, height, width)."""
+        """Slices, by stored index, of a stored volume (*spatial) as displayed: (slices, height, width)."""
         if self.is_picture:
             return volume[None]
-        return self.turn(np.moveaxis(np.take(volume, slices, axis=self.axis), self.axis, 0))
+        return self.turn(np.moveaxis(np.take(volume, slices, axis=self.axes[0]), self.axes[0], 0))
 
     def turn(self, planes: NDArray[Any]) -> NDArray[Any]:
         """Stored planes (slices, rows, columns) as displayed."""
-        upright = planes if self.upright else planes.swapaxes(1, 2)
-        across, up = self.flips
-        return upright[:, :: -1 if up else 1, :: -1 if across else 1]
+        _, up, across = self.axes
+        upright = planes if up < across else planes.swapaxes(1, 2)
+        _, rows, columns = self.flips
+        return upright[:, :: -1 if rows else 1, :: -1 if columns else 1]
 
-    def pictures(self, image: Image, slices: Sequence[int]) -> list[NDArray[np.uint8]]:
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The part of an image that is shown.
+
+    Attributes:
+        display: Display of the image.
+        slices: Stored indices of the slices, in the order of display.
+        rows: Rows of a displayed slice.
+        columns: Columns of a displayed slice.
+    """
+
+    display: Display
+    slices: list[int]
+    rows: slice
+    columns: slice
+
+    def of(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """This part of a stored volume (*spatial) as displayed: (slices, height, width)."""
+        return self.display.screen(volume, self.slices)[:, self.rows, self.columns]
+
+    def pictures(self, image: Image) -> list[NDArray[np.uint8]]:
         """Grey slices (height, width), or a colour picture (height, width, 3)."""
-        channels = image.array if self.is_picture and len(image.array) == 3 else image.array[:1]
-        grey = [self.screen(_windowed(channel), slices) for channel in channels]
+        channels = image.array if self.display.is_picture and len(image.array) == 3 else image.array[:1]
+        grey = [self.of(_windowed(channel)) for channel in channels]
         return list(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
+
+
+def _slices_part(display: Display, reference: NDArray[np.integer], wanted: int) -> _Part:
+    """Slices of a reference (*spatial) that contain a structure, see `chosen_slices`."""
+    held = None if display.is_picture else _held(reference, display.axes[0])
+    slices = chosen_slices(*(held or (0, display.count - 1)), wanted)
+    _, height, width = display.sizes
+    step = slice(None, None, math.ceil(max(height, width) / LONGEST_SIDE))
+    return _Part(display, slices, step, step)
+
+
+def _volume_part(display: Display, labels: Iterable[NDArray[np.uint8]], wanted: int) -> _Part:
+    """The box around the structures of reference and predictions (*spatial) with a margin, see `chosen_steps`."""
+    boxes = np.array([[_held(volume, axis) for axis in display.axes] for volume in labels if volume.any()])
+    sizes, spacing = np.array(display.sizes), np.array(display.spacing)
+    first, last = (boxes[..., 0].min(0), boxes[..., 1].max(0)) if len(boxes) else (np.zeros(3, int), sizes - 1)
+    margin = np.ceil(MARGIN * ((last - first + 1) * spacing).max() / spacing).astype(int)
+    first, last = np.maximum(first - margin, 0), np.minimum(last + margin, sizes - 1)
+    steps = chosen_steps((last - first + 1).tolist(), display.spacing, wanted)
+    # stored indices from first to last are displayed in reverse where the display is flipped
+    starts = np.where(display.flips, sizes - 1 - last, first).tolist()
+    stops = (starts + last - first + 1).tolist()
+    slices, rows, columns = map(slice, starts, stops, steps)
+    return _Part(display, display.stored(0, range(display.count)[slices]), rows, columns)
+
+
+def _in_planes(part: _Part, shown: NDArray[np.uint8]) -> dict[str, Any]:
+    """What the script needs to show a volume (slices, height, width) in three planes.
+
+    Returns:
+        `rows`, `columns`: Stored indices of the axial and the sagittal slices, as `slices` of the coronal ones.
+        `counts`: Numbers of stored coronal, axial and sagittal slices.
+        `voxel`: Millimetres between neighbouring slices, rows and columns.
+        `start`: Slice, row and column that contain most voxels of the structures.
+        `tiles`: Number of slices beside each other in the image.
+    """
+    display = part.display
+    rows, columns = (range(size)[kept] for size, kept in zip(display.sizes[1:], (part.rows, part.columns), strict=True))
+    structures = shown > 0
+    areas = [structures.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    steps = (abs(part.slices[1] - part.slices[0]) if len(part.slices) > 1 else 1, rows.step, columns.step)
+    return {
+        "rows": display.stored(1, rows),
+        "columns": display.stored(2, columns),
+        "counts": display.sizes,
+        "voxel": [round(mm * step, 6) for mm, step in zip(display.spacing, steps, strict=True)],
+        "start": [int(area.argmax()) if area.any() else len(area) // 2 for area in areas],
+        "tiles": _tiles(shown.shape),
+    }
+
+
+def _tiles(shape: tuple[int, ...]) -> int:
+    """Number of slices beside each other for which an image of all slices (slices, height, width) is about square."""
+    slices, height, width = shape
+    return max(1, round(math.sqrt(slices * height / width)))
+
+
+def _tiled(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """One image of slices (height, width) beside and below each other, see `_tiles`; unused tiles are black."""
+    height, width = pictures[0].shape
+    tiles = _tiles((len(pictures), height, width))
+    rows = math.ceil(len(pictures) / tiles)
+    image = np.zeros((rows * tiles, height, width), np.uint8)
+    image[: len(pictures)] = pictures
+    return image.reshape(rows, tiles, height, width).swapaxes(1, 2).reshape(rows * height, tiles * width)
+
+
+def _held(labels: NDArray[np.integer], axis: int) -> tuple[int, int] | None:
+    """First and last index along an axis with a label other than 0; None without one."""
+    holding = np.flatnonzero(labels.any(axis=tuple(i for i in range(labels.ndim) if i != axis)))
+    return (int(holding[0]), int(holding[-1])) if len(holding) else None
 
 
 def _windowed(channel: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -69,7 +69,7 @@ def expand_variants(
 
     Args:
         variants: Variants to cross.
-        reductions: Values of the paper's r, for "cse" and "scse".
+        reductions: Values of the paper's r, for "cse", "scse" and "pe".
         aggregations: "add", "max", "multiply", for "scse".
         placements: "encoder", "decoder", "both", "both+bottleneck" (or "+bottleneck"), for all but "none".
 

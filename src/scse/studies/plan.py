@@ -122,6 +122,7 @@ def find_places(plan: Plan) -> list[tuple[str, str]]:
                 arguments,
                 variant=variant,
                 size=plan.recipe.patch,
+                spacing=plan.recipe.spacing,
                 attach_to=plan.settings.attach_to,
                 pretrained=False,
             )

@@ -15,7 +15,7 @@ from scse.vocabulary.budgets import parse_budget
 from scse.vocabulary.grammar import split_names
 from scse.vocabulary.planes import Plane
 from scse.vocabulary.specs import NetworkSpec
-from scse.vocabulary.variants import OPTIONS, Variant
+from scse.vocabulary.variants import OF_THE_PAPER, Variant
 from scse.zoo.catalogue import read_network
 
 REQUEST = "study.json"
@@ -61,13 +61,13 @@ class StudyRequest(Request):
     """Folder of a data set [the built-in, simulated cohort]."""
 
     networks: Networks = (NetworkSpec.parse("unet"),)
-    """unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION, separated by commas; options as
+    """unet, sdnet, densenet, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION, separated by commas; options as
     smp:Unet[encoder_name=resnet18]. FUNCTION is called with in_channels, classes and spatial_dims, and returns a module
     whose logits have the size of its input."""
 
-    variants: Variants = tuple(map(Variant, OPTIONS))
-    """none, cse, sse, scse, separated by commas; options as scse[reduction=4,aggregation=max]. none must be among
-    them."""
+    variants: Variants = OF_THE_PAPER
+    """Of none, cse, sse, scse and pe, separated by commas; options as scse[reduction=4,aggregation=max]. none must be
+    among them."""
 
     reductions: Numbers = ()
     """Values of the paper's r, such as 2,4,8,16; every variant that has it is run with each."""

@@ -20,6 +20,7 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.events import EpochDone, Event, OnEvent, Reported, RunStarted, Scored, StepDone, StoppedError, Trained
 from scse.support.json_files import read_json, validated
+from scse.training.cleaning_choice import CHOICE
 from scse.training.log import LOG, read_log
 from scse.training.record import RECORD
 
@@ -185,7 +186,7 @@ class MlflowTracker:
         if self.open is None:
             self._open()
         self._log_epochs(read_log(folder))
-        for name in (RECORD, LOG, "scores.csv"):
+        for name in (RECORD, LOG, CHOICE, "scores.csv"):
             if (folder / name).exists():
                 self.client.log_artifact(self.open, str(folder / name))
         self.client.log_artifacts(self.open, str(folder / "segmenter"), "segmenter")

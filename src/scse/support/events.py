@@ -15,7 +15,8 @@ class Progress:
     """Items of a task that are done.
 
     Attributes:
-        what: Name of the task: "simulate", "inspect", "prepare", "score", "viewer", "gates" or "report".
+        what: Name of the task: "simulate", "inspect", "prepare", "cleaning", "score", "viewer", "gates" or
+            "report".
         done: Finished items.
         total: Items in all.
     """
@@ -113,6 +114,40 @@ class EpochDone:
 
 
 @dataclass(frozen=True, slots=True)
+class CleaningStep:
+    """A step of clean-up that was tried, and changes the Dice of held-out cases.
+
+    Attributes:
+        what: The step, in words.
+        before: Mean Dice before it of what it changes: of one structure, or of all.
+        after: Mean Dice after it.
+        kept: Whether it is kept, because it raises the mean Dice and lowers that of no structure.
+    """
+
+    what: str
+    before: float
+    after: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningChosen:
+    """The clean-up of label maps is chosen, after the last epoch of a run that is not part of a study.
+
+    Attributes:
+        cases: Names of the held-out cases on which it was chosen.
+        before: Mean Dice of these cases without clean-up.
+        after: Mean Dice with it. It is optimistic, because the clean-up was chosen on the same cases.
+        steps: The steps that change Dice, in the order in which they were tried.
+    """
+
+    cases: Sequence[str]
+    before: float
+    after: float
+    steps: Sequence[CleaningStep]
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """A run that is not part of a study is finished, and its segmenter saved.
 
@@ -155,7 +190,7 @@ class Reported:
     folder: Path
 
 
-Event = Progress | Stage | Planned | RunStarted | StepDone | EpochDone | Trained | Scored | Reported
+Event = Progress | Stage | Planned | RunStarted | StepDone | EpochDone | CleaningChosen | Trained | Scored | Reported
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning_fabric import Fabric
@@ -35,7 +35,7 @@ def fit(
     Args:
         state: State that `fabric` set up; changed in place.
         batches: Training batches.
-        loss: Module that takes (logits, labels).
+        loss: Module that takes what the network returns, and labels.
         fabric: Device and precision.
         epochs: Epochs to train in all.
         validate: Computes the mean Dice on held-out cases; called after every epoch.
@@ -140,14 +140,14 @@ def train_step(
     return value.detach()
 
 
-def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Outputs of the network in training.
+def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor | Sequence[torch.Tensor]:
+    """Outputs of the network in training: logits, or those of all its resolutions.
 
     Raises:
         UserError: The network normalises maps of one value per channel.
     """
     try:
-        logits: torch.Tensor = network(images)
+        logits: torch.Tensor | Sequence[torch.Tensor] = network(images)
     except ValueError as error:
         # torch's batch and instance normalisation, which have no error of their own
         if not str(error).startswith("Expected more than 1"):

@@ -55,6 +55,57 @@ class SegmentationLoss(nn.Module):
         return loss
 
 
+class DeepSupervision(nn.Module):
+    """Weighted sum of a loss over the resolutions of a network, as in nnU-Net (Isensee et al. 2021).
+
+    The weight of a resolution is half of that of the next finer one, and the lowest is left out; the weights sum to 1.
+    Labels of a lower resolution are those in the middle of its voxels.
+
+    Args:
+        loss: Loss of logits and labels.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Loss of logits by resolution, the full one first, for labels (N, *spatial): a scalar.
+
+        The logits may cover more than the labels at the far edges, because images were padded there.
+        """
+        weights = resolution_weights(len(outputs))
+        full = outputs[0].shape[2:]
+        losses = []
+        # the lowest resolution has no weight
+        for logits, weight in zip(outputs, weights, strict=False):
+            steps = [size // lower for size, lower in zip(full, logits.shape[2:], strict=True)]
+            lowered = lower_labels(labels, steps)
+            covered = logits[:, :, *(slice(size) for size in lowered.shape[1:])]
+            losses.append(weight * self.loss(covered, lowered))
+        return torch.stack(losses).sum()
+
+
+def resolution_weights(count: int) -> list[float]:
+    """Weights of all resolutions but the lowest, the full one first."""
+    weights = [0.5**level for level in range(count - 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def lower_labels(labels: Tensor, steps: Sequence[int]) -> Tensor:
+    """Labels in the middle of groups of voxels, at most the last one: (N, *spatial) -> (N, *spatial / steps, up).
+
+    Args:
+        labels: Labels.
+        steps: Voxels of a group along each spatial axis.
+    """
+    for axis, step in enumerate(steps, start=1):
+        size = labels.shape[axis]
+        middles = torch.arange(step // 2, step // 2 - (-size // step) * step, step, device=labels.device)
+        labels = labels if step == 1 else labels.index_select(axis, middles.clamp(max=size - 1))
+    return labels
+
+
 def have_ignored(cases: Sequence[Prepared]) -> bool:
     """Whether a case has ignored voxels."""
     return any((case.labels() == IGNORED_CLASS).any() for case in cases)

@@ -13,6 +13,7 @@ from scse.inference.saved import Name, Structures, in_order
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
+from scse.training.cleaning_choice import CHOICE
 from scse.training.settings import Settings
 from scse.training.task import Task
 from scse.zoo.catalogue import code_digest
@@ -23,7 +24,7 @@ REMEDY = "copy the run again, or train anew in another folder"
 Key = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=100)]
 """Key of prepared arrays: the name of a folder in the cache, never a path out of it."""
 
-WRITTEN = ("checkpoint.safetensors", "log.jsonl", "segmenter", "scores.csv", "scores.parquet", "predictions")
+WRITTEN = ("checkpoint.safetensors", "log.jsonl", CHOICE, "segmenter", "scores.csv", "scores.parquet", "predictions")
 """What a run writes into its folder after the record."""
 
 
@@ -35,11 +36,15 @@ class RunRecord(BaseModel):
         recipe: How images are prepared.
         structures: Name -> label value.
         training, held_out: Case -> key of its prepared arrays.
+        for_cleaning: The same of the held-out cases on which the clean-up is chosen; empty chooses none. It may change
+            when the run is called again, because the training does not depend on it.
         code: File with the user's own network -> its digest, so that no run mixes two versions of it.
         classes, cases: The order of the structures and of the cases, because other programs may reorder the keys of a
             JSON object; None in records of earlier versions.
         software: Versions of scse and torch, and the backend of the blocks, with which the run began; None in records
             of earlier versions. They may differ when the run continues.
+        fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in
+            records of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,10 +54,12 @@ class RunRecord(BaseModel):
     structures: Structures
     training: Annotated[dict[Name, Key], Field(min_length=1)]
     held_out: dict[Name, Key]
+    for_cleaning: dict[Name, Key] = {}
     code: dict[Name, Name] = {}
     classes: list[Name] | None = None
     cases: list[Name] | None = None
     software: dict[Name, Name] | None = None
+    fitted: bool = False
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -78,15 +85,19 @@ class RunRecord(BaseModel):
             structures=dict(task.structures),
             training={case.name: case.folder.name for case in task.training},
             held_out={case.name: case.folder.name for case in task.held_out},
+            for_cleaning={case.name: case.folder.name for case in task.for_cleaning},
             code=code_digest(settings.network),
             classes=list(task.structures),
             cases=[case.name for case in (*task.training, *task.held_out)],
+            fitted=True,
             software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
 
 def check_record(folder: Path, record: RunRecord) -> str:
     """Write the record into the folder of a new run, or compare it with the one there.
+
+    The cases on which the clean-up is chosen are not compared, but replaced.
 
     Returns:
         How the software differs from that with which the run began; "" if it does not.
@@ -104,11 +115,14 @@ def check_record(folder: Path, record: RunRecord) -> str:
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return ""
     kept = read_record(folder)
-    uncompared = {"classes", "cases", "software"}
+    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted"}
     found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:
             raise DataError(f"{folder}: already contains a run with {_difference(part, found[part], wanted[part])}")
+    if kept.for_cleaning != record.for_cleaning:
+        again = kept.model_copy(update={"for_cleaning": record.for_cleaning})
+        write_atomic(path, again.model_dump_json(indent=2).encode())
     before, now = kept.software or {}, record.software or {}
     changes = [f"{name} {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
     return f"the run in {folder} began with {'; '.join(changes)}" if changes else ""
@@ -149,4 +163,10 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
                 raise DataError(f"the prepared arrays of case {case.name} are damaged ({problem}); {remedy}")
         return prepared
 
-    return Task(found(record.training), found(record.held_out), record.recipe, record.structures)
+    return Task(
+        found(record.training),
+        found(record.held_out),
+        record.recipe,
+        record.structures,
+        found(record.for_cleaning),
+    )

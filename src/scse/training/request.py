@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -46,10 +46,11 @@ class TrainRequest(Request):
     """Folder of the run."""
 
     network: NetworkName | None = None
-    """unet, sdnet, densenet, smp:CLASS, monai:CLASS or FILE.py:FUNCTION; options as smp:Unet[encoder_name=resnet18]."""
+    """unet, sdnet, densenet, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION; options as
+    smp:Unet[encoder_name=resnet18]."""
 
     variant: VariantName | None = None
-    """none, cse, sse or scse; options as scse[reduction=4,placement=encoder]."""
+    """none, cse, sse, scse or pe; options as scse[reduction=4,placement=encoder]."""
 
     attach_to: str | None = None
     """Patterns of the modules that get a block, in networks that are not scse's own [auto]."""
@@ -80,6 +81,10 @@ class TrainRequest(Request):
 
     settings: SettingValues = Field(default={})
     """Any other training setting, as NAME=VALUE."""
+
+    cleaning: Literal["learned", "none"] | None = None
+    """learned chooses the clean-up of label maps (largest components, holes) on the held-out cases after training, none
+    leaves it out [learned, unless these are the data set's own test cases]."""
 
     skip_bad: bool = False
     """Skip cases with problems instead of refusing."""

@@ -1,12 +1,15 @@
 """One training run: from a data set to a trained segmenter, in a folder that an interrupted run continues from."""
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from scse.data.dataset import Case, Dataset
 from scse.data.folds import make_folds
 from scse.data.inspection import absent_row, open_checked
 from scse.data.prepared import cache_folder
@@ -15,6 +18,8 @@ from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
+from scse.support.text import counted
+from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
 from scse.training.record import RunRecord, check_record, prepared_task, read_record
@@ -22,7 +27,7 @@ from scse.training.request import TrainRequest
 from scse.training.settings import Settings, reject_unused
 from scse.training.setup import as_segmenter, make_batches, make_loss, new_fabric, new_state
 from scse.training.state import State
-from scse.training.task import Task, make_task
+from scse.training.task import MOST_FOR_CLEANING, Task, make_task
 from scse.training.validation import held_out_dice, validation_slices
 from scse.zoo.building import find_factory
 from scse.zoo.catalogue import confirm_network
@@ -69,6 +74,7 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
     if not 0 <= request.fold < len(splits):
         raise UserError(f"fold must be from 0 to {len(splits) - 1}, got {request.fold}")
     training, held_out = splits[request.fold].training, splits[request.fold].test
+    cleaning, why = _cleaning(request, cases, held_out)
     task = make_task(
         inspection,
         training=training,
@@ -78,6 +84,7 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         ),
         cache=cache or cache_folder(),
         watch=watch,
+        choose_cleaning=cleaning,
     )
     where = f" of fold {request.fold}" if len(splits) > 1 else ""
     rows = [
@@ -85,9 +92,22 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         *inspection.left_out(),
         *inspection.notices(),
         *absent_row(inspection.absent(training), where=where),
+        ("clean-up", why),
     ]
     watch.report(Planned([*rows, *task.recipe.describe()], runs=1))
     return _train_alone(task, settings, request.out, watch)
+
+
+def _cleaning(request: TrainRequest, dataset: Dataset, held_out: Sequence[Case]) -> tuple[bool, str]:
+    """Whether the run chooses a clean-up, and a line about it for the plan."""
+    if request.cleaning == "none":
+        return False, "none"
+    tests = {case.name for case in dataset.test_cases}
+    if request.cleaning is None and any(case.name in tests for case in held_out):
+        remedy = "--folds 5 holds training cases out instead"
+        return False, f"none: it would be chosen on the data set's own test cases; {remedy}"
+    count = min(len(held_out), MOST_FOR_CLEANING)
+    return True, f"chosen after the last epoch, on at most {counted(count, 'case')} of the validation"
 
 
 def resume(
@@ -139,8 +159,9 @@ def train(task: Task, settings: Settings, folder: Path, *, on_event: OnEvent = i
     Args:
         task: Data of the run.
         settings: Settings of the run.
-        folder: Folder for `checkpoint.safetensors`, `log.jsonl`, TensorBoard events, and the trained `segmenter`.
-        on_event: Called with every `StepDone` and `EpochDone`.
+        folder: Folder for `checkpoint.safetensors`, `log.jsonl`, TensorBoard events, and the trained `segmenter`; with
+            `cleaning.json`, if the task has cases on which a clean-up of label maps is chosen.
+        on_event: Called with every `StepDone` and `EpochDone`, and with `CleaningChosen`.
         stop: Called after every step; True stops the run.
 
     Returns:
@@ -162,7 +183,8 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
         fabric = new_fabric(settings)
         batches = make_batches(task, settings)
         checkpoint = folder / CHECKPOINT
-        state = new_state(task, settings, steps=len(batches), pretrained=not checkpoint.exists())
+        fitted = read_record(folder).fitted
+        state = new_state(task, settings, steps=len(batches), fitted=fitted, pretrained=not checkpoint.exists())
         fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
         if checkpoint.exists():
             state.load(checkpoint, steps=len(batches))
@@ -194,6 +216,16 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
                 f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"
             )
         segmenter = as_segmenter(plain, task, settings)
+        if task.for_cleaning:
+            trained = settings.epochs * len(batches) * batches.batch_size * math.prod(task.recipe.patch)
+            cleaning, choice = choose_cleaning(
+                segmenter, affordable(task.for_cleaning, trained), batch_size=4 * settings.batch_size, watch=watch
+            )
+            write_choice(folder, choice)
+            watch.report(choice)
+            segmenter = replace(segmenter, cleaning=cleaning)
+        else:
+            (folder / CHOICE).unlink(missing_ok=True)
         segmenter.save(folder / "segmenter")
         return segmenter
 

@@ -11,7 +11,7 @@ from scse.support.errors import UserError
 from scse.support.requests import construct
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import PLAIN, Variant
-from scse.zoo.catalogue import check_placement, read_network
+from scse.zoo.catalogue import check_placement, check_supervision, read_network
 
 MOST_EPOCHS = 1_000_000
 
@@ -30,9 +30,9 @@ class Settings(BaseModel):
     """Settings of one training run.
 
     Attributes:
-        network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS" or "FILE.py:FUNCTION", the last three with or
-            without options in brackets; see `scse.zoo.catalogue`.
-        variant: "none", "cse", "sse" or "scse", the last three with or without options in brackets, such as
+        network: "unet", "sdnet", "densenet", "smp:CLASS", "monai:CLASS", "nnunet:CLASS" or "FILE.py:FUNCTION",
+            the last four with or without options in brackets; see `scse.zoo.catalogue`.
+        variant: "none", "cse", "sse", "scse" or "pe", all but "none" with or without options in brackets, such as
             "scse[reduction=4,aggregation=max,placement=encoder]"; see `scse.variants`.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`; scse's own networks have fixed
             places.
@@ -51,6 +51,8 @@ class Settings(BaseModel):
         momentum: Momentum of "sgd".
         weight_decay: Weight decay of the optimizer.
         loss: Cross-entropy plus Dice loss, or one of them.
+        deep_supervision: Whether lower resolutions of the network's decoder learn too, for networks that return them;
+            see `scse.training.losses.DeepSupervision`.
         class_weights: Class weights of the cross-entropy; the paper uses "median-frequency".
         augment: Random changes of every slice or patch, within the ranges of the settings that follow; see
             `scse.training.augmentation.Augmentation`.
@@ -85,6 +87,7 @@ class Settings(BaseModel):
     momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1e3)
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
+    deep_supervision: bool = False
     class_weights: Literal["median-frequency", "none"] = "median-frequency"
     augment: bool = True
     rotation: float = Field(default=10.0, ge=0, le=180)
@@ -167,9 +170,10 @@ PRESETS: dict[str, Settings] = {
 
 VOLUMES: Mapping[str, Any] = {
     "width": 24,
-    "epochs": 8,
+    "epochs": 16,
     "slices_per_epoch": 160,
     "batch_size": 2,
+    "class_weights": "none",
     "foreground": 0.33,
     "rotation": 15.0,
     "scaling": 0.15,
@@ -200,6 +204,10 @@ def make_settings(preset: str, replaced: Mapping[str, Any] | None = None, *, dim
     return construct(Settings, {**start, **given}, what="training settings")
 
 
+_TRUE = ("true", "1", "yes", "y", "on", "t")
+"""Texts that pydantic reads as true."""
+
+
 def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], given: Mapping[str, Any]) -> None:
     """Refuse settings that would have no effect.
 
@@ -210,7 +218,8 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
 
     Raises:
         UserError: `attach_to` without a network that blocks are attached to, a placement for a network that is not
-            scse's own, or a size of scse's own networks where there is none.
+            scse's own, a size of scse's own networks where there is none, or `deep_supervision` for a network that
+            offers none.
     """
     for network, variant in product(networks, variants):
         check_placement(network, variant)
@@ -222,6 +231,9 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
             )
         if all(variant == PLAIN for variant in variants):
             raise UserError("attach_to has no effect on variant 'none', which has no blocks; leave it out")
+    if str(given.get("deep_supervision", False)).lower() in _TRUE:
+        for network in networks:
+            check_supervision(network)
     ranges = [name for name in (*RANGES, "mirror", STRENGTH) if name in given]
     if given.get("augment") in (False, "false") and ranges:
         raise UserError(f"{', '.join(ranges)} have no effect without augmentation; leave them out, or augment=true")

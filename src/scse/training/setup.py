@@ -13,12 +13,18 @@ from scse.inference.segmenter import Segmenter
 from scse.inference.windows import CHANNELS_LAST
 from scse.training.augmentation import Augmentation
 from scse.training.batches import Batches
-from scse.training.losses import SegmentationLoss, class_frequencies, have_ignored, median_frequency_weights
+from scse.training.losses import (
+    DeepSupervision,
+    SegmentationLoss,
+    class_frequencies,
+    have_ignored,
+    median_frequency_weights,
+)
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
 from scse.training.task import Task
 from scse.vocabulary.sides import safe_mirroring
-from scse.zoo.building import build_network
+from scse.zoo.building import Sized, build_network
 
 
 def new_fabric(settings: Settings) -> Fabric:
@@ -62,30 +68,47 @@ def make_augmentation(task: Task, settings: Settings) -> Augmentation:
     return Augmentation(**ranges, mirror=safe_mirroring(task.recipe.view, list(task.structures)))
 
 
-def new_state(task: Task, settings: Settings, *, steps: int, pretrained: bool = True) -> State:
+def new_state(task: Task, settings: Settings, *, steps: int, fitted: bool = True, pretrained: bool = True) -> State:
     """The state at the start. With one seed, all variants share the initial weights of the plain network.
 
     Args:
         task: Data of the run.
         settings: Settings of the run.
         steps: Steps of an epoch.
+        fitted: Whether the network gets the options that follow from the recipe, see `build_network`.
         pretrained: Whether the network may fetch weights that its options ask for.
 
     Raises:
         ValueError: The network cannot be built for the task.
     """
     torch.manual_seed(settings.seed)
+    network = _build(task, settings, fitted=fitted, pretrained=pretrained)
+    optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
+    return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
+
+
+def _build(task: Task, settings: Settings, *, fitted: bool, pretrained: bool) -> nn.Module:
     network = build_network(
         settings.network,
         _network_arguments(task, settings),
         variant=settings.variant,
         size=task.recipe.patch,
+        spacing=task.recipe.spacing,
+        fitted=fitted,
         attach_to=settings.attach_to,
+        deep_supervision=settings.deep_supervision,
         pretrained=pretrained,
     )
-    network.to(memory_format=CHANNELS_LAST[task.recipe.dims])
-    optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
-    return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
+    return network.to(memory_format=CHANNELS_LAST[task.recipe.dims])
+
+
+def _without_supervision(network: nn.Module, task: Task, settings: Settings) -> nn.Module:
+    """The same network without outputs of lower resolutions, on the same device and in the same mode."""
+    alone = settings.model_copy(update={"deep_supervision": False})
+    plain = _build(task, alone, fitted=isinstance(network, Sized) and network.fitted, pretrained=False)
+    weights = network.state_dict()
+    plain.load_state_dict({key: weights[key] for key in plain.state_dict()})
+    return plain.to(next(network.parameters()).device).train(network.training)
 
 
 def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
@@ -126,8 +149,13 @@ def _steps(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:
 _SCHEDULES: dict[str, Callable[[Optimizer, Settings, int], LRScheduler]] = {"one-cycle": _one_cycle, "steps": _steps}
 
 
-def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
+def make_loss(task: Task, settings: Settings) -> nn.Module:
     """Loss of a run, with class weights from its training cases."""
+    loss = _segmentation_loss(task, settings)
+    return DeepSupervision(loss) if settings.deep_supervision else loss
+
+
+def _segmentation_loss(task: Task, settings: Settings) -> SegmentationLoss:
     ignoring = have_ignored(task.training)
     if settings.class_weights == "none" or "ce" not in settings.loss:
         return SegmentationLoss(settings.loss, ignoring=ignoring)
@@ -136,7 +164,9 @@ def make_loss(task: Task, settings: Settings) -> SegmentationLoss:
 
 
 def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
-    """The trained network of a run as a segmenter."""
+    """The trained network of a run as a segmenter, without what deep supervision added to it."""
+    if settings.deep_supervision:
+        network = _without_supervision(network, task, settings)
     return Segmenter(
         network=network,
         name=settings.network.text,

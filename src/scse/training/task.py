@@ -1,7 +1,7 @@
 """The data of a run: prepared cases."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scse.data.dataset import Case
@@ -9,9 +9,13 @@ from scse.data.inspection import Inspection
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
 from scse.support.events import UNWATCHED, Stage, Watch
+from scse.training.validation import evenly_spread
 
 MONITORED = 4
 """Held-out cases that are scored after every epoch; more would take longer and change the mean little."""
+
+MOST_FOR_CLEANING = 20
+"""Held-out cases on which a clean-up of label maps is chosen, at most: each is predicted once."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,14 @@ class Task:
         held_out: Prepared cases for validation, which are scored after every epoch.
         recipe: How the cases were prepared.
         structures: Name -> label value.
+        for_cleaning: Prepared held-out cases on which the clean-up of label maps is chosen; empty chooses none.
     """
 
     training: Sequence[Prepared]
     held_out: Sequence[Prepared]
     recipe: Recipe
     structures: Mapping[str, int]
+    for_cleaning: Sequence[Prepared] = field(default_factory=list)
 
     @property
     def classes(self) -> int:
@@ -44,6 +50,7 @@ def make_task(
     recipe: Recipe,
     cache: Path,
     watch: Watch = UNWATCHED,
+    choose_cleaning: bool = False,
 ) -> Task:
     """Prepare cases for a run, or find them prepared.
 
@@ -55,13 +62,19 @@ def make_task(
         cache: Folder of the prepared arrays.
         watch: Gets the `Progress`, and a `Stage` for each case whose prepared arrays are damaged; checked after every
             case.
+        choose_cleaning: Whether the run chooses a clean-up of label maps. It uses up to 20 of the cases for
+            validation, evenly spread; never for cases whose scores are to be reported.
 
     Raises:
         StoppedError: The watch asked to stop.
     """
     dataset = inspection.dataset
+    monitored = held_out[:MONITORED]
+    spread = evenly_spread(len(held_out), min(len(held_out), MOST_FOR_CLEANING)) if choose_cleaning else ()
+    for_cleaning = [held_out[place] for place in spread]
+    needed = [*training, *monitored, *(case for case in for_cleaning if case not in monitored)]
     prepared = prepare(
-        [*training, *held_out[:MONITORED]],
+        needed,
         recipe,
         structures=dataset.structures,
         digests={fact.name: fact.digest for fact in inspection.facts},
@@ -71,4 +84,12 @@ def make_task(
         progress=watch.counter("prepare"),
         on_note=lambda note: watch.report(Stage(note)),
     )
-    return Task(prepared[: len(training)], prepared[len(training) :], recipe, dataset.structures)
+    after = len(training) + len(monitored)
+    by_name = {case.name: case for case in prepared[len(training) :]}
+    return Task(
+        prepared[: len(training)],
+        prepared[len(training) : after],
+        recipe,
+        dataset.structures,
+        [by_name[case.name] for case in for_cleaning],
+    )

@@ -60,7 +60,7 @@ def held_out_dice(
     scores = []
     for case in cases:
         images, labels = case.images(), case.labels()
-        chosen = _spread(len(labels), max(1, len(labels) * most // max(slices, most)))
+        chosen = evenly_spread(len(labels), max(1, len(labels) * most // max(slices, most)))
         predicted = np.empty((len(chosen), *labels.shape[1:]), labels.dtype)
         for start in range(0, len(chosen), batch_size):
             batch = torch.from_numpy(images[chosen[start : start + batch_size]])
@@ -75,6 +75,6 @@ def held_out_dice(
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
-def _spread(count: int, chosen: int) -> NDArray[np.int64]:
+def evenly_spread(count: int, chosen: int) -> NDArray[np.int64]:
     """The middles of `chosen` equal parts of 0, 1, ..., count - 1."""
     return (2 * np.arange(chosen) + 1) * count // (2 * chosen)

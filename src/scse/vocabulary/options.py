@@ -29,6 +29,7 @@ ATTACH_OPTIONS = {
     "cse": ("reduction", "identity"),
     "sse": ("identity",),
     "scse": ("reduction", "aggregation", "identity"),
+    "pe": ("reduction", "identity"),
 }
 """Options of `attach` that each variant accepts."""
 
@@ -100,7 +101,7 @@ def attach_options(
 
 
 def hidden_width(channels: int, reduction: int, hidden: int | None) -> int:
-    """Return the width of cSE's hidden layer: at least 1, so that blocks of few channels still have a hidden unit."""
+    """Return the width of the hidden layer: at least 1, so that blocks of few channels still have a hidden unit."""
     return hidden or max(1, channels // reduction)
 
 

@@ -8,7 +8,7 @@ from scse.support.text import counted
 from scse.vocabulary.variants import Variant
 
 NETWORK_NAMES = {"unet": "U-Net", "sdnet": "SD-Net", "densenet": "FC-DenseNet"}
-VARIANT_NAMES = {"none": "plain", "cse": "cSE", "sse": "sSE", "scse": "scSE"}
+VARIANT_NAMES = {"none": "plain", "cse": "cSE", "sse": "sSE", "scse": "scSE", "pe": "PE"}
 PLACEMENT_NAMES = {
     "encoder": "encoder only",
     "decoder": "decoder only",

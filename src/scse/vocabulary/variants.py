@@ -37,8 +37,8 @@ class Variant:
     """Which blocks a network has, and where.
 
     Attributes:
-        kind: "none", "cse", "sse" or "scse".
-        reduction: The paper's r; an option of "cse" and "scse".
+        kind: "none", "cse", "sse", "scse" or "pe".
+        reduction: The paper's r; an option of "cse", "scse" and "pe".
         aggregation: How "scse" joins its two maps: "add", "max" or "multiply".
         placement: "encoder", "decoder", "both" or "both+bottleneck"; an option for scse's own networks.
 
@@ -100,13 +100,13 @@ class Variant:
 
     @property
     def has_channel_gate(self) -> bool:
-        """Whether the blocks have a channel gate."""
-        return self.kind in {"cse", "scse"}
+        """Whether the blocks have a channel gate, or gates with a mean per channel."""
+        return self.kind in {"cse", "scse", "pe"}
 
     @property
     def has_spatial_gate(self) -> bool:
-        """Whether the blocks have a spatial gate."""
-        return self.kind in {"sse", "scse"}
+        """Whether the blocks have a spatial gate, or gates with a mean per position."""
+        return self.kind in {"sse", "scse", "pe"}
 
     def _values(self) -> list[tuple[str, Any]]:
         return [(name, getattr(self, name)) for name in OPTIONS[self.kind]]
@@ -114,6 +114,9 @@ class Variant:
 
 PLAIN = Variant("none")
 """The network without blocks, with which all other variants are compared."""
+
+OF_THE_PAPER = (PLAIN, Variant("cse"), Variant("sse"), Variant("scse"))
+"""The variants that the paper compares, in its order: those of a study that names none."""
 
 
 def _check_taken(kind: str, option: str) -> None:

@@ -22,11 +22,13 @@ from scse.support.errors import UserError, in_short
 from scse.vocabulary.options import AGGREGATIONS
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import Variant
-from scse.zoo.catalogue import LIBRARIES, Library, check_placement
+from scse.zoo.catalogue import LIBRARIES, Library, check_placement, check_supervision
+from scse.zoo.fitting import Fit, Patch, fit_options
+from scse.zoo.supervision import resolutions, supervised_options
 from scse.zoo.user_files import load_function
 
 MULTIPLE = 32
-"""Networks of five halvings take sizes that are multiples of it."""
+"""Networks of five halvings take sizes that are multiples of it; those fitted to the data have others."""
 
 
 def build_network(
@@ -35,7 +37,10 @@ def build_network(
     *,
     variant: Variant,
     size: Sequence[int],
+    spacing: Sequence[float] | None = None,
+    fitted: bool = True,
     attach_to: str = "auto",
+    deep_supervision: bool = False,
     pretrained: bool = True,
 ) -> nn.Module:
     """Build a variant of any network, which accepts images of any size.
@@ -49,31 +54,56 @@ def build_network(
         arguments: in_channels and classes; for the paper's networks also width, depth and kernel_size.
         variant: Blocks of the network.
         size: Size of an image that the network must accept.
+        spacing: Millimetres per pixel along each axis of it; None if they are equal or unknown.
+        fitted: Whether networks that `scse.zoo.fitting` knows get the options that follow from size and spacing. False
+            gives those of earlier versions, which were the same for all data.
         attach_to: Modules of other networks that get a block, see `to` of `scse.attach`.
+        deep_supervision: Whether the network returns logits at all its resolutions in training, see `Sized`.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
         UserError: The network cannot be built, does not return logits at the size of its input, has no place for
-            blocks, or has no encoder and decoder that a placement could name.
+            blocks, has no encoder and decoder that a placement could name, or offers no deep supervision.
     """
     check_placement(spec, variant)
+    if deep_supervision:
+        check_supervision(spec)
     if spec.is_own:
         return NETWORKS[spec.name](**arguments, spatial_dims=len(size), recalibration=variant)
-    return _build_other(spec, **arguments, variant=variant, size=size, attach_to=attach_to, pretrained=pretrained)
+    fit = fit_options(spec, Patch.of(size, spacing)) if fitted else None
+    return _build_other(
+        spec,
+        **arguments,
+        variant=variant,
+        size=size,
+        fit=fit,
+        attach_to=attach_to,
+        deep_supervision=deep_supervision,
+        pretrained=pretrained,
+    )
 
 
-def build_plain(spec: NetworkSpec, arguments: Mapping[str, int], *, pretrained: bool = True) -> nn.Module:
+def build_plain(
+    spec: NetworkSpec,
+    arguments: Mapping[str, int],
+    *,
+    fit: Fit | None = None,
+    deep_supervision: bool = False,
+    pretrained: bool = True,
+) -> nn.Module:
     """Build a network without blocks and without padding.
 
     Args:
         spec: Network to build.
         arguments: in_channels, classes and spatial_dims; for the paper's networks also their other arguments.
+        fit: Options that follow from the data; None takes those of the library and of the name alone.
+        deep_supervision: Whether the network returns all its resolutions in training, in the form of its library.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
         UserError: The network cannot be built.
     """
-    make = find_factory(spec, pretrained=pretrained)
+    make = find_factory(spec, fit=fit, deep_supervision=deep_supervision, pretrained=pretrained)
     try:
         network = make(**arguments)
     # other people's code may raise anything
@@ -103,11 +133,15 @@ def explain(network: nn.Module, example: Tensor) -> str:
     return "\n".join(lines)
 
 
-def find_factory(spec: NetworkSpec, *, pretrained: bool = True) -> Callable[..., object]:
+def find_factory(
+    spec: NetworkSpec, *, fit: Fit | None = None, deep_supervision: bool = False, pretrained: bool = True
+) -> Callable[..., object]:
     """Import the function that builds a network from in_channels, classes and spatial_dims; a user's file is run.
 
     Args:
         spec: Network to build.
+        fit: Options of a listed network that follow from the data.
+        deep_supervision: Whether it returns all its resolutions in training.
         pretrained: Whether the network may download weights that its options ask for.
 
     Raises:
@@ -128,12 +162,14 @@ def find_factory(spec: NetworkSpec, *, pretrained: bool = True) -> Callable[...,
             f"{spec.text} needs {library.module}, which cannot be imported ({error}): {library.install}"
         ) from error
     _check_options(spec, make, library)
-    options = {**library.networks[spec.name], **spec.options, **({} if pretrained else library.offline)}
+    chosen = spec.options if fit is None else fit.options
+    options = {**library.networks[spec.name], **chosen, **({} if pretrained else library.offline)}
+    options = supervised_options(spec, options) if deep_supervision else options
     return partial(_make_listed, spec, library, partial(make, **options))
 
 
 class Sized(nn.Module):
-    """Lets a network accept any size: pads the image at its far edges to a multiple of 32, and crops the logits.
+    """Lets a network accept any size: pads the image at its far edges to multiples, and crops the logits.
 
     The padding repeats the last rows and columns, because zeros would look like a dark border of the image.
 
@@ -141,24 +177,48 @@ class Sized(nn.Module):
         network: Network that returns logits (N, classes, *spatial) at the size of its input.
         spec: Its name, for messages.
         classes: Number of classes that it must return.
+        fit: What follows from the data; None pads to multiples of 32.
+        deep_supervision: Whether the network has deep supervision.
     """
 
-    def __init__(self, network: nn.Module, *, spec: NetworkSpec, classes: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        spec: NetworkSpec,
+        classes: int,
+        fit: Fit | None = None,
+        deep_supervision: bool = False,
+    ) -> None:
         super().__init__()
+        self.split = partial(resolutions, spec) if deep_supervision else None
         self.network = network
         self.name = spec.text
         self.classes = classes
+        self.fitted = fit is not None
+        self.multiple = None if fit is None else fit.multiple
 
-    def forward(self, x: Tensor) -> Tensor:
+    def filled(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Size of an image after padding."""
+        multiple = (MULTIPLE,) * len(sizes) if self.multiple is None else self.multiple
+        return tuple(size + -size % step for size, step in zip(sizes, multiple, strict=True))
+
+    def forward(self, x: Tensor) -> Tensor | Sequence[Tensor]:
         """Logits of every class: (N, in_channels, *spatial) -> (N, classes, *spatial).
+
+        With deep supervision and in training, a sequence of them by resolution, the full one first, which are not cut:
+        each covers the padded image.
 
         Raises:
             UserError: The network returns anything else.
         """
         sizes = x.shape[2:]
-        padding = [filled for size in reversed(sizes) for filled in (0, -size % MULTIPLE)]
+        pairs = list(zip(sizes, self.filled(sizes), strict=True))
+        padding = [added for size, filled in reversed(pairs) for added in (0, filled - size)]
         x = F.pad(x, padding, mode="replicate") if any(padding) else x
         logits = self.network(x)
+        outputs = None if self.split is None else self.split(self.network, logits)
+        logits = logits if outputs is None else outputs[0]
         wanted = (x.shape[0], self.classes, *x.shape[2:])
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if found != wanted:
@@ -168,8 +228,9 @@ class Sized(nn.Module):
                 f"{wanted} for an image {tuple(x.shape)}; in {mode} it gives {found}: leave out what adds outputs, "
                 "or wrap it in a factory of your own that returns the logits alone"
             )
-        cut: Tensor = logits[(..., *(slice(size) for size in sizes))]
-        return cut
+        if outputs is not None and self.training:
+            return outputs
+        return logits[:, :, *(slice(size) for size in sizes)]
 
 
 def _build_other(
@@ -179,17 +240,18 @@ def _build_other(
     classes: int,
     variant: Variant,
     size: Sequence[int],
+    fit: Fit | None,
     attach_to: str,
+    deep_supervision: bool,
     pretrained: bool,
 ) -> nn.Module:
     arguments = {"in_channels": in_channels, "classes": classes, "spatial_dims": len(size)}
-    network = build_plain(spec, arguments, pretrained=pretrained)
-    sized = Sized(network, spec=spec, classes=classes)
+    network = build_plain(spec, arguments, fit=fit, deep_supervision=deep_supervision, pretrained=pretrained)
+    sized = Sized(network, spec=spec, classes=classes, fit=fit, deep_supervision=deep_supervision)
     _check_forward(sized, spec, (1, in_channels, *size))
     if variant.kind != "none":
-        filled = (size + -size % MULTIPLE for size in size)
         identity = AGGREGATIONS[variant.aggregation] is not None
-        example = torch.zeros(1, in_channels, *filled)
+        example = torch.zeros(1, in_channels, *sized.filled(size))
         try:
             attach(network, variant.kind, to=attach_to, example=example, identity=identity, **variant.block_options)
         except ValueError as error:
@@ -207,7 +269,7 @@ def _check_forward(sized: Sized, spec: NetworkSpec, shape: tuple[int, ...]) -> N
         raise
     # other people's code may raise anything
     except Exception as error:
-        filled = tuple(size + -size % MULTIPLE for size in shape[2:])
+        filled = sized.filled(shape[2:])
         raise UserError(
             f"{spec.text} does not take an image of {shape[1]} channels and {filled} pixels ({in_short(error)}); "
             "choose another network, or options that fit"
@@ -220,14 +282,23 @@ def _make_listed(spec: NetworkSpec, library: Library, make: Callable[..., object
     if dims not in library.spatial_dims:
         allowed = " or ".join(map(str, library.spatial_dims))
         raise UserError(f"{spec.source} has networks of {allowed} spatial axes only, got spatial_dims={dims}")
-    return make(**{theirs: arguments[ours] for ours, theirs in library.arguments.items()})
+    network = make(**{theirs: arguments[ours] for ours, theirs in library.arguments.items()})
+    if library.initialize and isinstance(network, nn.Module):
+        network.apply(getattr(network, library.initialize))
+    return network
 
 
 def _check_options(spec: NetworkSpec, make: Callable[..., object], library: Library) -> None:
     """Allow only the class's own parameters, and no paths or URLs: options may come from a saved model's folder."""
     parameters = inspect.signature(make).parameters.values()
-    taken = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in library.arguments.values()]
+    left_out = {*library.arguments.values(), *library.unnamed}
+    taken = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in left_out]
     for name, value in spec.options.items():
+        if name in library.supervised.get(spec.name, ()):
+            raise UserError(
+                f"{spec.text}: {name} follows from the setting deep_supervision of the training, such as --set "
+                "deep_supervision=true; leave it out of the brackets"
+            )
         check_choice(f"an option of {spec.source}:{spec.name}", name, taken)
         if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*", value):
             allowed = "a name of letters, digits and ._+-"

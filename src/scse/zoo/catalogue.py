@@ -26,8 +26,13 @@ class Library:
         install: Command that installs it.
         arguments: Argument of scse -> name of the same argument in the library.
         spatial_dims: Numbers of spatial axes that its networks support.
-        networks: Class -> options that scse sets unless the user gives others.
+        networks: Class -> options that scse sets unless the user gives others, or `scse.zoo.fitting` does for the data.
         offline: Options with which no weights are downloaded.
+        unnamed: Options that take classes or functions, which no name can hold.
+        supervised: Class -> options of deep supervision, for those that offer it; the setting `deep_supervision` sets
+            them.
+        initialize: Method of the networks that draws the weights of a module, and is applied to all of them; "" for
+            networks that draw theirs when they are built.
     """
 
     package: str
@@ -37,6 +42,9 @@ class Library:
     spatial_dims: tuple[int, ...]
     networks: Mapping[str, Mapping[str, Any]]
     offline: Mapping[str, Any] = field(default_factory=dict)
+    unnamed: tuple[str, ...] = ()
+    supervised: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    initialize: str = ""
 
 
 _SMP = ("Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Segformer", "MAnet", "Linknet", "PAN", "PSPNet", "UPerNet")
@@ -67,8 +75,21 @@ LIBRARIES: dict[str, Library] = {
                 "upsample_kernel_size": (2, 2, 2, 2),
             },
             "SegResNet": {},
+            "SegResNetDS": {"norm": "instance"},
             "AttentionUnet": _LEVELS,
         },
+        supervised={"DynUNet": ("deep_supervision",), "SegResNetDS": ("dsdepth",)},
+    ),
+    "nnunet": Library(
+        package="dynamic-network-architectures",
+        module="dynamic_network_architectures.architectures.unet",
+        install="pip install 'scse[nnunet]'",
+        arguments={"in_channels": "input_channels", "classes": "num_classes"},
+        spatial_dims=(2, 3),
+        networks={"PlainConvUNet": {}, "ResidualEncoderUNet": {}},
+        unnamed=("conv_op", "norm_op", "dropout_op", "nonlin", "block"),
+        supervised=dict.fromkeys(("PlainConvUNet", "ResidualEncoderUNet"), ("deep_supervision",)),
+        initialize="initialize",
     ),
 }
 """Libraries by their prefix; a saved segmenter or run may name these networks, the paper's, and no others."""
@@ -107,6 +128,20 @@ def check_placement(network: NetworkSpec, variant: Variant) -> None:
         raise UserError(
             f"variant {variant}: placement has no effect on {network}, which has no encoder and decoder that scse "
             "knows; leave it out, and say where its blocks go with attach_to (--attach-to)"
+        )
+
+
+def check_supervision(network: NetworkSpec) -> None:
+    """Refuse deep supervision for a network that returns logits at one resolution alone.
+
+    Raises:
+        UserError: The network is none of those that offer it.
+    """
+    offering = [f"{source}:{name}" for source, library in LIBRARIES.items() for name in library.supervised]
+    if f"{network.source}:{network.name}" not in offering:
+        raise UserError(
+            f"deep_supervision has no effect on {network}, which returns logits at one resolution; leave it out, or "
+            f"take one of {', '.join(offering)}"
         )
 
 

@@ -67,3 +67,9 @@ class nnUNetTrainerSCSE(RecalibratedTrainer):  # noqa: N801
     """nnU-Net with concurrent spatial and channel squeeze & excitation."""
 
     recalibration = "scse"
+
+
+class nnUNetTrainerPE(RecalibratedTrainer):  # noqa: N801
+    """nnU-Net with Project & Excite."""
+
+    recalibration = "pe"
