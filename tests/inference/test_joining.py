@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from datasets import save_nifti, save_picture
 from scse.data.files import Image
 from scse.inference.averaging import averaged
 from scse.inference.joining import Joined, joined
+from scse.inference.saved import Cleaning
+from scse.inference.uncertainty import uncertain
 from scse.support.errors import UserError
 from scse.vocabulary.planes import View
 from views import AXES, SHAPE, STRUCTURES, normalised, segmenter, shares, volume
@@ -188,3 +191,19 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         one.save(tmp_path)
     with pytest.raises(UserError, match="call with_engine of each before"):
         one.with_engine("torch")
+
+
+def test_label_maps_are_cleaned_up_by_the_steps_that_all_members_have() -> None:
+    steps = (Cleaning(keep_largest=("left-a", "right-a")), Cleaning(keep_largest=("left-a",), largest_foreground=True))
+    plain = [segmenter("coronal"), segmenter("axial", 1)]
+    members = [replace(one, cleaning=cleaning) for one, cleaning in zip(plain, steps, strict=True)]
+    one, image = joined(members), Image(volume()[None], np.eye(4))
+    assert one.cleaning == Cleaning(keep_largest=("left-a",))
+    raw = joined(plain).predict_image(image)
+    regions, count = ndimage.label(raw == STRUCTURES["left-a"], np.ones((3, 3, 3)))
+    assert count > 1
+    largest = np.bincount(regions[regions > 0]).argmax()
+    expected = np.where((regions > 0) & (regions != largest), 0, raw)
+    np.testing.assert_array_equal(one.predict_image(image), expected)
+    np.testing.assert_array_equal(uncertain(members).estimate(image).labels, expected)
+    np.testing.assert_array_equal(one.with_cleaning("none").predict_image(image), raw)
