@@ -339,6 +339,14 @@ def test_a_library_that_is_missing_is_told_with_how_to_install_it(monkeypatch):
         find_factory(read_network("smp:Unet"))
 
 
+def test_nnunets_networks_need_their_package_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nnunetv2", None)
+    assert callable(find_factory(read_network("nnunet:PlainConvUNet")))
+    monkeypatch.setitem(sys.modules, "dynamic_network_architectures.architectures.unet", None)
+    with pytest.raises(ValueError, match=r"nnunet:PlainConvUNet needs dynamic_net.*: pip install 'scse\[nnunet\]'"):
+        find_factory(read_network("nnunet:PlainConvUNet"))
+
+
 # What a folder names
 
 

@@ -17,7 +17,7 @@ class NetworkSpec:
 
     Attributes:
         text: The name as the user wrote it; `str` returns it.
-        source: "" for the paper's networks, a library ("smp", "monai"), or the path of a Python file.
+        source: "" for the paper's networks, a library ("smp", "monai", "nnunet"), or the path of a Python file.
         name: The network, or the function in that file.
         options: Keyword arguments of the network.
     """
