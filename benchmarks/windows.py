@@ -1,6 +1,6 @@
 """Prediction of a volume in windows against MONAI's sliding window around the same network: time, memory and labels.
 
-    python benchmarks/windows.py [--rounds 3] [--width 24] [--classes 28]
+    python benchmarks/windows.py [--rounds 3] [--width 12] [--classes 28]
 
 About 10 minutes on two cores with the defaults. The volume is the first test scan of MALC, or noise of its size where
 it is absent. All ways begin with the volume in memory and end with the label map; the peak is that of the resident
@@ -19,7 +19,7 @@ import torch
 from measuring import interleaved, machine, markdown, ratio
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
-from prediction_memory import peak_memory
+from prediction_memory import memory
 
 from scse.data.dataset import Dataset
 from scse.data.files import Image, read_image
@@ -45,14 +45,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--width", type=int, default=24)
+    parser.add_argument("--width", type=int, default=12)
     parser.add_argument("--classes", type=int, default=28)
     parser.add_argument("--data", type=Path, default=MALC)
     chosen = parser.parse_args()
     image = volume(chosen.data)
     segmenter = untrained(chosen.width, chosen.classes)
-    actions = {name: make(segmenter, image, *way) for name, way in WAYS.items()}
-    labels = {name: action() for name, action in actions.items()}
+    labels: dict[str, NDArray[np.integer]] = {}
+
+    def keep(name: str, action: Callable[[], NDArray[np.integer]]) -> None:
+        labels[name] = action()
+
+    actions = {name: partial(keep, name, make(segmenter, image, *way)) for name, way in WAYS.items()}
     seconds = interleaved(actions, rounds=chosen.rounds)
     first = MONAI.format(1)
     rows = []
@@ -113,9 +117,9 @@ def measure(data: Path, width: int, classes: int, way: tuple[str | None, int]) -
     image, segmenter = volume(data), untrained(width, classes)
     with torch.inference_mode():
         segmenter.network(torch.zeros(1, 1, *PATCH))
-    base = peak_memory()
+    base = memory("VmHWM")
     make(segmenter, image, *way)()
-    return peak_memory() - base
+    return memory("VmHWM") - base
 
 
 if __name__ == "__main__":

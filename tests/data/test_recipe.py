@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from scse.data.choices import LARGEST_VOLUME
+from scse.data.choices import LARGEST_VOLUME, advise_dims
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 from scse.data.recipe import Recipe
@@ -238,6 +238,29 @@ def test_a_coarse_axis_gets_a_spacing_that_few_volumes_are_coarser_than(
 def test_a_spacing_that_is_asked_for_is_that_of_all_axes_of_a_volume() -> None:
     chosen = Recipe.derive([facts((64, 80, 48))], spacing=2, dims=3)
     assert (chosen.spacing, chosen.patch) == ((2, 2, 2), (32, 40, 24))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "fitting"),
+    [
+        ((35, 50, 36), (1, 1, 1), 3),
+        ((256, 256, 40), (0.5, 0.5, 1.5), 3),
+        ((256, 256, 40), (0.5, 0.5, 1.6), 2),  # more than three times as coarse
+        ((256, 256, 15), (1, 1, 1), 2),  # too few voxels along an axis
+    ],
+)
+def test_the_plan_says_when_the_other_number_of_dimensions_fits(
+    shape: tuple[int, ...], spacing: tuple[float, ...], fitting: int
+) -> None:
+    found = [facts(shape, spacing)] * 3
+    for dims in (2, 3):
+        advice = advise_dims(found, Recipe.derive(found, dims=dims).view)
+        assert bool(advice) == (dims != fitting)
+        assert all(name == "dims" and text.startswith(f"{dims}; {fitting} fits these data") for name, text in advice)
+
+
+def test_pictures_get_no_advice_on_dimensions() -> None:
+    assert advise_dims([facts((64, 64), (1, 1), None)], "picture") == []
 
 
 @pytest.mark.parametrize("changes", [{"view": "volume"}, {"patch": (8, 8, 8)}, {"spacing": (1, 1, 1)}])
@@ -488,7 +511,7 @@ def test_images_in_their_own_spacing_are_prepared_without_torch() -> None:
     code = """
 import sys
 import numpy as np
-from scse.data.choices import LARGEST_VOLUME
+from scse.data.choices import LARGEST_VOLUME, advise_dims
 from scse.data.files import Image
 from scse.data.recipe import Recipe
 

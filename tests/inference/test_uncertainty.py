@@ -113,8 +113,6 @@ def test_trained_segmenters_are_less_sure_where_they_disagree(tmp_path: Path) ->
     masks = [(first == value, second == value) for value in members[0].structures.values()]
     iou = [(a & b).sum() / (a | b).sum() for a, b in masks]
     np.testing.assert_allclose(found.structures["iou"], iou, atol=1e-6)
-    clean = Image(scene(np.random.default_rng(7))[0], image.affine)
-    assert (uncertain(members).estimate(clean).structures["iou"] > found.structures["iou"]).all()
 
 
 def test_maps_and_table_are_written_and_a_failure_loses_no_other(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ class ProjectExcite(nn.Module):
     Args:
         channels: Number of channels C of the input and the output.
         reduction: Reduction r of the paper. The hidden layer has max(1, C // r) channels. The default is that of the
-            other blocks and of the authors' code; the experiments of the paper use 8.
+            other blocks and of the authors' code.
         bias: Whether the two linear layers have biases.
         identity: Whether the block starts as the identity, bit for bit: the last layer is initialised to zero and the
             gate is scaled by 2.

@@ -109,6 +109,29 @@ def in_view(case: CaseFacts, view: View) -> tuple[tuple[int, ...], tuple[float, 
     return tuple(shape), tuple(spacing)
 
 
+def advise_dims(facts: Sequence[CaseFacts], view: View) -> list[tuple[str, str]]:
+    """A row for the plan if slices are chosen where volumes fit, or the other way round; none for pictures.
+
+    Volumes fit if, by the medians of the cases, the coarsest spacing is at most three times the finest and no axis has
+    fewer than 16 voxels: convolutions over all axes then see comparable distances, and there is something to see.
+    """
+    if view == "picture":
+        return []
+    voxels = np.median([case.shape for case in facts], axis=0)
+    spacings = np.median([case.spacing for case in facts], axis=0)
+    anisotropy = spacings.max() / spacings.min()
+    fits = anisotropy <= COARSE_AXIS and voxels.min() >= SMALLEST_PLANE
+    if fits == (view == "volume"):
+        return []
+    found = (
+        f"on the median, {voxels.min():g} voxels along the shortest axis, and a coarsest spacing of {anisotropy:.3g} "
+        "times the finest"
+    )
+    if fits:
+        return [("dims", f"2; 3 fits these data, too: {found}")]
+    return [("dims", f"3; 2 fits these data better: {found}")]
+
+
 def choose_spacing(
     shapes: NDArray[np.integer], spacings: NDArray[np.float64], wanted: float | None
 ) -> tuple[float, ...] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scse.data.choices import advise_dims
 from scse.data.dataset import Case, Dataset
 from scse.data.folds import Fold
 from scse.data.inspection import Inspection, absent_row
@@ -153,6 +154,7 @@ def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, s
         *warnings_of(plan),
         ("structures", str(len(plan.dataset.structures))),
         *plan.recipe.describe(),
+        *advise_dims(plan.inspection.facts_of(plan.dataset), plan.recipe.view),
         *places,
         *shared_settings(plan),
         ("computed in", f"{'bfloat16' if precision == 'bf16' else 'float32'} convolutions"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from scse.data.choices import advise_dims
 from scse.data.dataset import Case, Dataset
 from scse.data.folds import make_folds
 from scse.data.inspection import absent_row, open_checked
@@ -94,7 +95,8 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         *absent_row(inspection.absent(training), where=where),
         ("clean-up", why),
     ]
-    watch.report(Planned([*rows, *task.recipe.describe()], runs=1))
+    advice = advise_dims(inspection.facts_of(cases), task.recipe.view)
+    watch.report(Planned([*rows, *task.recipe.describe(), *advice], runs=1))
     return _train_alone(task, settings, request.out, watch)
 
 
