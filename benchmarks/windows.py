@@ -31,13 +31,13 @@ from scse.networks import UNet
 MALC = Path(__file__).resolve().parents[2] / "shared" / "data" / "malc"
 PATCH = (64, 80, 64)
 MIB = 2**20
-MONAI = "MONAI, {} windows at a time"
+FIRST = "MONAI, 1 window at a time"
 WAYS: dict[str, tuple[str | None, int]] = {
-    MONAI.format(1): (None, 1),
-    MONAI.format(4): (None, 4),
+    FIRST: (None, 1),
+    "MONAI, 4 windows at a time": (None, 4),
     "scse": ("window", 1),
-    "scse, squeeze over the volume": ("volume", 1),
-    "scse, squeeze over boxes": ("local", 1),
+    "scse, --squeeze volume": ("volume", 1),
+    "scse, --squeeze local": ("local", 1),
 }
 
 
@@ -58,14 +58,13 @@ def main() -> None:
 
     actions = {name: partial(keep, name, make(segmenter, image, *way)) for name, way in WAYS.items()}
     seconds = interleaved(actions, rounds=chosen.rounds)
-    first = MONAI.format(1)
     rows = []
     for name, way in WAYS.items():
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             peak = pool.submit(measure, chosen.data, chosen.width, chosen.classes, way).result()
-        other = float((labels[name] != labels[first]).mean())
+        other = float((labels[name] != labels[FIRST]).mean())
         median = float(np.median(seconds[name]))
-        rows.append((name, f"{median:.1f}", f"{ratio(seconds, name, first):.2f}", f"{peak / MIB:.0f}", f"{other:.1e}"))
+        rows.append((name, f"{median:.1f}", f"{ratio(seconds, name, FIRST):.2f}", f"{peak / MIB:.0f}", f"{other:.1e}"))
     print(
         f"{machine()}; {' x '.join(map(str, image.array.shape[1:]))} voxels, {chosen.classes} classes, U-Net of width"
     )
