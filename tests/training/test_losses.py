@@ -97,10 +97,12 @@ def test_frequencies_count_all_slices_of_all_cases(task: Task) -> None:
 
 def test_switches_of_the_settings(task: Task) -> None:
     weights = median_frequency_weights(class_frequencies(task.training, 3))
-    both = make_loss(task, Settings())
+    both = make_loss(task, Settings(class_weights="median-frequency"))
     assert set(both.terms) == {"ce", "dice"}
     torch.testing.assert_close(both.terms["ce"].weight, weights)
     assert make_loss(task, Settings(class_weights="none")).terms["ce"].weight is None
+    root = make_loss(task, Settings()).terms["ce"].weight
+    torch.testing.assert_close(root**2, weights)  # the default
     assert set(make_loss(task, Settings(loss="dice")).terms) == {"dice"}
     assert set(make_loss(task, Settings(loss="ce")).terms) == {"ce"}
 

@@ -53,7 +53,8 @@ class Settings(BaseModel):
         loss: Cross-entropy plus Dice loss, or one of them.
         deep_supervision: Whether lower resolutions of the network's decoder learn too, for networks that return them;
             see `scse.training.losses.DeepSupervision`.
-        class_weights: Class weights of the cross-entropy; the paper uses "median-frequency".
+        class_weights: Class weights of the cross-entropy: the paper's "median-frequency", their square roots, which let
+            the background count more, or "none".
         augment: Random changes of every slice or patch, within the ranges of the settings that follow; see
             `scse.training.augmentation.Augmentation`.
         rotation, scaling, shift, elastic: Largest rotation in degrees, relative change of size, shift as a fraction of
@@ -88,7 +89,7 @@ class Settings(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0, le=1e3)
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
     deep_supervision: bool = False
-    class_weights: Literal["median-frequency", "none"] = "median-frequency"
+    class_weights: Literal["median-frequency", "root-median-frequency", "none"] = "root-median-frequency"
     augment: bool = True
     rotation: float = Field(default=10.0, ge=0, le=180)
     scaling: float = Field(default=0.1, ge=0, lt=1)
@@ -161,6 +162,7 @@ PRESETS: dict[str, Settings] = {
         optimizer="sgd",
         learning_rate=0.01,
         schedule="steps",
+        class_weights="median-frequency",
         augment=False,
         precision="32",
     ),
@@ -173,7 +175,6 @@ VOLUMES: Mapping[str, Any] = {
     "epochs": 16,
     "slices_per_epoch": 160,
     "batch_size": 2,
-    "class_weights": "none",
     "foreground": 0.33,
     "rotation": 15.0,
     "scaling": 0.15,

@@ -160,6 +160,8 @@ def _segmentation_loss(task: Task, settings: Settings) -> SegmentationLoss:
     if settings.class_weights == "none" or "ce" not in settings.loss:
         return SegmentationLoss(settings.loss, ignoring=ignoring)
     weights = median_frequency_weights(class_frequencies(task.training, task.classes))
+    if settings.class_weights == "root-median-frequency":
+        weights = weights.sqrt()
     return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring)
 
 
