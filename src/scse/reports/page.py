@@ -44,7 +44,6 @@ from scse.reports.interactive import (
     trainings,
 )
 from scse.reports.provenance import BIBTEX
-from scse.reports.viewer import PLANES
 from scse.support.atomic import write_atomic
 from scse.support.events import UNWATCHED, Watch
 from scse.support.figure_files import save_figure
@@ -59,6 +58,10 @@ METRIC_TITLES = {
 SIMULATED = "simulated data"
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈"}
 """Symbols of verdicts; "undecided" and too few trainings or cases have none."""
+
+PLANES = {"coronal": "LRSI", "axial": "LRAP", "sagittal": "PASI"}
+"""Planes in which the viewer shows volumes, and what is on the left, on the right, at the top and at the bottom: left,
+right, anterior, posterior, superior or inferior."""
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

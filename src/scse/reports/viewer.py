@@ -57,9 +57,6 @@ JPEG_QUALITY = 72
 WINDOW = (0.5, 99.5)
 """Percentiles of the voxels above the minimum that are shown as black and white."""
 
-PLANES = {"coronal": "LRSI", "axial": "LRAP", "sagittal": "PASI"}
-"""Planes in which volumes are shown; the first letters of the directions left, right, up and down in their slices."""
-
 # light and dark colours alternate, so that neighbours differ without hue (Okabe and Ito; Tol)
 PALETTE = (
     "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00", "#ddddee", "#44aa99", "#aa4499",
