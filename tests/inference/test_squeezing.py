@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests import reference
 from torch import Tensor, nn
 
+import reference
 import scse
 from scse.attachment.fusing import ResidualChannelSE
 from scse.blocks.modules import ChannelSE, ConcurrentSE
