@@ -99,8 +99,8 @@ def gpu_problem() -> str:
     if capability < OLDEST_CAPABILITY:
         found, oldest = (".".join(map(str, version)) for version in (capability, OLDEST_CAPABILITY))
         return f"the GPU has compute capability {found}, the kernels need {oldest}"
-    x, weight = torch.zeros(1, 2, 16, device="cuda"), torch.zeros(1, 2, device="cuda")
     try:
+        x, weight = torch.zeros(1, 2, 16, device="cuda"), torch.zeros(1, 2, device="cuda")
         _gpu().forward(x, (None, None, None, None, weight, None), Options("sse", "relu", "sigmoid", 1.0))
     except Exception as error:  # noqa: BLE001 (Triton, the compiler that it calls and the driver have many errors)
         return f"Triton does not work here: {type(error).__name__}: {error}".splitlines()[0]

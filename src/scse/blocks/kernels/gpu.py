@@ -1,4 +1,4 @@
-"""The launches of the GPU kernels: block sizes by shape, buffers, and the conditions of use."""
+"""The launches of the GPU kernels: sizes of tiles by shape, buffers, and arguments."""
 
 from typing import NamedTuple
 
@@ -8,67 +8,32 @@ from torch import Tensor
 from scse.blocks.kernels import triton_kernels
 from scse.blocks.kernels.interface import Options, Weights, empty_gates
 
+# The numbers here were chosen from measurements on an H200, see benchmarks/gpu.
+
+WARPS = 4
+"""Warps of a program."""
+
 MOST_CHANNELS = 1024
 """Channels of a tile, at most; kernels go through more of them tile by tile."""
+
+FEW_CHANNELS = 128
+"""Channels up to which tiles are smaller and programs take several of them."""
+
+AHEAD = 1024
+"""Items that start before the first item that may have to wait: more than a GPU runs at a time."""
+
+MOST_PARTS = 512
+"""Partial sums of a sample that one program adds up, if larger items can bring it about."""
 
 ROWS = 16
 """Rows of a weight whose gradient one program computes."""
 
 
-class Sizes(NamedTuple):
-    """Sizes of the tiles of a launch. They depend on the shape alone, so that all runs and ranks add in one order.
-
-    Attributes:
-        channels: Channels of a tile, a power of 2.
-        blocks: Tiles that hold all channels.
-        positions: Positions of a tile, a power of 2.
-        hidden: Units of the hidden layer that are computed at a time, a power of 2.
-        parts: Partial sums that are added at a time, a power of 2.
-        warps: Warps of a program.
-        ahead: Items that run before the first item that may have to wait.
-    """
-
-    channels: int
-    blocks: int
-    positions: int
-    hidden: int
-    parts: int
-    warps: int
-    ahead: int
-
-    def items(self, positions: int) -> int:
-        """Items of a phase for one sample."""
-        return -(-positions // self.positions)
-
-    def lag(self, items: int, samples: int) -> int:
-        """Samples between the two phases."""
-        return min(samples, -(-self.ahead // items))
-
-
-def sizes(channels: int, hidden: int, positions: int, *, elements: int, warps: int, ahead: int) -> Sizes:
-    """Choose the sizes of tiles of about `elements` values."""
-    tile = min(_power(channels), MOST_CHANNELS)
-    beside = max(16, min(_power(positions), elements // tile))
-    small = max(1, min(_power(max(hidden, 1)), 4096 // tile))
-    return Sizes(tile, -(-channels // tile), beside, small, max(1, min(64, 4096 // tile)), warps, ahead)
-
-
-def _power(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
-def forward_sizes(channels: int, hidden: int, positions: int) -> Sizes:
-    """Sizes for a forward pass."""
-    return sizes(channels, hidden, positions, elements=8192, warps=8, ahead=1024)
-
-
-def backward_sizes(channels: int, hidden: int, positions: int) -> Sizes:
-    """Sizes for a backward pass."""
-    return sizes(channels, hidden, positions, elements=4096, warps=8, ahead=1024)
-
-
 class Shape(NamedTuple):
-    """Sizes and strides of a map: as many samples, channels, units of the hidden layer and positions."""
+    """Numbers of samples, channels, units of the hidden layer and positions, and strides of the first, second and last.
+
+    They describe a dense map, contiguous or channels-last, of any number of spatial axes.
+    """
 
     samples: int
     channels: int
@@ -78,7 +43,7 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, weights: Weights) -> "Shape":
-        """Shape of a dense map, contiguous or channels-last."""
+        """Shape of a map."""
         samples, channels = x.shape[:2]
         positions = x.numel() // (samples * channels)
         hidden = 0 if weights[0] is None else weights[0].shape[0]
@@ -86,94 +51,156 @@ class Shape(NamedTuple):
         return cls(samples, channels, hidden, positions, (channels * positions, *inner))
 
 
+class Sizes(NamedTuple):
+    """Sizes of tiles, all powers of 2, and of items.
+
+    They depend on the shape alone, so that all runs and ranks add in one order.
+
+    Attributes:
+        channels: Channels of a tile.
+        blocks: Tiles that hold all channels.
+        positions: Positions of a tile.
+        steps: Positions of an item, as a multiple of those of a tile.
+        hidden: Units of the hidden layer that are computed at a time.
+        parts: Partial sums that are added at a time.
+        columns: Columns of a weight whose gradient is computed at a time.
+    """
+
+    channels: int
+    blocks: int
+    positions: int
+    steps: int
+    hidden: int
+    parts: int
+    columns: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> "Sizes":
+        """Sizes for a map."""
+        tile = min(_power(shape.channels), MOST_CHANNELS)
+        few = tile <= FEW_CHANNELS
+        beside = max(16, min(_power(shape.positions), (8192 if few else 16384) // tile))
+        matrix = max(1, (4096 if few else 8192) // tile)
+        of_sample = -(-shape.positions // beside)
+        return cls(
+            channels=tile,
+            blocks=-(-shape.channels // tile),
+            positions=beside,
+            steps=_steps(of_sample, shape.samples) if few else 1,
+            hidden=min(_power(max(shape.hidden, 1)), matrix),
+            parts=min(128, matrix),
+            columns=max(16, min(256, _power(max(shape.channels, shape.hidden)))),
+        )
+
+    def items(self, positions: int) -> int:
+        """Items of a phase of a sample."""
+        return -(-positions // (self.positions * self.steps))
+
+    def constants(self) -> dict[str, int]:
+        """Constants of both kernels."""
+        return {
+            "CHANNELS": self.channels,
+            "BLOCKS": self.blocks,
+            "POSITIONS": self.positions,
+            "STEPS": self.steps,
+            "HIDDEN": self.hidden,
+            "PARTS": self.parts,
+            "num_warps": WARPS,
+        }
+
+
+def _steps(of_sample: int, samples: int) -> int:
+    """Tiles of an item: few if there are few tiles in all, which then run at a time; more if a sample has many."""
+    steps = 1
+    while steps < 4 and of_sample * samples >= 1024 * steps:
+        steps *= 2
+    while steps < 64 and of_sample > MOST_PARTS * steps:
+        steps *= 2
+    return steps
+
+
+def _power(size: int) -> int:
+    """The next power of 2."""
+    return 1 << (size - 1).bit_length()
+
+
 def forward(x: Tensor, weights: Weights, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the output, and the two buffers of `empty_gates`."""
+    """Compute the output and the buffers, see `interface.Kernels`."""
     shape = Shape.of(x, weights)
-    chosen = forward_sizes(shape.channels, shape.hidden, shape.positions)
-    items = chosen.items(shape.positions)
+    samples, channels, _, positions, _ = shape
+    sizes = Sizes.of(shape)
+    items = sizes.items(positions)
     output = torch.empty_like(x)
     excitation, spatial = empty_gates(x, weights)
-    partial = x.new_empty((shape.samples, items, shape.channels), dtype=torch.float32)
-    state = torch.zeros(shape.samples + 1, dtype=torch.int32, device=x.device)
-    triton_kernels.forward[(2 * items * shape.samples,)](
-        x,
-        output,
-        *_dense(weights),
-        excitation,
-        spatial,
-        partial,
-        state,
-        *shape[:4],
-        items,
-        items,
-        chosen.lag(items, shape.samples),
-        *shape.strides,
-        options.scale,
-        KIND=options.kind,
-        ACTIVATION=options.activation,
-        GATE=options.gate,
-        **_constants(chosen),
-    )
+    partial = x.new_empty((samples, items, channels), dtype=torch.float32)
+    state = torch.zeros(samples + 1, dtype=torch.int32, device=x.device)
+    with torch.cuda.device_of(x):
+        triton_kernels.forward[(2 * items * samples,)](
+            x,
+            output,
+            *_dense(weights),
+            excitation,
+            spatial,
+            partial,
+            state,
+            *_numbers(shape, items, items),
+            options.scale,
+            KIND=options.kind,
+            ACTIVATION=options.activation,
+            GATE=options.gate,
+            STAGES=1,
+            **sizes.constants(),
+        )
     return output, excitation, spatial
 
 
 def backward(
     grad: Tensor, saved: tuple[Tensor, Tensor, Tensor], weights: Weights, options: Options, *, map_grad: Tensor | None
 ) -> list[Tensor | None]:
-    """Compute the gradients of the six weights, in their dtypes, and write the gradient of the map to `map_grad`."""
+    """Compute the gradients, see `interface.Kernels`."""
     x, excitation, spatial = saved
     shape = Shape.of(x, weights)
-    chosen = backward_sizes(shape.channels, shape.hidden, shape.positions)
-    samples, channels, hidden, positions = shape[:4]
-    items = chosen.items(positions)
+    samples, channels, hidden, positions, _ = shape
+    sizes = Sizes.of(shape)
+    items = sizes.items(positions)
     second_items = 0 if map_grad is None else items
-    dense = _dense(weights)
-    grads = [w if w is None else torch.empty_like(w) for w in dense]
-    excitation_grads = x.new_empty((samples, 3 * channels + hidden + 1), dtype=torch.float32)
-    spatial_grad = torch.empty_like(spatial)
+    weights = _dense(weights)
+    grads = [w if w is None else torch.empty_like(w) for w in weights]
     partial = x.new_empty((samples, items, 2, channels), dtype=torch.float32)
-    bias_partial = x.new_empty((samples, items), dtype=torch.float32)
-    state = torch.zeros(samples + 2, dtype=torch.int32, device=x.device)
     rows = -(-channels // ROWS) + (0 if options.kind == "sse" else -(-hidden // ROWS))
-    triton_kernels.backward[((items + second_items) * samples + rows,)](
-        x,
-        grad,
-        map_grad,
-        dense[0],
-        dense[2],
-        dense[4],
-        *grads,
-        excitation,
-        spatial,
-        excitation_grads,
-        spatial_grad,
-        partial,
-        bias_partial,
-        state,
-        *shape[:4],
-        items,
-        second_items,
-        chosen.lag(items, samples),
-        *shape.strides,
-        options.scale,
-        KIND=options.kind,
-        ACTIVATION=options.activation,
-        GATE=options.gate,
-        ROWS=ROWS,
-        **_constants(chosen),
-    )
+    with torch.cuda.device_of(x):
+        triton_kernels.backward[((items + second_items) * samples + rows,)](
+            x,
+            grad,
+            map_grad,
+            weights[0],
+            weights[2],
+            weights[4],
+            *grads,
+            excitation,
+            spatial,
+            x.new_empty((samples, 3 * channels + hidden + 1), dtype=torch.float32),
+            torch.empty_like(spatial),
+            partial,
+            x.new_empty((samples, items), dtype=torch.float32),
+            torch.zeros(samples + 2, dtype=torch.int32, device=x.device),
+            *_numbers(shape, items, second_items),
+            options.scale,
+            KIND=options.kind,
+            ACTIVATION=options.activation,
+            GATE=options.gate,
+            # a loop of several steps loads ahead
+            STAGES=3 if sizes.steps >= 4 else 1,
+            ROWS=ROWS,
+            COLUMNS=sizes.columns,
+            **sizes.constants(),
+        )
     return grads
 
 
-def _constants(chosen: Sizes) -> dict[str, int]:
-    return {
-        "CHANNELS": chosen.channels,
-        "BLOCKS": chosen.blocks,
-        "POSITIONS": chosen.positions,
-        "HIDDEN": chosen.hidden,
-        "PARTS": chosen.parts,
-        "num_warps": chosen.warps,
-    }
+def _numbers(shape: Shape, items: int, second_items: int) -> tuple[int, ...]:
+    lag = min(shape.samples, -(-AHEAD // items))
+    return (*shape[:4], items, second_items, lag, *shape.strides)
 
 
 def _dense(weights: Weights) -> Weights:

@@ -171,18 +171,20 @@ def _count(counter):
 
 
 @triton.jit
-def _load(pointer, channel, position, channels, positions, channel_stride, position_stride):
+def _load(pointer, channel, position, channels, positions, channel_stride, position_stride, POLICY: tl.constexpr):
     """A tile of a map in float32, (channels, positions); zeros outside of the map."""
     place = pointer + channel[:, None] * channel_stride + position[None, :] * position_stride
     inside = (channel[:, None] < channels) & (position[None, :] < positions)
-    return tl.load(place, inside, other=0.0).to(tl.float32)
+    return tl.load(place, inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
 
 
 @triton.jit
-def _store(pointer, value, channel, position, channels, positions, channel_stride, position_stride):
+def _store(
+    pointer, value, channel, position, channels, positions, channel_stride, position_stride, POLICY: tl.constexpr
+):
     place = pointer + channel[:, None] * channel_stride + position[None, :] * position_stride
     inside = (channel[:, None] < channels) & (position[None, :] < positions)
-    tl.store(place, value.to(pointer.dtype.element_ty), inside)
+    tl.store(place, value.to(pointer.dtype.element_ty), inside, eviction_policy=POLICY)
 
 
 @triton.jit
@@ -327,14 +329,20 @@ def _layer_grads(
     for start in range(0, columns, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         total = tl.zeros([ROWS, COLUMNS], tl.float32)
-        output, given = outputs, inputs
-        for _ in range(samples):
-            value = _vector(given, column, columns)
+        for first in range(0, samples, 16):
+            sample = first + tl.arange(0, 16)
+            known = sample[:, None] < samples
+            output = tl.load(
+                outputs + sample[:, None] * output_stride + row[None, :], known & (row[None, :] < rows), other=0.0
+            )
+            value = tl.load(
+                inputs + sample[:, None] * input_stride + column[None, :],
+                known & (column[None, :] < columns),
+                other=0.0,
+            )
             if ACTIVATION is not None:
                 value = _activated(value, ACTIVATION)
-            total += _vector(output, row, rows)[:, None] * value[None, :]
-            output += output_stride
-            given += input_stride
+            total = tl.dot(tl.trans(output), value, total, input_precision="ieee")
         inside = (row[:, None] < rows) & (column[None, :] < columns)
         place = weight_grad + row[:, None] * columns + column[None, :]
         tl.store(place, total.to(weight_grad.dtype.element_ty), inside)
@@ -397,7 +405,7 @@ def _squeeze(
     project_bias,
     spatial,
     part,
-    position,
+    number,
     channels,
     positions,
     channel_stride,
@@ -406,20 +414,68 @@ def _squeeze(
     CHANNELS: tl.constexpr,
     BLOCKS: tl.constexpr,
     POSITIONS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Compute the sums over some positions of a sample, and their spatial gates."""
-    project = tl.zeros([POSITIONS], tl.float32)
-    for block in tl.static_range(BLOCKS):
-        channel = block * CHANNELS + tl.arange(0, CHANNELS)
-        value = _load(x, channel, position, channels, positions, channel_stride, position_stride)
-        if KIND != "sse":
-            tl.store(part + channel, tl.sum(value, 1), channel < channels)
+    total = tl.zeros([CHANNELS], tl.float32)
+    for step in tl.range(STEPS, num_stages=STAGES):
+        position = (number * STEPS + step) * POSITIONS + tl.arange(0, POSITIONS)
+        project = tl.zeros([POSITIONS], tl.float32)
+        for block in tl.static_range(BLOCKS):
+            channel = block * CHANNELS + tl.arange(0, CHANNELS)
+            value = _load(x, channel, position, channels, positions, channel_stride, position_stride, "evict_last")
+            if KIND != "sse":
+                if BLOCKS == 1:
+                    total += tl.sum(value, 1)
+                else:
+                    tl.store(part + channel, tl.sum(value, 1), channel < channels)
+            if KIND != "cse":
+                project += tl.sum(value * _vector(project_weight, channel, channels)[:, None], 0)
         if KIND != "cse":
-            project += tl.sum(value * _vector(project_weight, channel, channels)[:, None], 0)
-    if KIND != "cse":
-        if project_bias is not None:
-            project += tl.load(project_bias).to(tl.float32)
-        tl.store(spatial + position, tl.sigmoid(project), position < positions)
+            if project_bias is not None:
+                project += tl.load(project_bias).to(tl.float32)
+            tl.store(spatial + position, tl.sigmoid(project), position < positions)
+    if KIND != "sse" and BLOCKS == 1:
+        place = tl.arange(0, CHANNELS)
+        tl.store(part + place, total, place < channels)
+
+
+@triton.jit
+def _excite(
+    x,
+    output,
+    gates,
+    spatial,
+    number,
+    channels,
+    positions,
+    channel_stride,
+    position_stride,
+    scale,
+    KIND: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Compute the output at some positions of a sample."""
+    for step in tl.range(STEPS, num_stages=STAGES):
+        position = (number * STEPS + step) * POSITIONS + tl.arange(0, POSITIONS)
+        by_position = tl.zeros([POSITIONS], tl.float32)
+        if KIND != "cse":
+            by_position = scale * _vector(spatial, position, positions)
+        for block in tl.static_range(BLOCKS):
+            channel = block * CHANNELS + tl.arange(0, CHANNELS)
+            value = _load(x, channel, position, channels, positions, channel_stride, position_stride, "evict_first")
+            by_channel = tl.zeros([CHANNELS], tl.float32)
+            if KIND != "sse":
+                by_channel = scale * _vector(gates, channel, channels)
+            joined = _join(value, by_channel[:, None], by_position[None, :], KIND)
+            _store(
+                output, joined, channel, position, channels, positions, channel_stride, position_stride, "evict_first"
+            )
 
 
 @triton.jit
@@ -455,13 +511,14 @@ def forward(
     POSITIONS: tl.constexpr,
     HIDDEN: tl.constexpr,
     PARTS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Compute `output`, `excitation` and `spatial`. `partial` is (samples, first_items, channels)."""
     phase, sample, number = _take(state, samples, first_items, second_items, lag)
     x += sample * sample_stride
     excitation += sample * (2 * channels + hidden)
     spatial += sample * positions
-    position = number * POSITIONS + tl.arange(0, POSITIONS)
     counter = state + 1 + sample
     if phase == 0:
         parts = partial + sample * first_items * channels
@@ -471,7 +528,7 @@ def forward(
             project_bias,
             spatial,
             parts + number * channels,
-            position,
+            number,
             channels,
             positions,
             channel_stride,
@@ -480,6 +537,8 @@ def forward(
             CHANNELS,
             BLOCKS,
             POSITIONS,
+            STEPS,
+            STAGES,
         )
         if _count(counter) == first_items - 1:
             if KIND != "sse":
@@ -503,19 +562,24 @@ def forward(
             _count(counter)
     else:
         _wait(counter, first_items + 1)
-        output += sample * sample_stride
-        gates = excitation + channels + hidden
-        by_position = tl.zeros([POSITIONS], tl.float32)
-        if KIND != "cse":
-            by_position = scale * _vector(spatial, position, positions)
-        for block in tl.static_range(BLOCKS):
-            channel = block * CHANNELS + tl.arange(0, CHANNELS)
-            value = _load(x, channel, position, channels, positions, channel_stride, position_stride)
-            by_channel = tl.zeros([CHANNELS], tl.float32)
-            if KIND != "sse":
-                by_channel = scale * _vector(gates, channel, channels)
-            joined = _join(value, by_channel[:, None], by_position[None, :], KIND)
-            _store(output, joined, channel, position, channels, positions, channel_stride, position_stride)
+        _excite(
+            x,
+            output + sample * sample_stride,
+            excitation + channels + hidden,
+            spatial,
+            number,
+            channels,
+            positions,
+            channel_stride,
+            position_stride,
+            scale,
+            KIND,
+            CHANNELS,
+            BLOCKS,
+            POSITIONS,
+            STEPS,
+            STAGES,
+        )
 
 
 @triton.jit
@@ -523,11 +587,11 @@ def _gate_grad_parts(
     x,
     grad,
     gates,
-    gate,
+    spatial,
     spatial_grad,
     part,
     bias_part,
-    position,
+    number,
     channels,
     positions,
     channel_stride,
@@ -537,32 +601,56 @@ def _gate_grad_parts(
     CHANNELS: tl.constexpr,
     BLOCKS: tl.constexpr,
     POSITIONS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Compute what some positions of a sample add to the gradients of the gates, see `partial` of `backward`."""
-    of_gate = tl.zeros([POSITIONS], tl.float32)
-    by_position = scale * gate
-    for block in tl.static_range(BLOCKS):
-        channel = block * CHANNELS + tl.arange(0, CHANNELS)
-        value = _load(x, channel, position, channels, positions, channel_stride, position_stride)
-        slope = _load(grad, channel, position, channels, positions, channel_stride, position_stride)
-        by_channel = tl.zeros([CHANNELS], tl.float32)
-        if KIND != "sse":
-            by_channel = scale * _vector(gates, channel, channels)
-        of_channel, of_position = _gate_grads(value, slope, by_channel[:, None], by_position[None, :], KIND)
-        if KIND != "sse":
-            tl.store(part + channel, tl.sum(of_channel, 1), channel < channels)
+    of_channels = tl.zeros([CHANNELS], tl.float32)
+    of_weights = tl.zeros([CHANNELS], tl.float32)
+    of_bias = tl.zeros([POSITIONS], tl.float32)
+    for step in tl.range(STEPS, num_stages=STAGES):
+        position = (number * STEPS + step) * POSITIONS + tl.arange(0, POSITIONS)
+        gate = tl.zeros([POSITIONS], tl.float32)
         if KIND != "cse":
-            of_gate += tl.sum(of_position, 0)
-    if KIND != "cse":
-        of_projection = of_gate * scale * gate * (1 - gate)
-        tl.store(spatial_grad + position, of_projection, position < positions)
-        tl.store(bias_part, tl.sum(of_projection, 0))
+            gate = _vector(spatial, position, positions)
+        by_position = scale * gate
+        of_gate = tl.zeros([POSITIONS], tl.float32)
         for block in tl.static_range(BLOCKS):
             channel = block * CHANNELS + tl.arange(0, CHANNELS)
-            if BLOCKS > 1:
-                value = _load(x, channel, position, channels, positions, channel_stride, position_stride)
-            of_weight = tl.sum(value * of_projection[None, :], 1)
-            tl.store(part + channels + channel, of_weight, channel < channels)
+            value = _load(x, channel, position, channels, positions, channel_stride, position_stride, "evict_first")
+            slope = _load(grad, channel, position, channels, positions, channel_stride, position_stride, "evict_last")
+            by_channel = tl.zeros([CHANNELS], tl.float32)
+            if KIND != "sse":
+                by_channel = scale * _vector(gates, channel, channels)
+            of_channel, of_position = _gate_grads(value, slope, by_channel[:, None], by_position[None, :], KIND)
+            if KIND != "sse":
+                if BLOCKS == 1:
+                    of_channels += tl.sum(of_channel, 1)
+                else:
+                    tl.store(part + channel, tl.sum(of_channel, 1), channel < channels)
+            if KIND != "cse":
+                of_gate += tl.sum(of_position, 0)
+        if KIND != "cse":
+            of_projection = of_gate * scale * gate * (1 - gate)
+            of_bias += of_projection
+            tl.store(spatial_grad + position, of_projection, position < positions)
+            if BLOCKS == 1:
+                of_weights += tl.sum(value * of_projection[None, :], 1)
+            else:
+                for block in tl.static_range(BLOCKS):
+                    channel = block * CHANNELS + tl.arange(0, CHANNELS)
+                    value = _load(
+                        x, channel, position, channels, positions, channel_stride, position_stride, "evict_first"
+                    )
+                    of_weight = tl.sum(value * of_projection[None, :], 1)
+                    tl.store(part + channels + channel, of_weight, channel < channels)
+    place = tl.arange(0, CHANNELS)
+    if KIND != "sse" and BLOCKS == 1:
+        tl.store(part + place, of_channels, place < channels)
+    if KIND != "cse":
+        tl.store(bias_part, tl.sum(of_bias, 0))
+        if BLOCKS == 1:
+            tl.store(part + channels + place, of_weights, place < channels)
 
 
 @triton.jit
@@ -573,9 +661,9 @@ def _map_grad(
     project_weight,
     gates,
     of_means,
-    gate,
+    spatial,
     spatial_grad,
-    position,
+    number,
     channels,
     positions,
     channel_stride,
@@ -585,26 +673,34 @@ def _map_grad(
     CHANNELS: tl.constexpr,
     BLOCKS: tl.constexpr,
     POSITIONS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Compute the gradient of the map at some positions of a sample."""
-    of_projection = tl.zeros([POSITIONS], tl.float32)
-    if KIND != "cse":
-        of_projection = _vector(spatial_grad, position, positions)
-    for block in tl.static_range(BLOCKS):
-        channel = block * CHANNELS + tl.arange(0, CHANNELS)
-        slope = _load(grad, channel, position, channels, positions, channel_stride, position_stride)
-        value = slope
-        if KIND == "max" or KIND == "multiply":
-            value = _load(x, channel, position, channels, positions, channel_stride, position_stride)
-        by_channel = tl.zeros([CHANNELS], tl.float32)
-        of_mean = tl.zeros([CHANNELS], tl.float32)
-        if KIND != "sse":
-            by_channel = scale * _vector(gates, channel, channels)
-            of_mean = _vector(of_means, channel, channels)
-        total = _direct_grad(value, slope, by_channel[:, None], scale * gate[None, :], KIND) + of_mean[:, None]
+    for step in tl.range(STEPS, num_stages=STAGES):
+        position = (number * STEPS + step) * POSITIONS + tl.arange(0, POSITIONS)
+        by_position = tl.zeros([POSITIONS], tl.float32)
+        of_projection = tl.zeros([POSITIONS], tl.float32)
         if KIND != "cse":
-            total += _vector(project_weight, channel, channels)[:, None] * of_projection[None, :]
-        _store(map_grad, total, channel, position, channels, positions, channel_stride, position_stride)
+            by_position = scale * _vector(spatial, position, positions)
+            of_projection = _vector(spatial_grad, position, positions)
+        for block in tl.static_range(BLOCKS):
+            channel = block * CHANNELS + tl.arange(0, CHANNELS)
+            slope = _load(grad, channel, position, channels, positions, channel_stride, position_stride, "evict_first")
+            value = slope
+            if KIND == "max" or KIND == "multiply":
+                value = _load(x, channel, position, channels, positions, channel_stride, position_stride, "evict_first")
+            by_channel = tl.zeros([CHANNELS], tl.float32)
+            of_mean = tl.zeros([CHANNELS], tl.float32)
+            if KIND != "sse":
+                by_channel = scale * _vector(gates, channel, channels)
+                of_mean = _vector(of_means, channel, channels)
+            total = _direct_grad(value, slope, by_channel[:, None], by_position[None, :], KIND) + of_mean[:, None]
+            if KIND != "cse":
+                total += _vector(project_weight, channel, channels)[:, None] * of_projection[None, :]
+            _store(
+                map_grad, total, channel, position, channels, positions, channel_stride, position_stride, "evict_first"
+            )
 
 
 @triton.jit
@@ -648,6 +744,9 @@ def backward(
     HIDDEN: tl.constexpr,
     PARTS: tl.constexpr,
     ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Compute the gradients of the map, unless it is None, and of the weights.
 
@@ -677,7 +776,7 @@ def backward(
             KIND,
             ACTIVATION,
             ROWS,
-            HIDDEN,
+            COLUMNS,
             PARTS,
         )
     else:
@@ -688,11 +787,7 @@ def backward(
         spatial += sample * positions
         spatial_grad += sample * positions
         gates = excitation + channels + hidden
-        position = number * POSITIONS + tl.arange(0, POSITIONS)
         counter = state + 1 + sample
-        gate = tl.zeros([POSITIONS], tl.float32)
-        if KIND != "cse":
-            gate = _vector(spatial, position, positions)
         if phase == 0:
             parts = partial + sample * first_items * 2 * channels
             bias_parts = bias_partial + sample * first_items
@@ -700,11 +795,11 @@ def backward(
                 x,
                 grad,
                 gates,
-                gate,
+                spatial,
                 spatial_grad,
                 parts + number * 2 * channels,
                 bias_parts + number,
-                position,
+                number,
                 channels,
                 positions,
                 channel_stride,
@@ -714,6 +809,8 @@ def backward(
                 CHANNELS,
                 BLOCKS,
                 POSITIONS,
+                STEPS,
+                STAGES,
             )
             if _count(counter) == first_items - 1:
                 if KIND != "sse":
@@ -752,9 +849,9 @@ def backward(
                 project_weight,
                 gates,
                 of_means,
-                gate,
+                spatial,
                 spatial_grad,
-                position,
+                number,
                 channels,
                 positions,
                 channel_stride,
@@ -764,4 +861,6 @@ def backward(
                 CHANNELS,
                 BLOCKS,
                 POSITIONS,
+                STEPS,
+                STAGES,
             )
