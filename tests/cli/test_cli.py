@@ -143,6 +143,12 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
     assert ended.stdout.rstrip().endswith("loaded:")
 
 
+def test_the_command_line_is_a_module_too():
+    command = [sys.executable, "-m", "scse", "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, f"{scse.__version__}\n"), ended.stderr
+
+
 @pytest.mark.parametrize("verb", [*VERBS[:-1], "data simulate"])
 def test_every_verb_has_help(verb):
     ended = call(*verb.split(), "--help")
@@ -374,6 +380,11 @@ def test_train_into_the_folder_of_another_run_names_the_difference(trained, data
     assert ended.code == 1
     (message,) = said(ended, "error")
     assert f"{trained.folder}: already contains a run with settings epochs=1; you requested epochs=2" in message
+
+
+def test_one_label_map_is_not_several(trained, data, tmp_path):
+    ended = call("predict", data / "imagesTr" / "c0_0000.nii.gz", "-m", trained.folder, "-o", tmp_path)
+    assert ended.out.splitlines()[-1] == f"1 label map written to {tmp_path}"
 
 
 def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data, tmp_path):
