@@ -85,9 +85,24 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
         )
     if weights is None:
         return [1.0] * len(segmenters)
-    if len(weights) != len(segmenters) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise UserError(f"weights must be {len(segmenters)} positive numbers, one per segmenter, got {list(weights)}")
+    check_weights(weights, len(segmenters), "segmenter")
     return weights
+
+
+def check_weights(weights: Sequence[float], count: int, what: str) -> None:
+    """Check the weights of predictions that are averaged.
+
+    Args:
+        weights: Weights.
+        count: How many there must be.
+        what: What each of them is the weight of.
+
+    Raises:
+        UserError: There are more or fewer, or one is not positive and finite.
+    """
+    if len(weights) != count or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        numbers = "a positive number" if count == 1 else f"{count} positive numbers"
+        raise UserError(f"weights must be {numbers}, one for each {what}; got {list(weights)}")
 
 
 def mirroring_of(segmenter: Segmenter, mirror: bool) -> Mirroring:
