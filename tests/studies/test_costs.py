@@ -47,7 +47,7 @@ def test_costs_are_relative_to_the_plain_network(task, segmenters, monkeypatch):
     table = costs.measure_costs(task, SETTINGS, segmenters, image)
     assert list(table.columns) == [
         *("network", "variant", "parameters", "kept_mib"),
-        *("step_seconds", "step_ratio", "predict_seconds", "predict_ratio"),
+        *("step_seconds", "step_ratio", "predict_seconds", "predict_ratio", "device"),
     ]
     assert list(table["variant"]) == list(VARIANTS)
     assert set(table["network"]) == {"unet"}

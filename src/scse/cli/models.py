@@ -8,6 +8,7 @@ import typer
 from scse.cli.options import (
     NETWORK_HELP,
     BatchSize,
+    Device,
     InChannels,
     Model,
     ModelNetwork,
@@ -70,6 +71,7 @@ def predict(
         str,
         typer.Option(help="Clean-up of label maps: learned in training, none, or largest component of each structure."),
     ] = "learned",
+    device: Device = "auto",
     batch_size: BatchSize = None,
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
@@ -79,6 +81,7 @@ def predict(
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
     from scse.inference.combining import combined
+    from scse.inference.devices import choose_device, describe_device
     from scse.inference.inputs import find_images
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
@@ -92,14 +95,15 @@ def predict(
     given = None if weights is None else _weights(weights)
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
-    groups = [[Segmenter.load(folder, network=own)] for folder in model or ()]
+    chosen_device = choose_device(device)
+    groups = [[Segmenter.load(folder, network=own, device=chosen_device)] for folder in model or ()]
     training: set[str] = set()
     for study in ensemble or ():
         chosen = find_ensemble(study, network=network, variant=variant)
         say(f"ensemble: {chosen}")
         if chosen.unfinished:
             complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
-        groups.append(chosen.segmenters(network=network))
+        groups.append(chosen.segmenters(network=network, device=chosen_device))
         training |= chosen.training
     found = find_images(images, channels=groups[0][0].recipe.channels)
     if seen := [name for name in found if name in training]:
@@ -109,6 +113,7 @@ def predict(
             "of these label maps are no test",
         )
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
+    say(f"device: {describe_device(chosen_device)}")
     say(f"engine: {groups[0][0].engine}")
     segmenter = combined(groups, weights=given, mirror=mirror, uncertainty=uncertainty)
     if segmenter is not groups[0][0]:
@@ -138,6 +143,7 @@ def explain(
     image: Annotated[list[Path], typer.Argument(help="One image: a file, or the files of its channels.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the gates.")],
     network: ModelNetwork = None,
+    device: Device = "auto",
     batch_size: BatchSize = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -151,6 +157,7 @@ def explain(
             image,
             out,
             network=network,
+            device=device,
             batch_size=batch_size,
             overwrite=overwrite,
             progress=watch.counter("explain"),

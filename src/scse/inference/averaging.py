@@ -45,7 +45,7 @@ def averaged(
                 "scse.inference.joining.joined"
             )
     mirroring = mirroring_of(first, mirror)
-    runs = [run_of(segmenter) for segmenter in segmenters]
+    runs = [segmenter.run for segmenter in segmenters]
     copies = 2 ** len(mirroring.axes)
     reason = f"{counted(len(runs), 'segmenter')}, {copies} pass{'es' * (copies > 1)} each"
     return replace(
@@ -115,12 +115,6 @@ def mirroring_of(segmenter: Segmenter, mirror: bool) -> Mirroring:
     if mirror and not mirroring.axes:
         raise UserError("mirror: images cannot be mirrored without exchanging left and right structures; leave it out")
     return mirroring
-
-
-def run_of(segmenter: Segmenter) -> Run:
-    """What runs the network of a segmenter, in evaluation mode."""
-    segmenter.network.eval()
-    return segmenter.network if segmenter.engine is None else segmenter.engine.run
 
 
 def flips(mirroring: Mirroring) -> list[tuple[int, ...]]:

@@ -1,9 +1,9 @@
 """The choice of a segmenter's clean-up on held-out cases, after its last epoch.
 
-As in nnU-Net, a step is kept only if it raises the mean Dice of these cases and lowers that of no structure. Here it has
-to raise it by at least `LEAST_GAIN`, because less is a matter of single voxels. The cases are those of the validation,
-so the Dice with the clean-up is that of cases on which it was chosen: it is optimistic, and no score. Studies, whose
-held-out cases are scored, choose none.
+As in nnU-Net, a step is kept only if it raises the mean Dice of these cases and lowers that of no structure. Here it
+has to raise it by at least `LEAST_GAIN`, because less is a matter of single voxels. The cases are those of the
+validation, so the Dice with the clean-up is that of cases on which it was chosen: it is optimistic, and no score.
+Studies, whose held-out cases are scored, choose none.
 """
 
 import json
