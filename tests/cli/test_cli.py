@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -28,6 +28,7 @@ from scse.cli import console, doctor
 from scse.cli.app import BUG, INTERRUPTED, main
 from scse.data.files import write_label
 from scse.data.recipe import Recipe
+from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
 from scse.studies import runner, tracking
 from scse.studies.request import StudyRequest
@@ -99,6 +100,26 @@ class Trained:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("run") / "run [red] 1"
     return Trained(folder, call("train", data, "-o", folder, "--epochs", 1, *TINY))
+
+
+def test_the_device_is_shown_and_recorded(trained):
+    device = describe_device(choose_device())
+    assert ["device", device] in [line.split(None, 1) for line in map(str.strip, trained.ended.out.splitlines())]
+    assert json.loads((trained.folder / "run.json").read_text())["devices"] == [device]
+    measured = call("bench", BASIC, "--size", 32, "--batch", 2, "--seconds", 0.1, "--device", "cpu")
+    assert f"device: {describe_device(choose_device('cpu'))}" in measured.out.splitlines()
+
+
+def test_a_stopped_run_continues_on_the_device_that_resume_names(data, tmp_path, monkeypatch):
+    asked = iter(range(1000))
+    with monkeypatch.context() as patch:
+        # 5 inspected, 5 prepared, 1 step
+        patch.setattr(console, "stop_on_signal", lambda _: nullcontext(lambda: next(asked) >= 11))
+        stopped = call("train", data, "-o", tmp_path / "run", "--epochs", 2, *TINY, "--device", "cpu")
+    command = f"scse train --resume {tmp_path / 'run'} --device cpu"
+    assert stopped.out.splitlines()[-1] == f"to continue: {command}"
+    resumed = call(*command.split()[1:])
+    assert (resumed.code, resumed.err) == (0, "")
 
 
 def test_another_way_of_tracking_is_refused_before_anything_is_done(data, tmp_path):
@@ -223,6 +244,23 @@ WRONG = {
     ("train", "DATA", "--folds", "4"): "too few for 4 folds",
     ("train", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("train", "--resume", "nowhere"): "nowhere: holds no run, run.json is missing",
+    **{
+        (*arguments, "--device", "cuda:99"): "device='cuda:99' is not on this machine; torch finds "
+        for arguments in (
+            ("train", "DATA"),
+            ("train", "--resume", "nowhere"),
+            ("study", "DATA"),
+            ("predict", "nowhere", "-m", "nowhere", "-o", "out"),
+            ("explain", "nowhere", "nowhere", "-o", "out"),
+            ("bench",),
+        )
+    },
+    (
+        "train",
+        "DATA",
+        "--device",
+        "gpu",
+    ): "device must be auto, cpu, cuda, cuda:N",
     ("study", "DATA", "--networks", "unet,vnet"): "network must be one of",
     ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
     ("train", "DATA", "--network", "no.py:make"): "no.py:make: there is no file no.py; give the path of a Python file",

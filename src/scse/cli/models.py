@@ -113,8 +113,9 @@ def predict(
             "of these label maps are no test",
         )
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
-    say(f"device: {describe_device(chosen_device)}")
     say(f"engine: {groups[0][0].engine}")
+    if chosen_device.type != "cpu":
+        say(f"device: {describe_device(chosen_device)}")
     segmenter = combined(groups, weights=given, mirror=mirror, uncertainty=uncertainty)
     if segmenter is not groups[0][0]:
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)

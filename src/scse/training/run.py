@@ -152,7 +152,7 @@ def run_again(
     cache: Path | None = None,
 ) -> Segmenter:
     """Continue an interrupted run, see `resume`."""
-    record, chosen_device = read_record(folder), choose_device(device)
+    chosen_device, record = choose_device(device), read_record(folder)
     downloading = not (folder / CHECKPOINT).exists()
     chosen = confirm_network(folder, record.settings.network, network, downloading=downloading)
     settings = record.settings.model_copy(update={"network": chosen})
