@@ -163,21 +163,23 @@ def test_output_of_a_convolution_needs_no_copy(calls):
 
 # Keras reads the gradients of weights, which the compiler takes for results
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
-def test_compiled_models_use_the_operator_of_the_kernels(calls):
+@pytest.mark.parametrize(("name", "compiled"), [("cSE", []), ("sSE", []), ("scSE, add", ["add"])])
+def test_of_compiled_models_only_scse_uses_the_operator_of_the_kernels(name, compiled, calls):
     x = feature_map(*SHAPE).astype("float32")
-    block = seeded(ConcurrentSE, SHAPE)
+    block = seeded(CASES[name], SHAPE)
     entry = keras.Input(SHAPE[1:])
     model = keras.Model(entry, block(entry))
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
     assert_close(model.predict_on_batch(x), expected(block, x))
-    assert calls == ["add"]
+    assert calls == compiled
     calls.clear()
     eager = keras.models.clone_model(model)
     eager.set_weights(model.get_weights())
     eager.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-    for trained in (model, eager):
-        trained.train_on_batch(x, np.zeros_like(x))
-    assert calls == ["add", "backward"] * 2
+    model.train_on_batch(x, np.zeros_like(x))
+    assert calls == [*compiled, *["backward"] * len(compiled)]
+    eager.train_on_batch(x, np.zeros_like(x))
+    assert calls[-2:] == [KINDS[name], "backward"]
     for reached, wanted in zip(model.weights, eager.weights, strict=True):
         assert_close(reached, numpy(wanted))
 

@@ -30,10 +30,13 @@ def recalibrated(
 
     Returns:
         Recalibrated map with its axes in the order of `x`, or None if the layers themselves must compute it: for a
-        symbolic map, in an exported program, which keeps Keras' order of axes, and for weights of another dtype or
-        device than the map.
+        symbolic map, in an exported program, which keeps Keras' order of axes, for cSE and sSE under `torch.compile`,
+        and for weights of another dtype or device than the map.
     """
     if not isinstance(x, torch.Tensor) or _is_exporting():
+        return None
+    if variant != "scse" and torch.compiler.is_compiling():
+        # compilers fuse the few operations of one gate themselves, and on small maps the call of a kernel takes longer
         return None
     weights: list[Any] = []
     for layer in layers:
