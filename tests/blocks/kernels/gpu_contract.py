@@ -162,7 +162,7 @@ def test_ties_of_max_share_the_gradient():
 @every_kind
 def test_frozen_map_gets_no_gradient(kind):
     x, weights, options = feature_map((2, 6, 7), last=False), weights_of(kind, 6), Options(kind, "relu", "sigmoid", 1.0)
-    output, *gates = gpu.forward(x, weights, options)
+    _, *gates = gpu.forward(x, weights, options)
     grad = random(2, 6, 7, seed=2)
     alone = gpu.backward(grad, (x, *gates), weights, options, map_grad=None)
     _, grads = differentiated(x, weights, grad, formulas.recalibrate, kind=kind)

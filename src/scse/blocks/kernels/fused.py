@@ -61,9 +61,7 @@ def serves(x: Tensor, weights: Weights) -> bool:
         return False
     if any(w is not None and w.dtype != x.dtype for w in weights) and not torch.is_autocast_enabled(device):
         return False
-    if not (x.is_contiguous() or _is_channels_last(x)):
-        return False
-    if cpu.LIBRARY is None if device == "cpu" else x[0].numel() > MOST_VALUES or gpu_problem():
+    if not (x.is_contiguous() or _is_channels_last(x)) or not _has_kernels(x):
         return False
     if torch.compiler.is_compiling():
         # torch.compiler.is_exporting() is always true for the compiler of torch before 2.12
@@ -77,6 +75,12 @@ def serves(x: Tensor, weights: Weights) -> bool:
     )
 
 
+def _has_kernels(x: Tensor) -> bool:
+    if x.device.type == "cpu":
+        return cpu.LIBRARY is not None
+    return x[0].numel() <= MOST_VALUES and not gpu_problem()
+
+
 _DTYPES = {"cpu": tuple(cpu.DTYPE_CODES), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 _PLAIN = (Tensor, Parameter)
 
@@ -87,7 +91,7 @@ OLDEST_CAPABILITY = (8, 0)
 """Compute capability of the oldest NVIDIA GPUs with kernels, the first with bfloat16."""
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def gpu_problem() -> str:
     """Return why the GPU kernels cannot be used, "" if they can. The first call compiles and runs one."""
@@ -102,7 +106,7 @@ def gpu_problem() -> str:
     try:
         x, weight = torch.zeros(1, 2, 16, device="cuda"), torch.zeros(1, 2, device="cuda")
         _gpu().forward(x, (None, None, None, None, weight, None), Options("sse", "relu", "sigmoid", 1.0))
-    except Exception as error:  # noqa: BLE001 (Triton, the compiler that it calls and the driver have many errors)
+    except Exception as error:  # Triton, the compiler that it calls and the driver have many errors
         return f"Triton does not work here: {type(error).__name__}: {error}".splitlines()[0]
     return ""
 
@@ -183,7 +187,11 @@ def recalibrate_op(  # noqa: PLR0917 (the schema of the operator)
     gate: str,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `recalibrate` as an operator for compilers: output, excitation and spatial gate, see `interface.Kernels`."""
+    """Compute `recalibrate` as an operator for compilers, see `interface.Kernels.forward`.
+
+    A custom operator serves better than `triton_op` here: it is the same one for CPUs and GPUs, and compilers could fuse
+    nothing into a kernel that counts its own items.
+    """
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
     return _kernels(x).forward(x, weights, Options(kind, activation, gate, scale))
 
@@ -220,7 +228,8 @@ def recalibrate_backward_op(  # noqa: PLR0917 (the schema of the operator)
 
 @recalibrate_backward_op.register_fake
 def _(grad: Tensor, x: Tensor, excitation: Tensor, spatial: Tensor, *rest: Any) -> list[Tensor]:
-    return [torch.empty_like(x), *(torch.empty_like(w) for w in rest[:6] if w is not None)]
+    # the kernels' gradients of the weights are dense, also where a weight is a view
+    return [torch.empty_like(x), *(w.new_empty(w.shape) for w in rest[:6] if w is not None)]
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
