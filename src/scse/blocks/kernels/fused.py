@@ -189,8 +189,8 @@ def recalibrate_op(  # noqa: PLR0917 (the schema of the operator)
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `recalibrate` as an operator for compilers, see `interface.Kernels.forward`.
 
-    A custom operator serves better than `triton_op` here: it is the same one for CPUs and GPUs, and compilers could fuse
-    nothing into a kernel that counts its own items.
+    A custom operator serves better than `triton_op` here: it is the same one for CPUs and GPUs, and a compiler could
+    fuse nothing into a kernel that counts its own items.
     """
     weights = (squeeze_weight, squeeze_bias, excite_weight, excite_bias, project_weight, project_bias)
     return _kernels(x).forward(x, weights, Options(kind, activation, gate, scale))
