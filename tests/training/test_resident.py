@@ -1,7 +1,6 @@
 """Batches made on a device: those of the CPU, from arrays that stay there or are copied in every step."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,9 +124,7 @@ def test_on_a_card_they_differ_by_rounding_alone(
 ) -> None:
     ranges = Augmentation(**LIGHT)
     device = kind(batches(cases, dims, augmentation=ranges), torch.device("cuda"))
-    for sent, (images, labels) in zip(
-        device.epoch(1), batches(cases, dims, augmentation=ranges).epoch(1), strict=True
-    ):
+    for sent, (images, labels) in zip(device.epoch(1), batches(cases, dims, augmentation=ranges).epoch(1), strict=True):
         found, classes = device.pixels(*device.moved(sent))
         torch.testing.assert_close(found.cpu(), images, rtol=0, atol=1e-3)
         assert (classes.cpu() != labels).float().mean() < 1e-3

@@ -97,7 +97,8 @@ def augmented(
             if they were square.
     """
     drawn = draw_changes(ranges, len(images), tuple(images.shape[2:]), rng, extent=extent)
-    return changed(images, labels, ranges, [_on(images, each) for each in drawn.numbers], drawn.some)
+    numbers = [torch.from_numpy(each).to(images.device) for each in drawn.numbers]
+    return changed(images, labels, ranges, numbers, drawn.some)
 
 
 def draw_changes(
@@ -159,7 +160,9 @@ def changed(
     gain, offset = intensities.reshape(2, count, 1, *(1,) * axes)
     images = images * gain + offset
     for alters in some:
-        images = torch.stack([image if alter is None else alter(image) for image, alter in zip(images, alters, strict=True)])
+        images = torch.stack(
+            [image if alter is None else alter(image) for image, alter in zip(images, alters, strict=True)]
+        )
     for axis, chosen in zip(ranges.mirror.axes, mirrored, strict=True):
         images, labels = _mirrored(images, labels, axis, ranges.mirror, chosen > 0)
     return images, labels
@@ -187,7 +190,9 @@ def _draw_grids(
 def _grid(affine: Tensor, moves: Tensor, shape: list[int]) -> Tensor:
     """Places (N, *spatial, axes) from which the pixels are taken; the image runs from -1 to 1 along each axis."""
     # on a GPU, torch's function rounds to TF32 where matrix products may: by a tenth of a pixel
-    grid = F.affine_grid(affine, shape, align_corners=False) if affine.device.type == "cpu" else affine_grid(affine, shape)
+    grid = (
+        F.affine_grid(affine, shape, align_corners=False) if affine.device.type == "cpu" else affine_grid(affine, shape)
+    )
     if not moves.numel():
         return grid
     mode = "bicubic" if len(shape) == 4 else "trilinear"
@@ -228,10 +233,6 @@ def _sampled(maps: Tensor, grid: Tensor, mode: str) -> Tensor:
     return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _on(like: Tensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(like.device)
-
-
 Change = Callable[[float, np.random.Generator], Alter]
 """Draws the change of an image by an amount from 0 to the range."""
 
@@ -241,9 +242,7 @@ def _draw_for_some(
 ) -> list[Alter | None]:
     """Draw changes of some of the images, each by an amount of its own."""
     chosen, amounts = rng.random(count) < probability, rng.uniform(0, most, count)
-    return [
-        change(float(amount), rng) if of_this else None for of_this, amount in zip(chosen, amounts, strict=True)
-    ]
+    return [change(float(amount), rng) if of_this else None for of_this, amount in zip(chosen, amounts, strict=True)]
 
 
 def _blurred(amount: float, _: np.random.Generator) -> Alter:
@@ -281,9 +280,7 @@ def _noisy(amount: float, rng: np.random.Generator) -> Alter:
     return alter
 
 
-def _mirrored(
-    images: Tensor, labels: Tensor, axis: int, mirroring: Mirroring, chosen: Tensor
-) -> tuple[Tensor, Tensor]:
+def _mirrored(images: Tensor, labels: Tensor, axis: int, mirroring: Mirroring, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Mirror the chosen images along a spatial axis."""
     flipped = labels.flip(axis + 1)
     if axis in mirroring.swaps:

@@ -95,7 +95,9 @@ class Batches:
 
     def cut(self, draw: Draw) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The drawn patches of images (N, C, *patch) and labels (N, *patch), not yet changed."""
-        pairs = [self._crop(self.slices[index], corner) for index, corner in zip(draw.chosen, draw.corners, strict=True)]
+        pairs = [
+            self._crop(self.slices[index], corner) for index, corner in zip(draw.chosen, draw.corners, strict=True)
+        ]
         return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
 
     def _batch(self, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,8 @@ class Batches:
         if positions:
             structure = positions[rng.integers(len(positions))]
             centre = np.array(np.unravel_index(structure[rng.integers(len(structure))], shape))
-            return np.clip(centre - np.array(self.patch) // 2, 0, room)
+            centred: NDArray[np.int64] = np.clip(centre - np.array(self.patch) // 2, 0, room)
+            return centred
         return np.array([rng.integers(size + 1) for size in room])
 
     def _crop(self, place: tuple[int, int], corner: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -65,9 +65,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
 
     def ordered_mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The same mean, by a sum whose order is fixed."""
-        entropies = F.cross_entropy(
-            logits, labels, self.weight, ignore_index=self.ignore_index, reduction="none"
-        )
+        entropies = F.cross_entropy(logits, labels, self.weight, ignore_index=self.ignore_index, reduction="none")
         learned = labels != self.ignore_index
         weights = learned if self.weight is None else self.weight[labels.where(learned, 0)] * learned
         return entropies.sum() / weights.sum()

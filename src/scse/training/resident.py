@@ -30,7 +30,7 @@ def on_device(batches: Batches, device: torch.device, *, free: int) -> "OnDevice
         device: A GPU.
         free: Bytes of its memory that are free.
     """
-    needed = sum(array.nbytes for array in (*batches.images, *batches.labels))
+    needed = sum(array.nbytes for array in batches.images) + sum(array.nbytes for array in batches.labels)
     return Resident(batches, device) if needed <= RESIDENT_SHARE * free else Streamed(batches, device)
 
 
@@ -175,8 +175,8 @@ class Streamed(OnDevice):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def _sent(self, draw: Draw) -> Sent:
-        parts = (self._floats(draw), *self.batches.cut(draw))
-        pinned = tuple(map(self._pinned, parts))
+        images, labels = self.batches.cut(draw)
+        pinned = self._pinned(self._floats(draw)), self._pinned(images), self._pinned(labels)
         if self._stream is None:
             return self.moved(pinned)
         current = torch.cuda.current_stream(self.device)

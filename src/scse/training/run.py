@@ -20,6 +20,7 @@ from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
 from scse.support.text import counted
+from scse.training.arithmetic import arithmetic
 from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
@@ -179,14 +180,21 @@ def train(task: Task, settings: Settings, folder: Path, *, on_event: OnEvent = i
 
 def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Segmenter:
     """See `train`."""
-    with alone(folder):
+    fabric = new_fabric(settings)
+    with alone(folder), arithmetic(fabric.device, deterministic=settings.deterministic):
         if changes := check_record(folder, RunRecord.of(task, settings)):
             watch.report(Stage(changes))
-        fabric = new_fabric(settings)
         batches = make_batches(task, settings)
         checkpoint = folder / CHECKPOINT
         fitted = read_record(folder).fitted
-        state = new_state(task, settings, steps=len(batches), fitted=fitted, pretrained=not checkpoint.exists())
+        state = new_state(
+            task,
+            settings,
+            steps=len(batches),
+            fitted=fitted,
+            pretrained=not checkpoint.exists(),
+            fused=fabric.device.type == "cuda",
+        )
         fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
         if checkpoint.exists():
             state.load(checkpoint, steps=len(batches))
@@ -212,6 +220,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
                 log=log,
                 checkpoint=lambda: State(plain, state.optimizer, state.schedule, state.clock).save(checkpoint),
                 watch=watch,
+                graph=settings.graph,
             )
         if not done:
             raise StoppedError(
