@@ -4,19 +4,22 @@
     python benchmarks/gpu/training.py --only speed --graph false
     python benchmarks/gpu/training.py --tiny           # small sizes, for a machine without a GPU
 
-Checks print PASS or FAIL with what was measured, and the exit code is 1 if one failed. The speed is in images/s, the median
-over chunks of steps, for the presets quick and paper, plain and with scSE, on random data of the size of MALC (15 cases of
-150 slices of 168 x 176 pixels, 28 classes). The bare loop has the same network, optimiser, loss and precision; its data lie
-on the GPU, and drawing, augmentation, forward and backward pass are one CUDA graph.
+Checks print PASS or FAIL with what was measured, and the exit code is 1 if one failed. The speed is in images/s, the
+median over chunks of steps, for the presets quick and paper, plain and with scSE, on random data of the size of MALC
+(15 cases of 150 slices of 168 x 176 pixels, 28 classes). The bare loop has the same network, optimiser, loss and
+precision; its data lie on the GPU, and drawing, augmentation, forward and backward pass are one CUDA graph.
 """
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,7 @@ def main() -> None:
     parser.add_argument("--graph", choices=("true", "false"), default="true", help="of the loop of scse train")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of speed")
     arguments = parser.parse_args()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     sizes = TINY if arguments.tiny else MALC
     began, right = time.perf_counter(), True
     device = setup.new_fabric(PRESETS["quick"]).device
@@ -154,7 +158,7 @@ def _bare_rates(task: Task, settings: Settings, seconds: float, device: torch.de
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(inputs.contiguous(memory_format=torch.channels_last))
         loss(logits.float(), classes).backward()
-        loop._align_gradients(network)
+        loop.align_gradients(network)
 
     replay = bare_graph(work, network) if on_card else lambda: (network.zero_grad(), work())
     rates: list[float] = []
@@ -236,8 +240,7 @@ def product_rates(task: Task, settings: Settings, seconds: float, *, graph: bool
         if step - steps[places[-1]][0] >= CHUNK:
             places.append(place)
     rates = [
-        (steps[b][0] - steps[a][0]) * batches.batch_size / (steps[b][1] - steps[a][1])
-        for a, b in zip(places[1:], places[2:], strict=False)
+        (steps[b][0] - steps[a][0]) * batches.batch_size / (steps[b][1] - steps[a][1]) for a, b in pairwise(places[1:])
     ]
     on_card = fabric.device.type == "cuda"
     return rates, "; ".join(problems) or ("yes" if graph and on_card else "no")
@@ -421,10 +424,8 @@ def run_in(task: Task, settings: Settings, folder: Path, stop: int) -> bytes:
     """Train in a folder, stopped once after so many steps (0: not at all); returns the weights' file."""
     asked = iter(range(1, 10**6))
     if stop:
-        try:
+        with suppress(StoppedError):
             run.train(task, settings, folder, stop=lambda: next(asked) == stop)
-        except StoppedError:
-            pass
     run.train(task, settings, folder)
     return (folder / "segmenter" / "weights.safetensors").read_bytes()
 

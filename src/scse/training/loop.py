@@ -57,7 +57,7 @@ def fit(
     """
     clock, interval = state.clock, report_interval(fabric.device)
     state.optimizer.zero_grad()  # gradients of an earlier call
-    feed, take_step = _steps(state, batches, loss, fabric=fabric, graph=graph, watch=watch)
+    feed, take_step = make_steps(state, batches, loss, fabric=fabric, graph=graph, watch=watch)
     while clock.epoch < epochs:
         state.network.train()
         losses = _Losses(clock)
@@ -130,10 +130,10 @@ def _seed(seed: int, device: torch.device) -> None:
     generator.manual_seed(seed)
 
 
-def _steps(
+def make_steps(
     state: State, batches: Batches, loss: nn.Module, *, fabric: Fabric, graph: bool, watch: Watch
 ) -> tuple[Batches | OnDevice, Callable[..., torch.Tensor]]:
-    """What is sent for the steps of an epoch, and the function that takes a step with it."""
+    """What is sent for the steps of an epoch, and the function that takes a step with it; see `fit`."""
     if fabric.device.type != "cuda":
         return batches, lambda images, labels: train_step(state, loss, images, labels, fabric)
     feed = on_device(batches, fabric.device, free=free_memory(fabric.device))
@@ -144,10 +144,10 @@ def _steps(
     def work(*sent: torch.Tensor) -> torch.Tensor:
         return _backward(state.network, loss, *feed.pixels(*sent), fabric)
 
-    return feed, _GraphedSteps(state, work, eager, fabric.device, watch) if graph else eager
+    return feed, GraphedSteps(state, work, eager, fabric.device, watch) if graph else eager
 
 
-class _GraphedSteps:
+class GraphedSteps:
     """Training steps whose work is recorded at the first one; eager ones if that fails."""
 
     def __init__(
@@ -163,6 +163,7 @@ class _GraphedSteps:
         self.failed = False
 
     def __call__(self, *sent: torch.Tensor) -> torch.Tensor:
+        """Take a step; returns its loss, see `train_step`."""
         if self.recorded is None and not self.failed:
             self._record(sent)
         if self.recorded is None:
@@ -207,11 +208,11 @@ def _backward(
     value: torch.Tensor = loss(_logits(network, images), fabric.to_device(labels))
     fabric.backward(value)
     if images.is_cuda:
-        _align_gradients(network)
+        align_gradients(network)
     return value.detach()
 
 
-def _align_gradients(network: nn.Module) -> None:
+def align_gradients(network: nn.Module) -> None:
     """Give gradients the strides of their weights: fused optimisers compare them even along axes of one value."""
     for weight in network.parameters():
         if weight.grad is not None and weight.grad.stride() != weight.stride():

@@ -30,7 +30,7 @@ from scse.training.settings import Settings, reject_unused
 from scse.training.setup import as_segmenter, make_batches, make_loss, new_fabric, new_state
 from scse.training.state import State
 from scse.training.task import MOST_FOR_CLEANING, Task, make_task
-from scse.training.validation import held_out_dice, validation_slices
+from scse.training.validation import Kept, held_out_dice, validation_slices
 from scse.zoo.building import find_factory
 from scse.zoo.catalogue import confirm_network
 
@@ -201,6 +201,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
         plain = state.network
         loss = fabric.to_device(make_loss(task, settings))
         state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
+        kept: Kept = {}
         with open_log(folder, state.clock.history) as log:
             done = fit(
                 state,
@@ -216,12 +217,14 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
                     most=validation_slices(batches),
                     batch_size=4 * settings.batch_size,
                     fabric=fabric,
+                    kept=kept,
                 ),
                 log=log,
                 checkpoint=lambda: State(plain, state.optimizer, state.schedule, state.clock).save(checkpoint),
                 watch=watch,
                 graph=settings.graph,
             )
+        kept.clear()
         if not done:
             raise StoppedError(
                 f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"
