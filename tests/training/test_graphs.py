@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from scse.support.events import Event, Stage, StoppedError, Watch
 from scse.training import loop
-from scse.training.graphs import drawing_on_the_device, unchanged
+from scse.training.graphs import GraphedSteps, drawing_on_the_device, unchanged
 from scse.training.log import read_log
-from scse.training.loop import GraphedSteps, train_step
+from scse.training.loop import train_step
 from scse.training.run import CHECKPOINT, train
 from scse.training.settings import Settings
 from scse.training.setup import make_batches, make_loss, new_fabric, new_state
@@ -49,8 +49,18 @@ class Counting(nn.Module):
 
 def test_a_network_that_replaces_a_buffer_is_not_recorded() -> None:
     network = nn.Sequential(Counting())
-    with pytest.raises(RuntimeError, match=r"the buffer 0\.count is replaced in every step"), unchanged(network):
+    with pytest.raises(RuntimeError, match="Counting replaces its buffer count in every step"), unchanged(network):
         network(torch.zeros(1))
+    assert network.state_dict()["0.count"] == 0
+
+
+def test_the_state_of_a_network_whose_recording_failed_is_as_before() -> None:
+    network = nn.BatchNorm2d(1)
+    with pytest.raises(RuntimeError, match="no graph"), unchanged(network):
+        network(torch.randn(2, 1, 4, 4))
+        raise RuntimeError("no graph")
+    assert network.num_batches_tracked == 0
+    assert network.running_mean == torch.zeros(1)
 
 
 @pytest.mark.parametrize(

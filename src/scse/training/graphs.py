@@ -9,8 +9,59 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scse.support.errors import in_short
+from scse.support.events import Stage, Watch
+from scse.training.arithmetic import nondeterministic
+from scse.training.state import State
+
 WARM_UP = 3
 """Steps before the recording, in which libraries choose their algorithms and take their memory."""
+
+
+class GraphedSteps:
+    """Training steps whose work is recorded at the first one; eager ones if that fails, with a message.
+
+    Args:
+        state: State of the run; changed in place.
+        work: Function from what is sent for a step to its loss, which computes gradients; see `Recorded`.
+        eager: Function that takes a whole step without a graph.
+        device: A GPU.
+        watch: Gets the message.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        work: Callable[..., Tensor],
+        eager: Callable[..., Tensor],
+        device: torch.device,
+        watch: Watch,
+    ) -> None:
+        self.state, self.work, self.eager, self.device, self.watch = state, work, eager, device, watch
+        self.recorded: Recorded | None = None
+        self.failed = False
+
+    def __call__(self, *sent: Tensor) -> Tensor:
+        """Take a step; returns its loss, a scalar on the device."""
+        if self.recorded is None and not self.failed:
+            self._record(sent)
+        if self.recorded is None:
+            return self.eager(*sent)
+        value = self.recorded(*sent)
+        # the graph overwrites gradients, and they have to stay where they are
+        self.state.optimizer.step()
+        self.state.schedule.step()
+        return value
+
+    def _record(self, sent: Sequence[Tensor]) -> None:
+        try:
+            self.recorded = Recorded(self.work, sent, self.state.network, self.device)
+        except RuntimeError as error:
+            cause = error.__context__ or error  # the end of a failed recording hides what it failed for
+            if nondeterministic(cause):
+                raise cause from None
+            self.failed = True
+            self.watch.report(Stage(f"training without a CUDA graph, operation by operation ({in_short(cause)})"))
 
 
 class Recorded:
@@ -70,15 +121,20 @@ def unchanged(network: nn.Module) -> Generator[None]:
     Raises:
         RuntimeError: The network replaced a buffer by another tensor, which a graph would not do.
     """
-    buffers = dict(network.named_buffers())
-    before = {name: buffer.clone() for name, buffer in buffers.items()}
-    yield
-    for name, buffer in network.named_buffers():
-        if buffer is not buffers.get(name):
-            raise RuntimeError(f"the buffer {name} is replaced in every step")
-    with torch.no_grad():
-        for name, buffer in buffers.items():
-            buffer.copy_(before[name])
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+        for module, name, buffer, _ in buffers:
+            if getattr(module, name) is not buffer:
+                raise RuntimeError(f"{type(module).__name__} replaces its buffer {name} in every step")
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                setattr(module, name, buffer.copy_(before))
 
 
 @contextmanager

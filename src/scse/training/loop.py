@@ -9,11 +9,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from scse.inference.windows import channels_last
-from scse.support.errors import UserError, in_short
-from scse.support.events import EpochDone, Stage, StepDone, Watch
-from scse.training.arithmetic import nondeterministic
+from scse.support.errors import UserError
+from scse.support.events import EpochDone, StepDone, Watch
 from scse.training.batches import Batches, step_seed
-from scse.training.graphs import Recorded
+from scse.training.graphs import GraphedSteps
 from scse.training.resident import OnDevice, free_memory, on_device
 from scse.training.state import Clock, State
 
@@ -61,9 +60,12 @@ def fit(
     while clock.epoch < epochs:
         state.network.train()
         losses = _Losses(clock)
-        for sent in feed.epoch(clock.epoch, start=clock.step):
+        coming = feed.epoch(clock.epoch, start=clock.step)
+        sent = next(coming, None)
+        while sent is not None:
             _seed(step_seed(batches.seed, clock.epoch, clock.step), fabric.device)
             losses.add(take_step(*sent))
+            sent = next(coming, None)  # before this one's loss is waited for
             if clock.step % interval == 0 or clock.step == len(batches):
                 losses.fetch()
                 watch.report(_step_done(clock, losses.last, batches, epochs))
@@ -145,44 +147,6 @@ def make_steps(
         return _backward(state.network, loss, *feed.pixels(*sent), fabric)
 
     return feed, GraphedSteps(state, work, eager, fabric.device, watch) if graph else eager
-
-
-class GraphedSteps:
-    """Training steps whose work is recorded at the first one; eager ones if that fails."""
-
-    def __init__(
-        self,
-        state: State,
-        work: Callable[..., torch.Tensor],
-        eager: Callable[..., torch.Tensor],
-        device: torch.device,
-        watch: Watch,
-    ) -> None:
-        self.state, self.work, self.eager, self.device, self.watch = state, work, eager, device, watch
-        self.recorded: Recorded | None = None
-        self.failed = False
-
-    def __call__(self, *sent: torch.Tensor) -> torch.Tensor:
-        """Take a step; returns its loss, see `train_step`."""
-        if self.recorded is None and not self.failed:
-            self._record(sent)
-        if self.recorded is None:
-            return self.eager(*sent)
-        value = self.recorded(*sent)
-        # the graph overwrites gradients, and they have to stay where they are
-        self.state.optimizer.step()
-        self.state.schedule.step()
-        return value
-
-    def _record(self, sent: Sequence[torch.Tensor]) -> None:
-        try:
-            self.recorded = Recorded(self.work, sent, self.state.network, self.device)
-        except RuntimeError as error:
-            cause = error.__context__ or error  # the end of a failed recording hides what it failed for
-            if nondeterministic(cause):
-                raise cause from None
-            self.failed = True
-            self.watch.report(Stage(f"training without a CUDA graph, operation by operation ({in_short(cause)})"))
 
 
 def train_step(
