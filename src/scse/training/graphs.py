@@ -84,7 +84,7 @@ class Recorded:
         self._arguments = [argument.to(device, copy=True) for argument in arguments]
         self._graph = torch.cuda.CUDAGraph()
         stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-        with torch.random.fork_rng([current.device_index]), unchanged(network):
+        with torch.cuda.device(device), torch.random.fork_rng([current.device_index]), unchanged(network):
             stream.wait_stream(current)
             try:
                 with torch.cuda.stream(stream):
@@ -97,7 +97,7 @@ class Recorded:
                     self._value = work(*self._arguments)
             except BaseException:
                 network.zero_grad()
-                leave_recording(device)
+                leave_recording(self._graph, current)
                 raise
             finally:
                 current.wait_stream(stream)
@@ -167,10 +167,19 @@ def waiting_for_nothing() -> Generator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def leave_recording(device: torch.device) -> None:
-    """Give the GPU's random generator a new state of the same numbers.
+_FAILED: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose recording failed, which torch's allocator goes on asking about its blocks."""
 
-    A recording that failed leaves the old one believing that it is recorded, and it draws nothing more.
+
+def leave_recording(graph: torch.cuda.CUDAGraph, current: torch.cuda.Stream) -> None:
+    """Undo what a recording leaves behind that failed, so that its work can be done without a graph.
+
+    Args:
+        graph: The graph.
+        current: The stream before the recording. torch returns to it only after a recording that succeeded.
     """
-    generator = torch.cuda.default_generators[torch.cuda.current_stream(device).device_index]
+    _FAILED.append(graph)
+    torch.cuda.set_stream(current)
+    # the generator believes that it is still recorded, and would draw nothing more: it gets a new state, same numbers
+    generator = torch.cuda.default_generators[current.device_index]
     generator.graphsafe_set_state(generator.clone_state())

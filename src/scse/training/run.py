@@ -225,6 +225,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
                 graph=settings.graph,
             )
         kept.clear()
+        state.optimizer.zero_grad()  # gradients of a graph keep its memory
         if not done:
             raise StoppedError(
                 f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"
