@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -28,6 +28,7 @@ from scse.cli import console, doctor
 from scse.cli.app import BUG, INTERRUPTED, main
 from scse.data.files import write_label
 from scse.data.recipe import Recipe
+from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
 from scse.studies import runner, tracking
 from scse.studies.request import StudyRequest
@@ -101,6 +102,26 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(folder, call("train", data, "-o", folder, "--epochs", 1, *TINY))
 
 
+def test_the_device_is_shown_and_recorded(trained):
+    device = describe_device(choose_device())
+    assert ["device", device] in [line.split(None, 1) for line in map(str.strip, trained.ended.out.splitlines())]
+    assert json.loads((trained.folder / "run.json").read_text())["devices"] == [device]
+    measured = call("bench", BASIC, "--size", 32, "--batch", 2, "--seconds", 0.1, "--device", "cpu")
+    assert f"device: {describe_device(choose_device('cpu'))}" in measured.out.splitlines()
+
+
+def test_a_stopped_run_continues_on_the_device_that_resume_names(data, tmp_path, monkeypatch):
+    asked = iter(range(1000))
+    with monkeypatch.context() as patch:
+        # 5 inspected, 5 prepared, 1 step
+        patch.setattr(console, "stop_on_signal", lambda _: nullcontext(lambda: next(asked) >= 11))
+        stopped = call("train", data, "-o", tmp_path / "run", "--epochs", 2, *TINY, "--device", "cpu")
+    command = f"scse train --resume {tmp_path / 'run'} --device cpu"
+    assert stopped.out.splitlines()[-1] == f"to continue: {command}"
+    resumed = call(*command.split()[1:])
+    assert (resumed.code, resumed.err) == (0, "")
+
+
 def test_another_way_of_tracking_is_refused_before_anything_is_done(data, tmp_path):
     (message,) = said(call("train", data, "-o", tmp_path / "run", "--track", "wandb"), "error")
     assert message.startswith("track must be tensorboard, mlflow, or mlflow:URI")
@@ -141,6 +162,12 @@ def test_help_lists_the_verbs_and_loads_nothing_heavy():
     assert ended.returncode == 0, ended.stderr
     assert all(verb in ended.stdout for verb in VERBS)
     assert ended.stdout.rstrip().endswith("loaded:")
+
+
+def test_the_command_line_is_a_module_too():
+    command = [sys.executable, "-m", "scse", "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, f"{scse.__version__}\n"), ended.stderr
 
 
 @pytest.mark.parametrize("verb", [*VERBS[:-1], "data simulate"])
@@ -217,6 +244,23 @@ WRONG = {
     ("train", "DATA", "--folds", "4"): "too few for 4 folds",
     ("train", "nowhere"): "nowhere: does not exist; give the folder of a data set",
     ("train", "--resume", "nowhere"): "nowhere: holds no run, run.json is missing",
+    **{
+        (*arguments, "--device", "cuda:99"): "device='cuda:99' is not on this machine; torch finds "
+        for arguments in (
+            ("train", "DATA"),
+            ("train", "--resume", "nowhere"),
+            ("study", "DATA"),
+            ("predict", "nowhere", "-m", "nowhere", "-o", "out"),
+            ("explain", "nowhere", "nowhere", "-o", "out"),
+            ("bench",),
+        )
+    },
+    (
+        "train",
+        "DATA",
+        "--device",
+        "gpu",
+    ): "device must be auto, cpu, cuda, cuda:N",
     ("study", "DATA", "--networks", "unet,vnet"): "network must be one of",
     ("train", "DATA", "--network", "smp:Unet[wide=1]"): "an option of smp:Unet must be one of 'encoder_name'",
     ("train", "DATA", "--network", "no.py:make"): "no.py:make: there is no file no.py; give the path of a Python file",
@@ -374,6 +418,11 @@ def test_train_into_the_folder_of_another_run_names_the_difference(trained, data
     assert ended.code == 1
     (message,) = said(ended, "error")
     assert f"{trained.folder}: already contains a run with settings epochs=1; you requested epochs=2" in message
+
+
+def test_one_label_map_is_not_several(trained, data, tmp_path):
+    ended = call("predict", data / "imagesTr" / "c0_0000.nii.gz", "-m", trained.folder, "-o", tmp_path)
+    assert ended.out.splitlines()[-1] == f"1 label map written to {tmp_path}"
 
 
 def test_predict_writes_a_label_map_in_the_geometry_of_every_image(trained, data, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 import scse
 from scse.cli import doctor
+from scse.inference.devices import choose_device, describe_device
 
 
 def rows() -> dict[str, doctor.Row]:
@@ -18,7 +19,8 @@ def test_versions_devices_and_threads_are_told():
     assert found["scse"].found == scse.__version__
     assert found["torch"].found == torch.__version__.partition("+")[0] or found["torch"].found == torch.__version__
     assert set(doctor.REQUIRED) <= set(found)
-    assert "cpu" in found["devices"].found
+    assert f"cpu: {describe_device(torch.device('cpu'))}" in found["devices"].found
+    assert found["device taken"].found == f"{choose_device()} (--device auto)"
     assert found["threads"].found == f"{torch.get_num_threads()} of {os.cpu_count()} processors"
     assert found["training precision"].found.partition(" ")[0] in {"bfloat16", "float32"}
     assert all(row.found for row in found.values())

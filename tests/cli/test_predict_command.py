@@ -129,9 +129,13 @@ def test_options_that_have_no_meaning_are_refused(planes: dict[str, Path], earli
     images, model = earlier / "data" / "imagesTs", ("-m", planes["coronal"])
     assert "give the folders of segmenters with -m" in call(images, "-o", tmp_path).stderr
     assert "--variant chooses among" in call(images, *model, "--variant", "none", "-o", tmp_path).stderr
-    for weights in ("1,1", "x", "0", "", "inf"):
+    for weights in ("x", ""):
         refused = call(images, *model, "--weights", weights, "-o", tmp_path)
-        assert (refused.exit_code, "--weights must be 1 positive" in refused.stderr) == (2, True)
+        assert (refused.exit_code, "--weights must be numbers with commas" in refused.stderr) == (2, True)
+    for weights in ("1,1", "0", "inf"):
+        refused = call(images, *model, "--weights", weights, "-o", tmp_path)
+        assert isinstance(refused.exception, UserError)
+        assert "weights must be a positive number, one for each -m and then each --ensemble" in str(refused.exception)
     refused = call(images, "--ensemble", earlier / "data", "-o", tmp_path)
     assert isinstance(refused.exception, DataError)
     assert "contains no study" in str(refused.exception)

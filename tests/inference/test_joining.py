@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pictures and of volumes \(coronal, picture\)"):
         joined([coronal, segmenter("picture")])
     for weights in ([1.0], [1, 0], [1, np.nan], [1, np.inf], [1, -1], [1, 2, 3]):
-        with pytest.raises(UserError, match="weights must be 2 positive numbers, one per segmenter, got"):
+        with pytest.raises(UserError, match="weights must be 2 positive numbers, one for each segmenter; got"):
             joined([coronal, axial], weights=weights)
     one = joined([coronal, axial])
     with pytest.raises(UserError, match="cannot be saved as one"):

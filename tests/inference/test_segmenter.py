@@ -636,6 +636,34 @@ def test_engines_are_measured_on_request_and_for_volumes_only(monkeypatch: pytes
     assert asked == [("auto", (2, 16, 16), 7), ("auto", (1, 16, 16), 0), ("torch", (1, 16, 16), 7)]
 
 
+@pytest.mark.parametrize("view", ["axial", "volume"])
+def test_networks_run_in_the_precision_of_their_training_on_gpus(
+    view: Any, case: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dims = 3 if view == "volume" else 2
+    torch.manual_seed(0)
+    network = NETWORKS["unet"](1, classes=3, width=4, depth=1, kernel_size=3, spatial_dims=dims, recalibration="scse")
+    chosen = Recipe(view=view, spacing=None, patch=(16,) * dims, channels=1)
+    one = Segmenter(network, "unet", {}, "scse", chosen, STRUCTURES, {"precision": "bf16"})
+    assert one.run is network, "on a CPU, networks run in float32"
+    window = torch.randn(2, 1, *chosen.patch)
+    exact = network(window)
+    # bfloat16 of a CPU, as no GPU is needed for it
+    monkeypatch.setattr(Segmenter, "_in_bfloat16", property(lambda self: self.settings.get("precision") == "bf16"))
+    rounded = one.run(window)
+    assert (rounded.dtype, exact.dtype) == (torch.float32, torch.float32)
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
+    assert torch.equal(one.with_engine("torch").run(window), rounded)
+    assert torch.equal(replace(one, settings={"precision": "32"}).run(window), exact)
+    for squeeze in ("window", "local", "volume") if dims == 3 else ("window",):
+        slices = chosen.slices(Image(case[0][None], np.eye(4)))
+        found = torch.stack(list(one.with_squeeze(squeeze).probabilities(slices)))
+        expected = torch.stack(list(replace(one, settings={}).with_squeeze(squeeze).probabilities(slices)))
+        assert (found.dtype, torch.equal(found, expected)) == (torch.float32, False)
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
 # Pictures
 
 
@@ -942,7 +970,9 @@ def test_a_label_map_never_replaces_another_image(tmp_path: Path) -> None:
     assert (tmp_path / "p1.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ValueError("a wrong size")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ValueError("a wrong size"), torch.OutOfMemoryError("CUDA out of memory")], ids=type
+)
 def test_an_image_that_the_network_cannot_take_loses_no_other(tmp_path: Path, error: Exception) -> None:
     runs = count()
 

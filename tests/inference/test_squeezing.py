@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import reference
-import scse
 from scse.attachment.fusing import ResidualChannelSE
 from scse.blocks.modules import ChannelSE, ConcurrentSE
 from scse.data.files import Image
@@ -22,6 +21,9 @@ from scse.inference.squeezing import box_means, gathered, local_scores, locally
 from scse.inference.windows import windows_of
 from scse.networks import UNet
 from scse.support.errors import UserError
+from scse.vocabulary.variants import Variant
+from scse.zoo.building import build_network
+from scse.zoo.catalogue import read_network
 
 PATCH = (4, 6, 4)
 SIZE = (9, 8, 4)
@@ -123,13 +125,14 @@ def test_the_network_itself_is_not_changed() -> None:
         torch.testing.assert_close(network(given[None]), before, rtol=0, atol=0)
 
 
-def test_sides_are_padded_for_networks_that_need_multiples() -> None:
+def test_networks_that_need_multiples_pad_the_volume_themselves() -> None:
     pytest.importorskip("monai")
-    from monai.networks.nets import BasicUNet
-
-    network = BasicUNet(3, 1, 2, features=(4,) * 6).eval()
-    example = torch.zeros(1, 1, 32, 32, 32)
-    scse.attach(network, "scse", example=example, identity=False)
+    network = build_network(
+        read_network("monai:BasicUNet[features=(4,4,4,4,4,4)]"),
+        {"in_channels": 1, "classes": 2},
+        variant=Variant("scse"),
+        size=(32, 32, 32),
+    ).eval()
     with torch.inference_mode():
         (found,) = local_scores(network, reader(volume(37, 33, 32)), (37, 33, 32), (32, 32, 32))
     assert found.shape == (2, 37, 33, 32)

@@ -67,7 +67,7 @@ def test_saved_network_is_the_same_network(name, tmp_path):
         np.testing.assert_array_equal(run(loaded, x), run(model, x))
 
 
-def test_blocks_follow_encoder_and_decoder_blocks_and_take_type_and_format_of_the_network():
+def test_blocks_follow_their_places_and_take_type_and_format_of_the_network():
     model = UNet(
         **TINY, recalibration=lambda channels: SpatialSE(bias=channels > 4), data_format=FIRST, dtype="float64"
     )

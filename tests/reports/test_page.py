@@ -167,6 +167,15 @@ def test_every_cost_stands_beside_its_difference_to_plain(report: Path) -> None:
     assert "1,234 MiB +2.9 %" in text
 
 
+def test_the_device_of_the_costs_is_named_where_it_is_known(scores: pd.DataFrame, tmp_path: Path) -> None:
+    for costs, text in (
+        (make_costs(), "each with its difference to plain."),
+        (make_costs().assign(device="NVIDIA H200"), "each with its difference to plain; measured on NVIDIA H200."),
+    ):
+        page = write_report(tmp_path, scores=scores, facts=FACTS, costs=costs)
+        assert text in words(page.read_text())
+
+
 def test_the_latex_table_has_booktabs_rules_and_the_best_in_bold(report: Path, scores: pd.DataFrame) -> None:
     text = (report.parent / "table.tex").read_text()
     assert all(rule in text for rule in ("\\toprule", "\\midrule", "\\bottomrule"))

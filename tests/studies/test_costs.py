@@ -9,6 +9,7 @@ import torch
 from datasets import save_prepared, scene
 from scse.data.files import Image
 from scse.data.recipe import Recipe
+from scse.inference.devices import describe_device
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
 from scse.studies import costs
@@ -47,10 +48,11 @@ def test_costs_are_relative_to_the_plain_network(task, segmenters, monkeypatch):
     table = costs.measure_costs(task, SETTINGS, segmenters, image)
     assert list(table.columns) == [
         *("network", "variant", "parameters", "kept_mib"),
-        *("step_seconds", "step_ratio", "predict_seconds", "predict_ratio"),
+        *("step_seconds", "step_ratio", "predict_seconds", "predict_ratio", "device"),
     ]
     assert list(table["variant"]) == list(VARIANTS)
     assert set(table["network"]) == {"unet"}
+    assert set(table["device"]) == {describe_device(torch.device("cpu"))}
     assert list(table["parameters"]) == [sum(p.numel() for p in s.network.parameters()) for s in segmenters.values()]
     plain = table.set_index("variant").loc["none"]
     assert plain["step_ratio"] == plain["predict_ratio"] == 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from datasets import write_nnunet
 from scse.data.folds import make_folds
@@ -42,6 +43,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         runs=grid([UNET], [*map(Variant, ["none", "cse", "scse"])], seeds=4, folds=1),
         out=folder / "out",
         cache=folder / "cache",
+        device=torch.device("cpu"),
     )
 
 

@@ -28,6 +28,7 @@ from scse.evaluation.quality import time_to_quality
 from scse.evaluation.reading import read_scores
 from scse.evaluation.scores import score_files
 from scse.evaluation.setups import setup_of, setups
+from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
 from scse.studies import costs, estimate, results, runner
@@ -261,6 +262,29 @@ def test_a_second_call_trains_nothing_and_finds_the_same(finished, quick):
     assert quick.reported["facts"].training_cases == 3
     assert quick.reported["facts"].test_cases == 2
     assert len(quick.reported["curves"]) == len(RUNS) * SETTINGS["epochs"]
+
+
+def test_the_device_is_in_plan_costs_and_report(finished, quick):
+    device = describe_device(choose_device())
+    assert dict(next(event.rows for event in finished.events if isinstance(event, Planned)))["device"] == device
+    assert set(finished.result.costs["device"]) == {device}
+    quick(finished.data, finished.out, networks=["unet", "sdnet"], variants=["none", "scse"])
+    facts = quick.reported["facts"]
+    assert dict(facts.settings)["trained on"] == device
+    assert not [caveat for caveat in facts.caveats if "several devices" in caveat]
+
+
+def test_runs_on_several_devices_have_a_caveat(finished, quick, tmp_path):
+    shutil.copytree(finished.out, tmp_path / "out")
+    for run, devices in zip(RUNS, ([], ["GPU"], ["GPU"], ["GPU", "CPU"]), strict=True):
+        path = tmp_path / "out" / "runs" / run / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "devices": devices}))
+    quick(finished.data, tmp_path / "out", networks=["unet", "sdnet"], variants=["none", "scse"])
+    assert quick.trained() == []
+    facts, listed = quick.reported["facts"], "not recorded (1 run), GPU (2 runs), GPU, then CPU (1 run)"
+    assert dict(facts.settings)["trained on"] == listed
+    (caveat,) = (text for text in facts.caveats if text.startswith("The runs were trained on several devices"))
+    assert caveat.startswith(f"The runs were trained on several devices: {listed}. Their training times cannot be")
 
 
 DAMAGED_TABLES = {

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from scse.data.prepared import Prepared
 from scse.support.errors import DataError
-from scse.support.events import StoppedError
-from scse.training.record import RECORD, RunRecord, check_record, prepared_task, read_record
+from scse.support.events import Event, Stage, StoppedError
+from scse.training.record import RECORD, RunRecord, check_record, note_device, prepared_task, read_record
 from scse.training.run import resume, train
 from scse.training.settings import Settings
 from scse.training.task import Task
@@ -52,10 +52,45 @@ def test_sorted_keys_do_not_change_the_order_of_classes_and_cases(task: Task, tm
 def test_a_record_of_an_earlier_version_goes_on(task: Task, tmp_path: Path) -> None:
     check_record(tmp_path, record(task))
     content = json.loads((tmp_path / RECORD).read_text())
-    del content["classes"], content["cases"]
+    del content["classes"], content["cases"], content["devices"]
     (tmp_path / RECORD).write_text(json.dumps(content))
     assert check_record(tmp_path, record(task)) == ""
     assert json.loads((tmp_path / RECORD).read_text()) == content
+
+
+def test_devices_are_noted_and_not_compared(task: Task, tmp_path: Path) -> None:
+    check_record(tmp_path, record(task))
+    assert note_device(tmp_path, "NVIDIA H200") == ""
+    noted = (tmp_path / RECORD).read_bytes()
+    assert note_device(tmp_path, "NVIDIA H200") == ""
+    assert (tmp_path / RECORD).read_bytes() == noted
+    assert check_record(tmp_path, record(task)) == ""
+    moved = f"the run in {tmp_path} was trained on NVIDIA H200, and continues on CPU, 2 threads"
+    assert note_device(tmp_path, "CPU, 2 threads") == moved
+    assert note_device(tmp_path, "NVIDIA H200").endswith(
+        "on NVIDIA H200, then CPU, 2 threads, and continues on NVIDIA H200"
+    )
+    assert read_record(tmp_path).devices == ["NVIDIA H200", "CPU, 2 threads", "NVIDIA H200"]
+    assert check_record(tmp_path, record(task)) == ""
+
+
+def test_a_run_notes_its_device_and_that_it_continues_on_another(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr("scse.training.run.describe_device", lambda device: f"first {device}")
+    with pytest.raises(StoppedError):
+        train(task, SETTINGS, tmp_path, device="cpu", on_event=events.append, stop=lambda: True)
+    assert read_record(tmp_path).devices == ["first cpu"]
+    monkeypatch.setattr("scse.training.run.describe_device", lambda device: f"second {device}")
+    train(task, SETTINGS, tmp_path, device="cpu", on_event=events.append)
+    assert read_record(tmp_path).devices == ["first cpu", "second cpu"]
+    assert [event.what for event in events if isinstance(event, Stage)] == [
+        f"the run in {tmp_path} was trained on first cpu, and continues on second cpu"
+    ]
+    monkeypatch.setattr("scse.training.run.describe_device", lambda device: "third")
+    train(task, SETTINGS, tmp_path, device="cpu")  # all epochs are done
+    assert read_record(tmp_path).devices == ["first cpu", "second cpu"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +179,7 @@ def test_a_damaged_record_is_named(task: Task, tmp_path: Path, content: str) -> 
         (lambda r: r["held_out"].update(d="a\\b"), "held_out.d: "),
         (lambda r: r["held_out"].update(d=None), "held_out.d: "),
         (lambda r: r.update(code={"mine.py": 7}), "code.mine.py: "),
+        (lambda r: r.update(devices=[7]), "devices.0: "),
         (lambda r: r.update(more=1), "more: "),
     ],
 )

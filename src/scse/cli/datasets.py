@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from scse.cli.printing import console, end_with, say
+from scse.support.text import counted
 
 
 def inspect(
@@ -33,4 +34,4 @@ def simulate(
 
     with Watcher(console()) as watch:
         run_simulation(out, cases=cases, seed=seed, progress=watch.counter("simulate"))
-    say(f"{cases} simulated subjects written to {out}")
+    say(f"{counted(cases, 'simulated subject')} written to {out}")

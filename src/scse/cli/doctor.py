@@ -11,6 +11,7 @@ import torch
 
 from scse.blocks.kernels import describe_backend
 from scse.data.prepared import cache_folder
+from scse.inference.devices import choose_device, describe_device, devices
 from scse.support.keras_backend import BACKENDS, chosen_backend, installed_backends
 from scse.training.setup import resolve_precision
 
@@ -44,7 +45,8 @@ def diagnose() -> list[Row]:
     return [
         Row("python", f"{platform.python_version()} on {platform.platform()}"),
         *(Row(name, version(name)) for name in REQUIRED),
-        Row("devices", ", ".join(_devices())),
+        Row("devices", ", ".join(f"{device}: {describe_device(device)}" for device in devices())),
+        Row("device taken", f"{choose_device('auto')} (--device auto)"),
         Row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors"),
         Row("processor instructions", torch.backends.cpu.get_cpu_capability()),
         Row("training precision", f"{precision} (precision=auto)"),
@@ -54,13 +56,6 @@ def diagnose() -> list[Row]:
         *(_optional(name, extra, distributions.get(name, [name])[0]) for name, extra in OPTIONAL.items()),
         *_backends(distributions),
     ]
-
-
-def _devices() -> list[str]:
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        names.append("Apple GPU (mps)")
-    return [*names, "cpu"]
 
 
 def _backends(distributions: Mapping[str, Sequence[str]]) -> list[Row]:

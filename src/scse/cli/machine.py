@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from scse.cli.options import NETWORK_HELP, InChannels, renamed_option
+from scse.cli.options import NETWORK_HELP, Device, InChannels, renamed_option
 from scse.cli.printing import console, say
 
 
@@ -25,17 +25,26 @@ def bench(
     channels_in: Annotated[int | None, typer.Option(hidden=True, help="See --in-channels.")] = None,
     classes: Annotated[int, typer.Option(min=1, help="Classes, the background included.")] = 2,
     seconds: Annotated[float, typer.Option(help="To measure for, about.")] = 40.0,
+    device: Device = "auto",
 ) -> None:
-    """Measure what scSE costs on this machine's processor: its blocks in a network, and the whole network."""
+    """Measure what scSE costs on this machine: its blocks in a network, and the whole network."""
     from scse.cli.console import rows_table
     from scse.studies.bench import bench as run_bench
 
     in_channels = renamed_option("--channels-in", channels_in, "--in-channels", in_channels)
     say(f"measuring for about {seconds:g} s ...")
     found = run_bench(
-        network, size=size, batch=batch, dims=dims, in_channels=in_channels, classes=classes, seconds=seconds
+        network,
+        size=size,
+        batch=batch,
+        dims=dims,
+        in_channels=in_channels,
+        classes=classes,
+        seconds=seconds,
+        device=device,
     )
     count, _, *sides = found.images
+    say(f"device: {found.device}")
     say(f"blocks run on {found.path}\n")
     say(f"one scSE block, forward and backward, {count} images, float32, channels-last (x: as long as scse's):")
     columns = ("size", "scse", "plain torch", "smp", "copies of the map")

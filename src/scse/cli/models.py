@@ -8,6 +8,7 @@ import typer
 from scse.cli.options import (
     NETWORK_HELP,
     BatchSize,
+    Device,
     InChannels,
     Model,
     ModelNetwork,
@@ -17,6 +18,7 @@ from scse.cli.options import (
 )
 from scse.cli.printing import complain, console, end_with, say
 from scse.support.errors import UserError
+from scse.support.text import counted, shortened_list
 
 
 def predict(
@@ -69,6 +71,7 @@ def predict(
         str,
         typer.Option(help="Clean-up of label maps: learned in training, none, or largest component of each structure."),
     ] = "learned",
+    device: Device = "auto",
     batch_size: BatchSize = None,
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
@@ -77,48 +80,44 @@ def predict(
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
+    from scse.inference.combining import combined
+    from scse.inference.devices import choose_device, describe_device
     from scse.inference.inputs import find_images
-    from scse.inference.joining import Joined, joined
+    from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
-    from scse.inference.uncertainty import TABLE, uncertain
+    from scse.inference.uncertainty import TABLE
     from scse.studies.ensembles import find_ensemble
-    from scse.support.text import shortened_list
 
     if not model and not ensemble:
         raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
-    given = None if weights is None else _weights(weights, count=len(model or ()) + len(ensemble or ()))
+    given = None if weights is None else _weights(weights)
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
-    members = [[Segmenter.load(folder, network=own)] for folder in model or ()]
+    chosen_device = choose_device(device)
+    groups = [[Segmenter.load(folder, network=own, device=chosen_device)] for folder in model or ()]
     training: set[str] = set()
     for study in ensemble or ():
         chosen = find_ensemble(study, network=network, variant=variant)
         say(f"ensemble: {chosen}")
         if chosen.unfinished:
             complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
-        members.append(chosen.segmenters(network=network))
+        groups.append(chosen.segmenters(network=network, device=chosen_device))
         training |= chosen.training
-    found = find_images(images, channels=members[0][0].recipe.channels)
+    found = find_images(images, channels=groups[0][0].recipe.channels)
     if seen := [name for name in found if name in training]:
         complain(
             "notice",
             f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
             "of these label maps are no test",
         )
-    segmenters = [
-        segmenter.with_engine(engine, images=len(found)).with_squeeze(squeeze)
-        for group in members
-        for segmenter in group
-    ]
-    say(f"engine: {segmenters[0].engine}")
-    segmenter = segmenters[0]
-    if mirror or uncertainty or len(segmenters) > 1:
-        each = None
-        if given is not None:  # an ensemble's weight is that of all its segmenters together
-            each = [weight / len(group) for weight, group in zip(given, members, strict=True) for _ in group]
-        segmenter = (uncertain if uncertainty else joined)(segmenters, weights=each, mirror=mirror)
+    groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
+    say(f"engine: {groups[0][0].engine}")
+    if chosen_device.type != "cpu":
+        say(f"device: {describe_device(chosen_device)}")
+    segmenter = combined(groups, weights=given, mirror=mirror, uncertainty=uncertainty)
+    if segmenter is not groups[0][0]:
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
@@ -126,24 +125,18 @@ def predict(
         failed = segmenter.predict_files(
             found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
         )
-    say(f"{len(found) - len(failed)} label maps written to {out}")
+    say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
     end_with(failed)
 
 
-def _weights(text: str, *, count: int) -> list[float]:
-    """Parse the weights of all -m and --ensemble."""
+def _weights(text: str) -> list[float]:
+    """Parse --weights."""
     try:
-        found = [float(word) for word in text.split(",")]
+        return [float(word) for word in text.split(",")]
     except ValueError:
-        found = []
-    if len(found) != count or not all(0 < weight < float("inf") for weight in found):
-        raise typer.BadParameter(
-            f"--weights must be {count} positive numbers with commas, one for each -m and then each --ensemble, got "
-            f"{text!r}"
-        )
-    return found
+        raise typer.BadParameter(f"--weights must be numbers with commas, such as 0.4,0.4,0.2, got {text!r}") from None
 
 
 def explain(
@@ -151,6 +144,7 @@ def explain(
     image: Annotated[list[Path], typer.Argument(help="One image: a file, or the files of its channels.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the gates.")],
     network: ModelNetwork = None,
+    device: Device = "auto",
     batch_size: BatchSize = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -164,13 +158,14 @@ def explain(
             image,
             out,
             network=network,
+            device=device,
             batch_size=batch_size,
             overwrite=overwrite,
             progress=watch.counter("explain"),
         )
     columns = ("block", "identity", "spatial", "min", "max", "channel", "shut")
     console().print(rows_table(found.rows(), *columns))
-    say(f"{len(found.files)} files written to {out}")
+    say(f"{counted(len(found.files), 'file')} written to {out}")
 
 
 def export(

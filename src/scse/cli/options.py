@@ -35,6 +35,7 @@ ModelNetwork = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Slices, or windows of a volume, at a time [as memory allows].")
 ]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")]
 InChannels = Annotated[int, typer.Option(min=1, max=1024, help="Channels of the images.")]
 
 SHORT = {"out": "-o"}

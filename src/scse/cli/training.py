@@ -51,9 +51,9 @@ def train(
 
     if ("dataset" in fields) == (resume is not None):
         raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
-    if resume is not None and (others := fields.keys() - {"network"}):
+    if resume is not None and (others := fields.keys() - {"network", "device"}):
         raise typer.BadParameter(f"--resume uses the run's own settings; leave out {', '.join(sorted(others))}")
-    network = fields.get("network")
+    network, device = fields.get("network"), fields.get("device", "auto")
     run: Callable[[Any], Any]
     if resume is None:
         request = TrainRequest.make(fields)
@@ -61,14 +61,15 @@ def train(
             request = request.model_copy(update={"variant": Variant(DEFAULT_VARIANT)})
         folder, run = request.out, partial(training.run_training, request)
     else:
-        folder, run = resume, partial(training.run_again, resume, network=network)
+        folder, run = resume, partial(training.run_again, resume, network=network, device=device)
 
     def again() -> str:
         # stopped while it reads or prepares the data, there is no run to resume yet
         resumable = (folder / training.CHECKPOINT).exists()
         named = ["--network", network] if network is not None and read_network(network).is_file else []
-        tracking = ["--track", track] if track != "tensorboard" else []
-        return shlex.join(["scse", "train", "--resume", str(folder), *named, *tracking]) if resumable else SAME
+        given = [("--device", device, "auto"), ("--track", track, "tensorboard")]
+        others = [word for flag, value, default in given if value != default for word in (flag, value)]
+        return shlex.join(["scse", "train", "--resume", str(folder), *named, *others]) if resumable else SAME
 
     _watched(run, folder, track, again=again)
     say(f"segmenter: {folder / 'segmenter'}")

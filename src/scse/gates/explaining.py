@@ -71,6 +71,7 @@ def explain(
     out: Path | str,
     *,
     network: str | None = None,
+    device: str | torch.device = "auto",
     batch_size: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -88,6 +89,7 @@ def explain(
         image: A file, or the files of the channels.
         out: Output folder.
         network: The factory FILE.py:FUNCTION of the segmenter in the folder, if it used your own network.
+        device: Device of the network of a segmenter that is loaded from its folder, see `choose_device`.
         batch_size: Number of slices at a time; by default up to 16, as memory allows.
         overwrite: Replace files in `out` that scse did not write or that were changed since.
         progress: Called with the numbers of finished and of all slices after each batch.
@@ -95,12 +97,13 @@ def explain(
     Raises:
         DataError: The image or the segmenter cannot be read.
         UserError: The network has no blocks, the image does not fit the model, more than one image is given, `out` is
-            a file, or, without `overwrite`, a file to be written exists and was not written by scse.
+            a file, this machine has no such device, or, without `overwrite`, a file to be written exists and was not
+            written by scse.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder for the gates")
-    segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, network=network)
+    segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, network=network, device=device)
     if not find_blocks(segmenter.network):
         owner = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
         raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse, scse or pe")

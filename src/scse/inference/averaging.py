@@ -45,7 +45,7 @@ def averaged(
                 "scse.inference.joining.joined"
             )
     mirroring = mirroring_of(first, mirror)
-    runs = [run_of(segmenter) for segmenter in segmenters]
+    runs = [segmenter.run for segmenter in segmenters]
     copies = 2 ** len(mirroring.axes)
     reason = f"{counted(len(runs), 'segmenter')}, {copies} pass{'es' * (copies > 1)} each"
     return replace(
@@ -85,9 +85,24 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
         )
     if weights is None:
         return [1.0] * len(segmenters)
-    if len(weights) != len(segmenters) or not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise UserError(f"weights must be {len(segmenters)} positive numbers, one per segmenter, got {list(weights)}")
+    check_weights(weights, len(segmenters), "segmenter")
     return weights
+
+
+def check_weights(weights: Sequence[float], count: int, what: str) -> None:
+    """Check the weights of predictions that are averaged.
+
+    Args:
+        weights: Weights.
+        count: How many there must be.
+        what: What each of them is the weight of.
+
+    Raises:
+        UserError: There are more or fewer, or one is not positive and finite.
+    """
+    if len(weights) != count or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        numbers = "a positive number" if count == 1 else f"{count} positive numbers"
+        raise UserError(f"weights must be {numbers}, one for each {what}; got {list(weights)}")
 
 
 def mirroring_of(segmenter: Segmenter, mirror: bool) -> Mirroring:
@@ -100,12 +115,6 @@ def mirroring_of(segmenter: Segmenter, mirror: bool) -> Mirroring:
     if mirror and not mirroring.axes:
         raise UserError("mirror: images cannot be mirrored without exchanging left and right structures; leave it out")
     return mirroring
-
-
-def run_of(segmenter: Segmenter) -> Run:
-    """What runs the network of a segmenter, in evaluation mode."""
-    segmenter.network.eval()
-    return segmenter.network if segmenter.engine is None else segmenter.engine.run
 
 
 def flips(mirroring: Mirroring) -> list[tuple[int, ...]]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from scse.data.dataset import Case
 from scse.inference.segmenter import Segmenter
 from scse.vocabulary.titles import Setup
@@ -21,6 +23,7 @@ class FinishedRun:
         fold: Index of the fold, as in the scores.
         folder: Folder of the run, with `segmenter` and `predictions`.
         test: Test cases of the fold.
+        device: Device of the network, see `choose_device`.
     """
 
     setup: Setup
@@ -29,7 +32,8 @@ class FinishedRun:
     fold: int
     folder: Path
     test: Sequence[Case]
+    device: str | torch.device = "cpu"
 
     def segmenter(self) -> Segmenter:
         """Load the trained segmenter."""
-        return Segmenter.load(self.folder, network=self.setup.network)
+        return Segmenter.load(self.folder, network=self.setup.network, device=self.device)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from scse.support.errors import DataError
 
 T = TypeVar("T")
@@ -82,6 +84,9 @@ def _step(do: Callable[[_Job], None]) -> Callable[[_Job], _Job]:
                 job.problem = f"{job.paths[0]}: {error}"
             except MemoryError:
                 job.problem = f"{job.paths[0]}: needs more memory than available; use a machine with more memory"
+            except torch.OutOfMemoryError:
+                remedy = "choose a smaller --batch-size, or predict it with --device cpu"
+                job.problem = f"{job.paths[0]}: needs more memory than the GPU has; {remedy}"
         return job
 
     return step

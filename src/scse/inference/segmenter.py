@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.inference.cleaning import clean
-from scse.inference.engines import Engine, make_engine
+from scse.inference.devices import choose_device, to_device
+from scse.inference.engines import Engine, Run, make_engine
 from scse.inference.pipeline import each_image
 from scse.inference.saved import (
     DESCRIPTION,
@@ -136,13 +138,14 @@ class Segmenter:
         Args:
             folder: Folder written by `save`, or folder of a run that contains it as `segmenter`.
             network: The factory FILE.py:FUNCTION with which the segmenter was trained, if it used your own network.
-            device: Device of the network.
+            device: Device of the network, see `choose_device`: "auto" takes a GPU if there is one.
 
         Raises:
             DataError: The folder contains no segmenter, or one that this version cannot read.
             UserError: The network was built by a factory in a file and `network` is missing or differs, or the library
-                of the network is not installed.
+                of the network is not installed; or this machine has no such device.
         """
+        chosen = choose_device(device)
         saved = read_saved(folder)
         with readable(saved.description):
             spec, variant = read_network(saved.network), Variant.parse(saved.variant)
@@ -173,7 +176,7 @@ class Segmenter:
             built = make()
         with readable(saved.weights):
             load_exactly(built, weights)
-        built.to(device).to(memory_format=CHANNELS_LAST[recipe.dims]).eval()
+        built.to(chosen).to(memory_format=CHANNELS_LAST[recipe.dims]).eval()
         return cls(
             network=built,
             name=spec.text,
@@ -409,13 +412,15 @@ class Segmenter:
         sizes, patch = slices.shape[2:], self.recipe.patch
 
         def read(place: tuple[slice, ...]) -> Tensor:
-            return torch.from_numpy(window(place)).to(self._device)
+            return to_device(torch.from_numpy(window(place)), self._device)
 
         if self.squeeze == "local":
-            return local_scores(self.network, read, sizes, patch)
-        forward = self.network if self.engine is None else self.engine.run
+            with self._autocast():
+                return iter([scores.float() for scores in local_scores(self.network, read, sizes, patch)])
+        forward = self.run
         if self.squeeze == "volume":
-            forward = gathered(self.network, read, sizes, patch)
+            with self._autocast():
+                forward = self._as_trained(gathered(self.network, read, sizes, patch))
         windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
         return blended_rows(read, sizes, patch, forward, batch_size=windows, progress=progress)
 
@@ -464,7 +469,7 @@ class Segmenter:
         size = self._batch_size(slices) if batch_size is None else check_positive("batch_size", batch_size)
         for start in range(0, len(slices), size):
             batch = torch.from_numpy(slices[start : start + size])
-            yield start, channels_last(batch.to(self._device))
+            yield start, channels_last(to_device(batch, self._device))
             if progress is not None:
                 progress(min(start + size, len(slices)), len(slices))
 
@@ -474,9 +479,40 @@ class Segmenter:
 
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
         """Logits; or probabilities, if they will be resampled."""
-        self.network.eval()
-        logits = self.in_windows(batch, self.network if self.engine is None else self.engine.run)
+        logits = self.in_windows(batch, self.run)
         return logits if grid.resampled == grid.plane else logits.float().softmax(1)
+
+    @property
+    def run(self) -> Run:
+        """What runs the network in prediction, from images (N, C, *spatial) to logits (N, classes, *spatial).
+
+        Networks that were trained in bfloat16 run in it on NVIDIA GPUs, as in their validation, and return float32.
+        On CPUs, and with other engines than torch, networks run in float32.
+        """
+        self.network.eval()
+        if self.engine is None:
+            return self._as_trained(self.network)
+        return self._as_trained(self.engine.run) if self.engine.name == "torch" else self.engine.run
+
+    def _as_trained(self, run: Run) -> Run:
+        """What runs the network, in the precision of its training; it returns float32."""
+        if not self._in_bfloat16:
+            return run
+
+        def in_bfloat16(images: Tensor) -> Tensor:
+            with self._autocast():
+                return run(images).float()
+
+        return in_bfloat16
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """A context in which networks run in the precision of their training."""
+        return torch.autocast(self._device.type, torch.bfloat16) if self._in_bfloat16 else nullcontext()
+
+    @property
+    def _in_bfloat16(self) -> bool:
+        trained = self.settings.get("precision") == "bf16"
+        return trained and self._device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
     def _batch_size(self, slices: Slices | NDArray[np.float32]) -> int:
         """Number of slices at a time that use at most half of the memory that was free at the first prediction.
@@ -507,7 +543,7 @@ class Segmenter:
         hooks = [module.register_forward_hook(add) for module in leaves]
         self.network.eval()
         with torch.inference_mode():
-            logits = self.network(self._windows(1))
+            logits = self._as_trained(self.network)(self._windows(1))
         for hook in hooks:
             hook.remove()
         if self._device.type == "cuda":

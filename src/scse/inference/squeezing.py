@@ -11,7 +11,6 @@ seen under different gates, and a whole volume in one pass has a mean that train
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -27,9 +26,6 @@ from scse.support.errors import UserError
 
 SQUEEZES = ("window", "local", "volume")
 """Ways of the squeeze."""
-
-MOST_PADDED = 32
-"""Largest multiple to which the sides of a volume are padded for the networks of other libraries."""
 
 _AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -49,8 +45,8 @@ def local_scores(network: nn.Module, read: Read, sizes: Sequence[int], patch: Se
     """Apply a network to a whole volume in one pass, in which cSE pools over boxes of the size of the patch.
 
     Args:
-        network: Network without compiled parts, in evaluation mode, from images (N, C, *patch) to logits
-            (N, classes, *patch).
+        network: Network without compiled parts, in evaluation mode, from images (N, C, *spatial) of any size to logits
+            (N, classes, *spatial), as `build_network` returns it.
         read: Function from a place in the volume to its part (C, *spatial).
         sizes: Size (x, y, z) of the volume, at least that of the patch.
         patch: Size of the images in training.
@@ -59,12 +55,9 @@ def local_scores(network: nn.Module, read: Read, sizes: Sequence[int], patch: Se
         The logits (classes, x, y, z), once.
     """
     volume = read(tuple(slice(0, size) for size in sizes))[None]
-    multiples = [math.gcd(size, MOST_PADDED) for size in patch]
-    room = [-size % multiple for size, multiple in zip(sizes, multiples, strict=True)]
-    padded = F.pad(volume, [side for after in reversed(room) for side in (0, after)], mode="replicate")
     local = locally(network, torch.zeros(1, volume.shape[1], *patch, device=volume.device))
-    logits: Tensor = local(channels_last(padded))[0]
-    yield logits[:, : sizes[0], : sizes[1], : sizes[2]]
+    logits: Tensor = local(channels_last(volume))[0]
+    yield logits
 
 
 def locally(network: nn.Module, example: Tensor) -> nn.Module:

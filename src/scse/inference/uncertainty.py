@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scse.data.files import NIFTI, Image, ending, read_image, write_label, write_map
 from scse.data.recipe import Slices, best_classes
-from scse.inference.averaging import Averaged, check_members, flips, mirroring_of, run_of
+from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
@@ -73,7 +73,7 @@ def uncertain(
     check_images(segmenters)
     passes, of_passes = [], []
     for segmenter, share in zip(segmenters, shares, strict=True):
-        mirroring, run = mirroring_of(segmenter, mirror), run_of(segmenter)
+        mirroring, run = mirroring_of(segmenter, mirror), segmenter.run
         each = flips(mirroring)
         for flipped in each:
             engine = Engine("averaged", "1 pass", Averaged([run], [1.0], mirroring, [flipped]))

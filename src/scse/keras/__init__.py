@@ -1,4 +1,4 @@
-"""The blocks, networks and trained models of scse for Keras 3, on any of its backends. torch is not imported.
+"""The blocks, networks and trained models of scse for Keras 3. torch is imported only if it is the backend.
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation in Fully Convolutional
 Networks", MICCAI 2018 (arXiv 1803.02579), and Rickmann et al., MICCAI 2019 (arXiv 1906.04649).

@@ -1,4 +1,7 @@
-"""The recalibration blocks cSE, sSE, scSE and Project & Excite as Keras 3 layers, written with `keras.ops` only.
+"""The recalibration blocks cSE, sSE, scSE and Project & Excite as Keras 3 layers.
+
+They are written with `keras.ops`. On the torch backend, the fused kernels of the torch modules compute cSE, sSE and
+scSE, as long as the inner layers are those that the block itself creates (`scse.keras.kernels`).
 
 Options and names are those of `scse.ChannelSE`, `scse.SpatialSE`, `scse.ConcurrentSE` and `scse.ProjectExcite`, and the
 same weights give the same values. Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel Squeeze & Excitation
@@ -14,6 +17,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from scse.keras.kernels import FUNCTIONS, recalibrated
 from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
 from scse.vocabulary.options import (
@@ -148,6 +152,13 @@ class Block(keras.Layer):
             )
         return channels
 
+    def _fused(self, variant: str, x: Tensor, *dense: keras.Layer, **options: Any) -> Tensor | None:
+        """Compute the block as torch does, on the torch backend; return None if the layers must compute it."""
+        # a derived class may compute its gates differently
+        if FUNCTIONS and type(self) is BLOCKS[variant] and all(is_linear(layer, self.compute_dtype) for layer in dense):
+            return recalibrated(variant, x, dense, channel_axis=self.channel_axis, **options)
+        return None
+
     def _projected(self, x: Tensor, dense: keras.Layer) -> Tensor:
         """Apply a dense layer to the last axis. It is not called if possible, because calls are slow on small maps."""
         if not is_linear(dense, self.compute_dtype):
@@ -270,6 +281,9 @@ class ChannelSE(Block):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the channels of a map."""
+        options = {"activation": self.activation, "gate": self.gate, "scale": self.scale}
+        if (fused := self._fused("cse", inputs, self.squeeze, self.excite, **options)) is not None:
+            return fused
         return inputs * _scaled(self.gates(inputs), self.scale)
 
     def get_config(self) -> dict[str, Any]:
@@ -333,7 +347,10 @@ class SpatialSE(Block):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Recalibrate the positions of a map."""
-        return inputs * _scaled(self.gates(inputs), 2.0 if self.identity else 1.0)
+        scale = 2.0 if self.identity else 1.0
+        if (fused := self._fused("sse", inputs, self.project, scale=scale)) is not None:
+            return fused
+        return inputs * _scaled(self.gates(inputs), scale)
 
     def _build(self, channels: int) -> None:
         self._dense("project", channels, 1, zero=self.identity)
@@ -405,6 +422,8 @@ class ConcurrentSE(Block):
         if _acts_as(self.channel, ChannelSE, self.compute_dtype) and _acts_as(
             self.spatial, SpatialSE, self.compute_dtype
         ):
+            if (fused := self._fused_map(inputs)) is not None:
+                return fused
             channel = _scaled(self.channel.gates(inputs), self.scale)
             spatial = _scaled(self.spatial.gates(inputs), self.scale)
             if self.aggregation == "add":
@@ -441,6 +460,15 @@ class ConcurrentSE(Block):
         for part in (self.channel, self.spatial):
             if not part.built:
                 part.build(shape)
+
+    def _fused_map(self, inputs: Tensor) -> Tensor | None:
+        """Compute the block as torch does, if torch has a kernel for the options of the parts, see `_fused`."""
+        channel, spatial = self.channel, self.spatial
+        # torch has no kernel for "concat", and its scSE has only the gate of the paper
+        if self.aggregation == "concat" or (channel.activation, channel.gate) != ("relu", "sigmoid"):
+            return None
+        dense = (channel.squeeze, channel.excite, spatial.project)
+        return self._fused("scse", inputs, *dense, aggregation=self.aggregation, scale=self.scale)
 
     def _map_of(self, part: keras.Layer, inputs: Tensor) -> Tensor:
         """Call a part, and correct the scale of its map: in an identity start, the part scales its own gates by 2."""

@@ -194,6 +194,7 @@ def write_report(
             folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
             ranking=_ranking_rows(paired),
             costs=[] if costs is None else _cost_rows(costs),
+            measured_on=_measured_on(costs),
             networks=[_network(setup, paired, curves, part, note) for setup, part in dice.per_setup()],
             heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
             speed=_speed(costs, note),
@@ -344,6 +345,11 @@ def _cost_rows(costs: pd.DataFrame) -> list[dict[str, Any]]:
         for setup, rows in per_setup(costs)
         for row in rows.to_dict("records")
     ]
+
+
+def _measured_on(costs: pd.DataFrame | None) -> str:
+    """The device on which costs were measured; "" if that is not known, as in tables of earlier versions."""
+    return "" if costs is None or "device" not in costs else ", ".join(dict.fromkeys(costs["device"].astype(str)))
 
 
 def _verdicts(comparison: Comparison, costs: pd.DataFrame | None) -> list[dict[str, Any]]:

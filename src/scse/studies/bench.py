@@ -15,6 +15,7 @@ from scse.attachment.placements import placements
 from scse.blocks import formulas
 from scse.blocks.kernels import describe_backend
 from scse.blocks.modules import ConcurrentSE
+from scse.inference.devices import choose_device, describe_device, synchronize
 from scse.inference.windows import CHANNELS_LAST, channels_last
 from scse.support.checks import check_positive
 from scse.support.errors import UserError
@@ -91,12 +92,14 @@ class Bench:
 
     Attributes:
         images: Shape (N, C, *spatial) of the images.
+        device: Name of the device.
         path: Implementation of the blocks that is in use, see `describe_backend`.
         blocks: Times of a block for each size of the network's maps, the largest first.
         network: Times of a training step and of inference.
     """
 
     images: tuple[int, ...]
+    device: str
     path: str
     blocks: tuple[BlockTime, ...]
     network: tuple[NetworkTime, ...]
@@ -111,8 +114,9 @@ def bench(
     in_channels: int = 1,
     classes: int = 2,
     seconds: float = 40.0,
+    device: str | torch.device = "auto",
 ) -> Bench:
-    """Measure the time that scSE adds on this machine's processor, in float32 and channels-last memory format.
+    """Measure the time that scSE adds on this machine, in float32 and channels-last memory format.
 
     The paper's networks have the width, depth and kernel size of the preset "quick" for slices or volumes.
 
@@ -124,11 +128,13 @@ def bench(
         in_channels: Number of channels of the images.
         classes: Number of classes, including the background.
         seconds: Approximate duration of the measurement; at least 3 rounds are measured.
+        device: Device to measure, see `choose_device`.
 
     Raises:
-        UserError: A number is below 1, the network cannot be built or does not accept the images, or it has no place
-            for blocks.
+        UserError: A number is below 1, the network cannot be built or does not accept the images, it has no place for
+            blocks, or this machine has no such device.
     """
+    chosen = choose_device(device)
     check_spatial_dims(dims)
     size, batch = size if size is not None else SIZES[dims], batch if batch is not None else BATCHES[dims]
     for name, value in (("size", size), ("batch", batch), ("in_channels", in_channels), ("classes", classes)):
@@ -140,24 +146,25 @@ def bench(
     sizes = {} if spec.source else {name: getattr(settings, name) for name in OWN_SIZES}
     arguments = {"in_channels": in_channels, "classes": classes, **sizes}
     plain, recalibrated = (
-        build_network(spec, arguments, variant=Variant(variant), size=(size,) * dims, pretrained=False).to(
-            memory_format=CHANNELS_LAST[dims]
-        )
+        build_network(spec, arguments, variant=Variant(variant), size=(size,) * dims, pretrained=False)
+        .to(memory_format=CHANNELS_LAST[dims])
+        .to(chosen)
         for variant in ("none", "scse")
     )
-    images = _map(batch, in_channels, *(size,) * dims)
-    labels = torch.randint(classes, (batch, *(size,) * dims))
+    images = _map(batch, in_channels, *(size,) * dims, device=chosen)
+    labels = torch.randint(classes, (batch, *(size,) * dims), device=chosen)
     shapes = block_shapes(recalibrated, images)[:MOST_SIZES]
-    blocks = tuple(_time_block(shape, seconds * BLOCKS / len(shapes)) for shape in shapes)
+    blocks = tuple(_time_block(shape, seconds * BLOCKS / len(shapes), chosen) for shape in shapes)
     steps = [_stepper(model, images, labels) for model in (plain, recalibrated)]
     inferences = [_inference(model, images) for model in (plain, recalibrated)]
     return Bench(
         images=tuple(images.shape),
-        path=describe_backend(),
+        device=describe_device(chosen),
+        path=describe_backend() if chosen.type == "cpu" else "plain torch operations: the kernels are for CPUs",
         blocks=blocks,
         network=(
-            _compare("training step", steps, seconds * STEP),
-            _compare("inference", inferences, seconds * INFERENCE),
+            _compare("training step", steps, seconds * STEP, chosen),
+            _compare("inference", inferences, seconds * INFERENCE, chosen),
         ),
     )
 
@@ -175,13 +182,15 @@ def block_shapes(network: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
     return sorted(shapes, key=lambda shape: (torch.Size(shape).numel(), shape), reverse=True)
 
 
-def _time_block(shape: tuple[int, ...], seconds: float) -> BlockTime:
-    block = ConcurrentSE(shape[1])
-    x, gradient, copy = (_map(*shape) for _ in range(3))
-    peers = _smp_block(shape[1]) if len(shape) == 4 else []  # its layers are those of slices
+def _time_block(shape: tuple[int, ...], seconds: float, device: torch.device) -> BlockTime:
+    block = ConcurrentSE(shape[1]).to(device)
+    x, gradient, copy = (_map(*shape, device=device) for _ in range(3))
+    peers: list[nn.Module] = []
+    if len(shape) == 4:  # its layers are those of slices
+        peers = [peer.to(device) for peer in _smp_block(shape[1])]
     makers: list[Callable[[Tensor], Tensor]] = [block, partial(plain_formula, block), *peers]
     actions = [_forward_backward(make, x, gradient) for make in makers]
-    times = in_turn([lambda: copy.copy_(x), *actions], MOST_ROUNDS, seconds=seconds)
+    times = in_turn(_waiting([lambda: copy.copy_(x), *actions], device), MOST_ROUNDS, seconds=seconds)
     ratios = np.median(times / times[:, 1:2], axis=0).tolist()
     return BlockTime(
         shape=shape,
@@ -241,8 +250,18 @@ def _inference(network: nn.Module, images: Tensor) -> Callable[[], None]:
     return run
 
 
-def _compare(what: str, actions: Sequence[Callable[[], None]], seconds: float) -> NetworkTime:
-    times = in_turn(actions, MOST_ROUNDS, seconds=seconds)
+def _waiting(actions: Sequence[Callable[[], object]], device: torch.device) -> list[Callable[[], None]]:
+    """The actions, each followed by waiting until the device has done it: GPUs compute while Python goes on."""
+
+    def waiting(action: Callable[[], object]) -> None:
+        action()
+        synchronize(device)
+
+    return [partial(waiting, action) for action in actions]
+
+
+def _compare(what: str, actions: Sequence[Callable[[], None]], seconds: float, device: torch.device) -> NetworkTime:
+    times = in_turn(_waiting(actions, device), MOST_ROUNDS, seconds=seconds)
     return NetworkTime(what, float(np.median(times[:, 0])), float(np.median(times[:, 1] / times[:, 0])))
 
 
@@ -250,5 +269,5 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.{0 if seconds > 0.1 else 2}f} ms"
 
 
-def _map(*shape: int) -> Tensor:
-    return channels_last(torch.randn(shape))
+def _map(*shape: int, device: torch.device) -> Tensor:
+    return channels_last(torch.randn(shape, device=device))

@@ -6,11 +6,13 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from scse.data.files import Image
+from scse.inference.devices import describe_device
 from scse.inference.segmenter import Segmenter
 from scse.support.timing import in_turn
 from scse.training.batches import Batches
@@ -38,17 +40,19 @@ def measure_costs(
     Args:
         task: Data for the training steps.
         settings: Settings of the runs, with the network to measure; their variant is ignored.
-        segmenters: Variant -> trained segmenter, with the plain network ("none") first.
+        segmenters: Variant -> trained segmenter, with the plain network ("none") first, all on the device that is
+            measured.
         image: Image to predict.
         before: Called before each measurement and not timed; it may raise an exception to stop.
 
     Returns:
         A table with one row per variant and the columns network, variant, parameters, kept_mib (MiB that a step keeps
         for its backward pass, see `kept_bytes`), step_seconds and predict_seconds (medians over the rounds), and
-        step_ratio and predict_ratio (medians of the ratios to the plain network within a round).
+        step_ratio and predict_ratio (medians of the ratios to the plain network within a round), and device.
     """
     variants = list(segmenters)
-    steppers = [_stepper(task, settings.model_copy(update={"variant": variant})) for variant in variants]
+    device = next(segmenters[variants[0]].network.parameters()).device
+    steppers = [_stepper(task, settings.model_copy(update={"variant": variant}), device) for variant in variants]
     kept = [kept_bytes(step) / 2**20 for step in steppers]
     steps = in_turn(steppers, STEP_ROUNDS, before=before)
     predictions = in_turn([_predictor(segmenters[v], image) for v in variants], PREDICT_ROUNDS, before=before)
@@ -62,6 +66,7 @@ def measure_costs(
             "step_ratio": np.median(steps / steps[:, :1], axis=0),
             "predict_seconds": np.median(predictions, axis=0),
             "predict_ratio": np.median(predictions / predictions[:, :1], axis=0),
+            "device": describe_device(device),
         }
     )
 
@@ -85,16 +90,17 @@ class Stepper:
     fabric: Fabric
 
     @classmethod
-    def make(cls, task: Task, settings: Settings, *, steps: int) -> Self:
+    def make(cls, task: Task, settings: Settings, device: torch.device, *, steps: int) -> Self:
         """Build a stepper for a new run.
 
         Args:
             task: Data of the run.
             settings: Settings of the run.
+            device: Device of the run.
             steps: Number of steps that the schedule must cover at least.
         """
         batches = make_batches(task, settings)
-        fabric: Fabric = new_fabric(settings)
+        fabric: Fabric = new_fabric(settings, device)
         loss = fabric.to_device(make_loss(task, settings))
         # the schedule of a short run ends before the last measured step
         fused = fabric.device.type == "cuda"
@@ -109,8 +115,8 @@ class Stepper:
         return float(train_step(self.state, self.loss, images, labels, self.fabric))
 
 
-def _stepper(task: Task, settings: Settings) -> Callable[[], float]:
-    stepper = Stepper.make(task, settings, steps=STEP_ROUNDS + 2)
+def _stepper(task: Task, settings: Settings, device: torch.device) -> Callable[[], float]:
+    stepper = Stepper.make(task, settings, device, steps=STEP_ROUNDS + 2)
     images, labels = next(iter(stepper.batches.epoch(0)))
     return lambda: stepper.step(images, labels)
 

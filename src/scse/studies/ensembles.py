@@ -49,7 +49,7 @@ class Ensemble:
 
         Args:
             network: The factory FILE.py:FUNCTION, if the network is your own, see `Segmenter.load`.
-            device: Device of the networks.
+            device: Device of the networks, see `Segmenter.load`.
 
         Raises:
             DataError, UserError: As for `Segmenter.load`.

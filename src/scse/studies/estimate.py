@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from scse.data.files import read_image, read_label
@@ -213,7 +214,7 @@ def measure_rates(
             continue
         watch.check(stopped)
         task, settings = tasks[_data(run)], plan.run_settings(run)
-        stepper, start, step = _measure_steps(task, settings)
+        stepper, start, step = _measure_steps(task, settings, plan.device)
         watch.check(stopped)
         validate = _measure_validation(stepper, task, settings)
         watch.check(stopped)
@@ -225,10 +226,10 @@ def measure_rates(
     return rates
 
 
-def _measure_steps(task: Task, settings: Settings) -> tuple[Stepper, float, float]:
+def _measure_steps(task: Task, settings: Settings, device: torch.device) -> tuple[Stepper, float, float]:
     """Return a stepper, the seconds until the end of its first step, and the mean seconds of further steps."""
     began = time.perf_counter()
-    stepper = Stepper.make(task, settings, steps=STEPS + 1)
+    stepper = Stepper.make(task, settings, device, steps=STEPS + 1)
     with arithmetic(stepper.fabric.device, deterministic=settings.deterministic):
         feed, take_step = make_steps(
             stepper.state, stepper.batches, stepper.loss, fabric=stepper.fabric, graph=settings.graph, watch=UNWATCHED

@@ -47,7 +47,7 @@ def _train_and_score(plan: Plan, run: Run, watch: Watch) -> bool:
         if not (folder / "scores.csv").exists():
             write_scores(read_scores(plan, run), folder)
         return True
-    segmenter = train_task(task, settings, folder, watch)
+    segmenter = train_task(task, settings, folder, watch, plan.device)
     test, absent, tables = plan.folds[run.fold].test, plan.absent(run), []
     count = watch.counter("score")
     for done, case in enumerate(test, start=1):

@@ -1,5 +1,6 @@
 """Facts about a study for its report."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -10,6 +11,8 @@ from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.reports.page import StudyFacts
 from scse.reports.provenance import data_digest, describe_machine, git_commit
 from scse.studies.plan import Plan, shared_settings, warnings_of
+from scse.support.text import counted
+from scse.training.record import read_record
 from scse.training.setup import resolve_precision
 from scse.vocabulary.variants import PLAIN
 from scse.zoo.catalogue import LIBRARIES
@@ -21,6 +24,11 @@ FEW_SEEDS_NOTE = (
 SIMULATED_NOTE = (
     "The subjects are simulated: deformed, re-contrasted and noisy copies of one atlas brain. "
     "They show that everything works, not what recalibration does on real scans."
+)
+
+DEVICES_NOTE = (
+    "The runs were trained on several devices: {}. Their training times cannot be compared with each other, and with "
+    "precision=auto they may have been computed in different precision."
 )
 
 
@@ -45,7 +53,10 @@ def facts_of(
     digests = {fact.name: fact.digest for fact in plan.inspection.facts_of(plan.dataset)}
     rows = [("runs", str(len(plan.runs))), ("seeds", seeds), ("folds", str(len(plan.folds)))]
     rows += [*places, *shared_settings(plan)]
-    rows += [("precision", resolve_precision(plan.settings.precision))]
+    devices = [tuple(read_record(plan.folder(run)).devices) for run in plan.runs]
+    trained_on = _listed(devices)
+    rows += [("trained on", trained_on)]
+    rows += [("precision", resolve_precision(plan.settings.precision, plan.device))]
     return StudyFacts(
         title="A study of squeeze & excitation",
         dataset=f"the {COHORT_NAME}" if simulated else plan.dataset.name,
@@ -59,6 +70,7 @@ def facts_of(
             *(f"Cases left out, because something is wrong with their files: {names}." for _, names in left_out),
             *(f"Structures without a training case. {text}." for _, text in warnings_of(plan)),
             *(f"{what.capitalize()}: {text}." for what, text in plan.inspection.notices()),
+            *([DEVICES_NOTE.format(trained_on)] if len({name for names in devices for name in names}) > 1 else []),
             *notes,
         ],
         command=command,
@@ -75,3 +87,11 @@ def facts_of(
         ],
         digests=digests,
     )
+
+
+def _listed(devices: Sequence[Sequence[str]]) -> str:
+    """The devices that each run was trained on as text, with the numbers of runs if they differ."""
+    counts = Counter(", then ".join(names) or "not recorded" for names in devices)  # earlier versions recorded none
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{names} ({counted(count, 'run')})" for names, count in counts.items())

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from scse.data.choices import advise_dims
 from scse.data.dataset import Case, Dataset
 from scse.data.folds import Fold
 from scse.data.inspection import Inspection, absent_row
 from scse.data.recipe import Recipe
+from scse.inference.devices import describe_device
 from scse.studies.grid import Run
 from scse.support.errors import UserError
 from scse.support.events import Watch
@@ -39,6 +41,7 @@ class Plan:
         runs: Runs in the order in which they are done.
         out: Folder of the study.
         cache: Folder of the prepared arrays.
+        device: Device of the networks.
         epochs: Numbers of epochs to compare; empty if all runs have the same number.
         train_cases: Numbers of training cases to compare; empty if all cases are used.
         budget: Time to which the epochs were fitted, as the user wrote it; "" without a budget.
@@ -53,6 +56,7 @@ class Plan:
     runs: list[Run]
     out: Path
     cache: Path
+    device: torch.device
     epochs: Sequence[int] = ()
     train_cases: Sequence[int] = ()
     budget: str = ""
@@ -145,7 +149,7 @@ def warnings_of(plan: Plan) -> list[tuple[str, str]]:
 def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Describe the study in rows (what, value), without its duration."""
     first = plan.folds[0]
-    precision = resolve_precision(plan.settings.precision)
+    precision = resolve_precision(plan.settings.precision, plan.device)
     return [
         ("data set", f"{plan.dataset.name} ({plan.dataset.path})"),
         ("cases", f"{len(first.training)} for training, {len(first.test)} for testing, {len(plan.folds)} fold(s)"),
@@ -157,6 +161,7 @@ def describe(plan: Plan, places: Sequence[tuple[str, str]]) -> list[tuple[str, s
         *advise_dims(plan.inspection.facts_of(plan.dataset), plan.recipe.view),
         *places,
         *shared_settings(plan),
+        ("device", describe_device(plan.device)),
         ("computed in", f"{'bfloat16' if precision == 'bf16' else 'float32'} convolutions"),
         ("variants", ", ".join(dict.fromkeys(str(run.variant) for run in plan.runs))),
         ("runs", str(len(plan.runs))),

@@ -125,6 +125,9 @@ class StudyRequest(Request):
     skip_bad: bool = False
     """Skip cases with problems instead of refusing."""
 
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:N or mps. A study may continue on another one."""
+
     notes: tuple[str, ...] = ()
     """Caveats for the report."""
 

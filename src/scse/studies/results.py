@@ -40,7 +40,8 @@ def costs_of(plan: Plan, watch: Watch) -> pd.DataFrame:
         first = {run.variant: run for run in reversed(runs)}
         variants = sorted(first, key=lambda variant: VARIANTS.index(variant.kind))
         segmenters = {
-            variant: Segmenter.load(plan.folder(first[variant]), network=network.text) for variant in variants
+            variant: Segmenter.load(plan.folder(first[variant]), network=network.text, device=plan.device)
+            for variant in variants
         }
         task, settings = plan.task(runs[0], watch), plan.run_settings(runs[0])
         table = measure_costs(task, settings, segmenters, read_image(case.images), before=check)

@@ -19,6 +19,7 @@ from scse.evaluation.quality import run_columns
 from scse.evaluation.scores import write_scores
 from scse.evaluation.verdict import verdict_text
 from scse.gates.channel_gates import channel_gates
+from scse.inference.devices import choose_device
 from scse.inference.finished import FinishedRun
 from scse.reports.page import StudyFacts, write_report
 from scse.reports.viewer import viewer_data
@@ -132,7 +133,7 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
     runs_of(folds=1)
     chosen_margin("dice", request.margin)
     reject_unused(request.networks, variants, request.settings_given())
-    settings = request.training_settings()
+    settings, device = request.training_settings(), choose_device(request.device)
     for network in request.networks:
         find_factory(network)
     dataset, spacing = request.dataset, request.spacing
@@ -149,6 +150,7 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
         runs=runs_of(folds=len(folds)),
         out=out,
         cache=cache or cache_folder(),
+        device=device,
         epochs=request.epochs,
         train_cases=request.train_cases,
         budget=request.budget or "",
@@ -186,7 +188,8 @@ def _finish(plan: Plan, facts: Callable[[float], StudyFacts], began: float, watc
     # of a study that went on, or was shared, this call is only a part
     seconds = max(time.monotonic() - began, curves.groupby(run_columns(curves))["seconds"].max().sum())
     finished = [
-        FinishedRun(r.setup, r.variant, r.seed, r.fold, plan.folder(r), plan.folds[r.fold].test) for r in plan.runs
+        FinishedRun(r.setup, r.variant, r.seed, r.fold, plan.folder(r), plan.folds[r.fold].test, plan.device)
+        for r in plan.runs
     ]
     viewer = viewer_data(
         finished,

@@ -1,8 +1,9 @@
 """The choice of a segmenter's clean-up on held-out cases, after its last epoch.
 
-As in nnU-Net, a step is kept only if it raises the mean Dice of these cases and lowers that of no structure. The cases
-are those of the validation, so the Dice with the clean-up is that of cases on which it was chosen: it is optimistic,
-and no score. Studies, whose held-out cases are scored, choose none.
+As in nnU-Net, a step is kept only if it raises the mean Dice of these cases and lowers that of no structure. Here it
+has to raise it by at least `LEAST_GAIN`, because less is a matter of single voxels. The cases are those of the
+validation, so the Dice with the clean-up is that of cases on which it was chosen: it is optimistic, and no score.
+Studies, whose held-out cases are scored, choose none.
 """
 
 import json
@@ -28,6 +29,9 @@ from scse.training.validation import OVERLAP, VALIDATION_SHARE, evenly_spread
 
 CHOICE = "cleaning.json"
 """File in the folder of a run, with the Dice of each step that was tried."""
+
+LEAST_GAIN = 0.0005
+"""Least rise of the mean Dice, of all structures or of the one that a step changes, for which the step is kept."""
 
 Classes = NDArray[np.uint8]
 Scores = NDArray[np.float64]
@@ -90,13 +94,13 @@ def choose_cleaning(
     if len(names) > 1:
         trial = Cleaning(largest_foreground=True)
         after = scores(trial)
-        kept = _mean(after) > _mean(current) and not (_means(after) < _means(current)).any()
+        kept = _mean(after) - _mean(current) >= LEAST_GAIN and not (_means(after) < _means(current)).any()
         steps.append(CleaningStep(str(trial), _mean(current), _mean(after), kept))
         if kept:
             chosen, current = trial, after
     for field in ("keep_largest", "fill_holes"):
         after = scores(chosen.model_copy(update={field: tuple(names)}))
-        better = _means(after) > _means(current)
+        better = _means(after) - _means(current) >= LEAST_GAIN
         for index, name in enumerate(names):
             what = str(Cleaning.model_validate({field: (name,)}))
             steps.append(CleaningStep(what, _mean(current[:, index]), _mean(after[:, index]), kept=bool(better[index])))

@@ -45,6 +45,8 @@ class RunRecord(BaseModel):
             of earlier versions. They may differ when the run continues.
         fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in
             records of earlier versions.
+        devices: The devices that the run was trained on, in order, such as "NVIDIA H200"; empty in records of earlier
+            versions. They are noted, not compared: a run may continue on another device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class RunRecord(BaseModel):
     cases: list[Name] | None = None
     software: dict[Name, Name] | None = None
     fitted: bool = False
+    devices: list[Name] = []
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -115,7 +118,7 @@ def check_record(folder: Path, record: RunRecord) -> str:
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return ""
     kept = read_record(folder)
-    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted"}
+    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted", "devices"}
     found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:
@@ -126,6 +129,21 @@ def check_record(folder: Path, record: RunRecord) -> str:
     before, now = kept.software or {}, record.software or {}
     changes = [f"{name} {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
     return f"the run in {folder} began with {'; '.join(changes)}" if changes else ""
+
+
+def note_device(folder: Path, device: str) -> str:
+    """Note in the record of a run that it is trained on a device from here on.
+
+    Returns:
+        The devices before, if the run continues on another one; "" otherwise.
+    """
+    record = read_record(folder)
+    if record.devices[-1:] == [device]:
+        return ""
+    again = record.model_copy(update={"devices": [*record.devices, device]})
+    write_atomic(folder / RECORD, again.model_dump_json(indent=2).encode())
+    before = ", then ".join(record.devices)
+    return f"the run in {folder} was trained on {before}, and continues on {device}" if before else ""
 
 
 def _difference(part: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -89,6 +89,9 @@ class TrainRequest(Request):
     skip_bad: bool = False
     """Skip cases with problems instead of refusing."""
 
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:N or mps. A run may continue on another one."""
+
     def settings_given(self) -> dict[str, Any]:
         """The settings that the request names, without those of the preset.
 

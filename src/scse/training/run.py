@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from scse.data.choices import advise_dims
@@ -15,6 +16,7 @@ from scse.data.folds import make_folds
 from scse.data.inspection import absent_row, open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe
+from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
@@ -24,7 +26,7 @@ from scse.training.arithmetic import arithmetic
 from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
-from scse.training.record import RunRecord, check_record, prepared_task, read_record
+from scse.training.record import RunRecord, check_record, note_device, prepared_task, read_record
 from scse.training.request import TrainRequest
 from scse.training.settings import Settings, reject_unused
 from scse.training.setup import as_segmenter, make_batches, make_loss, new_fabric, new_state
@@ -65,7 +67,7 @@ def train_on(
 
 def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = None) -> Segmenter:
     """Do what a request asks for, see `train_on`."""
-    settings = request.training_settings()
+    settings, device = request.training_settings(), choose_device(request.device)
     if (request.out / LOCK).exists():  # a folder in use is reported before the data are read
         with alone(request.out):
             pass
@@ -95,10 +97,11 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         *inspection.notices(),
         *absent_row(inspection.absent(training), where=where),
         ("clean-up", why),
+        ("device", describe_device(device)),
     ]
     advice = advise_dims(inspection.facts_of(cases), task.recipe.view)
     watch.report(Planned([*rows, *task.recipe.describe(), *advice], runs=1))
-    return _train_alone(task, settings, request.out, watch)
+    return _train_alone(task, settings, request.out, watch, device)
 
 
 def _cleaning(request: TrainRequest, dataset: Dataset, held_out: Sequence[Case]) -> tuple[bool, str]:
@@ -117,6 +120,7 @@ def resume(
     folder: Path | str,
     *,
     network: str | None = None,
+    device: str | torch.device = "auto",
     cache: Path | None = None,
     on_event: OnEvent = ignore,
     stop: Stop = never,
@@ -126,37 +130,54 @@ def resume(
     Args:
         folder: Folder of the run.
         network: The network again, if it is a factory in a file: a file that only the folder names is not executed.
+        device: Device, see `choose_device`; it may be another one than before.
         cache: Folder of the prepared arrays.
         on_event: Called with every event, see `scse.support.events`.
         stop: Called after every training step; True stops the run.
 
     Raises:
-        UserError: The network is a factory in a file and not given, or another one is given.
+        UserError: The network is a factory in a file and not given, or another one is given; or this machine has no
+            such device.
         DataError: The folder contains no run, or its prepared arrays are gone.
         StoppedError: `stop` returned True; call again to continue.
     """
-    return run_again(Path(folder), Watch(on_event, stop), network=network, cache=cache)
+    return run_again(Path(folder), Watch(on_event, stop), network=network, device=device, cache=cache)
 
 
-def run_again(folder: Path, watch: Watch, *, network: str | None = None, cache: Path | None = None) -> Segmenter:
+def run_again(
+    folder: Path,
+    watch: Watch,
+    *,
+    network: str | None = None,
+    device: str | torch.device = "auto",
+    cache: Path | None = None,
+) -> Segmenter:
     """Continue an interrupted run, see `resume`."""
-    record = read_record(folder)
+    chosen_device, record = choose_device(device), read_record(folder)
     downloading = not (folder / CHECKPOINT).exists()
     chosen = confirm_network(folder, record.settings.network, network, downloading=downloading)
     settings = record.settings.model_copy(update={"network": chosen})
-    return _train_alone(prepared_task(record, cache or cache_folder()), settings, folder, watch)
+    return _train_alone(prepared_task(record, cache or cache_folder()), settings, folder, watch, chosen_device)
 
 
-def _train_alone(task: Task, settings: Settings, folder: Path, watch: Watch) -> Segmenter:
+def _train_alone(task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device) -> Segmenter:
     """Train a run that is not part of a study, and report its start and end."""
     name = folder.resolve().name
     watch.report(RunStarted(name, folder, number=1, runs=1, settings=settings.model_dump()))
-    segmenter = train_task(task, settings, folder, watch)
+    segmenter = train_task(task, settings, folder, watch, device)
     watch.report(Trained(name, folder))
     return segmenter
 
 
-def train(task: Task, settings: Settings, folder: Path, *, on_event: OnEvent = ignore, stop: Stop = never) -> Segmenter:
+def train(
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    *,
+    device: str | torch.device = "auto",
+    on_event: OnEvent = ignore,
+    stop: Stop = never,
+) -> Segmenter:
     """Train a segmenter on prepared data, continuing from the folder's checkpoint if there is one.
 
     Args:
@@ -164,6 +185,7 @@ def train(task: Task, settings: Settings, folder: Path, *, on_event: OnEvent = i
         settings: Settings of the run.
         folder: Folder for `checkpoint.safetensors`, `log.jsonl`, TensorBoard events, and the trained `segmenter`; with
             `cleaning.json`, if the task has cases on which a clean-up of label maps is chosen.
+        device: Device, see `choose_device`.
         on_event: Called with every `StepDone` and `EpochDone`, and with `CleaningChosen`.
         stop: Called after every step; True stops the run.
 
@@ -173,14 +195,14 @@ def train(task: Task, settings: Settings, folder: Path, *, on_event: OnEvent = i
     Raises:
         StoppedError: `stop` returned True; call again to continue.
         DataError: The checkpoint does not belong to this run.
-        UserError: Another process is training in the folder, or training diverged.
+        UserError: Another process is training in the folder, training diverged, or this machine has no such device.
     """
-    return train_task(task, settings, folder, Watch(on_event, stop))
+    return train_task(task, settings, folder, Watch(on_event, stop), choose_device(device))
 
 
-def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Segmenter:
+def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device) -> Segmenter:
     """See `train`."""
-    fabric = new_fabric(settings)
+    fabric = new_fabric(settings, device)
     with alone(folder), arithmetic(fabric.device, deterministic=settings.deterministic):
         if changes := check_record(folder, RunRecord.of(task, settings)):
             watch.report(Stage(changes))
@@ -198,6 +220,8 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch) -> Se
         fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
         if checkpoint.exists():
             state.load(checkpoint, steps=len(batches))
+        if state.clock.epoch < settings.epochs and (moved := note_device(folder, describe_device(device))):
+            watch.report(Stage(moved))
         plain = state.network
         loss = fabric.to_device(make_loss(task, settings))
         state.network, state.optimizer = fabric.setup(state.network, state.optimizer)

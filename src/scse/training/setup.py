@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
+from scse.inference.devices import choose_device
 from scse.inference.segmenter import Segmenter
 from scse.inference.windows import CHANNELS_LAST
 from scse.training.augmentation import Augmentation
@@ -27,20 +28,25 @@ from scse.vocabulary.sides import safe_mirroring
 from scse.zoo.building import Sized, build_network
 
 
-def new_fabric(settings: Settings) -> Fabric:
-    """Device and precision of a run."""
-    return Fabric(accelerator="auto", devices=1, precision=_PRECISIONS[resolve_precision(settings.precision)])
+def new_fabric(settings: Settings, device: str | torch.device = "auto") -> Fabric:
+    """Device and precision of a run; for names of devices see `choose_device`."""
+    chosen = choose_device(device)
+    precision = _PRECISIONS[resolve_precision(settings.precision, chosen)]
+    return Fabric(accelerator=chosen.type, devices=1 if chosen.index is None else [chosen.index], precision=precision)
 
 
 _PRECISIONS: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
-def resolve_precision(precision: Precision) -> Precision:
-    """What "auto" means here: "bf16" on a GPU or processor with instructions for it, otherwise "32"."""
+def resolve_precision(precision: Precision, device: str | torch.device = "auto") -> Precision:
+    """What "auto" means on a device: "bf16" on a GPU or processor with instructions for it, otherwise "32"."""
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if chosen.type != "cpu":
+        return "32"
     # older versions of torch do not report them
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32"
@@ -175,6 +181,7 @@ def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmente
     """The trained network of a run as a segmenter, without what deep supervision added to it."""
     if settings.deep_supervision:
         network = _without_supervision(network, task, settings)
+    device = next(network.parameters()).device
     return Segmenter(
         network=network,
         name=settings.network.text,
@@ -182,5 +189,5 @@ def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmente
         variant=str(settings.variant),
         recipe=task.recipe,
         structures=dict(task.structures),
-        settings={**settings.model_dump(), "precision": resolve_precision(settings.precision)},
+        settings={**settings.model_dump(), "precision": resolve_precision(settings.precision, device)},
     )

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import reference
 from scse import ConcurrentSE
 from scse.blocks import formulas
-from scse.blocks.kernels import fused, library
+from scse.blocks.kernels import cpu, fused, interface, library
 from scse.vocabulary.options import ACTIVATIONS, GATES
 
 # odd sizes, one channel, one pixel, and both fewer and more channels and pixels than a vector or a tile holds
@@ -25,7 +25,7 @@ SHAPES = [(2, 5, 7), (1, 1, 3), (5, 6, 1), (3, 16, 4, 4), (2, 20, 33, 5), (2, 8,
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 """Rounding error of outputs in the dtype of the map, relative to the largest value."""
 
-every_kind = pytest.mark.parametrize("kind", fused.KIND_CODES)
+every_kind = pytest.mark.parametrize("kind", interface.KINDS)
 every_layout = pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
@@ -67,15 +67,15 @@ def assert_close(found, expected, tolerance):
 
 def built():
     """Return the libraries that this processor can run: its own and those for older processors."""
-    assert fused.LIBRARY is not None, fused.describe_backend()
+    assert cpu.LIBRARY is not None, fused.describe_backend()
     known = ["baseline", "avx2", "avx512"]
-    paths = [fused.LIBRARY.path.with_name(f"scse_{name}.so") for name in known]
+    paths = [cpu.LIBRARY.path.with_name(f"scse_{name}.so") for name in known]
     return [path for path in paths[: known.index(library.instruction_set()) + 1] if path.is_file()]
 
 
 @pytest.fixture(params=built(), ids=lambda path: path.stem)
 def every_instruction_set(request, monkeypatch):
-    monkeypatch.setattr(fused, "LIBRARY", library.Library(request.param))
+    monkeypatch.setattr(cpu, "LIBRARY", library.Library(request.param))
 
 
 def differentiated(x, weights, grad, function, **options):
@@ -462,7 +462,7 @@ def test_operator_itself_can_be_exported():
 WORKERS = """
 import multiprocessing, sys, torch
 from scse import ConcurrentSE
-from scse.blocks.kernels import fused
+from scse.blocks.kernels import cpu, fused
 
 # created before the fork: in a forked child, torch operations that use threads deadlock
 torch.manual_seed(0)
@@ -477,7 +477,7 @@ def work(queue):
 
 
 if __name__ == "__main__":
-    assert fused.LIBRARY is not None
+    assert cpu.LIBRARY is not None
     context = multiprocessing.get_context(sys.argv[1])
     torch.set_num_threads(2)
     queue = context.SimpleQueue()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scse.blocks.kernels import fused, library
+from scse.blocks.kernels import cpu, fused, interface, library
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,16 +48,16 @@ def test_blocks_work_if_the_library_is_damaged(tmp_path):
 def test_library_of_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(library.ctypes, "sizeof", lambda _: 8)
     with pytest.raises(OSError, match="was built for another version of scse; install scse again"):
-        library.Library(fused.LIBRARY.path)
+        library.Library(cpu.LIBRARY.path)
 
 
-@pytest.mark.parametrize("kind", fused.KIND_CODES)
+@pytest.mark.parametrize("kind", interface.KINDS)
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_lack_of_memory_raises(direction, kind):
     # no address space is large enough for the partial sums of this map
-    call = library.Call(samples=1, channels=2**16, pixels=2**40, hidden=1, kind=fused.KIND_CODES[kind], threads=1)
+    call = library.Call(samples=1, channels=2**16, pixels=2**40, hidden=1, kind=cpu.KIND_CODES[kind], threads=1)
     with pytest.raises(MemoryError, match="partial sums"):
-        getattr(fused.LIBRARY, direction)(call)
+        getattr(cpu.LIBRARY, direction)(call)
 
 
 @pytest.mark.slow

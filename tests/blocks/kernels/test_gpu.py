@@ -1,0 +1,101 @@
+"""The GPU kernels: their contract in Triton's interpreter or on a card, what they are compiled to, when they serve."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from scse.blocks.kernels import fused, gpu, interface, triton_kernels
+
+CONTRACT = Path(__file__).with_name("gpu_contract.py")
+
+
+def assert_contract_holds(**environment):
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-o", "addopts=", "-q", CONTRACT]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_kernels_hold_their_contract_in_the_interpreter():
+    assert_contract_holds(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_kernels_hold_their_contract_on_the_card():
+    assert_contract_holds()
+
+
+DTYPES = {"x": "*bf16", "output": "*bf16", "grad": "*bf16", "map_grad": "*bf16", "state": "*i32", "scale": "fp32"}
+NUMBERS = {"samples", "channels", "hidden", "positions", "first_items", "second_items", "lag", "position_stride"}
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", interface.KINDS)
+@pytest.mark.parametrize("kernel", [triton_kernels.forward, triton_kernels.backward], ids=["forward", "backward"])
+def test_kernels_compile_for_cards_that_are_not_here(kernel, kind, capability):
+    sizes = gpu.Sizes.of(gpu.Shape(8, 64, 32, 65536, (2**22, 1, 64)))
+    options = {"KIND": kind, "ACTIVATION": "relu", "GATE": "sigmoid", "STAGES": 3, "ROWS": 16, "COLUMNS": 64}
+    # a channels-last map has a stride of 1 between channels, which Triton compiles in
+    known = {**sizes.constants(), **options, "channel_stride": 1}
+    constants = {name: known[name] for name in kernel.arg_names if name in known}
+    signature = {
+        name: "constexpr"
+        if name in constants
+        else DTYPES.get(name, "i64" if name == "sample_stride" else "i32" if name in NUMBERS else "*fp32")
+        for name in kernel.arg_names
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": gpu.WARPS})
+    assert compiled.asm["cubin"]
+    assert f".target sm_{capability}" in compiled.asm["ptx"]
+
+
+def test_sizes_depend_on_the_shape_alone_and_cover_it():
+    for samples, channels, positions in [(1, 1, 1), (8, 64, 65536), (8, 64, 4096), (2, 32, 128**3), (4, 3000, 17)]:
+        shape = gpu.Shape(samples, channels, max(1, channels // 2), positions, (channels * positions, positions, 1))
+        sizes = gpu.Sizes.of(shape)
+        assert sizes.channels * sizes.blocks >= channels
+        assert sizes.positions * sizes.steps * sizes.items(positions) >= positions
+        assert sizes.blocks == 1 or sizes.steps == 1
+        assert all(size & (size - 1) == 0 for size in (sizes.channels, sizes.positions, sizes.hidden, sizes.parts))
+        assert sizes.items(positions) <= gpu.MOST_PARTS or channels > gpu.FEW_CHANNELS
+
+
+@pytest.fixture
+def asked_again():
+    fused.gpu_problem.cache_clear()
+    yield
+    fused.gpu_problem.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_again")
+def test_gpu_that_is_too_old_takes_the_formula(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert fused.gpu_problem() == "the GPU has compute capability 7.5, the kernels need 8.0"
+
+
+@pytest.mark.usefixtures("asked_again")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_what_fails_when_a_kernel_is_tried_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert fused.gpu_problem().startswith("Triton does not work here: ")
+    assert "\n" not in fused.gpu_problem()
+    assert "; on the GPU, plain torch operations: Triton does not work here" in fused.describe_backend()
+
+
+@pytest.mark.usefixtures("asked_again")
+def test_kernels_are_switched_off_by_the_environment(monkeypatch):
+    monkeypatch.setenv("SCSE_KERNELS", "off")
+    assert fused.gpu_problem() == "switched off (SCSE_KERNELS=off)"
