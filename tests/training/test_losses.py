@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from datasets import save_prepared
 from scse.data.prepared import IGNORED_CLASS
 from scse.training.losses import (
+    CrossEntropy,
     DeepSupervision,
     SegmentationLoss,
     class_frequencies,
@@ -53,6 +54,21 @@ def test_cross_entropy_plus_dice(axes: tuple[int, ...], weights: Tensor | None) 
     torch.testing.assert_close(SegmentationLoss("ce", weights=weights)(logits, labels), entropy)
     torch.testing.assert_close(SegmentationLoss("dice", weights=weights)(logits, labels), dice)
     assert dice.item() == pytest.approx(dice_by_hand(logits, labels), rel=1e-5)
+
+
+@pytest.mark.parametrize("axes", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("ignored", ["none", "some", "all"])
+def test_the_mean_for_gpus_is_that_of_torch(axes: tuple[int, ...], weights: Tensor | None, ignored: str) -> None:
+    logits, labels = batch(*axes)
+    labels[{"none": slice(0), "some": slice(1), "all": slice(2)}[ignored]] = IGNORED_CLASS
+    entropy = CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS)
+    found, wanted = (logits.clone().requires_grad_() for _ in range(2))
+    first, second = entropy.ordered_mean(found, labels), entropy(wanted, labels)
+    torch.testing.assert_close(first, second, equal_nan=True)
+    first.backward()
+    second.backward()
+    torch.testing.assert_close(found.grad, wanted.grad)
 
 
 def test_cross_entropy_written_out() -> None:

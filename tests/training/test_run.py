@@ -26,7 +26,7 @@ from scse.training.run import CHECKPOINT, resume, train, train_on
 from scse.training.settings import Settings
 from scse.training.setup import new_fabric, new_state, resolve_precision
 from scse.training.task import MONITORED, Task, make_task
-from scse.training.validation import VALIDATION_SHARE, held_out_dice
+from scse.training.validation import VALIDATION_SHARE, dice_on_device, held_out_dice
 
 TINY: dict[str, Any] = {"width": 4, "depth": 2, "learning_rate": 0.02, "precision": "32"}
 VALUES = (300, 3)
@@ -254,6 +254,31 @@ def test_held_out_dice_leaves_ignored_voxels_out(tmp_path: Path) -> None:
             Copy(), cases, 3, patch=(8, 8), most=10, batch_size=2, fabric=new_fabric(Settings(precision="32"))
         )
         == 1
+    )
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 9), (1, 6, 8, 9)])
+def test_dice_counted_on_a_device_is_that_of_the_host(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    predicted, reference = (rng.integers(0, 3, shape, dtype=np.uint8) for _ in range(2))
+    reference[:, 2] = IGNORED_CLASS
+    scored = reference != IGNORED_CLASS
+    wanted = dice_scores(predicted[scored], reference[scored], range(1, 5))
+    assert np.isnan(wanted).tolist() == [False, False, True, True]
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(images[:, 0].long(), 5).movedim(-1, 1).float()
+
+    images, labels = torch.from_numpy(predicted)[:, None], torch.from_numpy(reference)
+    np.testing.assert_array_equal(dice_on_device(forward, images, labels, 5, batch_size=2), wanted)
+
+
+def test_slices_that_stay_on_a_device_give_the_same_dice(task: Task) -> None:
+    fabric, network = new_fabric(Settings(precision="32")), torch.nn.Conv2d(1, 3, 3, padding=1)
+    options: dict[str, Any] = {"patch": task.recipe.patch, "most": 14, "batch_size": 4, "fabric": fabric}
+    kept = {c.name: (torch.from_numpy(c.images().copy()), torch.from_numpy(c.labels().copy())) for c in task.held_out}
+    assert held_out_dice(network, task.held_out, 3, **options) == held_out_dice(
+        network, task.held_out, 3, **options, kept=kept
     )
 
 

@@ -98,6 +98,11 @@ def test_settings_written_before_there_was_attach_to_are_read() -> None:
     assert Settings.model_validate(before) == Settings()
 
 
+def test_settings_written_before_gpus_had_graphs_are_read() -> None:
+    before = Settings().model_dump(exclude={"graph", "deterministic"})
+    assert Settings.model_validate(before) == Settings(graph=True, deterministic=False)
+
+
 def rejection(networks: list[str], variants: list[str], given: dict[str, Any]) -> str:
     """Return the message with which settings are refused, "" if they are allowed."""
     try:

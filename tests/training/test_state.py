@@ -111,6 +111,33 @@ def test_the_log_is_brought_back_to_the_checkpoint(task: Task, tmp_path: Path) -
     assert rows[1]["loss"] < 9
 
 
+def test_moments_get_the_strides_of_their_weights_which_fused_optimisers_need(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(task, settings(), tmp_path, stop=stop_at(2))
+    state = new_state(task, settings(), steps=STEPS, fused=True)
+    state.load(tmp_path / CHECKPOINT, steps=STEPS)
+    saved = load_file(tmp_path / CHECKPOINT)
+    for index, weight in enumerate(state.network.parameters()):
+        entries = state.optimizer.state[weight]
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert entries[name].stride() == weight.stride()
+            assert torch.equal(entries[name], saved[f"optimizer.{index}.{name}"])
+    assert any(not weight.is_contiguous() for weight in state.network.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}])
+def test_the_optimizer_is_fused_on_request_and_computes_the_same(task: Task, changes: dict[str, Any]) -> None:
+    states = [new_state(task, settings(**changes), steps=STEPS, fused=fused) for fused in (False, True)]
+    assert [state.optimizer.param_groups[0]["fused"] for state in states] == [None, True]
+    for state in states:
+        for _ in range(2):
+            state.network(torch.ones(2, 1, 16, 16)).square().mean().backward()
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+    for one, other in zip(*(state.network.parameters() for state in states), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_run_without_its_checkpoint_starts_anew_with_a_new_log(task: Task, tmp_path: Path) -> None:
     finish(task, settings(), tmp_path)
     before = without_time(log_of(tmp_path))

@@ -97,10 +97,18 @@ def _indices(labels: Labels, values: NDArray[np.int64]) -> NDArray[np.int32]:
 def _dice(a: NDArray[np.int32], b: NDArray[np.int32], count: int) -> NDArray[np.float64]:
     """Dice of the indices 1..count, computed from the joint histogram of both maps."""
     size = count + 1
-    joint = np.bincount(a.ravel() * size + b.ravel(), minlength=size * size).reshape(size, size)
+    return dice_of_counts(np.bincount(a.ravel() * size + b.ravel(), minlength=size * size).reshape(size, size))
+
+
+def dice_of_counts(joint: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Dice (classes - 1,) of all classes but the first; NaN if a class is absent from both maps.
+
+    Args:
+        joint: How many voxels have each class in one map and each class in the other, (classes, classes).
+    """
     total = (joint.sum(axis=0) + joint.sum(axis=1))[1:]
     both = 2 * np.diagonal(joint)[1:]
-    dice = np.full(count, np.nan)
+    dice = np.full(len(joint) - 1, np.nan)
     np.divide(both, total, out=dice, where=total > 0)
     return dice
 

@@ -103,7 +103,8 @@ class Stepper:
         fabric: Fabric = new_fabric(settings, device)
         loss = fabric.to_device(make_loss(task, settings))
         # the schedule of a short run ends before the last measured step
-        state = new_state(task, settings, steps=max(len(batches), steps), pretrained=False)
+        fused = fabric.device.type == "cuda"
+        state = new_state(task, settings, steps=max(len(batches), steps), pretrained=False, fused=fused)
         network = state.network
         state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
         state.network.train()

@@ -19,10 +19,12 @@ from scse.studies.grid import Run
 from scse.studies.plan import Plan
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
-from scse.support.events import Stage, Watch
+from scse.support.events import UNWATCHED, Stage, Watch
 from scse.support.json_files import read_json, validated
 from scse.support.timing import in_words
+from scse.training.arithmetic import arithmetic
 from scse.training.log import LOG
+from scse.training.loop import make_steps
 from scse.training.run import CHECKPOINT
 from scse.training.settings import MOST_EPOCHS, Settings
 from scse.training.setup import as_segmenter, make_batches
@@ -228,12 +230,16 @@ def _measure_steps(task: Task, settings: Settings, device: torch.device) -> tupl
     """Return a stepper, the seconds until the end of its first step, and the mean seconds of further steps."""
     began = time.perf_counter()
     stepper = Stepper.make(task, settings, device, steps=STEPS + 1)
-    batches = chain.from_iterable(stepper.batches.epoch(epoch) for epoch in count())
-    stepper.step(*next(batches))
-    start = time.perf_counter() - began
-    steps: list[float] = []
-    while len(steps) < STEPS and sum(steps) < STEP_SECONDS:
-        steps.append(_seconds(lambda: stepper.step(*next(batches))))
+    with arithmetic(stepper.fabric.device, deterministic=settings.deterministic):
+        feed, take_step = make_steps(
+            stepper.state, stepper.batches, stepper.loss, fabric=stepper.fabric, graph=settings.graph, watch=UNWATCHED
+        )
+        batches = chain.from_iterable(feed.epoch(epoch) for epoch in count())
+        float(take_step(*next(batches)))  # waits until the device has completed it
+        start = time.perf_counter() - began
+        steps: list[float] = []
+        while len(steps) < STEPS and sum(steps) < STEP_SECONDS:
+            steps.append(_seconds(lambda: float(take_step(*next(batches)))))
     return stepper, start, sum(steps) / len(steps)
 
 

@@ -1,7 +1,8 @@
 """Random changes of training images and their labels: geometry, intensities and mirroring, for slices and volumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,25 @@ class Augmentation:
     mirror: Mirroring = UNMIRRORED
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The random numbers of the changes of N slices or volumes, drawn on the host.
+
+    Attributes:
+        numbers: What changes all images at once: the affine maps of their grids (N, axes, axes + 1), the moves of the
+            control points (N, axes, *points), or none of them, gain and offset (2, N), and for each axis of `mirror`
+            whether each image is mirrored (mirrored axes, N).
+        some: Change of some images -> its functions, one for each image; None leaves an image as it is.
+    """
+
+    numbers: tuple[NDArray[np.float32], ...]
+    some: tuple[Sequence["Alter | None"], ...]
+
+
+Alter = Callable[[Tensor], Tensor]
+"""Change of one image (C, *spatial)."""
+
+
 def augmented(
     images: Tensor,
     labels: Tensor,
@@ -76,47 +96,118 @@ def augmented(
         extent: Millimetres of a volume along each spatial axis; by default its number of voxels. Slices are rotated as
             if they were square.
     """
-    count, axes = len(images), images.ndim - 2
-    grid = _grid(images, ranges, rng, np.asarray(images.shape[2:] if extent is None else extent, np.float64))
-    images = _sampled(images, grid, "bilinear")
-    labels = _sampled(labels[:, None].float(), grid, "nearest")[:, 0].long()
+    drawn = draw_changes(ranges, len(images), tuple(images.shape[2:]), rng, extent=extent)
+    numbers = [torch.from_numpy(each).to(images.device) for each in drawn.numbers]
+    return changed(images, labels, ranges, numbers, drawn.some)
+
+
+def draw_changes(
+    ranges: Augmentation,
+    count: int,
+    size: tuple[int, ...],
+    rng: np.random.Generator,
+    *,
+    extent: NDArray[np.floating] | None = None,
+) -> Changes:
+    """Draw the changes of a batch.
+
+    Args:
+        ranges: Ranges of the changes.
+        count: Slices or volumes.
+        size: Their size.
+        rng: Generator of all random numbers.
+        extent: See `augmented`.
+    """
+    grids = _draw_grids(ranges, count, size, rng, np.asarray(size if extent is None else extent, np.float64))
     gain = rng.uniform(1 - ranges.gain, 1 + ranges.gain, count)
     offset = rng.uniform(-ranges.offset, ranges.offset, count)
-    by_image = _on(images, np.stack([gain, offset])).reshape(2, count, 1, *(1,) * axes)
-    images = images * by_image[0] + by_image[1]
-    for change, most in (
-        (_blurred, ranges.blur),
-        (_coarse, ranges.low_resolution),
-        (_with_gamma, ranges.gamma),
-        (_noisy, ranges.noise),
-    ):
-        images = _for_some(images, change, most, ranges.probability, rng)
-    for axis in ranges.mirror.axes:
-        images, labels = _mirrored(images, labels, axis, ranges.mirror, rng)
+    some = tuple(
+        _draw_for_some(count, change, most, ranges.probability, rng)
+        for change, most in (
+            (_blurred, ranges.blur),
+            (_coarse, ranges.low_resolution),
+            (_with_gamma, ranges.gamma),
+            (_noisy, ranges.noise),
+        )
+        if most
+    )
+    mirrored = [rng.random(count) < 0.5 for _ in ranges.mirror.axes]
+    numbers = (*grids, np.stack([gain, offset]), np.reshape(mirrored, (len(mirrored), count)))
+    return Changes(tuple(each.astype(np.float32) for each in numbers), some)
+
+
+def changed(
+    images: Tensor,
+    labels: Tensor,
+    ranges: Augmentation,
+    numbers: Sequence[Tensor],
+    some: Sequence[Sequence[Alter | None]] = (),
+) -> tuple[Tensor, Tensor]:
+    """Apply drawn changes: images (N, C, *spatial) and labels (N, *spatial) of any integers, which become int64.
+
+    Args:
+        images: Standardised images.
+        labels: Class indices.
+        ranges: Ranges of which the changes were drawn.
+        numbers: `Changes.numbers` on the device of the images.
+        some: `Changes.some`.
+    """
+    count, axes = len(images), images.ndim - 2
+    affine, moves, intensities, mirrored = numbers
+    grid = _grid(affine, moves, list(images.shape))
+    images = _sampled(images, grid, "bilinear")
+    labels = _sampled(labels[:, None].float(), grid, "nearest")[:, 0].long()
+    gain, offset = intensities.reshape(2, count, 1, *(1,) * axes)
+    images = images * gain + offset
+    for alters in some:
+        images = torch.stack(
+            [image if alter is None else alter(image) for image, alter in zip(images, alters, strict=True)]
+        )
+    for axis, chosen in zip(ranges.mirror.axes, mirrored, strict=True):
+        images, labels = _mirrored(images, labels, axis, ranges.mirror, chosen > 0)
     return images, labels
 
 
-def _grid(images: Tensor, ranges: Augmentation, rng: np.random.Generator, extent: NDArray[np.float64]) -> Tensor:
-    """Places (N, *spatial, axes) from which the pixels are taken; the image runs from -1 to 1 along each axis."""
-    count, axes = len(images), images.ndim - 2
+def _draw_grids(
+    ranges: Augmentation, count: int, size: tuple[int, ...], rng: np.random.Generator, extent: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Affine maps (N, axes, axes + 1), and moves of control points (N, axes, *points) as fractions of half the side."""
+    axes = len(size)
     rotation, shift_range = np.deg2rad(ranges.rotation), 2 * ranges.shift
     angles = rng.uniform(-rotation, rotation, (count,) if axes == 2 else (3, count))
     scale = rng.uniform(1 - ranges.scaling, 1 + ranges.scaling, count)
     shift = rng.uniform(-shift_range, shift_range, (axes, count))
     # the grid has the axes in reverse order: x is the last
     turned = scale[:, None, None] * _turns(angles, extent)
-    theta = np.concatenate([turned, shift[::-1].T[:, :, None]], axis=2)
-    grid = F.affine_grid(_on(images, theta), list(images.shape), align_corners=False)
+    affine = np.concatenate([turned, shift[::-1].T[:, :, None]], axis=2)
     if not ranges.elastic:
-        return grid
-    size = np.array(images.shape[2:])
-    points = 1 + np.maximum(1, np.ceil(size / CONTROL_DISTANCE).astype(int))
-    moved = (
-        rng.uniform(-ranges.elastic, ranges.elastic, (count, axes, *points)) * 2 / (points[::-1, *[None] * axes] - 1)
+        return affine, np.empty((count, 0))
+    points = 1 + np.maximum(1, np.ceil(np.array(size) / CONTROL_DISTANCE).astype(int))
+    moves = rng.uniform(-ranges.elastic, ranges.elastic, (count, axes, *points))
+    return affine, moves * 2 / (points[::-1, *[None] * axes] - 1)
+
+
+def _grid(affine: Tensor, moves: Tensor, shape: list[int]) -> Tensor:
+    """Places (N, *spatial, axes) from which the pixels are taken; the image runs from -1 to 1 along each axis."""
+    # on a GPU, torch's function rounds to TF32 where matrix products may: by a tenth of a pixel
+    grid = (
+        F.affine_grid(affine, shape, align_corners=False) if affine.device.type == "cpu" else affine_grid(affine, shape)
     )
-    mode = "bicubic" if axes == 2 else "trilinear"
-    field_of_moves = F.interpolate(_on(images, moved), images.shape[2:], mode=mode, align_corners=True)
-    return grid + field_of_moves.movedim(1, -1)
+    if not moves.numel():
+        return grid
+    mode = "bicubic" if len(shape) == 4 else "trilinear"
+    return grid + F.interpolate(moves, shape[2:], mode=mode, align_corners=True).movedim(1, -1)
+
+
+def affine_grid(affine: Tensor, shape: Sequence[int]) -> Tensor:
+    """`torch.nn.functional.affine_grid` with `align_corners=False`, without a matrix product."""
+    size = shape[2:]
+    grid = affine[:, :, -1].reshape(-1, *(1,) * len(size), len(size))
+    for axis, pixels in enumerate(size):
+        line = (2 * torch.arange(pixels, device=affine.device) + 1) / pixels - 1
+        along = affine[:, :, len(size) - 1 - axis].reshape(-1, *(1,) * len(size), len(size))
+        grid = grid + along * line.reshape(-1, *(1,) * (len(size) - axis))
+    return grid
 
 
 def _turns(angles: NDArray[np.float64], extent: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,38 +233,35 @@ def _sampled(maps: Tensor, grid: Tensor, mode: str) -> Tensor:
     return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _on(like: Tensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(like.device)
+Change = Callable[[float, np.random.Generator], Alter]
+"""Draws the change of an image by an amount from 0 to the range."""
 
 
-Change = Callable[[Tensor, float, np.random.Generator], Tensor]
-"""Change of an image (C, *spatial) by an amount from 0 to the range."""
+def _draw_for_some(
+    count: int, change: Change, most: float, probability: float, rng: np.random.Generator
+) -> list[Alter | None]:
+    """Draw changes of some of the images, each by an amount of its own."""
+    chosen, amounts = rng.random(count) < probability, rng.uniform(0, most, count)
+    return [change(float(amount), rng) if of_this else None for of_this, amount in zip(chosen, amounts, strict=True)]
 
 
-def _for_some(images: Tensor, change: Change, most: float, probability: float, rng: np.random.Generator) -> Tensor:
-    """Change some of the images (N, C, *spatial), each by an amount of its own."""
-    if not most:
-        return images
-    chosen, amounts = rng.random(len(images)) < probability, rng.uniform(0, most, len(images))
-    parts = [
-        change(image, float(amount), rng) if of_this else image
-        for image, of_this, amount in zip(images, chosen, amounts, strict=True)
-    ]
-    return torch.stack(parts)
+def _blurred(amount: float, _: np.random.Generator) -> Alter:
+    return lambda image: _plain(GaussianSmooth(sigma=amount)(image))
 
 
-def _blurred(image: Tensor, amount: float, _: np.random.Generator) -> Tensor:
-    return _plain(GaussianSmooth(sigma=amount)(image))
+def _coarse(amount: float, _: np.random.Generator) -> Alter:
+    zoom = 1 / (1 + amount)
+
+    def alter(image: Tensor) -> Tensor:
+        mode = "bilinear" if image.ndim == 3 else "trilinear"
+        return _plain(RandSimulateLowResolution(prob=1.0, upsample_mode=mode, zoom_range=(zoom, zoom))(image))
+
+    return alter
 
 
-def _coarse(image: Tensor, amount: float, _: np.random.Generator) -> Tensor:
-    zoom, mode = 1 / (1 + amount), "bilinear" if image.ndim == 3 else "trilinear"
-    return _plain(RandSimulateLowResolution(prob=1.0, upsample_mode=mode, zoom_range=(zoom, zoom))(image))
-
-
-def _with_gamma(image: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+def _with_gamma(amount: float, rng: np.random.Generator) -> Alter:
     power = 1 + amount if rng.random() < 0.5 else 1 / (1 + amount)
-    return _plain(AdjustContrast(gamma=power, retain_stats=True)(image))
+    return lambda image: _plain(AdjustContrast(gamma=power, retain_stats=True)(image))
 
 
 def _plain(image: Any) -> Tensor:
@@ -182,20 +270,26 @@ def _plain(image: Any) -> Tensor:
     return tensor
 
 
-def _noisy(image: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
-    generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**63)))
-    return image + amount * torch.randn(image.shape, generator=generator, device=image.device)
+def _noisy(amount: float, rng: np.random.Generator) -> Alter:
+    seed = int(rng.integers(2**63))
+
+    def alter(image: Tensor) -> Tensor:
+        generator = torch.Generator(image.device).manual_seed(seed)
+        return image + amount * torch.randn(image.shape, generator=generator, device=image.device)
+
+    return alter
 
 
-def _mirrored(
-    images: Tensor, labels: Tensor, axis: int, mirroring: Mirroring, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mirror about half of the images along a spatial axis."""
-    chosen = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+def _mirrored(images: Tensor, labels: Tensor, axis: int, mirroring: Mirroring, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror the chosen images along a spatial axis."""
     flipped = labels.flip(axis + 1)
     if axis in mirroring.swaps:
-        table = torch.arange(LABELS, device=labels.device)
-        table[: len(mirroring.other)] = torch.tensor(mirroring.other, device=labels.device)
-        flipped = table[flipped]
+        flipped = _other_side(mirroring.other, labels.device)[flipped]
     by_image = chosen.reshape(-1, *(1,) * (labels.ndim - 1))
     return torch.where(by_image[:, None], images.flip(axis + 2), images), torch.where(by_image, flipped, labels)
+
+
+@cache
+def _other_side(other: tuple[int, ...], device: torch.device) -> Tensor:
+    """The label on the other side of each label, (LABELS,); kept, because a copy to a GPU would wait for it."""
+    return torch.tensor([*other, *range(len(other), LABELS)], device=device)

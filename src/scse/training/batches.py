@@ -1,6 +1,7 @@
 """Training batches of slices or patches of volumes. All that is drawn depends only on (seed, epoch, step)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
-from scse.training.augmentation import Augmentation, augmented
+from scse.training.augmentation import Augmentation, Changes, changed, draw_changes
 
 MOST_POSITIONS = 10_000
 """Positions of each structure in a case from which the centres of patches are drawn."""
@@ -17,6 +18,21 @@ MOST_POSITIONS = 10_000
 def step_seed(seed: int, epoch: int, step: int) -> int:
     """A seed for one step, so that a resumed run draws the same numbers as an uninterrupted one."""
     return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """All that is drawn for a batch of N slices or patches.
+
+    Attributes:
+        chosen: Their indices in `Batches.slices`, (N,).
+        corners: The first pixel of each along each axis, (N, axes).
+        changes: Their augmentation; None without.
+    """
+
+    chosen: NDArray[np.integer]
+    corners: NDArray[np.int64]
+    changes: Changes | None
 
 
 class Batches:
@@ -66,33 +82,53 @@ class Batches:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of an epoch from step `start` on: images (N, C, *patch), labels (N, *patch) int64."""
+        for draw in self.draws(epoch, start=start):
+            yield self._batch(draw)
+
+    def draws(self, epoch: int, *, start: int = 0) -> Iterator[Draw]:
+        """What is drawn for the batches of an epoch from step `start` on, without a look at their pixels."""
         rng, count = np.random.default_rng([self.seed, epoch]), len(self.slices)
         order = np.concatenate([rng.permutation(count) for _ in range(-(-self.limit // count))])
         for step in range(start, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._batch(chosen, np.random.default_rng(step_seed(self.seed, epoch, step)))
+            yield self._draw(chosen, np.random.default_rng(step_seed(self.seed, epoch, step)))
 
-    def _batch(self, chosen: NDArray[np.integer], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        pairs = [self._crop(self.slices[index], rng) for index in chosen]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs]))
-        labels = torch.from_numpy(np.stack([label for _, label in pairs]))
-        if self.augmentation is None:
+    def cut(self, draw: Draw) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """The drawn patches of images (N, C, *patch) and labels (N, *patch), not yet changed."""
+        pairs = [
+            self._crop(self.slices[index], corner) for index, corner in zip(draw.chosen, draw.corners, strict=True)
+        ]
+        return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
+
+    def _batch(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        images, labels = map(torch.from_numpy, self.cut(draw))
+        if self.augmentation is None or draw.changes is None:
             return images, labels.long()
-        return augmented(images, labels.long(), self.augmentation, rng, extent=self.extent)
+        numbers = [torch.from_numpy(each) for each in draw.changes.numbers]
+        return changed(images, labels, self.augmentation, numbers, draw.changes.some)
 
-    def _crop(self, place: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        case, index = place
-        image, label = self.images[case][index], self.labels[case][index]
-        room = np.subtract(label.shape, self.patch)
+    def _draw(self, chosen: NDArray[np.integer], rng: np.random.Generator) -> Draw:
+        corners = np.array([self._corner(self.slices[index], rng) for index in chosen])
+        if self.augmentation is None:
+            return Draw(chosen, corners, None)
+        changes = draw_changes(self.augmentation, len(chosen), self.patch, rng, extent=self.extent)
+        return Draw(chosen, corners, changes)
+
+    def _corner(self, place: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
+        shape = self.labels[place[0]].shape[1:]
+        room = np.subtract(shape, self.patch)
         positions = self._foreground(place) if self.foreground and rng.random() < self.foreground else []
         if positions:
             structure = positions[rng.integers(len(positions))]
-            centre = np.array(np.unravel_index(structure[rng.integers(len(structure))], label.shape))
-            corner = np.clip(centre - np.array(self.patch) // 2, 0, room)
-        else:
-            corner = np.array([rng.integers(size + 1) for size in room])
+            centre = np.array(np.unravel_index(structure[rng.integers(len(structure))], shape))
+            centred: NDArray[np.int64] = np.clip(centre - np.array(self.patch) // 2, 0, room)
+            return centred
+        return np.array([rng.integers(size + 1) for size in room])
+
+    def _crop(self, place: tuple[int, int], corner: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        case, index = place
         window = tuple(slice(first, first + size) for first, size in zip(corner, self.patch, strict=True))
-        return image[:, *window], label[window]
+        return self.images[case][index][:, *window], self.labels[case][index][window]
 
     def _foreground(self, place: tuple[int, int]) -> list[NDArray[np.intp]]:
         """Positions of each structure in a slice or volume as flat indices; a random choice if there are many."""

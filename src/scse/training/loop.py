@@ -12,6 +12,8 @@ from scse.inference.windows import channels_last
 from scse.support.errors import UserError
 from scse.support.events import EpochDone, StepDone, Watch
 from scse.training.batches import Batches, step_seed
+from scse.training.graphs import GraphedSteps
+from scse.training.resident import OnDevice, free_memory, on_device
 from scse.training.state import Clock, State
 
 REPORT_INTERVAL = 10
@@ -29,6 +31,7 @@ def fit(
     log: Callable[[EpochDone], None],
     checkpoint: Callable[[], None],
     watch: Watch,
+    graph: bool = True,
 ) -> bool:
     """Train from where `state` stands to `epochs`.
 
@@ -41,7 +44,8 @@ def fit(
         validate: Computes the mean Dice on held-out cases; called after every epoch.
         log: Writes an epoch to the log; called after every epoch.
         checkpoint: Saves the state; called after every epoch, and when stopped.
-        watch: Gets `StepDone` and `EpochDone`; checked after every step.
+        watch: Gets `StepDone` and `EpochDone`, and `Stage` where no graph can be recorded; checked after every step.
+        graph: Whether steps on a GPU are launched as a CUDA graph.
 
     Returns:
         True if all epochs are done, False if stopped before.
@@ -51,12 +55,17 @@ def fit(
             next report of the loss, and always before the epoch is validated, logged or saved.
     """
     clock, interval = state.clock, report_interval(fabric.device)
+    state.optimizer.zero_grad()  # gradients of an earlier call
+    feed, take_step = make_steps(state, batches, loss, fabric=fabric, graph=graph, watch=watch)
     while clock.epoch < epochs:
         state.network.train()
         losses = _Losses(clock)
-        for images, labels in batches.epoch(clock.epoch, start=clock.step):
+        coming = feed.epoch(clock.epoch, start=clock.step)
+        sent = next(coming, None)
+        while sent is not None:
             _seed(step_seed(batches.seed, clock.epoch, clock.step), fabric.device)
-            losses.add(train_step(state, loss, images, labels, fabric))
+            losses.add(take_step(*sent))
+            sent = next(coming, None)  # before this one's loss is waited for
             if clock.step % interval == 0 or clock.step == len(batches):
                 losses.fetch()
                 watch.report(_step_done(clock, losses.last, batches, epochs))
@@ -123,6 +132,23 @@ def _seed(seed: int, device: torch.device) -> None:
     generator.manual_seed(seed)
 
 
+def make_steps(
+    state: State, batches: Batches, loss: nn.Module, *, fabric: Fabric, graph: bool, watch: Watch
+) -> tuple[Batches | OnDevice, Callable[..., torch.Tensor]]:
+    """What is sent for the steps of an epoch, and the function that takes a step with it; see `fit`."""
+    if fabric.device.type != "cuda":
+        return batches, lambda images, labels: train_step(state, loss, images, labels, fabric)
+    feed = on_device(batches, fabric.device, free=free_memory(fabric.device))
+
+    def eager(*sent: torch.Tensor) -> torch.Tensor:
+        return train_step(state, loss, *feed.pixels(*feed.moved(sent)), fabric)
+
+    def work(*sent: torch.Tensor) -> torch.Tensor:
+        return _backward(state.network, loss, *feed.pixels(*sent), fabric)
+
+    return feed, GraphedSteps(state, work, eager, fabric.device, watch) if graph else eager
+
+
 def train_step(
     state: State, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric
 ) -> torch.Tensor:
@@ -131,13 +157,30 @@ def train_step(
     Returns:
         The loss, a scalar on the device, which may still be computing it.
     """
-    images = fabric.to_device(channels_last(images))
-    value: torch.Tensor = loss(_logits(state.network, images), fabric.to_device(labels))
-    fabric.backward(value)
+    value = _backward(state.network, loss, images, labels, fabric)
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.schedule.step()
+    return value
+
+
+def _backward(
+    network: nn.Module, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric
+) -> torch.Tensor:
+    """Compute the gradients of a batch; returns its loss."""
+    images = fabric.to_device(channels_last(images))
+    value: torch.Tensor = loss(_logits(network, images), fabric.to_device(labels))
+    fabric.backward(value)
+    if images.is_cuda:
+        align_gradients(network)
     return value.detach()
+
+
+def align_gradients(network: nn.Module) -> None:
+    """Give gradients the strides of their weights: fused optimisers compare them even along axes of one value."""
+    for weight in network.parameters():
+        if weight.grad is not None and weight.grad.stride() != weight.stride():
+            weight.grad = torch.empty_like(weight).copy_(weight.grad)
 
 
 def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor | Sequence[torch.Tensor]:

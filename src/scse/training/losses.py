@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.losses import DiceLoss
 from monai.networks.utils import one_hot
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.ignoring = ignoring
         terms: dict[str, nn.Module] = {
-            "ce": nn.CrossEntropyLoss(weight=weights, ignore_index=IGNORED_CLASS),
+            "ce": CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS),
             "dice": DiceLoss(batch=True),
         }
         self.terms = nn.ModuleDict({name: terms[name] for name in loss.split("+")})
@@ -53,6 +54,21 @@ class SegmentationLoss(nn.Module):
             of_class = one_hot(labels.where(learned, 0)[:, None], logits.shape[1])
             loss = self.terms["dice"](shares * learned[:, None], of_class * learned[:, None])
         return loss
+
+
+class CrossEntropy(nn.CrossEntropyLoss):
+    """torch's cross-entropy, whose mean has the same bits at every call on a GPU, too: torch's own has not."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the voxels that are not ignored: (N, classes, *spatial), (N, *spatial) -> a scalar."""
+        return self.ordered_mean(logits, labels) if logits.is_cuda else super().forward(logits, labels)
+
+    def ordered_mean(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The same mean, by a sum whose order is fixed."""
+        entropies = F.cross_entropy(logits, labels, self.weight, ignore_index=self.ignore_index, reduction="none")
+        learned = labels != self.ignore_index
+        weights = learned if self.weight is None else self.weight[labels.where(learned, 0)] * learned
+        return entropies.sum() / weights.sum()
 
 
 class DeepSupervision(nn.Module):

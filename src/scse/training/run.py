@@ -22,6 +22,7 @@ from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
 from scse.support.text import counted
+from scse.training.arithmetic import arithmetic
 from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
@@ -31,7 +32,7 @@ from scse.training.settings import Settings, reject_unused
 from scse.training.setup import as_segmenter, make_batches, make_loss, new_fabric, new_state
 from scse.training.state import State
 from scse.training.task import MOST_FOR_CLEANING, Task, make_task
-from scse.training.validation import held_out_dice, validation_slices
+from scse.training.validation import Kept, held_out_dice, validation_slices
 from scse.zoo.building import find_factory
 from scse.zoo.catalogue import confirm_network
 
@@ -201,14 +202,21 @@ def train(
 
 def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device) -> Segmenter:
     """See `train`."""
-    with alone(folder):
+    fabric = new_fabric(settings, device)
+    with alone(folder), arithmetic(fabric.device, deterministic=settings.deterministic):
         if changes := check_record(folder, RunRecord.of(task, settings)):
             watch.report(Stage(changes))
-        fabric = new_fabric(settings, device)
         batches = make_batches(task, settings)
         checkpoint = folder / CHECKPOINT
         fitted = read_record(folder).fitted
-        state = new_state(task, settings, steps=len(batches), fitted=fitted, pretrained=not checkpoint.exists())
+        state = new_state(
+            task,
+            settings,
+            steps=len(batches),
+            fitted=fitted,
+            pretrained=not checkpoint.exists(),
+            fused=fabric.device.type == "cuda",
+        )
         fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
         if checkpoint.exists():
             state.load(checkpoint, steps=len(batches))
@@ -217,6 +225,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
         plain = state.network
         loss = fabric.to_device(make_loss(task, settings))
         state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
+        kept: Kept = {}
         with open_log(folder, state.clock.history) as log:
             done = fit(
                 state,
@@ -232,11 +241,15 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
                     most=validation_slices(batches),
                     batch_size=4 * settings.batch_size,
                     fabric=fabric,
+                    kept=kept,
                 ),
                 log=log,
                 checkpoint=lambda: State(plain, state.optimizer, state.schedule, state.clock).save(checkpoint),
                 watch=watch,
+                graph=settings.graph,
             )
+        kept.clear()
+        state.optimizer.zero_grad()  # gradients of a graph keep its memory
         if not done:
             raise StoppedError(
                 f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"

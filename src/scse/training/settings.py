@@ -67,6 +67,8 @@ class Settings(BaseModel):
             where one has no partner, or in pictures, nothing is mirrored from left to right. "none" mirrors nothing.
         precision: "bf16" computes convolutions in bfloat16; "auto" does so if the processor has instructions for it.
         seed: Seed of the initial weights, the order of slices, and the augmentation.
+        graph: Whether steps on an NVIDIA GPU are launched as one CUDA graph. On other devices it has no effect.
+        deterministic: Whether a run on an NVIDIA GPU repeats bit for bit, which takes longer. On a CPU it always does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -105,6 +107,8 @@ class Settings(BaseModel):
     mirror: Literal["none", "safe"] = "none"
     precision: Precision = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    graph: bool = True
+    deterministic: bool = False
 
     def model_post_init(self, _context: object) -> None:
         """Check that the network has the places that the variant names."""

@@ -74,7 +74,9 @@ def make_augmentation(task: Task, settings: Settings) -> Augmentation:
     return Augmentation(**ranges, mirror=safe_mirroring(task.recipe.view, list(task.structures)))
 
 
-def new_state(task: Task, settings: Settings, *, steps: int, fitted: bool = True, pretrained: bool = True) -> State:
+def new_state(
+    task: Task, settings: Settings, *, steps: int, fitted: bool = True, pretrained: bool = True, fused: bool = False
+) -> State:
     """The state at the start. With one seed, all variants share the initial weights of the plain network.
 
     Args:
@@ -83,13 +85,14 @@ def new_state(task: Task, settings: Settings, *, steps: int, fitted: bool = True
         steps: Steps of an epoch.
         fitted: Whether the network gets the options that follow from the recipe, see `build_network`.
         pretrained: Whether the network may fetch weights that its options ask for.
+        fused: Whether the optimiser changes all weights in one kernel, for a GPU.
 
     Raises:
         ValueError: The network cannot be built for the task.
     """
     torch.manual_seed(settings.seed)
     network = _build(task, settings, fitted=fitted, pretrained=pretrained)
-    optimizer = _OPTIMIZERS[settings.optimizer](network, settings)
+    optimizer = _OPTIMIZERS[settings.optimizer](network, settings, fused)
     return State(network, optimizer, _SCHEDULES[settings.schedule](optimizer, settings, steps), Clock())
 
 
@@ -126,20 +129,23 @@ def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
     }
 
 
-def _adamw(network: nn.Module, settings: Settings) -> Optimizer:
-    return AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+def _adamw(network: nn.Module, settings: Settings, fused: bool) -> Optimizer:
+    return AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused or None
+    )
 
 
-def _sgd(network: nn.Module, settings: Settings) -> Optimizer:
+def _sgd(network: nn.Module, settings: Settings, fused: bool) -> Optimizer:
     return SGD(
         network.parameters(),
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        fused=fused or None,
     )
 
 
-_OPTIMIZERS: dict[str, Callable[[nn.Module, Settings], Optimizer]] = {"adamw": _adamw, "sgd": _sgd}
+_OPTIMIZERS: dict[str, Callable[[nn.Module, Settings, bool], Optimizer]] = {"adamw": _adamw, "sgd": _sgd}
 
 
 def _one_cycle(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:

@@ -162,6 +162,7 @@ class State:
                 raise UserError(problem)
             moments = _optimizer_state(_under("optimizer.", tensors))
             self._check_moments(moments)
+            self._align(moments)
             load_exactly(self.network, _under("network.", tensors))
         except UserError as error:
             raise DataError(f"{path}: is no checkpoint of this run ({error}); {REMEDY}") from error
@@ -187,6 +188,13 @@ class State:
             yield f"it has {len(rest.groups)} groups of weights, and the optimizer {len(self.optimizer.param_groups)}"
         if schedule.last_lr != [group.lr for group in rest.groups]:
             yield f"schedule._last_lr is {schedule.last_lr}, and the learning rates of groups differ from it"
+
+    def _align(self, moments: dict[int, dict[str, Tensor]]) -> None:
+        """Give moments the strides of their weights, which fused optimisers need; the file has them contiguous."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for index, entries in moments.items():
+            for name in entries.keys() - {"step"}:
+                entries[name] = torch.empty_like(weights[index], device="cpu").copy_(entries[name])
 
     def _check_moments(self, moments: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Check what the optimiser keeps of each weight: a count of steps, and tensors of the weight's shape."""

@@ -1,6 +1,6 @@
 """Validation after every epoch: the mean Dice on held-out cases."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
-from scse.evaluation.scores import dice_scores
+from scse.evaluation.scores import dice_of_counts, dice_scores
 from scse.inference.windows import channels_last, in_windows
 from scse.training.batches import Batches
+from scse.training.resident import RESIDENT_SHARE, free_memory
 
 OVERLAP = 0.25
 """Share of a window that neighbouring windows have in common in validation, where time matters more than edges."""
@@ -28,6 +29,10 @@ def validation_slices(batches: Batches) -> int:
     return max(1, len(batches) * batches.batch_size // VALIDATION_SHARE)
 
 
+Kept = dict[str, tuple[torch.Tensor, torch.Tensor]]
+"""Images and labels of cases that stay on a GPU, by name."""
+
+
 def held_out_dice(
     network: nn.Module,
     cases: Sequence[Prepared],
@@ -37,6 +42,7 @@ def held_out_dice(
     most: int,
     batch_size: int,
     fabric: Fabric,
+    kept: Kept | None = None,
 ) -> float:
     """Mean Dice over structures and cases, on the prepared images; leaves the network in evaluation mode.
 
@@ -51,28 +57,75 @@ def held_out_dice(
             share, evenly spaced.
         batch_size: Slices per batch.
         fabric: Device and precision.
+        kept: Holds the predicted slices on a GPU from one call to the next; the other arguments are then the same.
 
     Returns:
         NaN if no case has any structure, in its reference or prediction.
     """
     network.eval()
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        images = channels_last(images)
+        logits: torch.Tensor = (
+            network(images) if images.ndim == 4 else in_windows(images, patch, network, overlap=OVERLAP)
+        )
+        return logits
+
     slices = sum(len(case.labels()) for case in cases)
-    scores = []
+    scores, kept = [], {} if kept is None else kept
     for case in cases:
-        images, labels = case.images(), case.labels()
+        labels = case.labels()
         chosen = evenly_spread(len(labels), max(1, len(labels) * most // max(slices, most)))
-        predicted = np.empty((len(chosen), *labels.shape[1:]), labels.dtype)
+        if case.name not in kept and fabric.device.type == "cuda":
+            _keep(case, chosen, fabric.device, kept)
+        if case.name in kept:
+            scores.append(dice_on_device(forward, *kept[case.name], classes, batch_size=batch_size))
+            continue
+        images, predicted = case.images(), np.empty((len(chosen), *labels.shape[1:]), labels.dtype)
         for start in range(0, len(chosen), batch_size):
             batch = torch.from_numpy(images[chosen[start : start + batch_size]])
             with torch.inference_mode():
-                batch = fabric.to_device(channels_last(batch))
-                logits = network(batch) if batch.ndim == 4 else in_windows(batch, patch, network, overlap=OVERLAP)
+                logits = forward(fabric.to_device(channels_last(batch)))
             predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
         reference = labels[chosen]
         scored = reference != IGNORED_CLASS
         scores.append(dice_scores(predicted[scored], reference[scored], range(1, classes)))
     found = np.array(scores)
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+
+
+def _keep(case: Prepared, chosen: NDArray[np.int64], device: torch.device, kept: Kept) -> None:
+    """Copy slices of a case to the device, unless they would take too much of its memory."""
+    images, labels = case.images(), case.labels()
+    needed = (images[0].nbytes + labels[0].nbytes) * len(chosen)
+    if needed <= RESIDENT_SHARE * free_memory(device):
+        kept[case.name] = torch.from_numpy(images[chosen]).to(device), torch.from_numpy(labels[chosen]).to(device)
+
+
+def dice_on_device(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    *,
+    batch_size: int,
+) -> NDArray[np.float64]:
+    """Dice (classes - 1,) of the structures of a case, waiting for the device once: NaN for those that are absent.
+
+    Args:
+        forward: Function from images (N, C, *spatial) to logits (N, classes, *spatial).
+        images: Slices of a case, (slices, C, *spatial).
+        labels: Their labels, (slices, *spatial) uint8.
+        classes: Classes, including the background.
+        batch_size: Slices per batch.
+    """
+    with torch.inference_mode():
+        predicted = torch.cat([forward(batch).argmax(1) for batch in images.split(batch_size)])
+        # one more class holds the ignored voxels
+        reference = labels.long().where(labels != IGNORED_CLASS, classes)
+        pairs = (reference * classes + predicted).flatten()
+        counts = torch.bincount(pairs, minlength=(classes + 1) * classes).reshape(classes + 1, classes)
+        return dice_of_counts(counts[:classes].cpu().numpy())
 
 
 def evenly_spread(count: int, chosen: int) -> NDArray[np.int64]:
