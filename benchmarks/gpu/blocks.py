@@ -252,6 +252,7 @@ def memory_table() -> None:
             kept = torch.cuda.memory_allocated() - before - output.nbytes
             output.backward(grad)
             most = torch.cuda.max_memory_allocated() - before - output.nbytes
+            del output
         print(f"| {'x'.join(map(str, shape))} | {kept / x.nbytes:.2f} | {most / x.nbytes:.2f} |", flush=True)
 
 

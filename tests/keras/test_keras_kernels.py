@@ -15,10 +15,10 @@ from keras import layers, ops
 from test_keras_layers import CASES, SPACES, expected, feature_map, gradients, numpy, seeded, tensor
 
 import scse
-from scse.blocks.kernels import describe_backend, fused
+from scse.blocks.kernels import cpu, describe_backend
 from scse.keras import ChannelSE, ConcurrentSE, SpatialSE
 
-pytestmark = pytest.mark.skipif(fused.LIBRARY is None, reason=describe_backend())
+pytestmark = pytest.mark.skipif(cpu.LIBRARY is None, reason=describe_backend())
 
 CHANNELS = 6
 SHAPE = (2, 5, 7, CHANNELS)
@@ -41,8 +41,8 @@ every_kernel = pytest.mark.parametrize("name", KINDS)
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
     """The calls of the kernels: the kind of block of a forward pass, "backward" for a backward pass."""
-    seen, library = [], fused.LIBRARY
-    kinds = {code: kind for kind, code in fused.KIND_CODES.items()}
+    seen, library = [], cpu.LIBRARY
+    kinds = {code: kind for kind, code in cpu.KIND_CODES.items()}
 
     def forward(call):
         seen.append(kinds[call.kind])
@@ -52,7 +52,7 @@ def calls(monkeypatch):
         seen.append("backward")
         library.backward(call)
 
-    monkeypatch.setattr(fused, "LIBRARY", SimpleNamespace(forward=forward, backward=backward))
+    monkeypatch.setattr(cpu, "LIBRARY", SimpleNamespace(forward=forward, backward=backward))
     return seen
 
 

@@ -160,7 +160,7 @@ def bench(
     return Bench(
         images=tuple(images.shape),
         device=describe_device(chosen),
-        path=describe_backend() if chosen.type == "cpu" else "plain torch operations: the kernels are for CPUs",
+        path=describe_backend(chosen.type),
         blocks=blocks,
         network=(
             _compare("training step", steps, seconds * STEP, chosen),

@@ -37,17 +37,25 @@ def test_kernels_hold_their_contract_on_the_card():
 
 
 DTYPES = {"x": "*bf16", "output": "*bf16", "grad": "*bf16", "map_grad": "*bf16", "state": "*i32", "scale": "fp32"}
+BIASES = ("squeeze_bias", "excite_bias", "project_bias")
+ABSENT = (*BIASES, *(f"{name}_grad" for name in BIASES), "map_grad")
+CHANNEL, SPATIAL = (
+    ("squeeze_weight", "squeeze_bias", "excite_weight", "excite_bias"),
+    ("project_weight", "project_bias"),
+)
+UNUSED = {kind: (*names, *(f"{name}_grad" for name in names)) for kind, names in (("sse", CHANNEL), ("cse", SPATIAL))}
 NUMBERS = {"samples", "channels", "hidden", "positions", "first_items", "second_items", "lag", "position_stride"}
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("kind", interface.KINDS)
+@pytest.mark.parametrize("absent", [(), ABSENT], ids=["all", "without biases and gradient of the map"])
 @pytest.mark.parametrize("kernel", [triton_kernels.forward, triton_kernels.backward], ids=["forward", "backward"])
-def test_kernels_compile_for_cards_that_are_not_here(kernel, kind, capability):
+def test_kernels_compile_for_cards_that_are_not_here(kernel, absent, kind, capability):
     sizes = gpu.Sizes.of(gpu.Shape(8, 64, 32, 65536, (2**22, 1, 64)))
     options = {"KIND": kind, "ACTIVATION": "relu", "GATE": "sigmoid", "STAGES": 3, "ROWS": 16, "COLUMNS": 64}
     # a channels-last map has a stride of 1 between channels, which Triton compiles in
-    known = {**sizes.constants(), **options, "channel_stride": 1}
+    known = {**sizes.constants(), **options, "channel_stride": 1, **dict.fromkeys((*absent, *UNUSED.get(kind, ())))}
     constants = {name: known[name] for name in kernel.arg_names if name in known}
     signature = {
         name: "constexpr"
@@ -74,13 +82,14 @@ def test_sizes_depend_on_the_shape_alone_and_cover_it():
 
 @pytest.fixture
 def asked_again():
-    fused.gpu_problem.cache_clear()
+    fused._find_gpu_problem.cache_clear()
     yield
-    fused.gpu_problem.cache_clear()
+    fused._find_gpu_problem.cache_clear()
 
 
 @pytest.mark.usefixtures("asked_again")
 def test_gpu_that_is_too_old_takes_the_formula(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert fused.gpu_problem() == "the GPU has compute capability 7.5, the kernels need 8.0"
 
@@ -97,5 +106,19 @@ def test_what_fails_when_a_kernel_is_tried_is_told_in_one_line(monkeypatch):
 
 @pytest.mark.usefixtures("asked_again")
 def test_kernels_are_switched_off_by_the_environment(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("SCSE_KERNELS", "off")
     assert fused.gpu_problem() == "switched off (SCSE_KERNELS=off)"
+
+
+def test_compiler_takes_the_answer_as_a_constant():
+    def chosen(x):
+        return x + (1 if fused.gpu_problem() else 2)
+
+    expected = chosen(torch.zeros(2))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(chosen, fullgraph=True, backend="eager")(torch.zeros(2)), expected)
+
+
+def test_devices_without_kernels_are_named():
+    assert fused.describe_backend("mps") == "plain torch operations: there are none for mps"

@@ -16,13 +16,23 @@ from scse.blocks.kernels.interface import KINDS, Kernels, Options, Weights, empt
 from scse.blocks.kernels.library import KERNELS_VARIABLE
 
 
-def describe_backend() -> str:
-    """Describe in one line whether the blocks run on the fused kernels or on plain torch operations, and why."""
-    found = cpu.description if cpu.LIBRARY is not None else f"plain torch operations: {cpu.description}"
-    if not torch.cuda.is_available():
-        return found
-    problem = gpu_problem()
-    return f"{found}; on the GPU, {f'plain torch operations: {problem}' if problem else 'fused kernels (Triton)'}"
+def describe_backend(device: str | None = None) -> str:
+    """Describe in one line whether the blocks run on the fused kernels or on plain torch operations, and why.
+
+    Args:
+        device: Type of the device, such as "cpu" or "cuda"; None describes the CPU, and the GPU if there is one.
+    """
+    if device is None:
+        found = describe_backend("cpu")
+        return f"{found}; on the GPU, {describe_backend('cuda')}" if torch.cuda.is_available() else found
+    problem = f"there are none for {device}"
+    if device == "cpu":
+        problem = "" if cpu.LIBRARY is not None else cpu.description
+    elif device == "cuda":
+        problem = gpu_problem()
+    if problem:
+        return f"plain torch operations: {problem}"
+    return cpu.description if device == "cpu" else "fused kernels (Triton)"
 
 
 def recalibrate(
@@ -92,9 +102,15 @@ OLDEST_CAPABILITY = (8, 0)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@cache
 def gpu_problem() -> str:
     """Return why the GPU kernels cannot be used, "" if they can. The first call compiles and runs one."""
+    return _find_gpu_problem()
+
+
+@cache  # of a function of its own, because the compiler looks through caches
+def _find_gpu_problem() -> str:
+    if not torch.cuda.is_available():
+        return "there is no GPU"
     if os.environ.get(KERNELS_VARIABLE) == "off":
         return f"switched off ({KERNELS_VARIABLE}=off)"
     if torch.version.hip is not None:

@@ -384,9 +384,10 @@ def _weight_grads(
         if KIND != "cse":
             of_projection = grads + 2 * channels + hidden
             _store_sums(project_weight_grad, of_projection, row, channels, samples, stride, ROWS, PARTS)
-            if (project_bias_grad is not None) & (number == 0):
-                one = tl.arange(0, 1)
-                _store_sums(project_bias_grad, of_projection + channels, one, 1, samples, stride, 1, PARTS)
+            if project_bias_grad is not None:
+                if number == 0:
+                    one = tl.arange(0, 1)
+                    _store_sums(project_bias_grad, of_projection + channels, one, 1, samples, stride, 1, PARTS)
     elif KIND != "sse":
         row = (number - blocks) * ROWS + tl.arange(0, ROWS)
         of_hidden = grads + channels
