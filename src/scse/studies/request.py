@@ -98,7 +98,7 @@ class StudyRequest(Request):
     """Folder of the study."""
 
     preset: str = "quick"
-    """quick (for CPUs) or paper (as published; needs a GPU)."""
+    """quick (for CPUs and GPUs) or paper (as published; needs a GPU)."""
 
     epochs: Numbers = ()
     """Number of epochs; several, such as 3,6,12, are compared with each other [from the preset]."""

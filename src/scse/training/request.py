@@ -56,7 +56,7 @@ class TrainRequest(Request):
     """Patterns of the modules that get a block, in networks that are not scse's own [auto]."""
 
     preset: str = "quick"
-    """quick (for CPUs) or paper (as published; needs a GPU)."""
+    """quick (for CPUs and GPUs) or paper (as published; needs a GPU)."""
 
     epochs: int | None = None
     """Number of epochs [from the preset]."""

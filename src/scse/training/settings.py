@@ -171,7 +171,7 @@ PRESETS: dict[str, Settings] = {
         precision="32",
     ),
 }
-"""quick: the default, for CPUs. paper: the network and optimizer of Roy et al. 2018, which need a GPU."""
+"""quick: the default, for CPUs and GPUs. paper: the network and optimizer of Roy et al. 2018, which need a GPU."""
 
 
 VOLUMES: Mapping[str, Any] = {
