@@ -16,6 +16,10 @@ OPTIONAL = {"mlflow", "nnunetv2", "onnxruntime", "openvino"}
 """Libraries that are imported only on request of the user, each with its own message on what to install."""
 
 
+WITH_TORCH = {"triton"}
+"""Libraries that torch's wheels for GPUs install, imported at the first map on a GPU."""
+
+
 def imported() -> set[str]:
     """Return the libraries that the modules of scse import, at any place in them."""
     names = set()
@@ -31,7 +35,7 @@ def imported() -> set[str]:
 
 
 def test_imported_libraries_are_those_of_the_extras() -> None:
-    assert imported() == {"numpy"} | OPTIONAL | {name for names in EXTRAS.values() for name in names}
+    assert imported() == {"numpy"} | OPTIONAL | WITH_TORCH | {name for names in EXTRAS.values() for name in names}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("triton", reason="torch is a build without Triton")
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -122,3 +125,10 @@ def test_compiler_takes_the_answer_as_a_constant():
 
 def test_devices_without_kernels_are_named():
     assert fused.describe_backend("mps") == "plain torch operations: there are none for mps"
+
+
+def test_triton_is_not_imported_before_a_map_is_on_a_gpu():
+    script = "import sys, torch, scse; scse.ConcurrentSE(2)(torch.ones(1, 2, 3)); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert "'scse.blocks.kernels.cpu'" in done.stdout
+    assert "'scse.blocks.kernels.gpu'" not in done.stdout
