@@ -184,6 +184,17 @@ def test_options_of_a_variant_are_those_of_the_saved_segmenter(tmp_path):
     np.testing.assert_allclose(run(model, x), made.network(x).detach().numpy(), rtol=0, atol=1e-5)
 
 
+def test_folder_of_a_segmenter_of_volumes_gives_its_network(tmp_path):
+    arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
+    recipe = Recipe(view="volume", spacing=(1.0, 1.0, 1.0), patch=(8, 8, 8), channels=1)
+    network = small("unet", depth=1, spatial_dims=3, recalibration="scse").eval()
+    folder = scse.Segmenter(network, "unet", arguments, "scse", recipe, {"a": 1, "b": 2}).save(tmp_path)
+    x = image(1, 1, 5, 4, 7)
+    expected = network(x).detach().numpy()
+    for source in (folder, scse.Segmenter.load(folder)):
+        np.testing.assert_allclose(run(scse.keras.from_torch(source), x), expected, rtol=0, atol=1e-4)
+
+
 def test_folder_without_a_segmenter_or_with_too_few_weights_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"contains no segmenter, segmenter\.json is missing"):
         scse.keras.from_torch(tmp_path)

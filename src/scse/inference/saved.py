@@ -122,6 +122,11 @@ class Saved:
     fitted: bool = False
 
     @property
+    def dims(self) -> int:
+        """Number of spatial axes of the network's input, 2 or 3."""
+        return 3 if self.recipe.get("view") == "volume" else 2
+
+    @property
     def weights(self) -> Path:
         """Safetensors file of the weights; its keys are those of the torch network."""
         return self.folder / WEIGHTS

@@ -169,7 +169,11 @@ def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> ker
     weights = _read_weights(saved.weights)
     with readable(saved.description):
         network = NETWORKS[saved.network](
-            **saved.arguments, recalibration=saved.variant, data_format=data_format, dtype=dtype or WEIGHTS_TYPE
+            **saved.arguments,
+            spatial_dims=saved.dims,
+            recalibration=saved.variant,
+            data_format=data_format,
+            dtype=dtype or WEIGHTS_TYPE,
         )
     with readable(saved.weights):
         return _load(network, weights)
