@@ -25,7 +25,7 @@ BATCH = 8
 
 
 def load(model: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The network: a batch of slices (N, height, width, C) -> logits (N, height, width, classes)."""
+    """The network: a batch of slices or volumes (N, *patch, C) -> logits (N, *patch, classes)."""
     if model.suffix == ".keras":
         import keras  # noqa: PLC0415 (a SavedModel needs no Keras)
 
@@ -39,10 +39,9 @@ def load(model: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
 
 
 def choose(logits: NDArray[np.float32], recipe: Recipe, grid: Grid) -> NDArray[np.uint8]:
-    """The class of every pixel of the image's own slices: (N, height, width, classes) -> (N, *plane)."""
-    height, width = grid.plane
+    """The class of every pixel of the image's own slices, or of its volume: (N, *patch, classes) -> (N, *plane)."""
     if grid.resampled == grid.plane:
-        return logits[:, :height, :width].argmax(-1).astype(np.uint8)
+        return logits[:, *map(slice, grid.plane)].argmax(-1).astype(np.uint8)
     import torch  # noqa: PLC0415 (as the recipe does)
 
     return recipe.restore(torch.from_numpy(logits).movedim(-1, 1).softmax(1), grid)
@@ -56,8 +55,8 @@ def main(model: Path, source: Path, out: Path) -> None:
     image = read_image([source])
     slices, grid = recipe.image_slices(image)
     if slices.shape[2:] != recipe.patch:
-        size = slices.shape[2:]
-        sys.exit(f"{source}: its slices of {size} pixels exceed the patch {recipe.patch}; use `scse predict`")
+        size, what = slices.shape[2:], "slices" if recipe.dims == 2 else "volume"
+        sys.exit(f"{source}: the size {size} of its {what} exceeds the patch {recipe.patch}; use `scse predict`")
     network, images = load(model), np.moveaxis(slices, 1, -1)
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     classes = np.concatenate([choose(network(batch), recipe, grid) for batch in batches])

@@ -32,6 +32,7 @@ from scse.support.errors import DataError
 EXAMPLE = Path(__file__).parents[2] / "examples" / "keras_predict.py"
 SHAPE = (24, 16, 20)  # 16 slices of 24 x 20 in batches of one size, because JAX compiles for every size
 RECIPE = Recipe(view="coronal", spacing=None, patch=(24, 24), channels=1)
+OF_VOLUMES = Recipe(view="volume", spacing=(2.0, 2.0, 2.0), patch=SHAPE, channels=1)
 STRUCTURES = {"left": 3, "right": 300}
 
 keras = pytest.mark.skipif(
@@ -79,23 +80,24 @@ def call(function: str, *arguments: object) -> str:
     return f"{function}({', '.join(repr(str(argument)) for argument in arguments)})"
 
 
-def segmenter(network: str, example: torch.Tensor) -> Segmenter:
+def segmenter(network: str, example: torch.Tensor, recipe: Recipe = RECIPE) -> Segmenter:
     """A network with random weights and running statistics, whose classes are about equally frequent."""
     arguments = {"in_channels": 1, "classes": 3, "width": 4, "depth": 1, "kernel_size": 3}
     torch.manual_seed(0)
-    net = NETWORKS[network](**arguments, recalibration="scse").eval()
+    net = NETWORKS[network](**arguments, spatial_dims=recipe.dims, recalibration="scse").eval()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.normal_(module.running_mean, 0, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 2)
             nn.init.normal_(module.bias, 0, 0.3)
     with torch.no_grad():
         logits = net(example)
-        mean, deviation = logits.mean((0, 2, 3)), logits.std((0, 2, 3))
-        net.classifier.weight /= deviation[:, None, None, None]
+        by_class = logits.transpose(0, 1).flatten(1)
+        mean, deviation = by_class.mean(1), by_class.std(1)
+        net.classifier.weight /= deviation.reshape(-1, *(1,) * (logits.ndim - 1))
         net.classifier.bias.sub_(mean).div_(deviation)
-    return Segmenter(net, network, arguments, "scse", RECIPE, STRUCTURES, {"epochs": 1})
+    return Segmenter(net, network, arguments, "scse", recipe, STRUCTURES, {"epochs": 1})
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     coarse = replace(made, recipe=RECIPE.model_copy(update={"spacing": (3.0, 2.5)}))
     coarse.save(folder / "coarse")
     assert not coarse.predict_files({"coarse": [scan]}, folder / "torch")
+    volume, _ = OF_VOLUMES.image_slices(read_image([scan]))
+    of_volumes = segmenter("unet", torch.from_numpy(volume), OF_VOLUMES)
+    of_volumes.save(folder / "volumes")
+    assert not of_volumes.predict_files({"volumes": [scan]}, folder / "torch")
     return folder
 
 
@@ -119,7 +125,7 @@ def exported(folder: Path) -> subprocess.CompletedProcess[str]:
     """The process that exported all segmenters but one, which it refused."""
     other = shutil.copytree(folder / "unet" / "segmenter", folder / "other")
     edit(other, network="monai:BasicUNet")
-    files = {name: folder / "keras" / f"{name}.keras" for name in (*NETWORKS, "coarse")}
+    files = {name: folder / "keras" / f"{name}.keras" for name in (*NETWORKS, "volumes", "coarse")}
     exports = (
         # first, because it needs TensorFlow, with which Keras is imported then
         call("command", "export", folder / "unet", "--to", "saved_model", "-o", folder / "new" / "model"),
@@ -165,7 +171,7 @@ def example(folder: Path, model: str, out: Path) -> str:
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 @pytest.mark.usefixtures("exported")
 def test_an_exported_model_gives_the_labels_of_predict(folder: Path, tmp_path: Path, backend: str) -> None:
-    outs = {name: tmp_path / f"{name}.nii.gz" for name in NETWORKS}
+    outs = {name: tmp_path / f"{name}.nii.gz" for name in (*NETWORKS, "volumes")}
     calls, resampling = [example(folder, f"keras/{name}.keras", out) for name, out in outs.items()], ""
     if backend == "tensorflow":
         saved_model, resampled = tmp_path / "saved_model.nii.gz", tmp_path / "resampled.nii.gz"
@@ -283,7 +289,7 @@ def test_the_example_refuses_slices_larger_than_the_patch(
     (tmp_path / "model.json").write_text(json.dumps({"recipe": recipe.model_dump(), "structures": STRUCTURES}))
     arguments = [tmp_path / "model.keras", folder / "scan.nii.gz", tmp_path / "labels.nii.gz"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
-    message = r"its slices of \(24, 20\) pixels exceed the patch \(16, 16\); use `scse predict`"
+    message = r"the size \(24, 20\) of its slices exceeds the patch \(16, 16\); use `scse predict`"
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
 
