@@ -113,7 +113,11 @@ class Inspection:
         """Structures that occur in none of the cases."""
         names = {case.name for case in cases}
         present = {value for fact in self.facts if fact.name in names for value in fact.voxels}
-        return [name for name, value in self.dataset.structures.items() if value not in present]
+        return [name for name, values in self._labels_of().items() if present.isdisjoint(values)]
+
+    def _labels_of(self) -> dict[str, Sequence[int]]:
+        """Label values of each structure, by name."""
+        return {name: [at] if isinstance(at, int) else at for name, at in self.dataset.scheme.scored.items()}
 
     def notices(self) -> list[tuple[str, str]]:
         """Printable rows (quantity, text) about voxels and files that are not used but are not problems."""
@@ -159,16 +163,14 @@ class Inspection:
             total.update(fact.voxels)
             present.update(fact.voxels.keys())
         labelled = sum(bool(fact.voxels) for fact in self.facts)
-        foreground = sum(total[value] for value in self.dataset.structures.values()) or 1
+        foreground = sum(total[value] for value in self.dataset.scheme.labels.values()) or 1
         absent = absent_row(self.absent(self.dataset.cases)) if self.facts else []
-        rows = [
-            (
-                f"{name} ({value})",
-                f"{total[value]:,} voxels, {total[value] / foreground:.2%} of all structures, "
-                f"present in {present[value]} of {labelled} cases",
-            )
-            for name, value in self.dataset.structures.items()
-        ]
+        rows = []
+        for name, values in self._labels_of().items():
+            voxels = sum(total[value] for value in values)
+            share = f"{voxels:,} voxels, {voxels / foreground:.2%} of all structures"
+            cases = sum(not fact.voxels.keys().isdisjoint(values) for fact in self.facts)
+            rows.append((f"{name} ({', '.join(map(str, values))})", f"{share}, present in {cases} of {labelled} cases"))
         if (ignored := self.dataset.ignored) is not None:
             everything = sum(total.values()) or 1
             share = (
@@ -379,7 +381,7 @@ def _count(label: Image | None) -> dict[int, int]:
 
 def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, int]) -> list[Problem]:
     without = {0} if dataset.ignored is None else {0, dataset.ignored}
-    allowed = without | set(dataset.structures.values())
+    allowed = without | set(dataset.scheme.labels.values())
     foreground = voxels.keys() - without
     source = "labels.csv" if dataset.format == "folders" else "dataset.json"
     if not foreground:
@@ -540,7 +542,12 @@ def open_checked(
     Raises:
         DataError: Problems were found and are not skipped, or no training case is left.
     """
-    inspection = inspect(Dataset.open(path), progress=progress)
+    opened = Dataset.open(path)
+    if opened.regions:
+        raise DataError(
+            f"{path}: its structures are regions of labels, which are inspected and scored, but not trained"
+        )
+    inspection = inspect(opened, progress=progress)
     problems = inspection.problems
     if problems and not skip_bad:
         shown = "".join(f"\n  {problem.message}" for problem in problems[:SHOWN_PROBLEMS])

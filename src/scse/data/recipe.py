@@ -19,6 +19,7 @@ from scse.data.choices import SLICE_AXIS, choose_patch, choose_spacing, choose_v
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 from scse.data.resampling import cropped, padded, resampled_rows, resized, resized_array, resized_labels
+from scse.data.schemes import best_classes
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 from scse.vocabulary.planes import Plane, View
@@ -340,32 +341,6 @@ class Recipe(BaseModel):
         turned = np.empty(3)
         turned[to_view[:, 0].astype(int)] = image.spacing
         return tuple(map(float, turned if self.view == "volume" else np.delete(turned, SLICE_AXIS[self.view])))
-
-
-def best_classes(scores: "Tensor", *, axis: int) -> NDArray[np.uint8]:
-    """The class of the greatest score along an axis.
-
-    Raises:
-        UserError: The greatest score of a pixel is NaN or infinite.
-    """
-    # max is several times as fast as argmax on CPUs
-    best = scores.max(axis)
-    check_finite(best.values)
-    classes: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
-    return classes
-
-
-def check_finite(scores: "Tensor") -> None:
-    """Refuse class scores that are NaN or infinite.
-
-    Raises:
-        UserError: There is such a score.
-    """
-    if not scores.isfinite().all():
-        raise UserError(
-            "the network returned NaN or infinite probabilities: its weights are corrupted, or values overflowed; "
-            "copy the model again, or train it again"
-        )
 
 
 def _first_rows(parts: "Iterable[Tensor]", count: int) -> "Iterator[Tensor]":

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.files import Image
-from scse.data.recipe import Recipe, Slices, best_classes, check_finite
+from scse.data.recipe import Recipe, Slices
+from scse.data.schemes import best_classes, check_finite
 from scse.inference.averaging import averaged, check_members
 from scse.inference.cleaning import shared_cleaning
 from scse.inference.segmenter import Label, Progress, Segmenter, W

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.files import NIFTI, Image, ending, read_image, write_label, write_map
-from scse.data.recipe import Slices, best_classes
+from scse.data.recipe import Slices
+from scse.data.schemes import best_classes
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images

@@ -281,7 +281,7 @@ def scoring_seconds(plan: Plan) -> float:
     def score_reference() -> None:
         image, reference = read_image(case.images), read_label(label, colors=plan.dataset.colors).array
         dataset = plan.dataset
-        score(reference, reference, spacing=image.spacing, structures=dataset.structures, ignored=dataset.ignored)
+        score(reference, reference, spacing=image.spacing, structures=dataset.scheme.scored, ignored=dataset.ignored)
         with tempfile.TemporaryDirectory() as folder:
             write_prediction(Path(folder), case.name, reference, case.images[0], image)
 
