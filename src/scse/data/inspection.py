@@ -124,6 +124,9 @@ class Inspection:
         dataset, rows = self.dataset, []
         if dataset.background.lower() != BACKGROUND:
             rows.append(("background", f"voxels of {dataset.background} (0) are not a structure and are not scored"))
+        if dataset.regions:
+            listed = "; ".join(f"{name} ({', '.join(map(str, at))})" for name, at in dataset.regions.items())
+            rows.append(("regions", f"structures are regions of labels, which may overlap: {listed}"))
         if dataset.ignored is not None:
             rows.append(("ignored", f"voxels of value {dataset.ignored} are left out of training and scores"))
         if dataset.unused:
@@ -542,12 +545,7 @@ def open_checked(
     Raises:
         DataError: Problems were found and are not skipped, or no training case is left.
     """
-    opened = Dataset.open(path)
-    if opened.regions:
-        raise DataError(
-            f"{path}: its structures are regions of labels, which are inspected and scored, but not trained"
-        )
-    inspection = inspect(opened, progress=progress)
+    inspection = inspect(Dataset.open(path), progress=progress)
     problems = inspection.problems
     if problems and not skip_bad:
         shown = "".join(f"\n  {problem.message}" for problem in problems[:SHOWN_PROBLEMS])

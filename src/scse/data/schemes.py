@@ -118,6 +118,10 @@ class LabelScheme:
         return np.array([np.isin(values, self.regions[name]) for name in self.structures])
 
 
+EXCLUSIVE = LabelScheme({})
+"""Exclusive classes, where only the meaning of their scores matters."""
+
+
 def painted(probabilities: "Tensor", *, axis: int) -> "Tensor":
     """Numbers of regions as uint8, by nnU-Net's rule: each region is painted over those before it.
 

@@ -131,6 +131,23 @@ def dice_of_counts(joint: NDArray[np.integer]) -> NDArray[np.float64]:
     return dice
 
 
+def dice_of_regions(
+    joint: NDArray[np.integer], rows: NDArray[np.bool_], columns: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Dice (regions,) of regions of classes, which may overlap; NaN if a region is absent from both maps.
+
+    Args:
+        joint: How many voxels have each class in one map and each class in the other, (classes, other classes).
+        rows: Which region contains which class of the first map, (regions, classes).
+        columns: Which region contains which class of the other map, (regions, other classes).
+    """
+    total = rows @ joint.sum(axis=1) + columns @ joint.sum(axis=0)
+    both = 2 * ((rows @ joint) * columns).sum(axis=1)
+    dice = np.full(len(rows), np.nan)
+    np.divide(both, total, out=dice, where=total > 0)
+    return dice
+
+
 def _boxes(labels: NDArray[np.int32], count: int) -> list[tuple[slice, ...] | None]:
     return list(ndimage.find_objects(labels, max_label=count))
 

@@ -68,9 +68,14 @@ def uncertain(
         mirror: Predict mirrored images, too: for each segmenter along its own axes, see `averaged`.
 
     Raises:
-        UserError: There is only one pass, or the reasons of `joined`.
+        UserError: There is only one pass, structures are regions of labels, or the reasons of `joined`.
     """
     shares = check_members(segmenters, weights)
+    if segmenters[0].regions:
+        raise UserError(
+            "uncertainty is measured for exclusive structures, and those of this segmenter are regions of labels; "
+            "leave it out"
+        )
     check_images(segmenters)
     passes, of_passes = [], []
     for segmenter, share in zip(segmenters, shares, strict=True):

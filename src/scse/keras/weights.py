@@ -14,7 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from scse.inference.saved import REMEDY, read_saved, readable
+from scse.inference.saved import REMEDY, read_saved, readable, refuse_regions
 from scse.keras.layers import BLOCKS, SUFFIX, Block
 from scse.keras.networks import NETWORKS, EncoderDecoder, FCDenseNet, SDNet, Tiramisu, UNet
 from scse.support.errors import DataError, UserError, in_short
@@ -160,6 +160,7 @@ def _check_plain(source: keras.Layer) -> None:
 
 def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> keras.Layer:
     saved = read_saved(folder)
+    refuse_regions(saved)
     if saved.network not in NETWORKS:
         known = ", ".join(map(repr, NETWORKS))
         raise UserError(

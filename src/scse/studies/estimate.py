@@ -250,7 +250,7 @@ def _measure_validation(stepper: Stepper, task: Task, settings: Settings) -> flo
         lambda: held_out_dice(
             stepper.state.network,
             task.held_out,
-            task.classes,
+            task.scheme,
             patch=task.recipe.patch,
             most=slices,
             batch_size=4 * settings.batch_size,
