@@ -76,7 +76,7 @@ def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = Fa
     if to == KERAS:
         check_outputs([out, out.with_suffix(".json")], overwrite=overwrite)
     saved = read_saved(folder)
-    refuse_regions(saved)
+    refuse_regions(saved.description, saved.regions)
     recipe = read_recipe(saved)
     _settle(to)
     from scse.keras.weights import from_torch  # noqa: PLC0415 (imports Keras, so the backend must be set before)

@@ -176,16 +176,20 @@ def read_saved(folder: Path | str) -> Saved:
     )
 
 
-def refuse_regions(saved: Saved) -> None:
+def refuse_regions(source: object, regions: Mapping[str, Sequence[int]]) -> None:
     """Refuse a segmenter of regions, for front ends whose users expect exclusive classes.
 
+    Args:
+        source: The segmenter in the message.
+        regions: Its regions.
+
     Raises:
-        UserError: Its structures are regions of labels.
+        UserError: There are any.
     """
-    if saved.regions:
+    if regions:
         raise UserError(
-            f"{saved.description}: its structures are regions of labels, whose outputs overlap and have none for the "
-            "background; Keras and TensorFlow have only exclusive structures: use scse's own prediction"
+            f"{source}: its structures are regions of labels, whose outputs overlap and have none for the background; "
+            "Keras and TensorFlow have only exclusive structures: use scse's own prediction"
         )
 
 

@@ -103,6 +103,18 @@ class Segmenter:
     cleaning: Cleaning = NO_CLEANING
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check that regions have no clean-up.
+
+        Raises:
+            UserError: They have.
+        """
+        if self.regions and self.cleaning:
+            raise UserError(
+                f"cleaning ({self.cleaning}) is for exclusive structures, and those of this segmenter are regions of "
+                "labels, of which a label map shows only parts; leave it out"
+            )
+
     @property
     def scheme(self) -> LabelScheme:
         """The meaning of the outputs of the network."""
@@ -256,11 +268,6 @@ class Segmenter:
             UserError: The name is unknown, or it is "largest" and structures are regions.
         """
         check_choice("cleaning", name, CLEANINGS)
-        if name == "largest" and self.regions:
-            raise UserError(
-                "cleaning='largest' is for exclusive structures, and those of this segmenter are regions of labels, of "
-                "which the label map shows only parts; leave it out"
-            )
         if name == "learned":
             return self
         return replace(
