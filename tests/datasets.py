@@ -73,6 +73,52 @@ def write_pictures(
     return folder
 
 
+REGIONS = {"whole": (1, 2, 3), "core": (2, 3), "middle": (2,)}
+"""Regions of `write_regions`, as in KiTS: the value of the last is not the greatest."""
+
+ORDER = (1, 3, 2)
+"""The value that a predicted label map has for each of them."""
+
+
+def nested(
+    rng: np.random.Generator, shape: Sequence[int] = SHAPE, *, values: Sequence[int] = (1, 2, 3)
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """An image (1, *shape) of boxes inside each other on noise, and its label map (*shape), from the outer one on."""
+    classes = np.zeros(shape, int)
+    corner = [rng.integers(size // 6, size // 4) for size in shape]
+    for label in (1, 2, 3):
+        box = [
+            slice(start + (label - 1) * size // 10, start + size // 2 + size // 10 - (label - 1) * size // 10)
+            for start, size in zip(corner, shape, strict=True)
+        ]
+        classes[tuple(box)] = label
+    image = (classes * 100.0 + rng.normal(0, 10, shape))[None]
+    return image.astype(np.float32), np.array([0, *values], np.uint16)[classes]
+
+
+def write_regions(
+    folder: Path, *, cases: int = 4, tests: int = 0, shape: Sequence[int] = SHAPE, ignore: bool = False
+) -> Path:
+    """An nnU-Net v2 folder of volumes whose structures are `REGIONS`; with `ignore`, some voxels have the value 4."""
+    rng = np.random.default_rng(0)
+    for name in [f"c{n}" for n in range(cases)] + [f"t{n}" for n in range(tests)]:
+        part = "Ts" if name[0] == "t" else "Tr"
+        image, label = nested(rng, shape)
+        if ignore:
+            label[:3] = 4
+        save_nifti(folder / f"images{part}" / f"{name}_0000.nii.gz", image[0])
+        save_nifti(folder / f"labels{part}" / f"{name}.nii.gz", label)
+    regions = {name: list(members) if len(members) > 1 else members[0] for name, members in REGIONS.items()}
+    description = {
+        "channel_names": {"0": "T1"},
+        "labels": {"background": 0, **regions, **({"ignore": 4} if ignore else {})},
+        "regions_class_order": list(ORDER),
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
 def save_nifti(path: Path, array: NDArray[np.generic], affine: NDArray[np.float64] = AFFINE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, affine), path)

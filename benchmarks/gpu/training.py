@@ -386,7 +386,7 @@ def trained(
 
 def same_steps(task: Task, *, dropout: bool) -> tuple[bool, str]:
     """20 steps as a graph beside 20 eager ones."""
-    network = (lambda: Plain(task.classes, dropout=0.5)) if dropout else None
+    network = (lambda: Plain(task.scheme.outputs, dropout=0.5)) if dropout else None
     settings = Settings(**SMALL, variant="scse")
     (eager, weights, _), (graphed, others, messages) = (
         trained(task, settings, network, graph=graph) for graph in (False, True)
@@ -401,7 +401,7 @@ def falls_back(task: Task, waits: str) -> tuple[bool, str]:
     """A network that waits for the device: the same losses as eager ones, and a message."""
 
     def network() -> nn.Module:
-        return Plain(task.classes, dropout=0.5, waits=waits)
+        return Plain(task.scheme.outputs, dropout=0.5, waits=waits)
 
     (eager, _, _), (found, _, messages) = (
         trained(task, Settings(**SMALL), network, graph=graph) for graph in (False, True)

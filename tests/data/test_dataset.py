@@ -218,7 +218,6 @@ def test_a_labels_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, r"'whole' is a region of the labels \[1, 2\]"),
         (
             {"labels": {"background": 0, "ignore": 1, "liver": 2}},
             "ignore label has the value 1, but a structure has the value 2",
@@ -255,9 +254,59 @@ def test_a_wrong_nnunet_description_is_refused(tmp_path: Path, changes: dict[str
         Dataset.open(nnunet(tmp_path, **changes))
 
 
+REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+
+
+def test_nnunet_regions(tmp_path: Path) -> None:
+    dataset = Dataset.open(nnunet(tmp_path, labels=REGIONS | {"ignore": 4}, regions_class_order=[1, 2, 3]))
+    assert dataset.regions == {"whole tumor": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert dataset.structures == {"whole tumor": 1, "core": 2, "enhancing": 3}
+    assert (dataset.ignored, dataset.background) == (4, "background")
+    assert dataset.scheme.outputs == 3
+
+
+def test_nnunet_regions_keep_their_order_and_may_share_labels_that_none_is_painted_with(tmp_path: Path) -> None:
+    labels = {"b": [2, 9, 9], "nothing": [0], "a": [9, 5, 1]}
+    dataset = Dataset.open(nnunet(tmp_path, labels=labels, regions_class_order=[2, 5]))
+    assert list(dataset.structures.items()) == [("b", 2), ("a", 5)]
+    assert dataset.regions == {"b": (2, 9), "a": (9, 5, 1)}
+    assert dataset.scheme.labels == {"label 1": 1, "label 2": 2, "label 5": 5, "label 9": 9}
+    assert dataset.background == "nothing"
+
+
+def test_lists_of_one_label_alone_are_no_regions_as_in_nnunet(tmp_path: Path) -> None:
+    dataset = Dataset.open(nnunet(tmp_path, labels={"background": 0, "liver": [1], "spleen": 2}))
+    assert (dataset.structures, dataset.regions) == ({"liver": 1, "spleen": 2}, {})
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "message"),
+    [
+        ({}, None, "labels has regions, but regions_class_order is missing; .*whole tumor, core, enhancing"),
+        ({}, [1, 2], "regions_class_order has 2 values for 3 regions"),
+        ({}, [1, 2, 4], "regions_class_order has the value 4, but the labels are 1, 2, 3"),
+        ({}, [3, 1, 2], "regions_class_order has 1 for 'core', whose labels are 2, 3"),
+        ({}, [2, 2, 3], "regions_class_order has 2 twice; give each region its own value"),
+        ({}, [1, 2, True], r"regions_class_order is \[1, 2, True\]"),
+        ({}, "1, 2, 3", "regions_class_order is '1, 2, 3'"),
+        ({"core": []}, [1, 2, 3], "the region 'core' has no labels"),
+        ({"core": [0, 2]}, [1, 2, 3], r"the region 'core' contains the background \(0\)"),
+        ({"core": [2, "x"]}, [1, 2, 3], "'core' has the label value 'x'"),
+        ({" core ": [2, 3]}, [1, 2, 3, 2], "the name 'core' is listed twice"),
+        ({"background": [0, 1]}, [1, 2, 3], "but background is always 0"),
+        ({"ignore": [4, 5]}, [1, 2, 3], "'ignore' has a list of labels"),
+        ({"ignore": 3}, [1, 2, 3], "the ignore label has the value 3, but a structure has the value 3"),
+    ],
+)
+def test_wrong_regions_are_refused(tmp_path: Path, labels: dict[str, Any], order: Any, message: str) -> None:
+    with pytest.raises(DataError, match=rf"dataset\.json: .*{message}"):
+        Dataset.open(nnunet(tmp_path, labels=REGIONS | labels, regions_class_order=order))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, r"'whole' has a list of labels, \[1, 2\].*nnU-Net v2"),
         ({"labels": ["liver"]}, r"labels: .*got \['liver'\]; .* must be like"),
         ({"labels": {"0": "liver", "1": "liver"}}, "'liver' is listed twice"),
         ({"labels": {"zero": "background", "1": "liver"}}, "label value 'zero'"),

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from datasets import write_regions
 from scse.data import Dataset, Inspection, inspect
 
 SHAPE = (6, 7, 8)
@@ -598,3 +599,17 @@ def test_unused_files_and_the_name_of_the_background_are_reported(folders: Path)
         "images/x0.gif, images/x1.gif, images/x2.gif, images/x3.gif, images/x4.gif and 2"
     )
     assert rows["problems"] == "none"
+
+
+def test_regions_are_counted_by_all_their_labels(tmp_path: Path) -> None:
+    inspection = inspect(Dataset.open(write_regions(tmp_path, cases=2, ignore=True)))
+    assert inspection.problems == ()
+    voxels = {value: sum(fact.voxels[value] for fact in inspection.facts) for value in (1, 2, 3)}
+    total = sum(voxels.values())
+    rows = dict(inspection.summary())
+    assert rows["whole (1, 2, 3)"] == f"{total:,} voxels, 100.00% of all structures, present in 2 of 2 cases"
+    core = voxels[2] + voxels[3]
+    assert rows["core (2, 3)"] == f"{core:,} voxels, {core / total:.2%} of all structures, present in 2 of 2 cases"
+    assert rows["middle (2)"].startswith(f"{voxels[2]:,} voxels")
+    assert inspection.absent(inspection.dataset.cases) == []
+    assert inspection.absent([]) == ["whole", "core", "middle"]

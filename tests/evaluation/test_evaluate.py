@@ -9,7 +9,8 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from scse.data.files import write_label
+from datasets import save_nifti, write_regions
+from scse.data.files import read_label, write_label
 from scse.evaluation.scores import dice_scores, evaluate, mean_rows
 from scse.support.errors import DataError
 
@@ -149,3 +150,17 @@ def test_voxels_that_the_data_set_ignores_are_not_scored(tmp_path: Path) -> None
         table = evaluate(tmp_path / prediction, data / truth, dataset=data)
         assert table["structure"].unique().tolist() == ["cup"]
         assert table.set_index("metric")["value"].to_dict() == {"dice": 1, "hd95": 0, "msd": 0}
+
+
+def test_a_data_set_of_regions_is_scored_by_region(tmp_path: Path) -> None:
+    dataset = write_regions(tmp_path, cases=1)
+    reference = dataset / "labelsTr" / "c0.nii.gz"
+    labels = read_label(reference).array
+    # the rim of the whole as core: the whole is right, the core too large, and nothing is in the middle
+    prediction = save_nifti(tmp_path / "p" / "c0.nii.gz", np.where(labels > 0, 3, 0).astype(np.uint8))
+    core, whole = (labels >= 2).sum(), (labels >= 1).sum()
+    assert dice(evaluate(prediction, reference, dataset=dataset)) == {
+        ("c0", "whole"): 1,
+        ("c0", "core"): pytest.approx(2 * core / (core + whole)),
+        ("c0", "middle"): 0,
+    }

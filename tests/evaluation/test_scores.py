@@ -222,3 +222,18 @@ def test_written_scores_read_back_equal(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(parquet), frame)
     pd.testing.assert_frame_equal(pd.read_csv(csv), frame, check_dtype=False)
     assert sorted(p.name for p in parquet.parent.iterdir()) == ["scores.csv", "scores.parquet"]
+
+
+def test_a_region_is_scored_as_the_mask_of_its_labels() -> None:
+    rng = np.random.default_rng(0)
+    prediction, reference = (blobs((12, 14, 10), seed) + rng.integers(0, 2, (12, 14, 10)) for seed in (0, 1))
+    reference[:2] = 9
+    regions = {"both": (1, 2), "one": 2, "also one": (2,), "absent": (20, 21)}
+    found = score(prediction, reference, spacing=(1, 2, 3), structures=regions, ignored=9)
+    for name, values in (("both", (1, 2)), ("one", (2,)), ("also one", (2,)), ("absent", (20, 21))):
+        masks = [np.isin(labels, values).astype(int) for labels in (prediction, reference)]
+        masks[1][:2] = 9
+        alone = score(*masks, spacing=(1, 2, 3), structures={name: 1}, ignored=9)
+        pd.testing.assert_frame_equal(found[found["structure"] == name].reset_index(drop=True), alone)
+    assert list(found["structure"].unique()) == list(regions)
+    assert 0 < found["value"][0] < 1

@@ -92,3 +92,36 @@ def test_members_that_do_not_fit_are_refused() -> None:
     picture = SLICES.model_copy(update={"view": "picture"})
     with pytest.raises(UserError, match="mirror: images cannot be mirrored without exchanging left and right"):
         averaged([segmenter(recipe=picture)], mirror=True)
+
+
+def of_regions(seed: int = 0, *, structures: dict[str, int] = SIDED) -> Segmenter:
+    regions = {name: (value, 9) for name, value in structures.items()}
+    torch.manual_seed(seed)
+    network = nn.Conv3d(1, len(structures), 3, padding=1)
+    return replace(segmenter(structures=structures), network=network, regions=regions)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_probabilities_of_regions_are_averaged_and_never_change_places(mirror: bool) -> None:
+    given, members = images(8, 8, 8), [of_regions(seed) for seed in range(3)]
+    axes: list[list[int]] = [[], [3], [4], [3, 4]] if mirror else [[]]  # not from left to right
+    expected = []
+    for member in members:
+        for flipped in axes:
+            with torch.inference_mode():
+                expected.append(member.network(given.flip(flipped)).double().sigmoid().flip(flipped).numpy())
+    one = averaged(members, mirror=mirror)
+    assert one.engine is not None
+    with torch.inference_mode():
+        found = one.engine.run(given).sigmoid().numpy()
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
+    volume = np.random.default_rng(0).normal(100, 10, (8, 8, 8)).astype(np.float32)
+    assert set(np.unique(one.predict(volume))) > {0}
+
+
+def test_regions_and_exclusive_classes_are_not_averaged() -> None:
+    one = of_regions()
+    other = replace(one, regions={**one.regions, "b": (3,)})
+    for members in ([one, other], [one, segmenter()], [segmenter(), one]):
+        with pytest.raises(UserError, match="segmenter 2 has other regions of labels than the first"):
+            averaged(members)

@@ -27,7 +27,7 @@ from scse.inference.exporting import ASSETS, export
 from scse.inference.saved import DESCRIPTION
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
-from scse.support.errors import DataError
+from scse.support.errors import DataError, UserError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "keras_predict.py"
 SHAPE = (24, 16, 20)  # 16 slices of 24 x 20 in batches of one size, because JAX compiles for every size
@@ -300,3 +300,13 @@ def test_no_file_of_the_users_is_replaced(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: already there, and not written by scse"):
         export(tmp_path / "run", "keras", tmp_path / "model.keras")
     assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(("to", "name"), [("keras", "model.keras"), ("saved_model", "model")])
+def test_regions_are_refused(tmp_path: Path, to: str, name: str) -> None:
+    arguments = {"in_channels": 1, "classes": 2, "width": 4, "depth": 2, "kernel_size": 3}
+    network, regions = NETWORKS["unet"](**arguments), {"left": (3, 300), "right": (300,)}
+    Segmenter(network, "unet", arguments, "none", RECIPE, STRUCTURES, regions=regions).save(tmp_path / "model")
+    with pytest.raises(UserError, match=r"segmenter\.json: its structures are regions of labels"):
+        export(tmp_path / "model", to, tmp_path / "out" / name)
+    assert not (tmp_path / "out").exists()

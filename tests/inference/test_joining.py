@@ -19,7 +19,7 @@ from scse.inference.saved import Cleaning
 from scse.inference.uncertainty import uncertain
 from scse.support.errors import UserError
 from scse.vocabulary.planes import View
-from views import AXES, SHAPE, STRUCTURES, normalised, segmenter, shares, volume
+from views import AXES, SHAPE, STRUCTURES, correlated, normalised, segmenter, shares, volume
 
 
 def labels_of(mean: NDArray[np.float64]) -> NDArray[np.integer]:
@@ -207,3 +207,37 @@ def test_label_maps_are_cleaned_up_by_the_steps_that_all_members_have() -> None:
     np.testing.assert_array_equal(one.predict_image(image), expected)
     np.testing.assert_array_equal(uncertain(members).estimate(image).labels, expected)
     np.testing.assert_array_equal(one.with_cleaning("none").predict_image(image), raw)
+
+
+def test_regions_of_several_views_are_joined() -> None:
+    regions = {name: (value, 9) for name, value in STRUCTURES.items()}
+    members, image = [segmenter("coronal"), segmenter("volume", 1)], volume()
+    # the first output, which is that of the background in exclusive classes, is left out
+    members = [replace(one, network=without_first(one.network), regions=regions) for one in members]
+    probabilities = []
+    for one in members:
+        axis = AXES.get(one.recipe.view)
+        logits = (
+            correlated(normalised(image), one.network)
+            if axis is None
+            else np.stack([correlated(each, one.network) for each in np.moveaxis(normalised(image), axis, 0)], axis + 1)
+        )
+        probabilities.append(1 / (1 + np.exp(-logits)))
+    mean = np.mean(probabilities, axis=0)
+    wanted = np.zeros(SHAPE, int)
+    for inside, value in zip(mean > 0.5, STRUCTURES.values(), strict=True):
+        wanted[inside] = value
+    sure = (np.abs(mean - 0.5) > 1e-4).all(0)
+    found = joined(members).predict(image)
+    assert set(np.unique(found)) == {0, *STRUCTURES.values()}
+    np.testing.assert_array_equal(found[sure], wanted[sure])
+    with pytest.raises(UserError, match="uncertainty is measured for exclusive structures"):
+        uncertain(members)
+
+
+def without_first(network: torch.nn.Module) -> torch.nn.Module:
+    """The same convolution without its first output."""
+    weight, bias = network.get_parameter("weight"), network.get_parameter("bias")
+    fewer = type(network)(1, len(bias) - 1, 3, padding=1)
+    fewer.load_state_dict({"weight": weight[1:], "bias": bias[1:]})
+    return fewer

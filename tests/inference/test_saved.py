@@ -166,3 +166,26 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, write(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "unet False\n"
+
+
+NESTED = {"arguments": {"in_channels": 1, "classes": 2}, "regions": {"left": [3, 300], "right": [300]}}
+
+
+def test_regions_are_read_and_older_folders_have_none(tmp_path: Path) -> None:
+    assert read_saved(write(tmp_path / "older")).regions == {}
+    assert read_saved(write(tmp_path / "model", **NESTED)).regions == {"left": (3, 300), "right": (300,)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arguments": WRITTEN["arguments"]}, "it lists 2 regions and 3 outputs, but each region has one output"),
+        ({"regions": {"left": [3]}}, r"regions are \['left'\], but structures are \['left', 'right'\]"),
+        ({"regions": {"left": [3], "right": [3]}}, r"label value of 'right' is 300, but its region is \[3\]"),
+        ({"regions": {"left": [3], "right": []}}, "regions.right: "),
+        ({"cleaning": {"largest_foreground": True}}, "the clean-up is largest component .*, but regions have none"),
+    ],
+)
+def test_wrong_regions_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_saved(write(tmp_path / "model", **NESTED | changes))

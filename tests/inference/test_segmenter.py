@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -1003,3 +1004,65 @@ def test_what_is_no_fault_of_an_image_ends_it_all(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(OSError, match="out"):
         reader().predict_files(pictures(tmp_path, 3), tmp_path / "out")
+
+
+# Regions
+
+NESTED = {"whole": (1, 4, 70), "core": (4, 70), "middle": (4,)}
+PAINTED = {"whole": 1, "core": 70, "middle": 4}
+
+
+def of_regions(view: str, patch: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Segmenter:
+    """Random convolutions to the logits of three regions."""
+    torch.manual_seed(0)
+    network = (torch.nn.Conv3d if len(patch) == 3 else torch.nn.Conv2d)(1, 3, 3, padding=1)
+    with torch.no_grad():
+        network.bias.zero_()
+    recipe = Recipe.model_validate({"view": view, "spacing": spacing, "patch": patch, "channels": 1})
+    return Segmenter(network, "unet", {"in_channels": 1, "classes": 3}, "none", recipe, PAINTED, regions=NESTED)
+
+
+@pytest.mark.parametrize("spacing", [None, 1.5])
+@pytest.mark.parametrize(("view", "patch"), [("axial", (24, 28)), ("axial", (16, 16)), ("volume", (12, 16, 8))])
+def test_label_maps_of_regions_are_those_of_nnunet(
+    case: tuple[Any, Any], view: str, patch: tuple[int, ...], spacing: float | None
+) -> None:
+    segmenter = of_regions(view, patch, None if spacing is None else (spacing,) * len(patch))
+    slices, grid = segmenter.recipe.image_slices(Image(case[0][None], np.eye(4)))
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            torch.from_numpy(slices), patch, 16, segmenter.network, overlap=0.5, mode="gaussian"
+        )
+    probabilities = segmenter.recipe.to_plane(torch.as_tensor(logits).sigmoid(), grid)
+    manager = LabelManager({"background": 0, **NESTED}, list(PAINTED.values()))
+    expected = [manager.convert_probabilities_to_segmentation(each).numpy() for each in probabilities]
+    found = segmenter.predict(case[0])
+    assert set(np.unique(found)) == {0, *PAINTED.values()}
+    wanted = grid.restore(np.stack(expected))
+    # blended and resampled in another order, single voxels may fall on the other side of 0.5
+    assert (found != wanted).mean() < 1e-3
+    near = np.abs(probabilities.numpy() - 0.5).min(1) < 1e-5
+    assert not ((found != wanted) & ~grid.restore(near)).any()
+
+
+def test_a_saved_segmenter_of_regions_is_the_same_one(tmp_path: Path) -> None:
+    plain = untrained()
+    plain.save(tmp_path / "plain")
+    assert "regions" not in json.loads((tmp_path / "plain" / DESCRIPTION).read_text())
+    regions = {"left": (300, 3, 8), "right": (3,)}
+    arguments = {**plain.arguments, "classes": 2}
+    network = NETWORKS["unet"](**arguments, recalibration="scse").eval()
+    segmenter = replace(plain, network=network, arguments=arguments, regions=regions)
+    segmenter.save(tmp_path / "model")
+    loaded = Segmenter.load(tmp_path / "model")
+    assert (loaded.regions, loaded.scheme) == (regions, segmenter.scheme)
+    image = picture(40, 30)
+    np.testing.assert_array_equal(loaded.predict(image), segmenter.predict(image))
+    np.testing.assert_array_equal(loaded.with_engine("onnxruntime").predict(image), segmenter.predict(image))
+
+
+def test_regions_are_not_cleaned_up() -> None:
+    segmenter = of_regions("picture", (16, 16))
+    assert segmenter.with_cleaning("none").with_cleaning("learned").cleaning == NO_CLEANING
+    with pytest.raises(UserError, match=r"largest component of whole, core, middle\) is for exclusive"):
+        segmenter.with_cleaning("largest")

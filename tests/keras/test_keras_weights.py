@@ -14,7 +14,8 @@ import scse
 import scse.keras
 from named import build
 from scse.data.recipe import Recipe
-from scse.support.errors import DataError
+from scse.inference.segmenter import Segmenter
+from scse.support.errors import DataError, UserError
 
 pytestmark = pytest.mark.usefixtures("quick_networks")
 
@@ -266,3 +267,14 @@ def test_layer_of_keras_or_a_block_without_weights_does_not_go_to_torch():
         scse.keras.to_torch(keras.layers.Dense(1))
     with pytest.raises(ValueError, match="SpatialSE layer 'gate' has no weights yet; call it on a map first"):
         scse.keras.to_torch(scse.keras.SpatialSE(name="gate"))
+
+
+def test_a_segmenter_of_regions_is_refused(tmp_path):
+    network, recipe = small("unet"), Recipe(view="picture", spacing=None, patch=(16, 16), channels=1)
+    arguments = {"in_channels": 1, "classes": 2}
+    regions = {"whole": (1, 2), "core": (2,)}
+    of_regions = Segmenter(network, "unet", arguments, "none", recipe, {"whole": 1, "core": 2}, regions=regions)
+    of_regions.save(tmp_path)
+    for source in (of_regions, tmp_path):
+        with pytest.raises(UserError, match="its structures are regions of labels"):
+            scse.keras.from_torch(source)

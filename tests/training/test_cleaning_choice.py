@@ -392,3 +392,9 @@ def test_the_record_keeps_the_cases_and_one_without_them_has_none(task: Task, ca
     assert json.loads((tmp_path / RECORD).read_text()) == content, "an earlier record is left as it is"
     assert check_record(tmp_path, with_cases) == ""
     assert read_record(tmp_path) == with_cases
+
+
+def test_none_is_chosen_for_regions(tmp_path: Path) -> None:
+    of_regions = replace(segmenter(), regions={"a": (10, 20), "b": (20,)})
+    with pytest.raises(UserError, match="a clean-up is chosen for exclusive structures only"):
+        choose(of_regions, case(tmp_path / "c", blank(), blank()))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 
 from datasets import save_prepared
@@ -13,6 +15,7 @@ from scse.data.prepared import IGNORED_CLASS
 from scse.training.losses import (
     CrossEntropy,
     DeepSupervision,
+    RegionLoss,
     SegmentationLoss,
     class_frequencies,
     have_ignored,
@@ -222,3 +225,57 @@ def test_ignored_voxels_have_no_frequency(task: Task, tmp_path: Path) -> None:
     assert make_loss(ignoring, Settings()).ignoring
     assert make_loss(ignoring, Settings(loss="dice")).ignoring
     assert not make_loss(task, Settings()).ignoring
+
+
+MEMBERS = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0]], bool)
+"""Which of three nested regions contains which class."""
+
+
+def masks(labels: Tensor) -> Tensor:
+    """Regions (N, 3, *axes) of labels (N, *axes), written out."""
+    return torch.stack([labels >= 1, (labels == 2) | (labels == 3), labels == 2], 1).float()
+
+
+def regions_batch(*axes: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, *axes, generator=generator), torch.randint(0, 4, (2, *axes), generator=generator)
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.parametrize("axes", [(6, 5), (4, 3, 5)])
+def test_the_loss_of_regions_is_that_of_torch_monai_and_nnunet(axes: tuple[int, ...], ignoring: bool) -> None:
+    logits, labels = regions_batch(*axes)
+    entropy = nn.functional.binary_cross_entropy_with_logits(logits, masks(labels))
+    dice = DiceLoss(sigmoid=True, batch=True)(logits, masks(labels))
+    found = {loss: RegionLoss(loss, MEMBERS, ignoring=ignoring)(logits, labels) for loss in ("ce+dice", "ce", "dice")}
+    torch.testing.assert_close(found["ce"], entropy)
+    torch.testing.assert_close(found["dice"], dice)
+    torch.testing.assert_close(found["ce+dice"], entropy + dice)
+    options = {"batch_dice": True, "do_bg": True, "smooth": 1e-5, "ddp": False}
+    theirs = DC_and_BCE_loss({}, options, dice_class=MemoryEfficientSoftDiceLoss)(logits, masks(labels))
+    torch.testing.assert_close(found["ce+dice"], theirs + 1)  # their Dice is -Dice, not 1 - Dice
+
+
+def test_ignored_voxels_do_not_count_in_the_loss_of_regions() -> None:
+    logits, labels = regions_batch(8, 6)
+    labels[:, :3] = IGNORED_CLASS
+    changed = logits.clone()
+    changed[:, :, :3] = 7
+    for loss in ("ce", "dice", "ce+dice"):
+        criterion = RegionLoss(loss, MEMBERS)
+        expected = criterion(logits[:, :, 3:], labels[:, 3:])
+        torch.testing.assert_close(criterion(changed, labels), expected)
+    nothing = torch.full_like(labels, IGNORED_CLASS)
+    assert RegionLoss("ce", MEMBERS)(logits, nothing) == 0
+
+
+def test_a_task_of_regions_has_their_loss_and_no_class_weights(task: Task) -> None:
+    regions = {"left": (3, 300), "right": (300,)}
+    of_regions = Task(task.training, [], task.recipe, task.structures, regions=regions)
+    loss = make_loss(of_regions, Settings())
+    assert isinstance(loss, RegionLoss)
+    assert loss.members.tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert not loss.ignoring
+    deep = make_loss(of_regions, Settings(deep_supervision=True, loss="dice"))
+    assert isinstance(deep.loss, RegionLoss)
+    assert deep.loss.names == ["dice"]

@@ -10,12 +10,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datasets import save_prepared, write_nnunet, write_pictures
+from datasets import ORDER, REGIONS, save_prepared, write_nnunet, write_pictures, write_regions
 from scse.data.files import read_image, read_label
 from scse.data.inspection import open_checked
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.recipe import Recipe
-from scse.evaluation.scores import dice_scores
+from scse.data.schemes import LabelScheme
+from scse.evaluation.scores import dice_scores, score
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import DataError, UserError
 from scse.support.events import EpochDone, Event, Planned, Progress, RunStarted, StepDone, StoppedError, Trained
@@ -218,7 +219,11 @@ def test_only_some_held_out_cases_are_watched(tmp_path: Path) -> None:
     )
     assert [case.name for case in task.training] == ["c0"]
     assert [case.name for case in task.held_out] == [f"t{n}" for n in range(MONITORED)]
-    assert task.classes == 3
+    assert task.scheme.outputs == 3
+
+
+THREE, FIVE = (LabelScheme({f"structure {n}": n for n in range(1, classes)}) for classes in (3, 5))
+"""Exclusive classes, including the background."""
 
 
 class Copy(torch.nn.Module):
@@ -236,12 +241,12 @@ def test_held_out_dice_is_the_mean_over_cases_and_present_structures(tmp_path: P
     cases = [save_prepared(tmp_path / "a", right[:, None], right), save_prepared(tmp_path / "b", half[:, None], right)]
     fabric = new_fabric(Settings(precision="32"))
     network = Copy().train()
-    found = held_out_dice(network, cases, 3, patch=(8, 8), most=10, batch_size=2, fabric=fabric)
+    found = held_out_dice(network, cases, THREE, patch=(8, 8), most=10, batch_size=2, fabric=fabric)
     assert found == pytest.approx((1 + 2 / 3) / 2)
     assert not network.training
     empty = [save_prepared(tmp_path / "c", 0 * right[:, None], 0 * right)]
-    assert math.isnan(held_out_dice(network, empty, 3, patch=(8, 8), most=10, batch_size=2, fabric=fabric))
-    assert math.isnan(held_out_dice(network, [], 3, patch=(8, 8), most=10, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, empty, THREE, patch=(8, 8), most=10, batch_size=2, fabric=fabric))
+    assert math.isnan(held_out_dice(network, [], THREE, patch=(8, 8), most=10, batch_size=2, fabric=fabric))
 
 
 def test_held_out_dice_leaves_ignored_voxels_out(tmp_path: Path) -> None:
@@ -251,7 +256,7 @@ def test_held_out_dice_leaves_ignored_voxels_out(tmp_path: Path) -> None:
     cases = [save_prepared(tmp_path / "a", predicted[:, None], reference)]
     assert (
         held_out_dice(
-            Copy(), cases, 3, patch=(8, 8), most=10, batch_size=2, fabric=new_fabric(Settings(precision="32"))
+            Copy(), cases, THREE, patch=(8, 8), most=10, batch_size=2, fabric=new_fabric(Settings(precision="32"))
         )
         == 1
     )
@@ -270,15 +275,15 @@ def test_dice_counted_on_a_device_is_that_of_the_host(shape: tuple[int, ...]) ->
         return torch.nn.functional.one_hot(images[:, 0].long(), 5).movedim(-1, 1).float()
 
     images, labels = torch.from_numpy(predicted)[:, None], torch.from_numpy(reference)
-    np.testing.assert_array_equal(dice_on_device(forward, images, labels, 5, batch_size=2), wanted)
+    np.testing.assert_array_equal(dice_on_device(forward, images, labels, FIVE, batch_size=2), wanted)
 
 
 def test_slices_that_stay_on_a_device_give_the_same_dice(task: Task) -> None:
     fabric, network = new_fabric(Settings(precision="32")), torch.nn.Conv2d(1, 3, 3, padding=1)
     options: dict[str, Any] = {"patch": task.recipe.patch, "most": 14, "batch_size": 4, "fabric": fabric}
     kept = {c.name: (torch.from_numpy(c.images().copy()), torch.from_numpy(c.labels().copy())) for c in task.held_out}
-    assert held_out_dice(network, task.held_out, 3, **options) == held_out_dice(
-        network, task.held_out, 3, **options, kept=kept
+    assert held_out_dice(network, task.held_out, THREE, **options) == held_out_dice(
+        network, task.held_out, THREE, **options, kept=kept
     )
 
 
@@ -325,7 +330,7 @@ def test_held_out_dice_looks_at_so_many_slices_evenly_spaced(tmp_path: Path, mos
     cases = [numbered(tmp_path / "a", 12), numbered(tmp_path / "b", 4)]
     network = Counting()
     dice = held_out_dice(
-        network, cases, 3, patch=(8, 8), most=most, batch_size=3, fabric=new_fabric(Settings(precision="32"))
+        network, cases, THREE, patch=(8, 8), most=most, batch_size=3, fabric=new_fabric(Settings(precision="32"))
     )
     assert network.seen == expected
     assert dice == 1  # each slice was compared with its own labels
@@ -429,3 +434,72 @@ def test_sgd_has_momentum_and_decay(task: Task) -> None:
     chosen = Settings(**TINY, optimizer="sgd", momentum=0.9, weight_decay=0.3)
     [group] = new_state(task, chosen, steps=2).optimizer.param_groups
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 0.3, False)
+
+
+class Levels(torch.nn.Module):
+    """A network whose logits are the channels of the image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_held_out_dice_of_regions_is_that_of_their_masks_in_the_label_map(tmp_path: Path) -> None:
+    scheme = LabelScheme({"a": 7, "b": 2}, {"a": (7, 5, 2), "b": (2, 9)})
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 2, 8, 9)).astype(np.float32)
+    reference = rng.integers(0, 5, (5, 8, 9))  # classes of the labels 0, 2, 5, 7, 9
+    reference[:, 6] = IGNORED_CLASS
+    values = np.array([0, 2, 5, 7, 9, *[0] * 251])[reference]
+    predicted = np.where(logits[:, 1] > 0, 2, np.where(logits[:, 0] > 0, 7, 0))
+    wanted = []
+    for members in scheme.regions.values():
+        ours, theirs = (np.isin(labels, members) & (reference != IGNORED_CLASS) for labels in (predicted, values))
+        wanted.append(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
+    case = save_prepared(tmp_path / "a", logits, reference)
+    fabric = new_fabric(Settings(precision="32"))
+    options: dict[str, Any] = {"patch": (8, 9), "most": 10, "batch_size": 2, "fabric": fabric}
+    assert held_out_dice(Levels(), [case], scheme, **options) == pytest.approx(np.mean(wanted))
+    kept = {"a": (torch.from_numpy(logits), torch.from_numpy(reference.astype(np.uint8)))}
+    np.testing.assert_allclose(dice_on_device(Levels(), *kept["a"], scheme, batch_size=2), wanted)
+    assert held_out_dice(Levels(), [case], scheme, **options, kept=kept) == pytest.approx(np.mean(wanted))
+
+
+def test_a_training_on_regions_learns_them(tmp_path: Path) -> None:
+    data = write_regions(tmp_path / "data", cases=4, tests=1, ignore=True)
+    settings = {"width": 4, "depth": 2, "epochs": 10, "learning_rate": 0.02, "precision": "32", "mirror": "safe"}
+    options: dict[str, Any] = {"out": tmp_path / "run", "settings": settings, "cache": tmp_path / "cache"}
+    events: list[Any] = []
+    segmenter = train_on(data, **options, on_event=events.append)
+    assert segmenter.regions == REGIONS
+    assert segmenter.structures == dict(zip(REGIONS, ORDER, strict=True))
+    assert segmenter.arguments["classes"] == len(REGIONS)
+    assert segmenter.settings["class_weights"] == "none"
+    (plan,) = (event for event in events if isinstance(event, Planned))
+    assert dict(plan.rows)["clean-up"].startswith("none: a clean-up is chosen for exclusive structures only")
+    assert dict(plan.rows)["regions"].endswith("whole (1, 2, 3); core (2, 3); middle (2)")
+    assert read_record(tmp_path / "run").regions == REGIONS
+    image = read_image([data / "imagesTs" / "t0_0000.nii.gz"])
+    reference = read_label(data / "labelsTs" / "t0.nii.gz").array
+    found = Segmenter.load(tmp_path / "run").predict_image(image)
+    np.testing.assert_array_equal(found, segmenter.predict_image(image))
+    table = score(found, reference, spacing=image.spacing, structures=REGIONS, ignored=4)
+    dice = table[table["metric"] == "dice"].set_index("structure")["value"]
+    assert dice["whole"] > 0.9
+    assert dice["core"] > 0.85
+    assert dice["middle"] > 0.6
+    again = resume(tmp_path / "run", cache=tmp_path / "cache")
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.network.parameters(), segmenter.network.parameters(), strict=True)
+    )
+
+
+def test_what_regions_do_not_have_is_refused(tmp_path: Path, task: Task) -> None:
+    data = write_regions(tmp_path / "data", cases=4, tests=1)
+    options: dict[str, Any] = {"out": tmp_path / "run", "cache": tmp_path / "cache"}
+    with pytest.raises(UserError, match="class_weights='median-frequency': structures of this data set are regions"):
+        train_on(data, settings={"class_weights": "median-frequency"}, **options)
+    with pytest.raises(UserError, match="cleaning='learned': a clean-up is chosen for exclusive structures only"):
+        train_on(data, cleaning="learned", **options)
+    regions = {name: (value,) for name, value in task.structures.items()}
+    with pytest.raises(UserError, match="choose_cleaning: a clean-up is chosen"):
+        Task(task.training, [], task.recipe, task.structures, task.held_out, regions)

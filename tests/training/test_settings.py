@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from scse.support.errors import UserError
-from scse.training.settings import PRESETS, Settings, make_settings, reject_unused
+from scse.training.settings import PRESETS, Settings, make_settings, reject_unused, without_class_weights
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import Variant
 
@@ -140,3 +140,10 @@ def test_settings_for_some_of_the_networks_are_allowed() -> None:
     assert rejection(["unet", "smp:Unet"], ["none", "cse"], {"attach_to": "encoder.*", "width": 3}) == ""
     assert rejection(["unet"], ["none"], {"attach_to": "auto", "width": 3}) == ""
     assert rejection(["smp:Unet"], ["none", "cse"], {"attach_to": "auto"}) == ""
+
+
+def test_regions_of_labels_have_no_class_weights() -> None:
+    assert without_class_weights(Settings(), {"epochs": 3}) == Settings(class_weights="none")
+    assert without_class_weights(Settings(), {"class_weights": "none"}).class_weights == "none"
+    with pytest.raises(UserError, match="class_weights='median-frequency': structures of this data set are regions"):
+        without_class_weights(Settings(), {"class_weights": "median-frequency"})

@@ -3,14 +3,13 @@
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from scse.data.descriptions import (
     BACKGROUND,
     IGNORED,
-    NNUNET_IGNORED,
     Color,
     Labels,
     ListedCase,
@@ -18,12 +17,14 @@ from scse.data.descriptions import (
     channels_of,
     labels_of,
     listed_path,
+    nnunet_labels,
     read_msd,
     read_nnunet,
     read_splits,
     read_table,
 )
 from scse.data.files import ENDINGS, NIFTI, ending, stem
+from scse.data.schemes import LabelScheme
 from scse.support.errors import DataError, UserError
 from scse.support.json_files import read_json
 from scse.support.text import shortened_list
@@ -70,7 +71,7 @@ class Dataset:
         format: Layout: "nnunet", "msd" or "folders".
         channels: Names of the image channels; () in "folders" until `inspect` has read the pixels.
         structures: Label value of each structure, by name; without background (0). {} in "folders" without labels.csv
-            until `inspect` has read the pixels.
+            until `inspect` has read the pixels. If structures are regions, the value is that of predicted label maps.
         cases: Training cases, sorted by name.
         test_cases: Test cases of the data set, sorted by name.
         splits: Names of training and validation cases of each fold, from splits_final.json; () without this file.
@@ -79,6 +80,8 @@ class Dataset:
         ignored: Label value of voxels that are neither learned nor scored; None if there is none.
         background: Name of the label value 0.
         unused: Files and folders beside the images and label maps that look like images but belong to no case.
+        regions: Labels of each structure, by name, if structures are regions of labels that may overlap, as in nnU-Net;
+            {} otherwise.
     """
 
     path: Path
@@ -93,6 +96,12 @@ class Dataset:
     ignored: int | None = None
     background: str = BACKGROUND
     unused: tuple[Path, ...] = ()
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The meaning of label maps, and of the outputs of a network for them."""
+        return LabelScheme(self.structures, self.regions)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -104,6 +113,8 @@ class Dataset:
         `labels.csv` names the structures, in the columns `name,value` for index masks, or `name,r,g,b` or `name,color`
         (#rrggbb) for colour masks. The column `value` is optional; without it, rows are numbered from 1. A row named
         background has the value 0 (black, unless the row gives another colour).
+
+        Structures of nnU-Net's dataset.json may be regions: lists of label values, with `regions_class_order`.
 
         Voxels of one label may be left out of training and scores: the label named ignore in nnU-Net's dataset.json
         (which must have the greatest value, as nnU-Net requires), and ignore, void, unlabelled or unlabeled in the
@@ -168,10 +179,7 @@ def _open_nnunet(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if suffix not in ENDINGS:
         raise DataError(f"{source}: file_ending is {described.file_ending!r}; allowed: {', '.join(ENDINGS)}")
     channels = channels_of(source, "channel_names", described.channel_names)
-    labels = labels_of(source, described.labels, values_first=False, ignored=NNUNET_IGNORED)
-    if labels.ignored is not None and labels.ignored < (greatest := max(labels.structures.values())):
-        found = f"the ignore label has the value {labels.ignored}, but a structure has the value {greatest}"
-        raise DataError(f"{source}: {found}; nnU-Net requires ignore to have the greatest value: relabel")
+    labels = nnunet_labels(source, described)
     cases, unused = _nnunet_cases(path, "Tr", suffix, len(channels))
     test_cases, unused_tests = _nnunet_cases(path, "Ts", suffix, len(channels))
     return {
@@ -364,7 +372,7 @@ def _by_stem(folder: Path) -> dict[str, list[str]]:
 
 def _meaning(labels: Labels) -> dict[str, Any]:
     """Fields of a data set that give the meaning of its label values."""
-    return {name: getattr(labels, name) for name in ("structures", "ignored", "background", "colors")}
+    return {name: getattr(labels, name) for name in ("structures", "ignored", "background", "colors", "regions")}
 
 
 def _splits(path: Path, cases: Sequence[Case]) -> tuple[Split, ...]:

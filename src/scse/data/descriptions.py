@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -50,12 +50,14 @@ class Labels:
         ignored: Label value of voxels that are neither learned nor scored; None if there is none.
         background: Name of the label value 0.
         colors: Colour of each label value in colour masks, including the ignored value; None for index masks.
+        regions: Labels of each structure, by name, if structures are regions of labels; empty otherwise.
     """
 
     structures: dict[str, int]
     ignored: int | None = None
     background: str = BACKGROUND
     colors: dict[int, Color] | None = None
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class _Strict(BaseModel):
@@ -69,6 +71,7 @@ class NnunetDescription(_Strict):
     channel_names: dict[str, Name]
     labels: dict[str, Any]
     file_ending: str
+    regions_class_order: Any = None
 
 
 class ListedCase(_Strict):
@@ -174,6 +177,91 @@ def labels_of(source: Path, found: dict[str, Any], *, values_first: bool, ignore
     elif not keys_are_numbers and (values_are_numbers or not all(isinstance(v, str) for v in found.values())):
         values_first = False
     return check_labels(source, [(b, a) for a, b in pairs] if values_first else pairs, ignored=ignored)
+
+
+def nnunet_labels(source: Path, described: NnunetDescription) -> Labels:
+    """Labels of nnU-Net's dataset.json, with or without regions.
+
+    Raises:
+        DataError: See `check_labels` and `check_regions`; or ignore does not have the greatest value.
+    """
+    listed = described.labels
+    if any(isinstance(value, list) and len(value) > 1 for value in listed.values()):
+        labels = check_regions(source, listed, described.regions_class_order)
+    else:
+        # as in nnU-Net, lists of one label alone make no regions
+        single = {name: value[0] if isinstance(value, list) and value else value for name, value in listed.items()}
+        labels = labels_of(source, single, values_first=False, ignored=NNUNET_IGNORED)
+    greatest = max(value for values in (labels.structures.values(), *labels.regions.values()) for value in values)
+    if labels.ignored is not None and labels.ignored <= greatest:
+        found = f"the ignore label has the value {labels.ignored}, but a structure has the value {greatest}"
+        raise DataError(f"{source}: {found}; nnU-Net requires ignore to have the greatest value: relabel")
+    return labels
+
+
+def check_regions(source: Path, listed: dict[str, Any], order: Any) -> Labels:
+    """Check labels of which some are regions: lists of label values, as in nnU-Net.
+
+    Args:
+        source: Path of the file, for messages.
+        listed: Name -> label value, or list of the label values of a region.
+        order: Content of the field `regions_class_order`: the value that a predicted label map gets for each region.
+            Regions are written in this order, each over those before it.
+
+    Returns:
+        Labels whose structures are the regions, with their values in `order`.
+
+    Raises:
+        DataError: A name or value is not allowed (see `check_labels`), a region has no labels or contains the
+            background, the order is missing or has the wrong length, or one of its values is not a label of its region,
+            or the same as that of another.
+    """
+    found = [(_name(source, name, value), value) for name, value in listed.items()]
+    names = [name for name, _ in found]
+    if len(set(names)) < len(names):
+        raise DataError(f"{source}: the name {_twice(names)!r} is listed twice; give each structure its own name")
+    regions: dict[str, tuple[int, ...]] = {}
+    ignored, background = None, BACKGROUND
+    for name, value in found:
+        if name.lower() in NNUNET_IGNORED:
+            ignored = _value(source, name, value)
+            continue
+        members = [_value(source, name, member) for member in (value if isinstance(value, list) else [value])]
+        if not members:
+            raise DataError(f"{source}: the region {name!r} has no labels; list at least one, or remove it")
+        if {*members} == {0}:
+            background = name
+        elif name.lower() == BACKGROUND:
+            raise DataError(f"{source}: {name!r} has the label value {value}, but background is always 0")
+        elif 0 in members:
+            raise DataError(f"{source}: the region {name!r} contains the background (0): remove 0 from {members}")
+        else:
+            regions[name] = tuple(dict.fromkeys(members))
+    return Labels(_painted_values(source, regions, order), ignored, background, regions=regions)
+
+
+def _painted_values(source: Path, regions: dict[str, tuple[int, ...]], order: Any) -> dict[str, int]:
+    """The value of each region in predicted label maps, by name."""
+    what = f"regions_class_order must list a label value for each of the regions {', '.join(regions)}, in this order"
+    if order is None:
+        raise DataError(f"{source}: labels has regions, but regions_class_order is missing; {what}")
+    if not isinstance(order, list) or not all(type(value) is int for value in order):
+        raise DataError(f"{source}: regions_class_order is {shortened(order)}; {what}")
+    if len(order) != len(regions):
+        raise DataError(f"{source}: regions_class_order has {len(order)} values for {len(regions)} regions; {what}")
+    known = sorted({value for members in regions.values() for value in members})
+    for (name, members), value in zip(regions.items(), order, strict=True):
+        if value not in known:
+            listed = ", ".join(map(str, known))
+            raise DataError(f"{source}: regions_class_order has the value {value}, but the labels are {listed}; {what}")
+        if value not in members:
+            listed = ", ".join(map(str, members))
+            raise DataError(
+                f"{source}: regions_class_order has {value} for {name!r}, whose labels are {listed}; {what}"
+            )
+    if len(set(order)) < len(order):
+        raise DataError(f"{source}: regions_class_order has {_twice(order)} twice; give each region its own value")
+    return dict(zip(regions, order, strict=True))
 
 
 def check_labels(source: Path, pairs: Sequence[tuple[Any, Any]], *, ignored: Sequence[str]) -> Labels:
@@ -322,8 +410,9 @@ def _name(source: Path, name: Any, value: Any) -> str:
 
 def _value(source: Path, name: str, value: Any) -> int:
     if isinstance(value, list):
-        found = f"{name!r} is a region of the labels {value}, but scse learns one value per structure"
-        raise DataError(f"{source}: {found}; give each structure one value")
+        found = f"{name!r} has a list of labels, {value}, where one value is expected"
+        remedy = "give it one value; regions of labels are read from the dataset.json of nnU-Net v2"
+        raise DataError(f"{source}: {found}; {remedy}")
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch("0{0,90}[0-9]{1,10}", text) or int(text) > LARGEST_LABEL:
         shown = repr(value) if len(text) <= 40 else f"{text[:40]!r}..."

@@ -113,13 +113,20 @@ class Inspection:
         """Structures that occur in none of the cases."""
         names = {case.name for case in cases}
         present = {value for fact in self.facts if fact.name in names for value in fact.voxels}
-        return [name for name, value in self.dataset.structures.items() if value not in present]
+        return [name for name, values in self._labels_of().items() if present.isdisjoint(values)]
+
+    def _labels_of(self) -> dict[str, Sequence[int]]:
+        """Label values of each structure, by name."""
+        return {name: [at] if isinstance(at, int) else at for name, at in self.dataset.scheme.scored.items()}
 
     def notices(self) -> list[tuple[str, str]]:
         """Printable rows (quantity, text) about voxels and files that are not used but are not problems."""
         dataset, rows = self.dataset, []
         if dataset.background.lower() != BACKGROUND:
             rows.append(("background", f"voxels of {dataset.background} (0) are not a structure and are not scored"))
+        if dataset.regions:
+            listed = "; ".join(f"{name} ({', '.join(map(str, at))})" for name, at in dataset.regions.items())
+            rows.append(("regions", f"structures are regions of labels, which may overlap: {listed}"))
         if dataset.ignored is not None:
             rows.append(("ignored", f"voxels of value {dataset.ignored} are left out of training and scores"))
         if dataset.unused:
@@ -159,16 +166,14 @@ class Inspection:
             total.update(fact.voxels)
             present.update(fact.voxels.keys())
         labelled = sum(bool(fact.voxels) for fact in self.facts)
-        foreground = sum(total[value] for value in self.dataset.structures.values()) or 1
+        foreground = sum(total[value] for value in self.dataset.scheme.labels.values()) or 1
         absent = absent_row(self.absent(self.dataset.cases)) if self.facts else []
-        rows = [
-            (
-                f"{name} ({value})",
-                f"{total[value]:,} voxels, {total[value] / foreground:.2%} of all structures, "
-                f"present in {present[value]} of {labelled} cases",
-            )
-            for name, value in self.dataset.structures.items()
-        ]
+        rows = []
+        for name, values in self._labels_of().items():
+            voxels = sum(total[value] for value in values)
+            share = f"{voxels:,} voxels, {voxels / foreground:.2%} of all structures"
+            cases = sum(not fact.voxels.keys().isdisjoint(values) for fact in self.facts)
+            rows.append((f"{name} ({', '.join(map(str, values))})", f"{share}, present in {cases} of {labelled} cases"))
         if (ignored := self.dataset.ignored) is not None:
             everything = sum(total.values()) or 1
             share = (
@@ -379,7 +384,7 @@ def _count(label: Image | None) -> dict[int, int]:
 
 def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, int]) -> list[Problem]:
     without = {0} if dataset.ignored is None else {0, dataset.ignored}
-    allowed = without | set(dataset.structures.values())
+    allowed = without | set(dataset.scheme.labels.values())
     foreground = voxels.keys() - without
     source = "labels.csv" if dataset.format == "folders" else "dataset.json"
     if not foreground:

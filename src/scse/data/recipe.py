@@ -8,6 +8,7 @@ Only resampling needs torch.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar, get_args
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from scse.data.choices import SLICE_AXIS, choose_patch, choose_spacing, choose_v
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
 from scse.data.resampling import cropped, padded, resampled_rows, resized, resized_array, resized_labels
+from scse.data.schemes import EXCLUSIVE, LabelScheme
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 from scse.vocabulary.planes import Plane, View
@@ -271,48 +273,60 @@ class Recipe(BaseModel):
         size = tuple(max(pair) for pair in zip(grid.resampled, self.patch, strict=True))
         return padded(slices, size, fill=np.uint8(0))
 
-    def restore(self, probabilities: "Tensor", grid: Grid) -> NDArray[np.uint8]:
-        """Class probabilities (slices, classes, *spatial) -> labels (slices, *plane) on the grid of the image.
+    def restore(self, probabilities: "Tensor", grid: Grid, scheme: LabelScheme = EXCLUSIVE) -> NDArray[np.uint8]:
+        """Probabilities (slices, outputs, *spatial) -> numbers (slices, *plane) of structures on the grid of the image.
 
         Probabilities are resampled rather than labels, whose staircase edges would lower Dice. Slices that were not
-        resampled may be given as logits.
+        resampled may be given as logits, except of regions.
 
         Raises:
             UserError: The greatest probability of a pixel is NaN or infinite.
         """
-        return best_classes(self.to_plane(probabilities, grid), axis=1)
+        return scheme.decide(self.to_plane(probabilities, grid), axis=1)
 
-    def restore_volume(self, parts: "Iterable[Tensor]", grid: Grid, labels: NDArray[W], values: NDArray[W]) -> None:
+    def restore_volume(
+        self,
+        parts: "Iterable[Tensor]",
+        grid: Grid,
+        labels: NDArray[W],
+        values: NDArray[W],
+        scheme: LabelScheme = EXCLUSIVE,
+    ) -> None:
         """Write the label values of a volume to `labels` on the grid of the image, from class scores in parts.
 
         Args:
             parts: Consecutive rows (classes, rows, y, z) of logits on the prepared grid.
             grid: Origin of the volume.
             labels: Array of the stored shape, to be filled.
-            values: Label value of each class.
+            values: Label value of each number of structures, background 0.
+            scheme: The meaning of the outputs.
 
         Raises:
             UserError: As for `restore`.
         """
         rows, done = grid.rows(labels), 0
-        for part in self.volume_rows(parts, grid):
-            rows[done : done + part.shape[1]] = values[best_classes(part, axis=0)]
+        for part in self.volume_rows(parts, grid, scheme):
+            rows[done : done + part.shape[1]] = values[scheme.decide(part, axis=0)]
             done += part.shape[1]
 
-    def volume_rows(self, parts: "Iterable[Tensor]", grid: Grid) -> "Iterator[Tensor]":
+    def volume_rows(self, parts: "Iterable[Tensor]", grid: Grid, scheme: LabelScheme = EXCLUSIVE) -> "Iterator[Tensor]":
         """Class scores of a volume in parts, from its prepared grid to that of the image.
 
         Args:
             parts: Consecutive rows (classes, rows, y, z) of logits on the prepared grid.
             grid: Origin of the volume.
+            scheme: The meaning of the outputs.
 
         Returns:
-            Consecutive rows (classes, rows, y, z): probabilities if the volume is resampled, else logits.
+            Consecutive rows (classes, rows, y, z): probabilities if the volume is resampled or `scheme` has regions,
+            else logits.
         """
         size = grid.resampled
         scores: Iterator[Tensor] = (part[:, :, : size[1], : size[2]] for part in parts)
+        if size != grid.plane or scheme.regions:
+            scores = map(partial(scheme.probabilities, axis=0), scores)
         if size != grid.plane:
-            scores = resampled_rows(_first_rows((part.softmax(0) for part in scores), size[0]), size, grid.plane)
+            scores = resampled_rows(_first_rows(scores, size[0]), size, grid.plane)
         return _first_rows(scores, grid.plane[0])
 
     def to_plane(self, maps: "Tensor", grid: Grid) -> "Tensor":
@@ -340,32 +354,6 @@ class Recipe(BaseModel):
         turned = np.empty(3)
         turned[to_view[:, 0].astype(int)] = image.spacing
         return tuple(map(float, turned if self.view == "volume" else np.delete(turned, SLICE_AXIS[self.view])))
-
-
-def best_classes(scores: "Tensor", *, axis: int) -> NDArray[np.uint8]:
-    """The class of the greatest score along an axis.
-
-    Raises:
-        UserError: The greatest score of a pixel is NaN or infinite.
-    """
-    # max is several times as fast as argmax on CPUs
-    best = scores.max(axis)
-    check_finite(best.values)
-    classes: NDArray[np.uint8] = best.indices.byte().cpu().numpy()
-    return classes
-
-
-def check_finite(scores: "Tensor") -> None:
-    """Refuse class scores that are NaN or infinite.
-
-    Raises:
-        UserError: There is such a score.
-    """
-    if not scores.isfinite().all():
-        raise UserError(
-            "the network returned NaN or infinite probabilities: its weights are corrupted, or values overflowed; "
-            "copy the model again, or train it again"
-        )
 
 
 def _first_rows(parts: "Iterable[Tensor]", count: int) -> "Iterator[Tensor]":

@@ -19,6 +19,8 @@ from scse.support.text import shortened_list
 METRICS = ("dice", "hd95", "msd")
 
 Labels = NDArray[np.integer]
+Structures = Mapping[str, int | Sequence[int]]
+"""Label value of each structure, or the label values of a region, by name."""
 
 
 def score(
@@ -26,7 +28,7 @@ def score(
     reference: Labels,
     *,
     spacing: Sequence[float],
-    structures: Mapping[str, int],
+    structures: Structures,
     ignored: int | None = None,
 ) -> pd.DataFrame:
     """Score one predicted label map against its reference.
@@ -35,7 +37,8 @@ def score(
         prediction: Integer label map of shape (H, W) or (X, Y, Z).
         reference: Integer label map of the same shape.
         spacing: Millimetres per pixel or voxel along each spatial axis.
-        structures: Label value of each structure, by name.
+        structures: Label value of each structure, by name; several values for a region of labels, which is scored as
+            one mask in each map and may overlap others.
         ignored: Label value in the reference of voxels that count as no structure in both maps.
 
     Returns:
@@ -49,20 +52,35 @@ def score(
         UserError: The label maps differ in shape, are not 2D or 3D or not integer, or ``spacing`` does not fit them.
     """
     _check(prediction, reference, spacing)
-    values = np.unique(np.array(list(structures.values()), dtype=np.int64))
-    a, b = _indices(prediction, values), _indices(reference, values)
-    if ignored is not None:
-        left_out = reference == ignored
-        a[left_out] = b[left_out] = 0
-    dice = _dice(a, b, len(values))
-    boxes = zip(_boxes(a, len(values)), _boxes(b, len(values)), strict=True)
-    distances = [_surface(a, b, i + 1, box, spacing) for i, box in enumerate(boxes)]
-    rows = [
-        (name, metric, value)
-        for name, index in zip(structures, np.searchsorted(values, list(structures.values())), strict=True)
-        for metric, value in zip(METRICS, (dice[index], *distances[index]), strict=True)
-    ]
+    left_out = None if ignored is None else reference == ignored
+    regions = {name: members for name, members in structures.items() if isinstance(members, Sequence)}
+    single = {name: value for name, value in structures.items() if not isinstance(value, Sequence)}
+    found: dict[str, tuple[float, ...]] = {}
+    if single:
+        values = np.unique(np.array(list(single.values()), dtype=np.int64))
+        a, b = _indices(prediction, values), _indices(reference, values)
+        scores = _scores(a, b, len(values), left_out, spacing)
+        found = {name: scores[np.searchsorted(values, value)] for name, value in single.items()}
+    for name, members in regions.items():
+        a, b = (np.isin(labels, members).astype(np.int32) for labels in (prediction, reference))
+        (found[name],) = _scores(a, b, 1, left_out, spacing)
+    rows = [(name, metric, value) for name in structures for metric, value in zip(METRICS, found[name], strict=True)]
     return pd.DataFrame(rows, columns=["structure", "metric", "value"])
+
+
+def _scores(
+    a: NDArray[np.int32],
+    b: NDArray[np.int32],
+    count: int,
+    left_out: NDArray[np.bool_] | None,
+    spacing: Sequence[float],
+) -> list[tuple[float, ...]]:
+    """The values of `METRICS` of the indices 1..count in two maps, which are set to 0 where they are left out."""
+    if left_out is not None:
+        a[left_out] = b[left_out] = 0
+    dice = _dice(a, b, count)
+    boxes = zip(_boxes(a, count), _boxes(b, count), strict=True)
+    return [(dice[i], *_surface(a, b, i + 1, box, spacing)) for i, box in enumerate(boxes)]
 
 
 def _check(prediction: Labels, reference: Labels, spacing: Sequence[float]) -> None:
@@ -113,6 +131,23 @@ def dice_of_counts(joint: NDArray[np.integer]) -> NDArray[np.float64]:
     return dice
 
 
+def dice_of_regions(
+    joint: NDArray[np.integer], rows: NDArray[np.bool_], columns: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Dice (regions,) of regions of classes, which may overlap; NaN if a region is absent from both maps.
+
+    Args:
+        joint: How many voxels have each class in one map and each class in the other, (classes, other classes).
+        rows: Which region contains which class of the first map, (regions, classes).
+        columns: Which region contains which class of the other map, (regions, other classes).
+    """
+    total = rows @ joint.sum(axis=1) + columns @ joint.sum(axis=0)
+    both = 2 * ((rows @ joint) * columns).sum(axis=1)
+    dice = np.full(len(rows), np.nan)
+    np.divide(both, total, out=dice, where=total > 0)
+    return dice
+
+
 def _boxes(labels: NDArray[np.int32], count: int) -> list[tuple[slice, ...] | None]:
     return list(ndimage.find_objects(labels, max_label=count))
 
@@ -146,7 +181,7 @@ def score_files(
     prediction: Path,
     reference: Path,
     *,
-    structures: Mapping[str, int],
+    structures: Structures,
     colors: Mapping[int, tuple[int, int, int]] | None = None,
     ignored: int | None = None,
 ) -> pd.DataFrame:
@@ -155,7 +190,7 @@ def score_files(
     Args:
         prediction: NIfTI file or picture of labels.
         reference: File on the same grid, whose spacing is used.
-        structures: Label value of each structure, by name.
+        structures: Label value or values of each structure, by name; see `score`.
         colors: RGB of each label value, if the reference is a colour mask. Predictions are index masks.
         ignored: See `score`.
 
@@ -172,7 +207,7 @@ def score_folders(
     predictions: Path,
     references: Path,
     *,
-    structures: Mapping[str, int],
+    structures: Structures,
     colors: Mapping[int, tuple[int, int, int]] | None = None,
     ignored: int | None = None,
 ) -> pd.DataFrame:
@@ -252,7 +287,7 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
         if not path.is_dir():
             check_is_file(path)
     known = None if dataset is None else Dataset.open(dataset)
-    structures = known.structures if known and known.structures else _values_found(references)
+    structures = known.scheme.scored if known and known.structures else _values_found(references)
     colors, ignored = (known.colors, known.ignored) if known else (None, None)
     if not structures:
         raise DataError(f"{references}: contains only background (0); label at least one structure")

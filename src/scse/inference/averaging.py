@@ -8,12 +8,13 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
+from scse.data.schemes import EXCLUSIVE, LabelScheme
 from scse.inference.cleaning import shared_cleaning
 from scse.inference.engines import Engine, Run
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
 from scse.support.text import counted
-from scse.vocabulary.sides import UNMIRRORED, Mirroring, safe_mirroring
+from scse.vocabulary.sides import UNMIRRORED, Mirroring
 
 
 def averaged(
@@ -50,7 +51,7 @@ def averaged(
     reason = f"{counted(len(runs), 'segmenter')}, {copies} pass{'es' * (copies > 1)} each"
     return replace(
         first,
-        engine=Engine("averaged", reason, Averaged(runs, shares, mirroring)),
+        engine=Engine("averaged", reason, Averaged(runs, shares, mirroring, scheme=first.scheme)),
         cleaning=shared_cleaning([segmenter.cleaning for segmenter in segmenters]),
     )
 
@@ -62,8 +63,8 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
         The weight of each segmenter, 1 by default.
 
     Raises:
-        UserError: There is no segmenter, structures or numbers of channels differ, one has another squeeze than
-            "window", or weights are not positive.
+        UserError: There is no segmenter, structures, their regions or numbers of channels differ, one has another
+            squeeze than "window", or weights are not positive.
     """
     if not segmenters:
         raise UserError("segmenters must name at least one, got none")
@@ -72,6 +73,7 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
         for what, equal in (
             ("another number of channels", other.recipe.channels == first.recipe.channels),
             ("other structures", list(other.structures.items()) == list(first.structures.items())),
+            ("other regions of labels", _regions(other) == _regions(first)),
         ):
             if not equal:
                 raise UserError(
@@ -87,6 +89,10 @@ def check_members(segmenters: Sequence[Segmenter], weights: Sequence[float] | No
         return [1.0] * len(segmenters)
     check_weights(weights, len(segmenters), "segmenter")
     return weights
+
+
+def _regions(segmenter: Segmenter) -> dict[str, list[int]]:
+    return {name: sorted(members) for name, members in segmenter.regions.items()}
 
 
 def check_weights(weights: Sequence[float], count: int, what: str) -> None:
@@ -111,7 +117,7 @@ def mirroring_of(segmenter: Segmenter, mirror: bool) -> Mirroring:
     Raises:
         UserError: Images should be mirrored and cannot be.
     """
-    mirroring = safe_mirroring(segmenter.recipe.view, list(segmenter.structures)) if mirror else UNMIRRORED
+    mirroring = segmenter.scheme.mirroring(segmenter.recipe.view) if mirror else UNMIRRORED
     if mirror and not mirroring.axes:
         raise UserError("mirror: images cannot be mirrored without exchanging left and right structures; leave it out")
     return mirroring
@@ -124,13 +130,14 @@ def flips(mirroring: Mirroring) -> list[tuple[int, ...]]:
 
 
 class Averaged:
-    """Logarithm of the mean class probabilities of several networks and mirrored images.
+    """Logits of the mean probabilities of several networks and mirrored images.
 
     Args:
         runs: Functions from images to logits.
         weights: Weight of each of them.
         mirroring: Axes that can be mirrored, and which classes change places.
         passes: Axes that are mirrored in each pass; by default all passes of `mirroring`.
+        scheme: The meaning of the outputs; exclusive classes by default.
     """
 
     def __init__(
@@ -139,21 +146,26 @@ class Averaged:
         weights: Sequence[float],
         mirroring: Mirroring,
         passes: Sequence[tuple[int, ...]] | None = None,
+        *,
+        scheme: LabelScheme = EXCLUSIVE,
     ) -> None:
         self.runs, self.weights, self.mirroring = runs, weights, mirroring
         self.passes = flips(mirroring) if passes is None else passes
+        self.scheme = scheme
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, C, *spatial) to log-probabilities (N, classes, *spatial)."""
+        """Images (N, C, *spatial) to logits (N, outputs, *spatial): log-probabilities of exclusive classes."""
         total = torch.zeros(())
         for flipped in self.passes:
             axes = [axis + 2 for axis in flipped]
             turned = images.flip(axes) if axes else images
             for run, weight in zip(self.runs, self.weights, strict=True):
-                shares = run(turned).float().softmax(1)
+                shares = self.scheme.probabilities(run(turned).float(), axis=1)
                 if set(flipped) & set(self.mirroring.swaps):
                     shares = shares[:, list(self.mirroring.other)]
                 shares = shares.flip(axes) if axes else shares
                 total = total.to(shares.device) + shares * weight
         mean = total / (sum(self.weights) * len(self.passes))
+        if self.scheme.regions:
+            return mean.logit_(eps=torch.finfo(mean.dtype).eps)
         return mean.clamp_min_(torch.finfo(mean.dtype).tiny).log_()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scse.data.recipe import Recipe
-from scse.inference.saved import DESCRIPTION, Saved, read_saved
+from scse.inference.saved import DESCRIPTION, Saved, read_saved, refuse_regions
 from scse.inference.saved_recipe import read_recipe
 from scse.support.atomic import temporary_folder, write_atomic
 from scse.support.checks import check_choice
@@ -69,13 +69,14 @@ def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = Fa
     Raises:
         DataError: The folder contains no segmenter, or one that this version cannot read.
         UserError: `to` is unknown, `out` does not fit or exists and `overwrite` is not set, a package is missing, or
-            the network is not one of scse's own.
+            the network is not one of scse's own, or its structures are regions of labels.
     """
     check_choice("to", to, FORMATS)
     out = _check_out(Path(out), to)
     if to == KERAS:
         check_outputs([out, out.with_suffix(".json")], overwrite=overwrite)
     saved = read_saved(folder)
+    refuse_regions(saved.description, saved.regions)
     recipe = read_recipe(saved)
     _settle(to)
     from scse.keras.weights import from_torch  # noqa: PLC0415 (imports Keras, so the backend must be set before)

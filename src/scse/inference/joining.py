@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.files import Image
-from scse.data.recipe import Recipe, Slices, best_classes, check_finite
+from scse.data.recipe import Recipe, Slices
+from scse.data.schemes import check_finite
 from scse.inference.averaging import averaged, check_members
 from scse.inference.cleaning import shared_cleaning
 from scse.inference.segmenter import Label, Progress, Segmenter, W
@@ -105,6 +106,7 @@ class Joined(Segmenter):
             recipe=first.recipe,
             structures=first.structures,
             settings=first.settings,
+            regions=first.regions,
             cleaning=shared_cleaning([member.cleaning for member in members]),
             members=members,
             weights=[weight / sum(weights) for weight in weights],
@@ -145,7 +147,7 @@ class Joined(Segmenter):
             UserError: A network returned NaN or infinite scores.
         """
         shape, last = slices[0].grid.shape, len(self.members) - 1
-        with scratch((*shape, len(self.structures) + 1), np.uint16) as total:
+        with scratch((*shape, self.scheme.outputs), np.uint16) as total:
             for place, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
                 sums = slices[place].grid.rows(total)
                 for row, found in enumerate(member.probabilities(slices[place], batch_size)):
@@ -182,7 +184,7 @@ class Joined(Segmenter):
         labels = np.empty(slices[-1].grid.shape, values.dtype)
         rows = slices[-1].grid.rows(labels)
         for row, mean in enumerate(self.means(slices, batch_size, progress, of_member)):
-            rows[row] = values[best_classes(mean, axis=0)]
+            rows[row] = values[self.scheme.decide(mean, axis=0)]
             if of_mean is not None:
                 of_mean(row, mean)
         return labels

@@ -5,7 +5,7 @@ Nothing that a folder names is imported, executed or downloaded here.
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -27,6 +27,8 @@ Name = Annotated[str, Field(min_length=1)]
 Value = Annotated[int, Field(ge=1, le=2**32 - 1)]
 Structures = Annotated[dict[Name, Value], Field(min_length=1, max_length=MOST_STRUCTURES)]
 """Label value of each structure, by name, in the files of a segmenter or run."""
+Regions = dict[Name, Annotated[tuple[Value, ...], Field(min_length=1)]]
+"""Label values of each structure that is a region of labels, by name; empty for exclusive classes."""
 
 
 class _Arguments(BaseModel):
@@ -35,7 +37,7 @@ class _Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     in_channels: int = Field(ge=1, le=1024)
-    classes: int = Field(ge=2, le=MOST_STRUCTURES + 1)
+    classes: int = Field(ge=1, le=MOST_STRUCTURES + 1)
     width: int = Field(default=1, ge=1, le=4096)
     depth: int = Field(default=1, ge=1, le=8)
     kernel_size: int = Field(default=1, ge=1, le=31)
@@ -89,6 +91,7 @@ class _Description(BaseModel):
     fitted: bool = False
     classes: list[Name] | None = None
     cleaning: Cleaning = NO_CLEANING
+    regions: Regions = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class Saved:
         cleaning: Clean-up of predicted label maps.
         fitted: Whether the network has the options that follow from the recipe, see `scse.zoo.fitting`; False in files
             of earlier versions.
+        regions: Label values of each structure, by name, if structures are regions of labels: output n of the network
+            is then the n-th structure, and there is no output for the background. Empty otherwise.
     """
 
     folder: Path
@@ -120,6 +125,7 @@ class Saved:
     attached: Sequence[str] | None
     cleaning: Cleaning = NO_CLEANING
     fitted: bool = False
+    regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def dims(self) -> int:
@@ -171,13 +177,32 @@ def read_saved(folder: Path | str) -> Saved:
         attached=description.attached,
         cleaning=description.cleaning,
         fitted=description.fitted,
+        regions=description.regions,
     )
+
+
+def refuse_regions(source: object, regions: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a segmenter of regions, for front ends whose users expect exclusive classes.
+
+    Args:
+        source: The segmenter in the message.
+        regions: Its regions.
+
+    Raises:
+        UserError: There are any.
+    """
+    if regions:
+        raise UserError(
+            f"{source}: its structures are regions of labels, whose outputs overlap and have none for the background; "
+            "Keras and TensorFlow have only exclusive structures: use scse's own prediction"
+        )
 
 
 def _contradictions(description: _Description) -> Generator[str]:
     """Contradictions between fields that are valid on their own."""
     structures, classes = description.structures, description.arguments.classes
-    if len(structures) + 1 != classes:
+    yield from _contradictions_of_regions(description)
+    if not description.regions and len(structures) + 1 != classes:
         yield (
             f"it lists {len(structures)} structures and {classes} classes, but the number of classes must be that of "
             "the structures plus one for the background"
@@ -195,6 +220,20 @@ def _contradictions(description: _Description) -> Generator[str]:
     channels = description.recipe.get("channels", description.arguments.in_channels)
     if channels != description.arguments.in_channels:
         yield f"recipe.channels is {channels!r}, but arguments.in_channels is {description.arguments.in_channels}"
+
+
+def _contradictions_of_regions(description: _Description) -> Generator[str]:
+    structures, regions, classes = description.structures, description.regions, description.arguments.classes
+    if not regions:
+        return
+    if sorted(regions) != sorted(structures):
+        yield f"regions are {[*regions]}, but structures are {[*structures]}"
+    elif wrong := [name for name, value in structures.items() if value not in regions[name]]:
+        yield f"the label value of {wrong[0]!r} is {structures[wrong[0]]}, but its region is {[*regions[wrong[0]]]}"
+    if description.cleaning:
+        yield f"the clean-up is {description.cleaning}, but regions have none"
+    if len(structures) != classes:
+        yield f"it lists {len(structures)} regions and {classes} outputs, but each region has one output"
 
 
 def in_order(entries: Mapping[str, T], names: Sequence[str] | None) -> dict[str, T]:

@@ -23,6 +23,7 @@ from scse.data.files import NIFTI, Image, ending, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
+from scse.data.schemes import LabelScheme
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, to_device
 from scse.inference.engines import Engine, Run, make_engine
@@ -86,6 +87,8 @@ class Segmenter:
         engine: Engine that runs the network in prediction, see `with_engine`; None is torch.
         squeeze: Where cSE pools in prediction of volumes, see `with_squeeze`.
         cleaning: Clean-up of predicted label maps, see `with_cleaning`; none by default.
+        regions: Label values of each structure, by name, if structures are regions of labels that may overlap: output n
+            of the network is then the n-th structure, and there is none for the background. Empty otherwise.
     """
 
     network: nn.Module
@@ -98,6 +101,24 @@ class Segmenter:
     engine: Engine | None = None
     squeeze: str = "window"
     cleaning: Cleaning = NO_CLEANING
+    regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that regions have no clean-up.
+
+        Raises:
+            UserError: They have.
+        """
+        if self.regions and self.cleaning:
+            raise UserError(
+                f"cleaning ({self.cleaning}) is for exclusive structures, and those of this segmenter are regions of "
+                "labels, of which a label map shows only parts; leave it out"
+            )
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The meaning of the outputs of the network."""
+        return LabelScheme(self.structures, self.regions)
 
     def save(self, folder: Path | str) -> Path:
         """Write the segmenter into a folder: weights.safetensors and segmenter.json.
@@ -121,6 +142,8 @@ class Segmenter:
             description["attached"] = list(placements(self.network.network).names)
             if self.network.fitted:
                 description["fitted"] = True
+        if self.regions:
+            description["regions"] = {name: list(members) for name, members in self.regions.items()}
         if self.cleaning:
             description["cleaning"] = self.cleaning.model_dump(mode="json")
         # networks in half precision are saved and loaded in single precision
@@ -186,6 +209,7 @@ class Segmenter:
             structures=saved.structures,
             settings=saved.settings,
             cleaning=saved.cleaning,
+            regions=saved.regions,
         )
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
@@ -241,7 +265,7 @@ class Segmenter:
                 holes.
 
         Raises:
-            UserError: The name is unknown.
+            UserError: The name is unknown, or it is "largest" and structures are regions.
         """
         check_choice("cleaning", name, CLEANINGS)
         if name == "learned":
@@ -396,12 +420,12 @@ class Segmenter:
         if self.recipe.view == "volume":
             with torch.inference_mode():
                 rows = self._volume_rows(slices, batch_size, progress)
-                self.recipe.restore_volume(rows, slices.grid, labels, values)
+                self.recipe.restore_volume(rows, slices.grid, labels, values, self.scheme)
             return labels
         planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
             with torch.inference_mode():
-                classes = self.recipe.restore(self._scores(batch, slices.grid), slices.grid)
+                classes = self.recipe.restore(self._scores(batch, slices.grid), slices.grid, self.scheme)
             planes[start : start + len(batch)] = values[classes]
         return labels
 
@@ -441,13 +465,13 @@ class Segmenter:
         """
         grid = slices.grid
         if self.recipe.view == "volume":
-            volume = self.recipe.volume_rows(self._volume_rows(slices, batch_size, progress), grid)
+            volume = self.recipe.volume_rows(self._volume_rows(slices, batch_size, progress), grid, self.scheme)
             scores = (row for part in volume for row in part.unbind(1))
         else:
             batches = self.batches(slices, batch_size, progress)
             scores = (row for _, batch in batches for row in self.recipe.to_plane(self._scores(batch, grid), grid))
         for row in scores:
-            yield row if grid.resampled != grid.plane else row.float().softmax(0)
+            yield row if grid.resampled != grid.plane or self.regions else row.float().softmax(0)
 
     def batches(
         self,
@@ -478,9 +502,11 @@ class Segmenter:
         return in_windows(batch, self.recipe.patch, forward)
 
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
-        """Logits; or probabilities, if they will be resampled."""
+        """Logits; or probabilities, if they will be resampled or are those of regions."""
         logits = self.in_windows(batch, self.run)
-        return logits if grid.resampled == grid.plane else logits.float().softmax(1)
+        if grid.resampled == grid.plane and not self.regions:
+            return logits
+        return self.scheme.probabilities(logits.float(), axis=1)
 
     @property
     def run(self) -> Run:

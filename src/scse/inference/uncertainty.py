@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.files import NIFTI, Image, ending, read_image, write_label, write_map
-from scse.data.recipe import Slices, best_classes
+from scse.data.recipe import Slices
+from scse.data.schemes import best_classes
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
@@ -67,9 +68,14 @@ def uncertain(
         mirror: Predict mirrored images, too: for each segmenter along its own axes, see `averaged`.
 
     Raises:
-        UserError: There is only one pass, or the reasons of `joined`.
+        UserError: There is only one pass, structures are regions of labels, or the reasons of `joined`.
     """
     shares = check_members(segmenters, weights)
+    if segmenters[0].regions:
+        raise UserError(
+            "uncertainty is measured for exclusive structures, and those of this segmenter are regions of labels; "
+            "leave it out"
+        )
     check_images(segmenters)
     passes, of_passes = [], []
     for segmenter, share in zip(segmenters, shares, strict=True):

@@ -14,7 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from scse.inference.saved import REMEDY, read_saved, readable
+from scse.inference.saved import REMEDY, read_saved, readable, refuse_regions
 from scse.keras.layers import BLOCKS, SUFFIX, Block
 from scse.keras.networks import NETWORKS, EncoderDecoder, FCDenseNet, SDNet, Tiramisu, UNet
 from scse.support.errors import DataError, UserError, in_short
@@ -63,8 +63,8 @@ def from_torch(
         Built layer for a block, model for a network. Its outputs equal those of the source in evaluation mode.
 
     Raises:
-        UserError: The source is something else, such as a network of another library or of your own, a block is not a
-            class of scse, or the weights do not match.
+        UserError: The source is something else, such as a network of another library or of your own, or a segmenter of
+            regions of labels; a block is not a class of scse, or the weights do not match.
         DataError: A folder has no readable segmenter.
     """
     if dtype is not None and (mode := keras.dtype_policies.get(dtype).quantization_mode):
@@ -74,7 +74,10 @@ def from_torch(
         )
     if isinstance(source, str | Path):
         return _from_folder(source, data_format, dtype)
-    network = source.network if _kind(source) == "scse.inference.segmenter.Segmenter" else source
+    network = source
+    if _kind(source) == "scse.inference.segmenter.Segmenter":
+        refuse_regions("the segmenter", source.regions)
+        network = source.network
     kind = _kind(network)
     if kind not in _BLOCKS and kind not in _NETWORKS:
         found = f"a segmenter with {kind}" if network is not source else kind
@@ -160,6 +163,7 @@ def _check_plain(source: keras.Layer) -> None:
 
 def _from_folder(folder: str | Path, data_format: str | None, dtype: Any) -> keras.Layer:
     saved = read_saved(folder)
+    refuse_regions(saved.description, saved.regions)
     if saved.network not in NETWORKS:
         known = ", ".join(map(repr, NETWORKS))
         raise UserError(

@@ -70,6 +70,7 @@ def viewer_data(
     *,
     recipe: Recipe,
     structures: Mapping[str, int],
+    labels: Mapping[str, int] | None = None,
     colors: Mapping[int, Color] | None = None,
     cache: Path,
     budget: int = BUDGET,
@@ -89,6 +90,8 @@ def viewer_data(
         scores: Scores of the study.
         recipe: Recipe, whose view the slices have.
         structures: Label value of each structure, by name.
+        labels: Value of each label, by name, if structures are regions of labels: the labels are shown, because regions
+            overlap, and the Dice of a case is the mean over its regions.
         colors: Colours of colour masks, see `Dataset`.
         cache: File that stores the result for later calls with the same runs.
         budget: Most characters of the result.
@@ -104,7 +107,7 @@ def viewer_data(
         return kept
     watch.report(Stage("packing cases for the report's viewer"))
     count = watch.counter("viewer")
-    packer = _Packer(shown, recipe, structures, colors)
+    packer = _Packer(shown, recipe, labels or structures, colors)
     ranked = _ranked(scores, shown)
     order = spread(len(ranked))
     if recipe.view == "volume":
@@ -129,7 +132,8 @@ def viewer_data(
     content = {
         "key": key,
         "networks": _networks(shown),
-        "structures": structure_colors(list(structures)),
+        "structures": structure_colors(list(labels or structures)),
+        **({"regions": True} if labels else {}),
         "cases": [cases[place] for place in places],
         "left_out": len(ranked) - len(cases),
         "picked": {name: picked[name] for name in ("worst", "median", "best") if name in picked},

@@ -250,7 +250,7 @@ def _measure_validation(stepper: Stepper, task: Task, settings: Settings) -> flo
         lambda: held_out_dice(
             stepper.state.network,
             task.held_out,
-            task.classes,
+            task.scheme,
             patch=task.recipe.patch,
             most=slices,
             batch_size=4 * settings.batch_size,
@@ -281,7 +281,7 @@ def scoring_seconds(plan: Plan) -> float:
     def score_reference() -> None:
         image, reference = read_image(case.images), read_label(label, colors=plan.dataset.colors).array
         dataset = plan.dataset
-        score(reference, reference, spacing=image.spacing, structures=dataset.structures, ignored=dataset.ignored)
+        score(reference, reference, spacing=image.spacing, structures=dataset.scheme.scored, ignored=dataset.ignored)
         with tempfile.TemporaryDirectory() as folder:
             write_prediction(Path(folder), case.name, reference, case.images[0], image)
 

@@ -84,5 +84,7 @@ def _score_case(segmenter: Segmenter, case: Case, plan: Plan, folder: Path) -> p
     write_prediction(folder, case.name, predicted, case.images[0], image)
     dataset = plan.dataset
     reference = read_label(case.label, colors=dataset.colors).array
-    table = score(predicted, reference, spacing=image.spacing, structures=dataset.structures, ignored=dataset.ignored)
+    table = score(
+        predicted, reference, spacing=image.spacing, structures=dataset.scheme.scored, ignored=dataset.ignored
+    )
     return table.assign(case=case.name)

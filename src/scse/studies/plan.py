@@ -118,7 +118,7 @@ def find_places(plan: Plan) -> list[tuple[str, str]]:
     Every such network is built once, so that a wrong one is reported before others are trained for hours.
     """
     variant = next((run.variant for run in plan.runs if run.variant != PLAIN), PLAIN)
-    arguments = {"in_channels": plan.recipe.channels, "classes": len(plan.dataset.structures) + 1}
+    arguments = {"in_channels": plan.recipe.channels, "classes": plan.dataset.scheme.outputs}
     rows = []
     for network in plan.networks:
         if not network.is_own:

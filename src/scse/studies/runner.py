@@ -36,7 +36,7 @@ from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, Reported, Stop, Watch, ignore, never
 from scse.support.requests import signed
-from scse.training.settings import reject_unused
+from scse.training.settings import reject_unused, without_class_weights
 from scse.zoo.building import find_factory
 
 COHORT_CASES, COHORT_SEED, COHORT_SPACING = 30, 0, 3.0
@@ -140,6 +140,8 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
     if dataset is None:
         dataset, spacing = _cohort(out, watch), COHORT_SPACING if spacing is None else spacing
     inspection, cases = open_checked(dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
+    if cases.regions:
+        settings = without_class_weights(settings, request.settings_given())
     folds = make_folds(cases, request.folds)
     plan = Plan(
         inspection=inspection,
@@ -196,6 +198,7 @@ def _finish(plan: Plan, facts: Callable[[float], StudyFacts], began: float, watc
         scores,
         recipe=plan.recipe,
         structures=plan.dataset.structures,
+        labels=plan.dataset.scheme.labels if plan.dataset.regions else None,
         colors=plan.dataset.colors,
         cache=out / "viewer.json",
         watch=checking,

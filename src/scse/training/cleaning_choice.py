@@ -24,6 +24,7 @@ from scse.inference.saved import NO_CLEANING, Cleaning
 from scse.inference.segmenter import Segmenter
 from scse.inference.windows import blended_rows, channels_last, in_windows
 from scse.support.atomic import write_atomic
+from scse.support.errors import UserError
 from scse.support.events import CleaningChosen, CleaningStep, Progress, Watch
 from scse.training.validation import OVERLAP, VALIDATION_SHARE, evenly_spread
 
@@ -75,7 +76,10 @@ def choose_cleaning(
 
     Raises:
         StoppedError: The watch asked to stop.
+        UserError: The structures of the segmenter are regions of labels.
     """
+    if segmenter.regions:
+        raise UserError("a clean-up is chosen for exclusive structures only, and those of this segmenter are regions")
     predicted = []
     for done, case in enumerate(cases, start=1):
         predicted.append(_Predicted.of(case, _classes(segmenter, case, batch_size, watch)))

@@ -56,6 +56,48 @@ class SegmentationLoss(nn.Module):
         return loss
 
 
+class RegionLoss(nn.Module):
+    """Binary cross-entropy, Dice, or their sum, of regions that may overlap, as nnU-Net's `DC_and_BCE_loss`.
+
+    Dice is that of MONAI with sigmoid, over the whole batch. Voxels of `IGNORED_CLASS` are left out of both.
+
+    Args:
+        loss: "ce+dice", "ce" or "dice".
+        members: Which region contains which class of the labels, (regions, classes), see `LabelScheme.class_members`.
+        ignoring: Whether labels may contain ignored voxels. Without any, False gives the same result in less time.
+    """
+
+    members: Tensor
+
+    def __init__(self, loss: str, members: NDArray[np.bool_], *, ignoring: bool = True) -> None:
+        super().__init__()
+        self.ignoring, self.names = ignoring, loss.split("+")
+        self.dice = DiceLoss(batch=True)
+        self.register_buffer("members", torch.from_numpy(members).float())
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss of logits (N, regions, *spatial) for labels (N, *spatial) of class indices: a scalar."""
+        learned = (labels != IGNORED_CLASS)[:, None] if self.ignoring else None
+        wanted = self.members[:, labels if learned is None else labels.where(learned[:, 0], 0)].transpose(0, 1)
+        losses = []
+        if "ce" in self.names:
+            losses.append(self._entropy(logits, wanted, learned))
+        if "dice" in self.names:
+            shares = logits.sigmoid()
+            if learned is None:
+                losses.append(self.dice(shares, wanted))
+            else:
+                losses.append(self.dice(shares * learned, wanted * learned))
+        return torch.stack(losses).sum()
+
+    def _entropy(self, logits: Tensor, wanted: Tensor, learned: Tensor | None) -> Tensor:
+        """Mean over regions and voxels; 0 for a batch of ignored voxels alone."""
+        if learned is None:
+            return F.binary_cross_entropy_with_logits(logits, wanted)
+        entropies = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * learned
+        return entropies.sum() / (learned.sum().clamp(min=1) * logits.shape[1])
+
+
 class CrossEntropy(nn.CrossEntropyLoss):
     """torch's cross-entropy, whose mean has the same bits at every call on a GPU, too: torch's own has not."""
 

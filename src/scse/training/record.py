@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scse.blocks.kernels import describe_backend
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
-from scse.inference.saved import Name, Structures, in_order
+from scse.data.schemes import LabelScheme
+from scse.inference.saved import Name, Regions, Structures, in_order
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
@@ -47,6 +48,8 @@ class RunRecord(BaseModel):
             records of earlier versions.
         devices: The devices that the run was trained on, in order, such as "NVIDIA H200"; empty in records of earlier
             versions. They are noted, not compared: a run may continue on another device.
+        regions: Name -> label values, if structures are regions of labels; empty otherwise, and in records of earlier
+            versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +66,7 @@ class RunRecord(BaseModel):
     software: dict[Name, Name] | None = None
     fitted: bool = False
     devices: list[Name] = []
+    regions: Regions = {}
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -93,6 +97,7 @@ class RunRecord(BaseModel):
             classes=list(task.structures),
             cases=[case.name for case in (*task.training, *task.held_out)],
             fitted=True,
+            regions={name: tuple(members) for name, members in task.regions.items()},
             software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
@@ -172,12 +177,14 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
     """
     remedy = "train on the data set again with the same -o: the run goes on from its checkpoint"
 
+    classes = len(LabelScheme(record.structures, record.regions).labels) + 1
+
     def found(cases: dict[str, str]) -> list[Prepared]:
         prepared = [Prepared(name, cache / key) for name, key in cases.items()]
         for case in prepared:
             if not case.folder.is_dir():
                 raise DataError(f"{case.folder}: the prepared arrays of case {case.name} are gone; {remedy}")
-            if problem := case.check(record.recipe, classes=len(record.structures) + 1, unsummed=True):
+            if problem := case.check(record.recipe, classes=classes, unsummed=True):
                 raise DataError(f"the prepared arrays of case {case.name} are damaged ({problem}); {remedy}")
         return prepared
 
@@ -187,4 +194,5 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
         record.recipe,
         record.structures,
         found(record.for_cleaning),
+        record.regions,
     )

@@ -28,10 +28,10 @@ from scse.training.log import open_log
 from scse.training.loop import fit
 from scse.training.record import RunRecord, check_record, note_device, prepared_task, read_record
 from scse.training.request import TrainRequest
-from scse.training.settings import Settings, reject_unused
+from scse.training.settings import Settings, reject_unused, without_class_weights
 from scse.training.setup import as_segmenter, make_batches, make_loss, new_fabric, new_state
 from scse.training.state import State
-from scse.training.task import MOST_FOR_CLEANING, Task, make_task
+from scse.training.task import MOST_FOR_CLEANING, NO_CLEANING_OF_REGIONS, Task, make_task
 from scse.training.validation import Kept, held_out_dice, validation_slices
 from scse.zoo.building import find_factory
 from scse.zoo.catalogue import confirm_network
@@ -74,6 +74,8 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
     reject_unused([settings.network], [settings.variant], request.settings_given())
     find_factory(settings.network)  # a missing library is reported before any file is read
     inspection, cases = open_checked(request.dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
+    if cases.regions:
+        settings = without_class_weights(settings, request.settings_given())
     splits = make_folds(cases, request.folds)
     if not 0 <= request.fold < len(splits):
         raise UserError(f"fold must be from 0 to {len(splits) - 1}, got {request.fold}")
@@ -108,6 +110,10 @@ def _cleaning(request: TrainRequest, dataset: Dataset, held_out: Sequence[Case])
     """Whether the run chooses a clean-up, and a line about it for the plan."""
     if request.cleaning == "none":
         return False, "none"
+    if dataset.regions:
+        if request.cleaning == "learned":
+            raise UserError(f"cleaning='learned': {NO_CLEANING_OF_REGIONS}; leave it out")
+        return False, f"none: {NO_CLEANING_OF_REGIONS}"
     tests = {case.name for case in dataset.test_cases}
     if request.cleaning is None and any(case.name in tests for case in held_out):
         remedy = "--folds 5 holds training cases out instead"
@@ -236,7 +242,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
                 validate=lambda: held_out_dice(
                     state.network,
                     task.held_out,
-                    task.classes,
+                    task.scheme,
                     patch=task.recipe.patch,
                     most=validation_slices(batches),
                     batch_size=4 * settings.batch_size,

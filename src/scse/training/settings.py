@@ -54,7 +54,7 @@ class Settings(BaseModel):
         deep_supervision: Whether lower resolutions of the network's decoder learn too, for networks that return them;
             see `scse.training.losses.DeepSupervision`.
         class_weights: Class weights of the cross-entropy: the paper's "median-frequency", their square roots, which let
-            the background count more, or "none".
+            the background count more, or "none". Regions of labels have none.
         augment: Random changes of every slice or patch, within the ranges of the settings that follow; see
             `scse.training.augmentation.Augmentation`.
         rotation, scaling, shift, elastic: Largest rotation in degrees, relative change of size, shift as a fraction of
@@ -113,6 +113,24 @@ class Settings(BaseModel):
     def model_post_init(self, _context: object) -> None:
         """Check that the network has the places that the variant names."""
         check_placement(self.network, self.variant)
+
+
+def without_class_weights(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings for structures that are regions of labels, whose loss has no class weights.
+
+    Args:
+        settings: Settings of the run.
+        given: Settings that the user gave, without those of the preset.
+
+    Raises:
+        UserError: The user gave class weights.
+    """
+    if given.get("class_weights", "none") != "none":
+        raise UserError(
+            f"class_weights={given['class_weights']!r}: structures of this data set are regions of labels, whose loss "
+            "has no class weights; leave it out"
+        )
+    return settings.model_copy(update={"class_weights": "none"})
 
 
 RANGES = (

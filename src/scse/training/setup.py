@@ -16,6 +16,7 @@ from scse.training.augmentation import Augmentation
 from scse.training.batches import Batches
 from scse.training.losses import (
     DeepSupervision,
+    RegionLoss,
     SegmentationLoss,
     class_frequencies,
     have_ignored,
@@ -24,7 +25,6 @@ from scse.training.losses import (
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
 from scse.training.task import Task
-from scse.vocabulary.sides import safe_mirroring
 from scse.zoo.building import Sized, build_network
 
 
@@ -71,7 +71,7 @@ def make_augmentation(task: Task, settings: Settings) -> Augmentation:
     ranges = {name: getattr(settings, name) for name in RANGES}
     if settings.mirror == "none":
         return Augmentation(**ranges)
-    return Augmentation(**ranges, mirror=safe_mirroring(task.recipe.view, list(task.structures)))
+    return Augmentation(**ranges, mirror=task.scheme.mirroring(task.recipe.view))
 
 
 def new_state(
@@ -124,7 +124,7 @@ def _network_arguments(task: Task, settings: Settings) -> dict[str, int]:
     sizes = OWN_SIZES if settings.network.is_own else ()
     return {
         "in_channels": task.recipe.channels,
-        "classes": task.classes,
+        "classes": task.scheme.outputs,
         **{name: getattr(settings, name) for name in sizes},
     }
 
@@ -162,16 +162,18 @@ _SCHEDULES: dict[str, Callable[[Optimizer, Settings, int], LRScheduler]] = {"one
 
 
 def make_loss(task: Task, settings: Settings) -> nn.Module:
-    """Loss of a run, with class weights from its training cases."""
+    """Loss of a run, with class weights from its training cases; regions have no class weights."""
     loss = _segmentation_loss(task, settings)
     return DeepSupervision(loss) if settings.deep_supervision else loss
 
 
-def _segmentation_loss(task: Task, settings: Settings) -> SegmentationLoss:
+def _segmentation_loss(task: Task, settings: Settings) -> SegmentationLoss | RegionLoss:
     ignoring = have_ignored(task.training)
+    if task.regions:
+        return RegionLoss(settings.loss, task.scheme.class_members(), ignoring=ignoring)
     if settings.class_weights == "none" or "ce" not in settings.loss:
         return SegmentationLoss(settings.loss, ignoring=ignoring)
-    weights = median_frequency_weights(class_frequencies(task.training, task.classes))
+    weights = median_frequency_weights(class_frequencies(task.training, len(task.structures) + 1))
     if settings.class_weights == "root-median-frequency":
         weights = weights.sqrt()
     return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring)
@@ -189,5 +191,6 @@ def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmente
         variant=str(settings.variant),
         recipe=task.recipe,
         structures=dict(task.structures),
+        regions=dict(task.regions),
         settings={**settings.model_dump(), "precision": resolve_precision(settings.precision, device)},
     )

@@ -8,6 +8,8 @@ from scse.data.dataset import Case
 from scse.data.inspection import Inspection
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
+from scse.data.schemes import LabelScheme
+from scse.support.errors import UserError
 from scse.support.events import UNWATCHED, Stage, Watch
 from scse.training.validation import evenly_spread
 
@@ -16,6 +18,8 @@ MONITORED = 4
 
 MOST_FOR_CLEANING = 20
 """Held-out cases on which a clean-up of label maps is chosen, at most: each is predicted once."""
+
+NO_CLEANING_OF_REGIONS = "a clean-up is chosen for exclusive structures only, and those of this data set are regions"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Task:
         recipe: How the cases were prepared.
         structures: Name -> label value.
         for_cleaning: Prepared held-out cases on which the clean-up of label maps is chosen; empty chooses none.
+        regions: Name -> label values, if structures are regions of labels; empty otherwise.
     """
 
     training: Sequence[Prepared]
@@ -35,11 +40,21 @@ class Task:
     recipe: Recipe
     structures: Mapping[str, int]
     for_cleaning: Sequence[Prepared] = field(default_factory=list)
+    regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that no clean-up is to be chosen for regions.
+
+        Raises:
+            UserError: It is.
+        """
+        if self.regions and self.for_cleaning:
+            raise UserError(f"choose_cleaning: {NO_CLEANING_OF_REGIONS}; leave it out")
 
     @property
-    def classes(self) -> int:
-        """Classes of the network, including the background."""
-        return len(self.structures) + 1
+    def scheme(self) -> LabelScheme:
+        """The meaning of labels and of the outputs of the network."""
+        return LabelScheme(self.structures, self.regions)
 
 
 def make_task(
@@ -76,7 +91,7 @@ def make_task(
     prepared = prepare(
         needed,
         recipe,
-        structures=dataset.structures,
+        structures=dataset.scheme.labels,
         digests={fact.name: fact.digest for fact in inspection.facts},
         cache=cache,
         colors=dataset.colors,
@@ -92,4 +107,5 @@ def make_task(
         recipe,
         dataset.structures,
         [by_name[case.name] for case in for_cleaning],
+        dataset.regions,
     )

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
-from scse.evaluation.scores import dice_of_counts, dice_scores
+from scse.data.schemes import LabelScheme, painted
+from scse.evaluation.scores import dice_of_counts, dice_of_regions, dice_scores
 from scse.inference.windows import channels_last, in_windows
 from scse.training.batches import Batches
 from scse.training.resident import RESIDENT_SHARE, free_memory
@@ -36,7 +37,7 @@ Kept = dict[str, tuple[torch.Tensor, torch.Tensor]]
 def held_out_dice(
     network: nn.Module,
     cases: Sequence[Prepared],
-    classes: int,
+    scheme: LabelScheme,
     *,
     patch: Sequence[int],
     most: int,
@@ -51,7 +52,7 @@ def held_out_dice(
     Args:
         network: Network that `fabric` set up.
         cases: Cases to score.
-        classes: Classes of the network, including the background.
+        scheme: The meaning of the labels and of the outputs of the network.
         patch: Size of the windows in which volumes are predicted; slices are predicted whole.
         most: Limit of the slices in all, but at least one per case is predicted. Above it, each case contributes its
             share, evenly spaced.
@@ -79,17 +80,22 @@ def held_out_dice(
         if case.name not in kept and fabric.device.type == "cuda":
             _keep(case, chosen, fabric.device, kept)
         if case.name in kept:
-            scores.append(dice_on_device(forward, *kept[case.name], classes, batch_size=batch_size))
+            scores.append(dice_on_device(forward, *kept[case.name], scheme, batch_size=batch_size))
             continue
         images, predicted = case.images(), np.empty((len(chosen), *labels.shape[1:]), labels.dtype)
         for start in range(0, len(chosen), batch_size):
             batch = torch.from_numpy(images[chosen[start : start + batch_size]])
             with torch.inference_mode():
                 logits = forward(fabric.to_device(channels_last(batch)))
-            predicted[start : start + batch_size] = logits.argmax(1).cpu().numpy()
+            predicted[start : start + batch_size] = _numbers(logits, scheme).cpu().numpy()
         reference = labels[chosen]
         scored = reference != IGNORED_CLASS
-        scores.append(dice_scores(predicted[scored], reference[scored], range(1, classes)))
+        if scheme.regions:
+            pairs = reference[scored].astype(np.int64) * (scheme.outputs + 1) + predicted[scored]
+            joint = np.bincount(pairs, minlength=(len(scheme.labels) + 1) * (scheme.outputs + 1))
+            scores.append(_dice_of_regions(joint, scheme))
+        else:
+            scores.append(dice_scores(predicted[scored], reference[scored], range(1, scheme.outputs)))
     found = np.array(scores)
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
@@ -106,26 +112,39 @@ def dice_on_device(
     forward: Callable[[torch.Tensor], torch.Tensor],
     images: torch.Tensor,
     labels: torch.Tensor,
-    classes: int,
+    scheme: LabelScheme,
     *,
     batch_size: int,
 ) -> NDArray[np.float64]:
-    """Dice (classes - 1,) of the structures of a case, waiting for the device once: NaN for those that are absent.
+    """Dice (structures,) of a case, waiting for the device once: NaN for those that are absent.
 
     Args:
-        forward: Function from images (N, C, *spatial) to logits (N, classes, *spatial).
+        forward: Function from images (N, C, *spatial) to logits (N, outputs, *spatial).
         images: Slices of a case, (slices, C, *spatial).
         labels: Their labels, (slices, *spatial) uint8.
-        classes: Classes, including the background.
+        scheme: The meaning of the labels and of the outputs.
         batch_size: Slices per batch.
     """
     with torch.inference_mode():
-        predicted = torch.cat([forward(batch).argmax(1) for batch in images.split(batch_size)])
+        predicted = torch.cat([_numbers(forward(batch), scheme) for batch in images.split(batch_size)])
+        classes, numbers = len(scheme.labels) + 1, len(scheme.structures) + 1
         # one more class holds the ignored voxels
         reference = labels.long().where(labels != IGNORED_CLASS, classes)
-        pairs = (reference * classes + predicted).flatten()
-        counts = torch.bincount(pairs, minlength=(classes + 1) * classes).reshape(classes + 1, classes)
-        return dice_of_counts(counts[:classes].cpu().numpy())
+        pairs = (reference * numbers + predicted).flatten()
+        counts = torch.bincount(pairs, minlength=(classes + 1) * numbers).reshape(classes + 1, numbers)
+        joint = counts[:classes].cpu().numpy()
+        return _dice_of_regions(joint, scheme) if scheme.regions else dice_of_counts(joint)
+
+
+def _numbers(logits: torch.Tensor, scheme: LabelScheme) -> torch.Tensor:
+    """The number of each voxel, without the check for NaN of predictions: (N, outputs, *spatial) -> (N, *spatial)."""
+    return painted(logits.sigmoid(), axis=1) if scheme.regions else logits.argmax(1)
+
+
+def _dice_of_regions(joint: NDArray[np.integer], scheme: LabelScheme) -> NDArray[np.float64]:
+    """Dice of each region, from the voxels of each class in the reference and each number in the prediction."""
+    theirs, ours = scheme.class_members(), scheme.number_members()
+    return dice_of_regions(joint.reshape(theirs.shape[1], ours.shape[1]), theirs, ours)
 
 
 def evenly_spread(count: int, chosen: int) -> NDArray[np.int64]:

@@ -56,7 +56,7 @@ class Mirroring:
 UNMIRRORED = Mirroring()
 
 
-def safe_mirroring(view: View, structures: Sequence[str]) -> Mirroring:
+def safe_mirroring(view: View, structures: Sequence[str], *, swapping: bool = True) -> Mirroring:
     """Find the axes along which an image can be mirrored.
 
     Left and right structures of a pair change places if an image is mirrored from left to right. Without a pair for
@@ -66,12 +66,14 @@ def safe_mirroring(view: View, structures: Sequence[str]) -> Mirroring:
     Args:
         view: What the network sees of an image.
         structures: Names of the structures in the order of their classes.
+        swapping: Whether structures can change places. Without, images with a left or right structure are not mirrored
+            from left to right.
     """
     sided = any(SIDE.search(name) for name in structures)
     if view == "picture":
         return Mirroring(axes=() if sided else (0, 1))
     shown = {"volume": (0, 1, 2), "sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}[view]
-    places = partners(structures)
+    places = partners(structures) if swapping or not sided else None
     usable = [axis for axis in shown if axis != RIGHT or places is not None]
     axes = tuple(shown.index(axis) for axis in usable)
     if not sided or RIGHT not in usable or places is None:

@@ -306,7 +306,7 @@
   function under(item, sides, place) {
     const label = (name) => unpacked.get(`${item.name} ${name}`)?.[place] ?? 0;
     const key = (side) => `${at("network").value}|${at(side).value}`;
-    const of = (side, structure) => (structure ? ` (Dice of this case ${percent(item.dice[key(side)]?.[structure - 1])})` : "");
+    const of = (side, structure) => (structure && !data.regions ? ` (Dice of this case ${percent(item.dice[key(side)]?.[structure - 1])})` : "");
     const wanted = label("reference");
     const parts = sides.map((side) => {
       const found = label(`map ${key(side)}`);
@@ -317,6 +317,7 @@
   }
 
   function dice() {
+    if (data.regions) return; // the scores are those of regions, and the maps show labels
     const item = current();
     const keys = SIDES.map((side) => `${at("network").value}|${at(side).value}`);
     data.structures.forEach((_, i) => {
@@ -455,7 +456,9 @@
     data.left_out ? `${data.left_out} more cases are left out to limit the size of the page; it shows the worst, the median and the best case and an even selection between them.` : "",
     ...(volumes ? ofVolumes : ofSlices),
     pairs ? "Some structures have the same colour, such as the left and right structure of a pair." : "",
-    `The numbers next to the name of a structure are its Dice in this case, ${volumes ? "upper | lower row" : "left | right"}.`,
+    data.regions
+      ? "The structures of this data set are regions that share labels: the pictures show the labels, and the Dice of a case is the mean over its regions."
+      : `The numbers next to the name of a structure are its Dice in this case, ${volumes ? "upper | lower row" : "left | right"}.`,
     volumes ? "" : "Arrow keys on a picture change the slice.",
     "The spatial gate is that of the last block that has one.",
   ].filter(Boolean).join(" ");
