@@ -39,7 +39,9 @@ def test_kernels_hold_their_contract_on_the_card():
     assert_contract_holds()
 
 
-DTYPES = {"x": "*bf16", "output": "*bf16", "grad": "*bf16", "map_grad": "*bf16", "state": "*i32", "scale": "fp32"}
+MAPS = ("x", "output", "grad", "map_grad")
+TYPES = {"state": "*i32", "scale": "fp32", "sample_stride": "i64"}
+NUMBERS = ("samples", "channels", "hidden", "positions", "first_items", "second_items", "lag", "position_stride")
 BIASES = ("squeeze_bias", "excite_bias", "project_bias")
 ABSENT = (*BIASES, *(f"{name}_grad" for name in BIASES), "map_grad")
 CHANNEL, SPATIAL = (
@@ -47,29 +49,51 @@ CHANNEL, SPATIAL = (
     ("project_weight", "project_bias"),
 )
 UNUSED = {kind: (*names, *(f"{name}_grad" for name in names)) for kind, names in (("sse", CHANNEL), ("cse", SPATIAL))}
-NUMBERS = {"samples", "channels", "hidden", "positions", "first_items", "second_items", "lag", "position_stride"}
+
+every_kernel = pytest.mark.parametrize(
+    "kernel", [triton_kernels.forward, triton_kernels.backward], ids=["forward", "backward"]
+)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("kind", interface.KINDS)
-@pytest.mark.parametrize("absent", [(), ABSENT], ids=["all", "without biases and gradient of the map"])
-@pytest.mark.parametrize("kernel", [triton_kernels.forward, triton_kernels.backward], ids=["forward", "backward"])
-def test_kernels_compile_for_cards_that_are_not_here(kernel, absent, kind, capability):
-    sizes = gpu.Sizes.of(gpu.Shape(8, 64, 32, 65536, (2**22, 1, 64)))
-    options = {"KIND": kind, "ACTIVATION": "relu", "GATE": "sigmoid", "STAGES": 3, "ROWS": 16, "COLUMNS": 64}
-    # a channels-last map has a stride of 1 between channels, which Triton compiles in
-    known = {**sizes.constants(), **options, "channel_stride": 1, **dict.fromkeys((*absent, *UNUSED.get(kind, ())))}
+def compiled(kernel, kind, *, capability, absent=(), dtype="bf16", channels=64):
+    """A kernel for channels-last maps of 65,536 positions, compiled for a card that need not be here."""
+    hidden, size = channels // 2, {"bf16": 2, "fp32": 4}[dtype]
+    sizes = gpu.Sizes.of(gpu.Shape(8, channels, hidden, 65536, (channels * 65536, 1, channels)))
+    options = {"KIND": kind, "ACTIVATION": "relu", "GATE": "sigmoid", "ROWS": gpu.ROWS, "COLUMNS": sizes.columns}
+    stages = 1 if kernel is triton_kernels.forward else sizes.stages(size)
+    # the stride between channels is 1, which Triton compiles in
+    known = {**sizes.constants(), **options, "STAGES": stages, "channel_stride": 1}
+    known |= dict.fromkeys((*absent, *UNUSED.get(kind, ())))
     constants = {name: known[name] for name in kernel.arg_names if name in known}
-    signature = {
-        name: "constexpr"
-        if name in constants
-        else DTYPES.get(name, "i64" if name == "sample_stride" else "i32" if name in NUMBERS else "*fp32")
-        for name in kernel.arg_names
+    types = {**dict.fromkeys(MAPS, f"*{dtype}"), **dict.fromkeys(NUMBERS, "i32"), **TYPES}
+    signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
+    # what Triton finds out when it launches: pointers and most numbers are multiples of 16
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or name in ("channels", "positions", "position_stride", "sample_stride")
     }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": gpu.WARPS})
-    assert compiled.asm["cubin"]
-    assert f".target sm_{capability}" in compiled.asm["ptx"]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": gpu.WARPS})
+
+
+@pytest.mark.parametrize("kind", interface.KINDS)
+@pytest.mark.parametrize(
+    ("capability", "absent"), [(80, ()), (90, ABSENT)], ids=["all", "without biases and gradient of the map"]
+)
+@every_kernel
+def test_kernels_compile_for_cards_that_are_not_here(kernel, capability, absent, kind):
+    found = compiled(kernel, kind, absent=absent, capability=capability)
+    assert found.asm["cubin"]
+    assert f".target sm_{capability}" in found.asm["ptx"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("channels", [64, 1024])
+@every_kernel
+def test_shared_memory_is_enough_on_cards_with_the_least_of_it(kernel, channels, dtype):
+    # 99 KiB on consumer cards of compute capability 8.6 and 8.9
+    assert compiled(kernel, "max", capability=86, dtype=dtype, channels=channels).metadata.shared <= 99 * 2**10
 
 
 def test_sizes_depend_on_the_shape_alone_and_cover_it():

@@ -96,6 +96,10 @@ class Sizes(NamedTuple):
         """Items of a phase of a sample."""
         return -(-positions // (self.positions * self.steps))
 
+    def stages(self, bytes_of_value: int) -> int:
+        """Tiles that the backward pass loads ahead, where they fit into the shared memory of all GPUs."""
+        return 3 if self.steps >= 4 and bytes_of_value == 2 else 1
+
     def constants(self) -> dict[str, int]:
         """Constants of both kernels."""
         return {
@@ -189,8 +193,7 @@ def backward(
             KIND=options.kind,
             ACTIVATION=options.activation,
             GATE=options.gate,
-            # a loop of several steps loads ahead
-            STAGES=3 if sizes.steps >= 4 else 1,
+            STAGES=sizes.stages(x.element_size()),
             ROWS=ROWS,
             COLUMNS=sizes.columns,
             **sizes.constants(),
