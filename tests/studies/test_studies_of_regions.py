@@ -4,7 +4,6 @@ import base64
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,10 @@ from typer.testing import CliRunner
 
 import scse
 from datasets import ORDER, REGIONS, write_regions
+from quick_studies import study_once
 from scse.cli.app import app
 from scse.data.files import read_label
 from scse.evaluation.scores import score
-from scse.studies import costs
 from scse.studies.runner import StudyResult
 from scse.support.errors import UserError
 
@@ -30,15 +29,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(data: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    out = tmp_path_factory.mktemp("studies")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(costs, "STEP_ROUNDS", 1)
-    patch.setattr(costs, "PREDICT_ROUNDS", 1)
-    options: dict[str, Any] = {"seeds": 1, "epochs": [6], "settings": SETTINGS}
-    try:
-        return scse.study(data, variants=["none", "cse"], out=out / "study", cache=out / "cache", **options)
-    finally:
-        patch.undo()
+    return study_once(
+        data, tmp_path_factory.mktemp("studies"), variants=["none", "cse"], seeds=1, epochs=[6], settings=SETTINGS
+    )
 
 
 def test_scores_are_those_of_the_regions(data: Path, result: StudyResult) -> None:

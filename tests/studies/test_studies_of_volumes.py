@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,11 +10,11 @@ from typer.testing import CliRunner
 
 import scse
 from datasets import write_nnunet
+from quick_studies import study_once
 from scse.cli.app import app
 from scse.data.files import read_image
 from scse.gates.explaining import slice_gates
 from scse.inference.segmenter import Segmenter
-from scse.studies import costs
 from scse.studies.runner import StudyResult
 
 SETTINGS = {"width": 4, "depth": 2, "slices_per_epoch": 20, "precision": "32", "learning_rate": 0.02}
@@ -28,15 +27,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(data: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
-    out = tmp_path_factory.mktemp("studies")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(costs, "STEP_ROUNDS", 1)
-    patch.setattr(costs, "PREDICT_ROUNDS", 1)
-    options: dict[str, Any] = {"dims": 3, "spacing": 2.5, "seeds": 2, "epochs": [3], "settings": SETTINGS}
-    try:
-        return scse.study(data, variants=["none", "scse"], out=out / "study", cache=out / "cache", **options)
-    finally:
-        patch.undo()
+    return study_once(
+        data,
+        tmp_path_factory.mktemp("studies"),
+        variants=["none", "scse"],
+        dims=3,
+        spacing=2.5,
+        seeds=2,
+        epochs=[3],
+        settings=SETTINGS,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Devices that networks run on: the choice by name, as `--device` takes it, and the names that people read."""
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -57,6 +58,15 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cpu":
         return f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     return str(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that this process can take on an NVIDIA GPU; for other devices, of the machine's memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # what torch keeps, it gives to this process again
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return psutil.virtual_memory().available
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

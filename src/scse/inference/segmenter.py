@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
@@ -25,7 +24,7 @@ from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
 from scse.inference.cleaning import clean
-from scse.inference.devices import choose_device, to_device
+from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
 from scse.inference.pipeline import each_image
 from scse.inference.saved import (
@@ -572,12 +571,7 @@ class Segmenter:
             logits = self._as_trained(self.network)(self._windows(1))
         for hook in hooks:
             hook.remove()
-        if self._device.type == "cuda":
-            kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-            free = torch.cuda.mem_get_info(self._device)[0] + kept
-        else:
-            free = psutil.virtual_memory().available
-        return free, sum(outputs), logits.nbytes // math.prod(self.recipe.patch)
+        return free_memory(self._device), sum(outputs), logits.nbytes // math.prod(self.recipe.patch)
 
     @property
     def _device(self) -> torch.device:

@@ -8,12 +8,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from scse.inference.devices import free_memory
 from scse.inference.windows import channels_last
 from scse.support.errors import UserError
 from scse.support.events import EpochDone, StepDone, Watch
 from scse.training.batches import Batches, step_seed
 from scse.training.graphs import GraphedSteps
-from scse.training.resident import OnDevice, free_memory, on_device
+from scse.training.resident import OnDevice, on_device
 from scse.training.state import Clock, State
 
 REPORT_INTERVAL = 10

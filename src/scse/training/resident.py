@@ -34,12 +34,6 @@ def on_device(batches: Batches, device: torch.device, *, free: int) -> "OnDevice
     return Resident(batches, device) if needed <= RESIDENT_SHARE * free else Streamed(batches, device)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes of a GPU's memory that this process can take."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
 class OnDevice(ABC):
     """Batches that are made in two parts: what is sent for a step, and the pixels that the device makes of it.
 

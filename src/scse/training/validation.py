@@ -11,9 +11,10 @@ from torch import nn
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.schemes import LabelScheme, painted
 from scse.evaluation.scores import dice_of_counts, dice_of_regions, dice_scores
+from scse.inference.devices import free_memory
 from scse.inference.windows import channels_last, in_windows
 from scse.training.batches import Batches
-from scse.training.resident import RESIDENT_SHARE, free_memory
+from scse.training.resident import RESIDENT_SHARE
 
 OVERLAP = 0.25
 """Share of a window that neighbouring windows have in common in validation, where time matters more than edges."""

@@ -3,10 +3,13 @@
 test_gpu.py runs this file in a process of its own, because the interpreter is chosen when the kernels are imported.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
-import reference
+import kernel_cases
+from kernel_cases import SHAPES, TOLERANCE, assert_close, numpy_reference
 from scse import ConcurrentSE
 from scse.blocks import formulas
 from scse.blocks.kernels import fused, gpu, interface
@@ -14,10 +17,10 @@ from scse.blocks.kernels.interface import Options
 from scse.vocabulary.options import ACTIVATIONS, GATES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [(2, 5, 7), (1, 1, 3), (5, 6, 1), (3, 16, 4, 4), (2, 20, 33, 5), (2, 8, 5, 6, 7), (1, 3, 70, 70), (2, 130, 65)]
-TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-"""Rounding error of outputs in the dtype of the map, relative to the largest value."""
-
+random, feature_map, weights_of = (
+    partial(make, dtype=torch.float32, device=DEVICE)
+    for make in (kernel_cases.random, kernel_cases.feature_map, kernel_cases.weights_of)
+)
 every_kind = pytest.mark.parametrize("kind", interface.KINDS)
 every_layout = pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 on_a_card = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
@@ -26,42 +29,6 @@ on_a_card = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch):
     monkeypatch.setattr(fused, "_kernels", lambda x: gpu)
-
-
-def random(*shape, dtype=torch.float32, seed=0):
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.to(DEVICE, dtype)
-
-
-def feature_map(shape, *, last, dtype=torch.float32, seed=1):
-    x = random(*shape, dtype=dtype, seed=seed)
-    return x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
-
-
-def weights_of(kind, channels, *, dtype=torch.float32, bias=True, hidden=None):
-    hidden = hidden or max(1, channels // 2)
-    shapes = [(hidden, channels), (hidden,), (channels, hidden), (channels,), (1, channels), (1,)]
-    used = [kind != "sse"] * 4 + [kind != "cse"] * 2
-    return tuple(
-        random(*shape, dtype=dtype, seed=n) / 2 if use and (bias or n % 2 == 0) else None
-        for n, (shape, use) in enumerate(zip(shapes, used, strict=True))
-    )
-
-
-def numpy_reference(x, weights, kind, **options):
-    u, *layers = (None if t is None else t.detach().double().cpu().numpy() for t in (x, *weights))
-    channel, spatial = layers[:4], layers[4:]
-    if kind == "cse":
-        return reference.cse(u, *channel, **options)
-    if kind == "sse":
-        return reference.sse(u, *spatial, **options)
-    return reference.scse(u, channel, spatial, kind, **options)
-
-
-def assert_close(found, expected, tolerance):
-    found, expected = found.detach().double().cpu(), torch.as_tensor(expected, dtype=torch.float64).detach().cpu()
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * (float(expected.abs().max()) + 1e-2))
 
 
 def differentiated(x, weights, grad, function, **options):

@@ -14,55 +14,15 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import reference
+from kernel_cases import SHAPES, TOLERANCE, assert_close, feature_map, numpy_reference, random, weights_of
 from scse import ConcurrentSE
 from scse.blocks import formulas
 from scse.blocks.kernels import cpu, fused, interface, library
 from scse.vocabulary.options import ACTIVATIONS, GATES
 
-# odd sizes, one channel, one pixel, and both fewer and more channels and pixels than a vector or a tile holds
-SHAPES = [(2, 5, 7), (1, 1, 3), (5, 6, 1), (3, 16, 4, 4), (2, 20, 33, 5), (2, 8, 5, 6, 7), (1, 3, 70, 70), (2, 130, 65)]
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-"""Rounding error of outputs in the dtype of the map, relative to the largest value."""
-
 every_kind = pytest.mark.parametrize("kind", interface.KINDS)
 every_layout = pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels-last"])
 every_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-
-
-def random(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def feature_map(shape, *, last, dtype=torch.float64, seed=1):
-    x = random(*shape, dtype=dtype, seed=seed)
-    return x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
-
-
-def weights_of(kind, channels, *, dtype=torch.float64, grad=False, bias=True):
-    hidden = max(1, channels // 2)
-    shapes = [(hidden, channels), (hidden,), (channels, hidden), (channels,), (1, channels), (1,)]
-    used = [kind != "sse"] * 4 + [kind != "cse"] * 2
-    return tuple(
-        (random(*shape, dtype=dtype, seed=n) / 2).requires_grad_(grad) if use and (bias or n % 2 == 0) else None
-        for n, (shape, use) in enumerate(zip(shapes, used, strict=True))
-    )
-
-
-def numpy_reference(x, weights, kind, **options):
-    u, *layers = (None if t is None else t.detach().double().numpy() for t in (x, *weights))
-    channel, spatial = layers[:4], layers[4:]
-    if kind == "cse":
-        return reference.cse(u, *channel, **options)
-    if kind == "sse":
-        return reference.sse(u, *spatial, **options)
-    return reference.scse(u, channel, spatial, kind, **options)
-
-
-def assert_close(found, expected, tolerance):
-    found, expected = found.detach(), torch.as_tensor(expected, dtype=torch.float64).detach()
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance * (float(expected.abs().max()) + 1e-2))
 
 
 def built():
