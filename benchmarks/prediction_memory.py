@@ -1,7 +1,7 @@
 """Measures the memory that `scse predict` takes for one volume, for each size and number of classes.
 
     python benchmarks/prediction_memory.py --sizes 512x512x600 --classes 28 --width 1 --depth 1 --kernel-size 1
-    python benchmarks/prediction_memory.py --sizes 256x256x150 --view volume --options "" "--cleaning=largest" "--mirror"
+    python benchmarks/prediction_memory.py --sizes 256x256x150 --copies 2 --options "" " --mirror" "--cleaning largest"
     python benchmarks/prediction_memory.py --sizes 192x192x192 --classes 28 --view coronal axial sagittal --patch 192
 
 The command runs in a process of its own. The peak is that of its resident memory, in all and above that of the same
@@ -40,7 +40,12 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=256, help="pixels a side of slices")
     parser.add_argument("--spacing", type=float, help="mm per pixel to which the volume of 1 mm is resampled")
     parser.add_argument("--copies", type=int, default=1, help="segmenters of each view")
-    parser.add_argument("--options", nargs="+", default=[""], help="of scse predict; a row for each string of them")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=[""],
+        help="of scse predict, a row for each string of them; one that has no space begins with one",
+    )
     parser.add_argument("--width", type=int, default=4, help="of the U-Net")
     parser.add_argument("--depth", type=int, default=2, help="of the U-Net")
     parser.add_argument("--kernel-size", type=int, default=3, help="of the U-Net")
@@ -53,9 +58,8 @@ def main() -> None:
         content = {"view": view, "spacing": spacing, "patch": patch, "channels": 1}
         recipes.append(Recipe.model_validate(content))
     network = {"in_channels": 1, "width": chosen.width, "depth": chosen.depth, "kernel_size": chosen.kernel_size}
-    print(
-        f"{machine()}; U-Net of width {chosen.width}, depth {chosen.depth}, view {', '.join(chosen.view)}, {chosen.ending}\n"
-    )
+    built = f"U-Net of width {chosen.width}, depth {chosen.depth}"
+    print(f"{machine()}; {built}, view {', '.join(chosen.view)} x {chosen.copies}, {chosen.ending}\n")
     peaks = ("peak, MiB", "above the base, MiB", "of it anonymous, MiB")
     print(markdown(("voxels", "classes", "options", "volume, MiB", *peaks, "above / volume", "peak / volume", "s"), []))
     with tempfile.TemporaryDirectory() as temporary:

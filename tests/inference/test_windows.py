@@ -8,7 +8,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from scse.inference.windows import bands_of, blended_rows, in_band, windows_of
+from scse.inference.windows import Room, bands_of, blended_rows, in_band, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_bands_have_the_bits_of_the_whole(network: nn.Module, most: int, overlap
         [whole] = [
             torch.cat([p.clone() for p in blended_rows(reader(given), size, patch, network, overlap=overlap)], 1)
         ]
+        room = Room(bands)
         for band in bands:
             seen: list[tuple[int, int]] = []
             parts = blended_rows(
@@ -84,6 +85,7 @@ def test_bands_have_the_bits_of_the_whole(network: nn.Module, most: int, overlap
                 network,
                 overlap=overlap,
                 band=band,
+                room=room,
                 progress=lambda *count, seen=seen: seen.append(count),
             )
             assert torch.equal(torch.cat([part.clone() for part in parts], 1), whole[..., band])

@@ -41,6 +41,7 @@ from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
 from scse.inference.windows import (
     CHANNELS_LAST,
+    Room,
     bands_of,
     blended_rows,
     channels_last,
@@ -447,10 +448,10 @@ class Segmenter:
         )  # bytes of classes and weights of one voxel along z
         if most < scores * sizes[2] and slices.grid.resampled == slices.grid.plane:
             bands = bands_of(windows, int(most / scores))
-        counts = [len(in_band(windows, band)) for band in bands]
+        counts, room = [len(in_band(windows, band)) for band in bands], Room(bands)
         for place, band in enumerate(bands):
             done = _later(progress, sum(counts[:place]), sum(counts))
-            rows = blended_rows(read, sizes, patch, forward, batch_size=at_a_time, band=band, progress=done)
+            rows = blended_rows(read, sizes, patch, forward, batch_size=at_a_time, band=band, room=room, progress=done)
             yield (band if len(bands) > 1 else slice(None)), rows
 
     @torch.inference_mode()

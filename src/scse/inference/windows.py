@@ -1,5 +1,6 @@
 """Images through a network: memory format, and overlapping windows for images larger than the training patch."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 
@@ -81,6 +82,26 @@ def bands_of(windows: Sequence[tuple[slice, ...]], most: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise([*borders, end])]
 
 
+class Room:
+    """Memory of sums that one band after the other uses.
+
+    If each band took its own, smaller blocks would settle in what the one before released, and the process would grow.
+
+    Args:
+        bands: All bands.
+    """
+
+    def __init__(self, bands: Sequence[slice]) -> None:
+        self._longest = max(band.stop - band.start for band in bands)
+        self._kept: dict[str, Tensor] = {}
+
+    def zeros(self, name: str, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Zeros in the memory of this name, whose shapes differ along the last axis only; of the type of `like`."""
+        if name not in self._kept:
+            self._kept[name] = like.new_empty(math.prod(shape[:-1]) * self._longest)
+        return self._kept[name][: math.prod(shape)].view(*shape).zero_()
+
+
 def blended_rows(
     read: Read,
     sizes: Sequence[int],
@@ -90,6 +111,7 @@ def blended_rows(
     overlap: float = OVERLAP,
     batch_size: int = 1,
     band: slice | None = None,
+    room: "Room | None" = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Apply `forward` to a volume in overlapping windows, and blend the results, see `in_windows`.
@@ -105,6 +127,7 @@ def blended_rows(
         overlap: Share of a window that neighbouring windows have in common.
         batch_size: Most windows at a time, of those that begin at the same row.
         band: Part of the last axis to which the result is limited, see `bands_of`; by default all of it.
+        room: Memory of the sums, for several bands; by default that of this call alone.
         progress: Called with the numbers of finished and of all windows of the band after each batch.
 
     Yields:
@@ -112,6 +135,7 @@ def blended_rows(
         of a band, z counts from its start.
     """
     band = slice(0, sizes[2]) if band is None else band
+    room = Room([band]) if room is None else room
     windows = in_band(windows_of(sizes, patch, overlap=overlap), band)
     total = weights = importance = torch.empty(0)
     first = done = 0
@@ -128,8 +152,8 @@ def blended_rows(
             parts = forward(channels_last(torch.stack([read(window) for window in chosen]))).float()
             if not done:
                 plane = (sizes[1], band.stop - band.start)
-                total = parts.new_zeros((parts.shape[1], patch[0], *plane))
-                weights = parts.new_zeros((patch[0], *plane))
+                total = room.zeros("total", parts, (parts.shape[1], patch[0], *plane))
+                weights = room.zeros("weights", parts, (patch[0], *plane))
                 importance = compute_importance_map(tuple(patch), mode="gaussian", device=parts.device)
             for window, part in zip(chosen, parts, strict=True):
                 z = window[2]
