@@ -64,7 +64,8 @@ def main() -> None:
         table: NDArray[np.float64] = np.array(dice).mean(2)  # (trainings, ways)
         for place, squeeze in enumerate(SQUEEZES):
             difference = table[:, place] - table[:, 0]
-            spread = f"{difference.mean():+.4f} ± {difference.std(ddof=1):.4f}" if place else ""
+            deviation = f" ± {difference.std(ddof=1):.4f}" if chosen.seeds > 1 else ""
+            spread = f"{difference.mean():+.4f}{deviation}" if place else ""
             rows.append((variant, squeeze, f"{table[:, place].mean():.4f}", spread))
             print(variant, squeeze, table[:, place].round(4).tolist(), flush=True)
     print("\n" + markdown(("variant", "squeeze", "Dice", "difference to windows"), rows))

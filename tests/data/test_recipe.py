@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -440,6 +441,61 @@ def test_intensities_are_those_of_the_whole_volume_at_once_to_the_last_bit(monke
     clipped = np.clip(foreground, low, high)
     expected = ((np.clip(values, low, high) - clipped.mean()) / clipped.std()).astype(np.float32)
     assert np.array_equal(slices_of(array, view="coronal")[:, 0], expected)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda rng, shape: rng.normal(0, 1e20, shape),
+        lambda rng, shape: np.abs(rng.normal(0, 1e-40, shape)),  # subnormal numbers
+        lambda rng, shape: rng.integers(-3, 4, shape),  # many equal values, and 0
+        lambda rng, shape: -rng.exponential(1, shape),
+    ],
+)
+@pytest.mark.parametrize("clip", [(0.5, 99.5), (0, 100), (25, 50)])
+def test_clipping_is_at_the_percentiles_of_the_foreground_to_the_last_bit(
+    values: Any, clip: tuple[float, float]
+) -> None:
+    for shape in ((1, 1, 3), (3, 5, 7), (20, 33, 40)):
+        array = values(np.random.default_rng(0), shape).astype(np.float32)
+        foreground = array[array > array.min()]
+        low, high = np.percentile(foreground, clip)
+        clipped = np.clip(foreground, low, high)
+        expected = ((np.clip(array, low, high) - clipped.mean()) / (clipped.std() or 1)).astype(np.float32)
+        found = slices_of(array[None], view="sagittal", clip=clip)[:, 0]
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "share"),
+    [
+        ((64, 64), None, 0.6),  # slices
+        ((32, 32, 32), None, 0.6),
+        ((32, 136, 32), None, 0.6),  # padded
+        ((32, 32, 32), (2.0, 2.0, 2.0), 1.0),  # resampled: with the planes that are resampled first, a quarter
+    ],
+)
+def test_preparation_takes_less_memory_than_the_volume(
+    patch: tuple[int, ...], spacing: tuple[float, ...] | None, share: float
+) -> None:
+    view = "axial" if len(patch) == 2 else "volume"
+    chosen = Recipe(view=view, spacing=spacing, patch=patch, channels=1)
+    array = np.zeros((1, 192, 128, 256), np.float32)
+    array[:, 64:] = np.random.default_rng(0).random((1, 128, 128, 256), np.float32)
+    image = Image(array, np.eye(4))
+    chosen.slices(image)  # torch is loaded
+    tracemalloc.start()
+    try:
+        slices = chosen.slices(image)
+        if view == "volume":
+            window = slices.windows()
+            window(tuple(slice(0, size) for size in patch))
+        else:
+            slices[:4]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < share * array.nbytes
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from scse.inference.windows import blended_rows
+from scse.inference.windows import Room, bands_of, blended_rows, in_band, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,41 @@ def test_parts_have_at_most_as_many_rows_as_a_window(network: nn.Module) -> None
         parts = blended_rows(read, size, (8, 6, 10), network, progress=lambda *count: seen.append(count))
         assert [part.shape[1] for part in parts] == [4] * 8 + [8]
     assert seen == [(done, 9 * 3) for done in range(1, 28)]
+
+
+@pytest.mark.parametrize("most", [1, 10, 17, 26, 33, 1000])
+@pytest.mark.parametrize("overlap", [0.5, 0.25])
+def test_bands_have_the_bits_of_the_whole(network: nn.Module, most: int, overlap: float) -> None:
+    given, patch = volume(21, 13, 43), (8, 6, 10)
+    size = tuple(given.shape[1:])
+    windows = windows_of(size, patch, overlap=overlap)
+    bands = bands_of(windows, most)
+    assert [band.start for band in bands] == [0, *(band.stop for band in bands[:-1])]
+    assert bands[-1].stop == size[2]
+    assert len(bands) == 1 or max(band.stop - band.start for band in bands) <= max(most, patch[2])
+    with torch.inference_mode():
+        [whole] = [
+            torch.cat([p.clone() for p in blended_rows(reader(given), size, patch, network, overlap=overlap)], 1)
+        ]
+        room = Room(bands)
+        for band in bands:
+            seen: list[tuple[int, int]] = []
+            parts = blended_rows(
+                reader(given),
+                size,
+                patch,
+                network,
+                overlap=overlap,
+                band=band,
+                room=room,
+                progress=lambda *count, seen=seen: seen.append(count),
+            )
+            assert torch.equal(torch.cat([part.clone() for part in parts], 1), whole[..., band])
+            assert seen[-1] == (len(in_band(windows, band)),) * 2
+
+
+def test_few_windows_run_twice_for_bands() -> None:
+    windows = windows_of((8, 6, 60), (8, 6, 10))
+    bands = bands_of(windows, 30)
+    assert bands == [slice(0, 30), slice(30, 60)]
+    assert sum(len(in_band(windows, band)) for band in bands) == len(windows) + 1

@@ -122,17 +122,35 @@ class Slices:
     def windows(self) -> Callable[[tuple[slice, ...]], NDArray[np.float32]]:
         """Function from a place in a volume to its prepared part (C, *spatial).
 
-        A volume that is neither resampled nor padded is prepared window by window, which saves a copy of it.
+        A volume that is not resampled is prepared window by window, which saves a copy of it.
         """
-        if self.grid.resampled == self.grid.plane == self.shape[2:]:
-            return lambda place: self._normalized(self._stored[(slice(None), slice(None), *place)])[0]
-        volume = self[:][0]
-        return lambda place: volume[(slice(None), *place)]
+        resampled = self.grid.resampled != self.grid.plane
+        volume = self._resized(self._stored) if resampled else self._stored
+
+        def window(place: tuple[slice, ...]) -> NDArray[np.float32]:
+            part = volume[(slice(None), slice(None), *place)]  # without what is padding
+            prepared = part.astype(np.float32, copy=False) if resampled else self._normalized(part)
+            whole: NDArray[np.float32] = padded(prepared, [axis.stop - axis.start for axis in place], fill=self._fill)[
+                0
+            ]
+            return whole
+
+        return window
 
     def _blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The image in parts, resampled and not padded."""
+        if self._stored.ndim == 5:
+            if self.grid.resampled == self.grid.plane:
+                return (self._normalized(rows) for rows in _row_blocks(self._stored))
+            return iter([self._resized(self._stored)])
         return (self._resized(self._stored[start : start + BLOCK]) for start in range(0, len(self), BLOCK))
 
     def _resized(self, block: NDArray[np.generic]) -> NDArray[np.float32]:
+        if block.ndim == 5:  # row by row, because normalisation takes three times the memory of its input
+            in_plane = np.empty((*block.shape[:3], *self.grid.resampled[1:]), np.float32)
+            for rows, found in zip(_row_blocks(block), _row_blocks(in_plane), strict=True):
+                found[...] = resized_array(self._normalized(rows), found.shape[2:])
+            return resized_array(in_plane, self.grid.resampled)
         return resized_array(self._normalized(block), self.grid.resampled)
 
     def _normalized(self, block: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -290,7 +308,9 @@ class Recipe(BaseModel):
         grid: Grid,
         labels: NDArray[W],
         values: NDArray[W],
+        *,
         scheme: LabelScheme = EXCLUSIVE,
+        band: slice = slice(None),
     ) -> None:
         """Write the label values of a volume to `labels` on the grid of the image, from class scores in parts.
 
@@ -300,11 +320,12 @@ class Recipe(BaseModel):
             labels: Array of the stored shape, to be filled.
             values: Label value of each number of structures, background 0.
             scheme: The meaning of the outputs.
+            band: Voxels along z that the rows have; all by default, and of volumes that are resampled.
 
         Raises:
             UserError: As for `restore`.
         """
-        rows, done = grid.rows(labels), 0
+        rows, done = grid.rows(labels)[..., band], 0
         for part in self.volume_rows(parts, grid, scheme):
             rows[done : done + part.shape[1]] = values[scheme.decide(part, axis=0)]
             done += part.shape[1]
@@ -323,6 +344,8 @@ class Recipe(BaseModel):
         """
         size = grid.resampled
         scores: Iterator[Tensor] = (part[:, :, : size[1], : size[2]] for part in parts)
+        if size != grid.plane:  # row by row, because resampling takes several times the memory of its rows
+            scores = (row for part in scores for row in part.split(1, 1))
         if size != grid.plane or scheme.regions:
             scores = map(partial(scheme.probabilities, axis=0), scores)
         if size != grid.plane:
@@ -365,6 +388,11 @@ def _first_rows(parts: "Iterable[Tensor]", count: int) -> "Iterator[Tensor]":
         count -= part.shape[1]
 
 
+def _row_blocks(volume: NDArray[W]) -> Iterator[NDArray[W]]:
+    """Views of a volume (N, C, x, y, z) that follow each other along x."""
+    return (volume[:, :, start : start + BLOCK] for start in range(0, volume.shape[2], BLOCK))
+
+
 def _turned(stored: NDArray[W], to_view: NDArray[np.float64]) -> NDArray[W]:
     """A view of an array with its first three axes reoriented to RAS."""
     turned: NDArray[W] = nib.orientations.apply_orientation(stored, to_view)
@@ -393,36 +421,93 @@ def _scale(slices: NDArray[np.generic], clip: tuple[float, float]) -> _Scale | N
     Percentiles adapt to intensity ranges that differ by orders of magnitude between images and ignore single bright
     voxels. Excluding the minimum prevents a constant background from dominating the statistics.
     """
-    foreground = _above_minimum(slices)
-    if foreground.size == 0:
+    blocks = [slices[start : start + BLOCK] for start in range(0, len(slices), BLOCK)]
+    minimum = min(block.min() for block in blocks)
+
+    def foreground() -> Iterator[NDArray[np.float32]]:
+        # adding 0 makes -0 a 0; in parts, because a copy would take as much memory as the image
+        return (block[block > minimum].astype(np.float32) + np.float32(0) for block in blocks)
+
+    counts = sum(np.bincount(_keys(part) >> 16, minlength=1 << 16) for part in foreground())
+    size = int(np.sum(counts))
+    if size == 0:
         return None
-    # percentile reorders the voxels to save a copy; they are read again because a sum depends on the order of its terms
-    low, high = np.percentile(foreground, clip, overwrite_input=True)
-    del foreground
-    foreground = _above_minimum(slices)
-    mean = _sum(lambda part: np.clip(part, low, high), foreground) / foreground.size
-    variance = _sum(lambda part: (np.clip(part, low, high) - mean) ** 2, foreground) / foreground.size
+    low, high = _percentiles(foreground, np.asarray(counts), clip)
+    mean = _sum(lambda part: np.clip(part, low, high), _reader(foreground()), size) / size
+    variance = _sum(lambda part: (np.clip(part, low, high) - mean) ** 2, _reader(foreground()), size) / size
     # an image with two values has one foreground value and a standard deviation of 0
     return _Scale(low, high, mean, np.sqrt(variance) or np.float64(1))
 
 
-def _above_minimum(slices: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The voxels above the minimum, as a 1D array."""
-    blocks = [slices[start : start + BLOCK] for start in range(0, len(slices), BLOCK)]
-    minimum = min(block.min() for block in blocks)
-    foreground = np.empty(sum(np.count_nonzero(block > minimum) for block in blocks), np.float32)
-    filled = 0
-    for block in blocks:
-        above = block[block > minimum]
-        foreground[filled : filled + above.size] = above
-        filled += above.size
-    return foreground
+def _percentiles(
+    values: Callable[[], Iterator[NDArray[np.float32]]], counts: NDArray[np.integer], wanted: Sequence[float]
+) -> list[np.float64]:
+    """Percentiles of values in parts, with the bits of `numpy.percentile`, which would reorder a copy of all of them.
+
+    Args:
+        values: Function that begins the values anew.
+        counts: Number of values for each upper half of `_keys`.
+        wanted: Percentiles.
+    """
+    size = int(counts.sum())
+    places = [(size - 1) * (percent / 100) for percent in wanted]
+    ranks = sorted({min(int(place) + step, size - 1) for place in places for step in (0, 1)})
+    ends = counts.cumsum()
+    upper = np.searchsorted(ends, ranks, side="right")
+    lower = {half: np.zeros(1 << 16, np.int64) for half in map(int, upper)}
+    for part in values():
+        keys = _keys(part)
+        for half in lower:
+            lower[half] += np.bincount(keys[keys >> 16 == half] & 0xFFFF, minlength=1 << 16)
+    at: dict[int, np.float32] = {}
+    for rank, half in zip(ranks, map(int, upper), strict=True):
+        before = int(ends[half] - counts[half])
+        rest = int(np.searchsorted(lower[half].cumsum(), rank - before, side="right"))
+        at[rank] = _value(half << 16 | rest)
+    results = []
+    for place in places:
+        first, second = at[int(place)], at[min(int(place) + 1, size - 1)]
+        share = place - int(place)
+        step = np.float64(second - first)
+        results.append(first + step * share if share < 0.5 else second - step * (1 - share))
+    return results
 
 
-def _sum(values: Callable[[NDArray[np.float32]], NDArray[np.float64]], of: NDArray[np.float32]) -> np.float64:
-    """Sum of `values` applied to an array, computed in parts that halve like numpy.sum, so that the bits are equal."""
-    if of.size <= STRETCH:
-        return np.float64(values(of).sum())
-    half = of.size // 2
+def _keys(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Whole numbers of 32 bits in the order of the values."""
+    bits = values.view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+def _value(key: int) -> np.float32:
+    """The value of a key, see `_keys`."""
+    bits = key ^ (1 << 31) if key >> 31 else ~key & 0xFFFFFFFF
+    return np.uint32(bits).view(np.float32)
+
+
+def _reader(parts: Iterator[NDArray[np.float32]]) -> Callable[[int], NDArray[np.float32]]:
+    """Function that returns the next values, as many as it is asked for, from parts of any size."""
+    rest = np.empty(0, np.float32)
+
+    def take(count: int) -> NDArray[np.float32]:
+        nonlocal rest
+        found, there = [rest], rest.size
+        while there < count:
+            found.append(next(parts))
+            there += found[-1].size
+        joined = np.concatenate(found)
+        rest = joined[count:]
+        return joined[:count]
+
+    return take
+
+
+def _sum(
+    values: Callable[[NDArray[np.float32]], NDArray[np.float64]], take: Callable[[int], NDArray[np.float32]], size: int
+) -> np.float64:
+    """Sum of `values` applied to the next values, computed in parts that halve like numpy.sum, with the same bits."""
+    if size <= STRETCH:
+        return np.float64(values(take(size)).sum())
+    half = size // 2
     half -= half % 8
-    return _sum(values, of[:half]) + _sum(values, of[half:])
+    return _sum(values, take, half) + _sum(values, take, size - half)

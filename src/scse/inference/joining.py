@@ -172,7 +172,7 @@ class Joined(Segmenter):
 
     def _joined(
         self,
-        slices: Sequence[Slices],
+        held: list[Slices],
         values: NDArray[W],
         batch_size: int | None,
         progress: Progress | None,
@@ -180,7 +180,9 @@ class Joined(Segmenter):
         of_member: OfMember | None = None,
         of_mean: OfMean | None = None,
     ) -> NDArray[W]:
-        """The value of each voxel's class (*spatial) on the grid of the image."""
+        """The value of each voxel's class (*spatial) on the grid of the image, whose views are taken out of `held`."""
+        slices = held.copy()
+        held.clear()
         labels = np.empty(slices[-1].grid.shape, values.dtype)
         rows = slices[-1].grid.rows(labels)
         for row, mean in enumerate(self.means(slices, batch_size, progress, of_member)):

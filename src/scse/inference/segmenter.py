@@ -39,7 +39,16 @@ from scse.inference.saved import (
 )
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
-from scse.inference.windows import CHANNELS_LAST, blended_rows, channels_last, in_windows
+from scse.inference.windows import (
+    CHANNELS_LAST,
+    Room,
+    bands_of,
+    blended_rows,
+    channels_last,
+    in_band,
+    in_windows,
+    windows_of,
+)
 from scse.support.atomic import write_together
 from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
@@ -65,7 +74,7 @@ W = TypeVar("W", bound=np.generic)
 
 Progress = Callable[[int, int], None]
 Label = Callable[[int | None, Progress | None], NDArray[np.integer]]
-"""Function from the batch size and a progress callback to the label values (*spatial) of an image."""
+"""Function from the batch size and a progress callback to the label values (*spatial) of an image, called once."""
 
 Restore = Callable[[NDArray[Any], int | None, Progress | None], NDArray[Any]]
 """Function from the value of each class, the batch size and a progress callback to the values (*spatial) of voxels."""
@@ -376,8 +385,8 @@ class Segmenter:
         return self._ready(image)(batch_size, progress)
 
     def _ready(self, image: Image) -> Label:
-        """Prepare an image; the result labels it."""
-        return partial(self._label, partial(self._restored, self._slices(image)))
+        """Prepare an image; the result labels it once, and releases it before the clean-up."""
+        return partial(self._label, partial(self._restored, [self._slices(image)]))
 
     def _slices(self, image: Image) -> Slices:
         slices = self.recipe.slices(image)
@@ -409,17 +418,18 @@ class Segmenter:
 
     def _restored(
         self,
-        slices: Slices,
+        held: list[Slices],
         values: NDArray[W],
         batch_size: int | None,
         progress: Progress | None,
     ) -> NDArray[W]:
-        """The value of each voxel's class (*spatial) on the grid of the image."""
+        """The value of each voxel's class (*spatial) on the grid of the image, which is taken out of `held`."""
+        slices = held.pop()
         labels = np.empty(slices.grid.shape, values.dtype)
         if self.recipe.view == "volume":
             with torch.inference_mode():
-                rows = self._volume_rows(slices, batch_size, progress)
-                self.recipe.restore_volume(rows, slices.grid, labels, values, self.scheme)
+                for band, rows in self._volume_bands(slices, batch_size, progress, most=self._most(slices)):
+                    self.recipe.restore_volume(rows, slices.grid, labels, values, scheme=self.scheme, band=band)
             return labels
         planes = slices.grid.sliced(labels)
         for start, batch in self.batches(slices, batch_size, progress):
@@ -428,8 +438,16 @@ class Segmenter:
             planes[start : start + len(batch)] = values[classes]
         return labels
 
-    def _volume_rows(self, slices: Slices, batch_size: int | None, progress: Progress | None) -> Iterator[Tensor]:
-        """Logits of a volume on the prepared grid, in parts along its first axis, see `blended_rows`."""
+    def _volume_bands(
+        self, slices: Slices, batch_size: int | None, progress: Progress | None, *, most: float = math.inf
+    ) -> Iterator[tuple[slice, Iterator[Tensor]]]:
+        """Logits of a volume on the prepared grid, in bands along its last axis, so that blending takes `most` bytes.
+
+        A volume that is resampled has one band, because its class scores are resampled along all axes.
+
+        Yields:
+            The place of the band, and its rows along the first axis, see `blended_rows`.
+        """
         self.network.eval()
         window = slices.windows()
         sizes, patch = slices.shape[2:], self.recipe.patch
@@ -439,13 +457,24 @@ class Segmenter:
 
         if self.squeeze == "local":
             with self._autocast():
-                return iter([scores.float() for scores in local_scores(self.network, read, sizes, patch)])
+                rows = iter([scores.float() for scores in local_scores(self.network, read, sizes, patch)])
+            yield slice(None), rows
+            return
         forward = self.run
         if self.squeeze == "volume":
             with self._autocast():
                 forward = self._as_trained(gathered(self.network, read, sizes, patch))
-        windows = 1 if batch_size is None else check_positive("batch_size", batch_size)
-        return blended_rows(read, sizes, patch, forward, batch_size=windows, progress=progress)
+        at_a_time = 1 if batch_size is None else check_positive("batch_size", batch_size)
+        windows, bands = windows_of(sizes, patch), [slice(0, sizes[2])]
+        # bytes of class scores and weights of one voxel along z
+        scores = 4 * (self.scheme.outputs + 1) * patch[0] * sizes[1]
+        if most < scores * sizes[2] and slices.grid.resampled == slices.grid.plane:
+            bands = bands_of(windows, int(most / scores))
+        counts, room = [len(in_band(windows, band)) for band in bands], Room(bands)
+        for place, band in enumerate(bands):
+            done = _later(progress, sum(counts[:place]), sum(counts))
+            rows = blended_rows(read, sizes, patch, forward, batch_size=at_a_time, band=band, room=room, progress=done)
+            yield (band if len(bands) > 1 else slice(None)), rows
 
     @torch.inference_mode()
     def probabilities(
@@ -464,7 +493,8 @@ class Segmenter:
         """
         grid = slices.grid
         if self.recipe.view == "volume":
-            volume = self.recipe.volume_rows(self._volume_rows(slices, batch_size, progress), grid, self.scheme)
+            [(_, rows)] = self._volume_bands(slices, batch_size, progress)
+            volume = self.recipe.volume_rows(rows, grid, self.scheme)
             scores = (row for part in volume for row in part.unbind(1))
         else:
             batches = self.batches(slices, batch_size, progress)
@@ -547,10 +577,14 @@ class Segmenter:
         if len(slices) == 1:
             return 1
         free, window, pixel = self._memory
-        most = free // 2 if self._device.type == "cuda" else min(free // 2, max(LEAST_MEMORY, slices.nbytes))
+        most = int(min(free // 2, self._most(slices)))
         # blending windows needs three arrays of whole slices: the sum, the weights and the quotient
         needed: int = window + 3 * pixel * math.prod(slices.shape[2:])
         return max(1, min(MOST_SLICES, most // needed))
+
+    def _most(self, slices: Slices | NDArray[np.float32]) -> float:
+        """Most bytes that class scores may use: on the CPU, those of the image itself, unless it is small."""
+        return math.inf if self._device.type == "cuda" else max(LEAST_MEMORY, slices.nbytes)
 
     @cached_property
     def _memory(self) -> tuple[int, int, int]:
@@ -581,6 +615,11 @@ class Segmenter:
         """Zero images of the network's input size: (count, C, *patch)."""
         images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
         return channels_last(images)
+
+
+def _later(progress: Progress | None, before: int, count: int) -> Progress | None:
+    """What reports the progress of one part of a computation as that of the whole, of `count` steps."""
+    return None if progress is None else lambda done, _: progress(before + done, count)
 
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:

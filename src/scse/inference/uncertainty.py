@@ -161,9 +161,7 @@ class Uncertain(Joined):
 
         return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
 
-    def _estimate(
-        self, views: Sequence[Slices], affine: NDArray[np.float64] | None, batch_size: int | None
-    ) -> Uncertainty:
+    def _estimate(self, views: list[Slices], affine: NDArray[np.float64] | None, batch_size: int | None) -> Uncertainty:
         shape, grid = views[-1].grid.shape, views[-1].grid
         entropy = np.empty(shape, np.float32)
         entropies = grid.rows(entropy)

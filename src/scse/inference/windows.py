@@ -1,7 +1,8 @@
 """Images through a network: memory format, and overlapping windows for images larger than the training patch."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
@@ -59,6 +60,48 @@ def windows_of(sizes: Sequence[int], patch: Sequence[int], *, overlap: float = O
     return windows
 
 
+def in_band(windows: Sequence[tuple[slice, ...]], band: slice) -> list[tuple[slice, ...]]:
+    """The windows that have voxels in a part of the last axis, in the same order."""
+    return [window for window in windows if window[-1].start < band.stop and window[-1].stop > band.start]
+
+
+def bands_of(windows: Sequence[tuple[slice, ...]], most: int) -> list[slice]:
+    """Divide the last axis of a volume into parts that are blended one after the other, to save memory.
+
+    The windows across a border run once for each side. Borders are where windows begin, so that these are few.
+
+    Args:
+        windows: Windows that cover the volume, see `windows_of`.
+        most: Most voxels of a part along the axis; where windows begin farther apart, it has more.
+    """
+    starts, end = sorted({window[-1].start for window in windows}), max(window[-1].stop for window in windows)
+    borders = [0]
+    for start, following in zip(starts[1:], [*starts[2:], end], strict=True):
+        if following - borders[-1] > most:
+            borders.append(start)
+    return [slice(*pair) for pair in pairwise([*borders, end])]
+
+
+class Room:
+    """Memory of sums that one band after the other uses.
+
+    If each band took its own, smaller blocks would settle in what the one before released, and the process would grow.
+
+    Args:
+        bands: All bands.
+    """
+
+    def __init__(self, bands: Sequence[slice]) -> None:
+        self._longest = max(band.stop - band.start for band in bands)
+        self._kept: dict[str, Tensor] = {}
+
+    def zeros(self, name: str, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """Zeros in the memory of this name, whose shapes differ along the last axis only; of the type of `like`."""
+        if name not in self._kept:
+            self._kept[name] = like.new_empty(math.prod(shape[:-1]) * self._longest)
+        return self._kept[name][: math.prod(shape)].view(*shape).zero_()
+
+
 def blended_rows(
     read: Read,
     sizes: Sequence[int],
@@ -67,6 +110,8 @@ def blended_rows(
     *,
     overlap: float = OVERLAP,
     batch_size: int = 1,
+    band: slice | None = None,
+    room: "Room | None" = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Apply `forward` to a volume in overlapping windows, and blend the results, see `in_windows`.
@@ -81,12 +126,17 @@ def blended_rows(
         forward: Function from windows (N, C, *patch) to maps (N, classes, *patch).
         overlap: Share of a window that neighbouring windows have in common.
         batch_size: Most windows at a time, of those that begin at the same row.
-        progress: Called with the numbers of finished and of all windows after each batch.
+        band: Part of the last axis to which the result is limited, see `bands_of`; by default all of it.
+        room: Memory of the sums, for several bands; by default that of this call alone.
+        progress: Called with the numbers of finished and of all windows of the band after each batch.
 
     Yields:
-        Consecutive rows (classes, rows, y, z) of the blended maps, which are overwritten when the next ones are made.
+        Consecutive rows (classes, rows, y, z) of the blended maps, which are overwritten when the next ones are made;
+        of a band, z counts from its start.
     """
-    windows = windows_of(sizes, patch, overlap=overlap)
+    band = slice(0, sizes[2]) if band is None else band
+    room = Room([band]) if room is None else room
+    windows = in_band(windows_of(sizes, patch, overlap=overlap), band)
     total = weights = importance = torch.empty(0)
     first = done = 0
     for start, group in groupby(windows, key=lambda window: window[0].start):
@@ -101,12 +151,16 @@ def blended_rows(
         for chosen in (beside[place : place + batch_size] for place in range(0, len(beside), batch_size)):
             parts = forward(channels_last(torch.stack([read(window) for window in chosen]))).float()
             if not done:
-                total = parts.new_zeros((parts.shape[1], patch[0], *sizes[1:]))
-                weights = parts.new_zeros((patch[0], *sizes[1:]))
+                plane = (sizes[1], band.stop - band.start)
+                total = room.zeros("total", parts, (parts.shape[1], patch[0], *plane))
+                weights = room.zeros("weights", parts, (patch[0], *plane))
                 importance = compute_importance_map(tuple(patch), mode="gaussian", device=parts.device)
             for window, part in zip(chosen, parts, strict=True):
-                total[:, :, window[1], window[2]].addcmul_(part, importance)
-                weights[:, window[1], window[2]] += importance
+                z = window[2]
+                begin, end = max(z.start, band.start), min(z.stop, band.stop)
+                inside, place = slice(begin - z.start, end - z.start), slice(begin - band.start, end - band.start)
+                total[:, :, window[1], place].addcmul_(part[..., inside], importance[..., inside])
+                weights[:, window[1], place] += importance[..., inside]
             done += len(chosen)
             if progress is not None:
                 progress(done, len(windows))
