@@ -40,7 +40,7 @@ from scse.training.run import LOCK, alone
 TINY = ("--set", "width=4", "--set", "depth=2", "--set", "precision=32", "--variant", "none")
 VERBS = (
     *("study", "train", "predict", "explain", "export", "places"),
-    *("evaluate", "compare", "inspect", "doctor", "bench", "data"),
+    *("evaluate", "compare", "inspect", "simulate", "doctor", "bench"),
 )
 
 
@@ -170,7 +170,7 @@ def test_the_command_line_is_a_module_too():
     assert (ended.returncode, ended.stdout) == (0, f"{scse.__version__}\n"), ended.stderr
 
 
-@pytest.mark.parametrize("verb", [*VERBS[:-1], "data simulate"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb):
     ended = call(*verb.split(), "--help")
     assert ended.code == 0
@@ -204,6 +204,9 @@ def test_version_is_told_and_nothing_else():
         ("places", "unet", "--size", "0"),
         ("places", "unet", "--explain", "--to", "encoder.*"),
         ("bench", "unet", "--batch", "0"),
+        ("simulate",),
+        ("simulate", "image.nii.gz", "-o", "out"),
+        ("simulate", "-o", "out", "--contrast", "random"),
         ("data", "copy"),
     ],
     ids=" ".join,
@@ -310,8 +313,11 @@ WRONG = {
     ("export", "nowhere", "--to", "keras", "-o", "m.h5"): "writes a file that ends in .keras; choose another name",
     ("export", "nowhere", "--to", "saved_model", "-o", "DATA"): ":car: boxes: already exists; choose a new folder",
     ("evaluate", "nowhere", "DATA"): "nowhere: does not exist",
-    ("data", "simulate", "out", "--cases", "1"): "cases",
-    ("data", "simulate", "DATA"): "two [bold] :car: boxes",
+    ("simulate", "-o", "out", "--cases", "1"): "cases",
+    ("simulate", "-o", "DATA"): "two [bold] :car: boxes",
+    ("simulate", "-o", "out", "--contrast", "any"): "contrast must be one of 'source', 'random', got 'any'",
+    ("train", "DATA", "--from", "a.nii.gz", "b.nii.gz"): "dataset and source (--from) are both given",
+    ("train", "--simulate", "0.5"): "simulate must be 1 without a data set",
 }
 
 
@@ -340,7 +346,7 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(kind, monkeypatch):
 
     monkeypatch.setattr("scse.cli.doctor.diagnose", broken)
     monkeypatch.setattr("scse.data.cohort.simulate", lambda *_, **__: broken())
-    for arguments in (["doctor"], ["data", "simulate", "out"]):  # a verb of the app's own, and one of a group
+    for arguments in (["doctor"], ["data", "simulate", "out"]):  # a verb, and one of a group
         monkeypatch.setattr(sys, "argv", ["scse", *arguments])
         with pytest.raises(kind, match="math domain error") as raised:
             main()
@@ -762,10 +768,13 @@ def test_simulate_passes_on_what_was_asked_and_says_where(tmp_path, monkeypatch)
         progress(cases, cases)
 
     monkeypatch.setattr("scse.data.cohort.simulate", simulate)
-    ended = call("data", "simulate", tmp_path / "[red]", "--cases", 4, "--seed", 7)
+    ended = call("simulate", "-o", tmp_path / "[red]", "--cases", 4, "--seed", 7)
     assert (ended.code, ended.err) == (0, "")
     assert asked == {"out": tmp_path / "[red]", "cases": 4, "seed": 7}
     assert ended.out == f"4 simulated subjects written to {tmp_path / '[red]'}\n"
+    old = call("data", "simulate", tmp_path / "[red]", "--cases", 4, "--seed", 7)
+    assert (old.code, old.out) == (0, ended.out)
+    assert said(old, "notice")[0].startswith("scse data simulate OUT is now scse simulate -o OUT")
 
 
 def test_export_without_keras_says_how_to_install_it(trained, tmp_path, monkeypatch):

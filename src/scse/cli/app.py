@@ -44,7 +44,7 @@ app = typer.Typer(
     add_completion=False,
 )
 data_app = typer.Typer(help="Make data.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", hidden=True)
 
 for _command in (
     training.study,
@@ -56,11 +56,12 @@ for _command in (
     scoring.evaluate,
     scoring.compare,
     datasets.inspect,
+    datasets.simulate,
     machine.doctor,
     machine.bench,
 ):
     app.command()(_command)
-data_app.command()(datasets.simulate)
+data_app.command("simulate")(datasets.simulate_as_before)
 
 
 @app.command(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import typer
 
 from scse.cli.printing import complain
-from scse.support.requests import REPEATED, Request
+from scse.support.requests import REPEATED, SEVERAL, Request
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ def _option(request: type[Request], name: str) -> inspect.Parameter:
     """The option of a field: its type on the command line, default and help."""
     field = request.model_fields[name]
     kind: Any
-    kind, default = _shown(field.annotation, None if field.is_required() else field.default)
+    kind, default = _shown(name, field.annotation, None if field.is_required() else field.default)
     if name in (*REPEATED, "settings"):
         kind, default = list[str] | None, None
     annotation: Any
@@ -119,12 +119,14 @@ def _old_option(name: str, new: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _shown(annotation: Any, default: Any) -> tuple[Any, Any]:
+def _shown(name: str, annotation: Any, default: Any) -> tuple[Any, Any]:
     """Type and default of a field on the command line, where lists are texts with commas."""
     parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     (kind,) = (part for part in parts if part is not NoneType)
     if kind is bool:
         return bool, default
+    if name in SEVERAL:
+        return kind | None, default
     if kind in SIMPLE:
         return (kind | None if default is None else kind), default
     return str | None, ",".join(map(str, default)) or None if isinstance(default, tuple) else default

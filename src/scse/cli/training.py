@@ -49,8 +49,9 @@ def train(
     from scse.training import run as training
     from scse.zoo.catalogue import read_network
 
-    if ("dataset" in fields) == (resume is not None):
-        raise typer.BadParameter("give either the folder of a data set, or --resume with the folder of a run")
+    if bool({"dataset", "source", "simulate"} & fields.keys()) == (resume is not None):
+        wanted = "the folder of a data set, --from with an image and its label map, --simulate 1 for the built-in atlas"
+        raise typer.BadParameter(f"give either {wanted}, or --resume with the folder of a run")
     if resume is not None and (others := fields.keys() - {"network", "device"}):
         raise typer.BadParameter(f"--resume uses the run's own settings; leave out {', '.join(sorted(others))}")
     network, device = fields.get("network"), fields.get("device", "auto")

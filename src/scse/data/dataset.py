@@ -19,6 +19,7 @@ from scse.data.descriptions import (
     listed_path,
     nnunet_labels,
     read_msd,
+    read_names,
     read_nnunet,
     read_splits,
     read_table,
@@ -145,6 +146,31 @@ class Dataset:
             found = f"has a dataset.json but no training cases; found {_found(path)}"
             raise DataError(f"{path}: {found}; allowed: {LAYOUTS}")
         return replace(dataset, splits=_splits(path, dataset.cases))
+
+    @classmethod
+    def of_files(cls, image: Path, label: Path) -> Self:
+        """A data set of one image and its label map.
+
+        Structures are named by a file beside the label map: `labels.csv`, see `open`, or `labels.json`, such as
+        {"liver": 1}.
+
+        Args:
+            image: Image.
+            label: Label map of the image.
+
+        Raises:
+            DataError: The file with the names is invalid.
+        """
+        table, names = label.parent / "labels.csv", label.parent / "labels.json"
+        labels = read_table(table) if table.exists() else read_names(names) if names.exists() else Labels({})
+        return cls(
+            path=label,
+            name=stem(image.name),
+            format="folders",
+            channels=(),
+            cases=(Case(stem(image.name), (image,), label),),
+            **_meaning(labels),
+        )
 
     def select(self, names: Iterable[str]) -> Self:
         """The data set with only these training and test cases; splits are reduced to them.

@@ -328,6 +328,18 @@ def read_table(table: Path) -> Labels:
     return Labels(labels.structures, labels.ignored, labels.background, colors)
 
 
+def read_names(path: Path) -> Labels:
+    """Labels of a labels.json, which has the value of each structure by name, such as {"liver": 1}.
+
+    Raises:
+        DataError: The file cannot be read, is no such object, or has content that `check_labels` refuses.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f'{path}: contains a {type(content).__name__}; allowed is an object such as {{"liver": 1}}')
+    return labels_of(path, content, values_first=False, ignored=IGNORED)
+
+
 def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
     """Folds of splits_final.json; () if the file does not exist.
 

@@ -530,12 +530,12 @@ def _counts(items: Iterable[str | None]) -> str:
 
 
 def open_checked(
-    path: Path | str, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
+    data: Dataset | Path | str, *, skip_bad: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Inspection, Dataset]:
     """Open and inspect a data set, and refuse it if it has problems.
 
     Args:
-        path: Path of the data set.
+        data: Data set, or its path.
         skip_bad: Leave out cases with problems instead of refusing the data set.
         progress: See `inspect`.
 
@@ -545,12 +545,14 @@ def open_checked(
     Raises:
         DataError: Problems were found and are not skipped, or no training case is left.
     """
-    inspection = inspect(Dataset.open(path), progress=progress)
-    problems = inspection.problems
+    opened = isinstance(data, Dataset)
+    inspection = inspect(data if isinstance(data, Dataset) else Dataset.open(data), progress=progress)
+    path, problems = inspection.dataset.path, inspection.problems
     if problems and not skip_bad:
         shown = "".join(f"\n  {problem.message}" for problem in problems[:SHOWN_PROBLEMS])
         more = f"\n  and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
-        remedy = f"fix them (`scse inspect {path}` lists all), or skip these cases with --skip-bad"
+        listed = f"fix them (`scse inspect {path}` lists all), or skip these cases with --skip-bad"
+        remedy = "fix them" if opened else listed
         raise DataError(f"{path}: {len(problems)} problem{'s' * (len(problems) > 1)} found; {remedy}:{shown}{more}")
     dataset = inspection.good()
     if not dataset.cases:

@@ -192,6 +192,20 @@ def _write(case: Case, recipe: Recipe, folder: Path, read: Callable[[Path], Imag
         raise UserError(f"case {case.name} has no label map; training needs labelled cases")
     images, grid = recipe.image_slices(read_image(case.images))
     labels = recipe.label_slices(read(case.label), grid)
+    write_prepared(folder, images, labels, damaged=damaged)
+
+
+def write_prepared(
+    folder: Path, images: NDArray[np.float32], labels: NDArray[np.uint8], *, damaged: bool = False
+) -> None:
+    """Write the arrays of a case into its folder, at once.
+
+    Args:
+        folder: Folder of the case in the cache.
+        images: Slices or volume, (slices, C, *spatial).
+        labels: Class of each voxel, (slices, *spatial).
+        damaged: Whether the folder exists and its arrays are to be replaced.
+    """
     with temporary_folder(folder.parent) as scratch:
         whole = scratch / folder.name
         whole.mkdir()
@@ -260,12 +274,17 @@ def _read_classes(
     ignored: int | None,
 ) -> Image:
     label = read_label(path, colors=colors)
-    return replace(label, array=_classes(path, label.array, structures, ignored))
+    return replace(label, array=numbered(path, label.array, structures, ignored))
 
 
-def _classes(
+def numbered(
     path: Path, labels: NDArray[np.integer], structures: Mapping[str, int], ignored: int | None
 ) -> NDArray[np.uint8]:
+    """The class of each label value: background 0, then the structures in order; `IGNORED_CLASS` for ignored voxels.
+
+    Raises:
+        DataError: A value is not listed.
+    """
     values = class_values(structures)
     order = values.argsort()
     places = np.searchsorted(values[order], labels).clip(max=len(values) - 1)

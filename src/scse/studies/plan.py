@@ -13,6 +13,7 @@ from scse.data.folds import Fold
 from scse.data.inspection import Inspection, absent_row
 from scse.data.recipe import Recipe
 from scse.inference.devices import describe_device
+from scse.simulation.simulator import Simulation
 from scse.studies.grid import Run
 from scse.support.errors import UserError
 from scse.support.events import Watch
@@ -85,6 +86,13 @@ class Plan:
         """The structures that no training case of a run has."""
         return self.inspection.absent(self.training(run))
 
+    @property
+    def simulation(self) -> Simulation | None:
+        """How subjects are simulated; None if none are."""
+        if not self.settings.simulate:
+            return None
+        return Simulation.of(self.inspection.facts_of(self.dataset), self.recipe, contrast=self.settings.contrast)
+
     def task(self, run: Run, watch: Watch) -> Task:
         """The prepared data of a run."""
         return make_task(
@@ -94,6 +102,7 @@ class Plan:
             recipe=self.recipe,
             cache=self.cache,
             watch=watch,
+            simulation=self.simulation,
         )
 
 

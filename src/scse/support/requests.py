@@ -66,6 +66,9 @@ def numbers(value: object, info: ValidationInfo) -> object:
 REPEATED = ("notes",)
 """Fields whose entries may contain commas: their option is repeated for each entry."""
 
+SEVERAL = ("source",)
+"""Fields of several values, whose option takes them one after the other."""
+
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(numbers)]
 
@@ -148,6 +151,8 @@ class Request(BaseModel):
                 words += [word for key, entry in value.items() for word in (flag, f"{key}={_plain(entry)}")]
             elif name in REPEATED:
                 words += [word for entry in value for word in (flag, str(entry))]
+            elif name in SEVERAL:
+                words += [flag, *map(str, value)]
             elif isinstance(value, list):  # tuples are lists in JSON
                 words += [flag, ",".join(map(str, value))]
             else:

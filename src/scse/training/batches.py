@@ -51,6 +51,9 @@ class Batches:
         seed: Seed of order, crops and augmentation.
     """
 
+    fixed = True
+    """Whether all epochs have the same arrays."""
+
     def __init__(
         self,
         cases: Sequence[Prepared],
@@ -87,11 +90,15 @@ class Batches:
 
     def draws(self, epoch: int, *, start: int = 0) -> Iterator[Draw]:
         """What is drawn for the batches of an epoch from step `start` on, without a look at their pixels."""
-        rng, count = np.random.default_rng([self.seed, epoch]), len(self.slices)
-        order = np.concatenate([rng.permutation(count) for _ in range(-(-self.limit // count))])
+        order = self._order(np.random.default_rng([self.seed, epoch]))
         for step in range(start, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._draw(chosen, np.random.default_rng(step_seed(self.seed, epoch, step)))
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.integer]:
+        """Indices in `slices` in the order of an epoch, at least `limit` of them."""
+        count = len(self.slices)
+        return np.concatenate([rng.permutation(count) for _ in range(-(-self.limit // count))])
 
     def cut(self, draw: Draw) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The drawn patches of images (N, C, *patch) and labels (N, *patch), not yet changed."""

@@ -11,6 +11,7 @@ from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
 from scse.inference.saved import Name, Regions, Structures, in_order
+from scse.simulation.simulator import Simulation
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
@@ -50,6 +51,8 @@ class RunRecord(BaseModel):
             versions. They are noted, not compared: a run may continue on another device.
         regions: Name -> label values, if structures are regions of labels; empty otherwise, and in records of earlier
             versions.
+        simulation: How subjects are simulated; None simulates none.
+        sources: Training case -> key of its arrays as `simulation` prepares them; empty without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +70,8 @@ class RunRecord(BaseModel):
     fitted: bool = False
     devices: list[Name] = []
     regions: Regions = {}
+    simulation: Simulation | None = None
+    sources: dict[Name, Key] = {}
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -98,6 +103,8 @@ class RunRecord(BaseModel):
             cases=[case.name for case in (*task.training, *task.held_out)],
             fitted=True,
             regions={name: tuple(members) for name, members in task.regions.items()},
+            simulation=task.simulation,
+            sources={case.name: case.folder.name for case in task.sources},
             software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
@@ -179,12 +186,12 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
 
     classes = len(LabelScheme(record.structures, record.regions).labels) + 1
 
-    def found(cases: dict[str, str]) -> list[Prepared]:
+    def found(cases: dict[str, str], recipe: Recipe = record.recipe) -> list[Prepared]:
         prepared = [Prepared(name, cache / key) for name, key in cases.items()]
         for case in prepared:
             if not case.folder.is_dir():
                 raise DataError(f"{case.folder}: the prepared arrays of case {case.name} are gone; {remedy}")
-            if problem := case.check(record.recipe, classes=classes, unsummed=True):
+            if problem := case.check(recipe, classes=classes, unsummed=True):
                 raise DataError(f"the prepared arrays of case {case.name} are damaged ({problem}); {remedy}")
         return prepared
 
@@ -195,4 +202,6 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
         record.structures,
         found(record.for_cleaning),
         record.regions,
+        record.simulation,
+        [] if record.simulation is None else found(record.sources, record.simulation.recipe),
     )

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from scse.support.errors import UserError
 from scse.support.requests import Request
 from scse.training.settings import NetworkName, Settings, VariantName, make_settings
+from scse.vocabulary.contrasts import Contrast
 from scse.vocabulary.planes import Plane
 
 
@@ -36,11 +37,21 @@ class TrainRequest(Request):
     """One training run on a data set."""
 
     verb: ClassVar[str] = "train"
-    flags: ClassVar[Mapping[str, str]] = {"settings": "--set"}
+    flags: ClassVar[Mapping[str, str]] = {"settings": "--set", "source": "--from"}
     renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
 
-    dataset: Path
+    dataset: Path | None = None
     """Folder of a data set: nnU-Net v2, MSD, or images/ and masks/."""
+
+    source: tuple[Path, Path] | None = None
+    """In place of a data set: one image and its label map, from which subjects are simulated."""
+
+    simulate: float | None = Field(default=None, ge=0, le=1)
+    """Share of the slices or patches that are of simulated subjects, new ones in every epoch [0; 1 without a data set];
+    without a data set and an image, they are simulated from the built-in brain atlas."""
+
+    contrast: Contrast | None = None
+    """Intensities of simulated subjects: source (like those of the images) or random [source]."""
 
     out: Path = Path("scse-run")
     """Folder of the run."""
@@ -100,12 +111,13 @@ class TrainRequest(Request):
         """
         named = {
             name: value
-            for name in ("network", "variant", "attach_to", "epochs", "seed")
+            for name in ("network", "variant", "attach_to", "epochs", "seed", "simulate", "contrast")
             if (value := getattr(self, name)) is not None
         }
         if twice := sorted(named.keys() & self.settings.keys()):
             raise UserError(f"settings must not contain {', '.join(twice)}: there are arguments of these names")
-        return {**self.settings, **named}
+        alone = {"simulate": 1.0} if self.dataset is None else {}
+        return {**alone, **self.settings, **named}
 
     def training_settings(self) -> Settings:
         """The settings of the run.

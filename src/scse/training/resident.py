@@ -23,7 +23,9 @@ Sent = tuple[Tensor, ...]
 
 
 def on_device(batches: Batches, device: torch.device, *, free: int) -> "OnDevice":
-    """The same batches on a device: from arrays that stay there if they fit, otherwise copied in every step.
+    """The same batches on a device: from arrays that stay there if they can, otherwise copied in every step.
+
+    Arrays stay if they fit and all epochs have the same.
 
     Args:
         batches: Training batches.
@@ -31,7 +33,8 @@ def on_device(batches: Batches, device: torch.device, *, free: int) -> "OnDevice
         free: Bytes of its memory that are free.
     """
     needed = sum(array.nbytes for array in batches.images) + sum(array.nbytes for array in batches.labels)
-    return Resident(batches, device) if needed <= RESIDENT_SHARE * free else Streamed(batches, device)
+    stays = batches.fixed and needed <= RESIDENT_SHARE * free
+    return Resident(batches, device) if stays else Streamed(batches, device)
 
 
 class OnDevice(ABC):

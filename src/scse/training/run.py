@@ -12,12 +12,15 @@ from filelock import FileLock, Timeout
 
 from scse.data.choices import advise_dims
 from scse.data.dataset import Case, Dataset
-from scse.data.folds import make_folds
-from scse.data.inspection import absent_row, open_checked
+from scse.data.folds import Fold, make_folds
+from scse.data.inspection import CaseFacts, absent_row, open_checked
 from scse.data.prepared import cache_folder
 from scse.data.recipe import Recipe
 from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
+from scse.simulation.brain import VARIATION, brain_atlas
+from scse.simulation.simulator import Simulation
+from scse.simulation.subjects import LIKELY
 from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
@@ -73,43 +76,87 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
             pass
     reject_unused([settings.network], [settings.variant], request.settings_given())
     find_factory(settings.network)  # a missing library is reported before any file is read
-    inspection, cases = open_checked(request.dataset, skip_bad=request.skip_bad, progress=watch.counter("inspect"))
+    cache = cache or cache_folder()
+    inspection, cases = open_checked(
+        _data(request, cache), skip_bad=request.skip_bad, progress=watch.counter("inspect")
+    )
     if cases.regions:
         settings = without_class_weights(settings, request.settings_given())
-    splits = make_folds(cases, request.folds)
+    splits = make_folds(cases, request.folds) if request.dataset is not None else [Fold(cases.cases, ())]
     if not 0 <= request.fold < len(splits):
         raise UserError(f"fold must be from 0 to {len(splits) - 1}, got {request.fold}")
     training, held_out = splits[request.fold].training, splits[request.fold].test
     cleaning, why = _cleaning(request, cases, held_out)
+    facts = inspection.facts_of(cases)
+    recipe = Recipe.derive(facts, plane=request.plane, spacing=request.spacing, dims=request.dims)
     task = make_task(
         inspection,
         training=training,
         held_out=held_out,
-        recipe=Recipe.derive(
-            inspection.facts_of(cases), plane=request.plane, spacing=request.spacing, dims=request.dims
-        ),
-        cache=cache or cache_folder(),
+        recipe=recipe,
+        cache=cache,
         watch=watch,
         choose_cleaning=cleaning,
+        simulation=_simulation(request, settings, facts, recipe),
     )
     where = f" of fold {request.fold}" if len(splits) > 1 else ""
     rows = [
-        ("cases", f"{len(training)} for training, {len(held_out)} for validation"),
+        ("cases", f"{len(training)} for training, {len(held_out) or len(task.held_out)} for validation"),
+        *_simulation_rows(task, settings, held_out),
         *inspection.left_out(),
         *inspection.notices(),
         *absent_row(inspection.absent(training), where=where),
         ("clean-up", why),
         ("device", describe_device(device)),
     ]
-    advice = advise_dims(inspection.facts_of(cases), task.recipe.view)
+    advice = advise_dims(facts, task.recipe.view)
     watch.report(Planned([*rows, *task.recipe.describe(), *advice], runs=1))
     return _train_alone(task, settings, request.out, watch, device)
+
+
+def _data(request: TrainRequest, cache: Path) -> Dataset | Path:
+    """The data set of a request, or its path.
+
+    Raises:
+        UserError: The request names both a data set and an image, or neither and no simulation.
+    """
+    if request.dataset is not None:
+        if request.source is not None:
+            raise UserError("dataset and source (--from) are both given; leave one of them out")
+        return request.dataset
+    if request.training_settings().simulate < 1:
+        raise UserError("simulate must be 1 without a data set, because there are no other images to train on")
+    if request.folds is not None:
+        raise UserError("folds needs a data set; without one, the validation is on simulated subjects: leave it out")
+    return brain_atlas(cache) if request.source is None else Dataset.of_files(*request.source)
+
+
+def _simulation(
+    request: TrainRequest, settings: Settings, facts: Sequence[CaseFacts], recipe: Recipe
+) -> Simulation | None:
+    if not settings.simulate:
+        return None
+    brain = request.dataset is None and request.source is None
+    return Simulation.of(facts, recipe, contrast=settings.contrast, variation=VARIATION if brain else LIKELY)
+
+
+def _simulation_rows(task: Task, settings: Settings, held_out: Sequence[Case]) -> list[tuple[str, str]]:
+    """Lines about simulated subjects for the plan."""
+    if task.simulation is None:
+        return []
+    share = f"{settings.simulate:.0%} of the {'patches' if task.recipe.dims == 3 else 'slices'}"
+    validation = "" if held_out else "; the validation is on simulated subjects, too"
+    return [("simulated", f"{share}, contrast like {task.simulation.contrast}{validation}")]
 
 
 def _cleaning(request: TrainRequest, dataset: Dataset, held_out: Sequence[Case]) -> tuple[bool, str]:
     """Whether the run chooses a clean-up, and a line about it for the plan."""
     if request.cleaning == "none":
         return False, "none"
+    if not held_out:
+        if request.cleaning == "learned":
+            raise UserError("cleaning='learned' needs held-out cases, and all of this run are simulated; leave it out")
+        return False, "none: it would be chosen on simulated subjects"
     if dataset.regions:
         if request.cleaning == "learned":
             raise UserError(f"cleaning='learned': {NO_CLEANING_OF_REGIONS}; leave it out")
@@ -212,7 +259,7 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
     with alone(folder), arithmetic(fabric.device, deterministic=settings.deterministic):
         if changes := check_record(folder, RunRecord.of(task, settings)):
             watch.report(Stage(changes))
-        batches = make_batches(task, settings)
+        batches = make_batches(task, settings, fabric.device)
         checkpoint = folder / CHECKPOINT
         fitted = read_record(folder).fitted
         state = new_state(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
 from scse.support.requests import construct
+from scse.vocabulary.contrasts import Contrast
 from scse.vocabulary.specs import NetworkSpec
 from scse.vocabulary.variants import PLAIN, Variant
 from scse.zoo.catalogue import check_placement, check_supervision, read_network
@@ -65,6 +66,9 @@ class Settings(BaseModel):
         probability: Probability of each of gamma, noise, blur and low_resolution.
         mirror: "safe" mirrors along axes where the labels stay right: left and right structures change places, and
             where one has no partner, or in pictures, nothing is mirrored from left to right. "none" mirrors nothing.
+        simulate: Share of the slices or patches that are of subjects simulated from the training cases, new ones in
+            every epoch; see `scse.simulation`.
+        contrast: Intensities of simulated subjects: like those of the "source", or "random".
         precision: "bf16" computes convolutions in bfloat16; "auto" does so if the processor has instructions for it.
         seed: Seed of the initial weights, the order of slices, and the augmentation.
         graph: Whether steps on an NVIDIA GPU are launched as one CUDA graph. On other devices it has no effect.
@@ -105,6 +109,8 @@ class Settings(BaseModel):
     low_resolution: float = Field(default=0.0, ge=0, le=7)
     probability: float = Field(default=0.2, ge=0, le=1)
     mirror: Literal["none", "safe"] = "none"
+    simulate: float = Field(default=0.0, ge=0, le=1)
+    contrast: Contrast = "source"
     precision: Precision = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     graph: bool = True

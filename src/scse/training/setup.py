@@ -1,6 +1,7 @@
 """Set-up of a run: device, batches, network, optimiser, schedule, loss, and the segmenter that it becomes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from scse.inference.devices import choose_device
 from scse.inference.segmenter import Segmenter
 from scse.inference.windows import CHANNELS_LAST
+from scse.simulation.simulator import Simulator
 from scse.training.augmentation import Augmentation
 from scse.training.batches import Batches
+from scse.training.fresh import FreshBatches
 from scse.training.losses import (
     DeepSupervision,
     RegionLoss,
@@ -52,10 +55,10 @@ def resolve_precision(precision: Precision, device: str | torch.device = "auto")
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32"
 
 
-def make_batches(task: Task, settings: Settings) -> Batches:
-    """Training batches of a run."""
-    return Batches(
-        task.training,
+def make_batches(task: Task, settings: Settings, device: str | torch.device = "cpu") -> Batches:
+    """Training batches of a run; subjects are simulated on the device."""
+    make = partial(
+        Batches,
         patch=task.recipe.patch,
         batch_size=settings.batch_size,
         limit=settings.slices_per_epoch,
@@ -64,6 +67,10 @@ def make_batches(task: Task, settings: Settings) -> Batches:
         foreground=settings.foreground,
         spacing=task.recipe.spacing,
     )
+    if task.simulation is None:
+        return make(task.training)
+    simulator = Simulator(task.sources, task.simulation, task.recipe, task.scheme, torch.device(device))
+    return FreshBatches(task.training, simulator=simulator, share=settings.simulate, **make.keywords)
 
 
 def make_augmentation(task: Task, settings: Settings) -> Augmentation:

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from scse.data.dataset import Case
 from scse.data.inspection import Inspection
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
+from scse.simulation.simulator import Simulation, Simulator
 from scse.support.errors import UserError
 from scse.support.events import UNWATCHED, Stage, Watch
 from scse.training.validation import evenly_spread
@@ -33,6 +37,8 @@ class Task:
         structures: Name -> label value.
         for_cleaning: Prepared held-out cases on which the clean-up of label maps is chosen; empty chooses none.
         regions: Name -> label values, if structures are regions of labels; empty otherwise.
+        simulation: How subjects are simulated; None simulates none.
+        sources: The training cases as `simulation` prepares them; empty without it.
     """
 
     training: Sequence[Prepared]
@@ -41,6 +47,8 @@ class Task:
     structures: Mapping[str, int]
     for_cleaning: Sequence[Prepared] = field(default_factory=list)
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    simulation: Simulation | None = None
+    sources: Sequence[Prepared] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check that no clean-up is to be chosen for regions.
@@ -66,6 +74,7 @@ def make_task(
     cache: Path,
     watch: Watch = UNWATCHED,
     choose_cleaning: bool = False,
+    simulation: Simulation | None = None,
 ) -> Task:
     """Prepare cases for a run, or find them prepared.
 
@@ -79,6 +88,8 @@ def make_task(
             case.
         choose_cleaning: Whether the run chooses a clean-up of label maps. It uses up to 20 of the cases for
             validation, evenly spread; never for cases whose scores are to be reported.
+        simulation: How subjects are simulated from the training cases; None simulates none. Without held-out cases, the
+            validation is on simulated subjects.
 
     Raises:
         StoppedError: The watch asked to stop.
@@ -88,9 +99,8 @@ def make_task(
     spread = evenly_spread(len(held_out), min(len(held_out), MOST_FOR_CLEANING)) if choose_cleaning else ()
     for_cleaning = [held_out[place] for place in spread]
     needed = [*training, *monitored, *(case for case in for_cleaning if case not in monitored)]
-    prepared = prepare(
-        needed,
-        recipe,
+    prepared_by = partial(
+        prepare,
         structures=dataset.scheme.labels,
         digests={fact.name: fact.digest for fact in inspection.facts},
         cache=cache,
@@ -99,13 +109,21 @@ def make_task(
         progress=watch.counter("prepare"),
         on_note=lambda note: watch.report(Stage(note)),
     )
+    prepared = prepared_by(needed, recipe)
+    sources = [] if simulation is None else prepared_by(training, simulation.recipe)
     after = len(training) + len(monitored)
     by_name = {case.name: case for case in prepared[len(training) :]}
+    validation = prepared[len(training) : after]
+    if simulation is not None and not held_out:
+        simulator = Simulator(sources, simulation, recipe, dataset.scheme, torch.device("cpu"))
+        validation = simulator.held_out(MONITORED, cache)
     return Task(
         prepared[: len(training)],
-        prepared[len(training) : after],
+        validation,
         recipe,
         dataset.structures,
         [by_name[case.name] for case in for_cleaning],
         dataset.regions,
+        simulation,
+        sources,
     )

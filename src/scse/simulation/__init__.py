@@ -1,0 +1,1 @@
+"""Simulation of subjects from one or a few labelled images: new shapes, new contrasts, exact labels."""

@@ -1,0 +1,161 @@
+"""Subjects for a training: simulated from prepared cases, and prepared like real ones."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from scse.data.choices import SLICE_AXIS, in_view
+from scse.data.files import Image
+from scse.data.inspection import CaseFacts
+from scse.data.prepared import Prepared, write_prepared
+from scse.data.recipe import Recipe
+from scse.data.schemes import LabelScheme
+from scse.simulation.source import Source
+from scse.simulation.subjects import LIKELY, Variation, draw_subject
+from scse.vocabulary.contrasts import Contrast
+from scse.vocabulary.sides import partners
+
+HELD_OUT = 0x5C5E
+"""First number of the keys of subjects for validation, which no training has: its keys have three numbers."""
+
+FORMAT = 1
+"""Version of the subjects for validation, increased when they change, so that older ones are not reused."""
+
+
+class Simulation(BaseModel):
+    """How subjects are simulated.
+
+    Attributes:
+        recipe: How the cases from which they are simulated are prepared: whole and in their own resolution.
+        variation: How much shapes differ.
+        contrast: Intensities like those of the cases, or any.
+        calibrated: Whether intensities have a unit, see `is_calibrated`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    variation: Variation = LIKELY
+    contrast: Contrast = "source"
+    calibrated: bool = False
+
+    @classmethod
+    def of(
+        cls, facts: Sequence[CaseFacts], recipe: Recipe, *, contrast: Contrast, variation: Variation = LIKELY
+    ) -> Self:
+        """The simulation for a data set.
+
+        Args:
+            facts: Facts of the cases.
+            recipe: Recipe of the run.
+            contrast: Intensities like those of the cases, or any.
+            variation: How much shapes differ.
+        """
+        if recipe.view == "picture":
+            whole = recipe.model_copy(update={"spacing": (1.0, 1.0), "patch": (1, 1)})
+        else:
+            derived = Recipe.derive(facts, dims=3)
+            # without a spacing to which volumes are resampled, all have that of the first
+            spacing = derived.spacing or in_view(facts[0], "volume")[1]
+            whole = derived.model_copy(update={"spacing": spacing, "patch": (1, 1, 1)})
+        calibrated = all(is_calibrated(case.intensity[0]) for case in facts)
+        return cls(recipe=whole, variation=variation, contrast=contrast, calibrated=calibrated)
+
+
+def is_calibrated(least: float) -> bool:
+    """Whether intensities have a unit in which tissues are the same in all subjects, as Hounsfield units of CT.
+
+    Args:
+        least: Least intensity of an image. Scanners write negative ones only in such a unit.
+    """
+    return least < 0
+
+
+class Simulator:
+    """Simulates subjects from prepared cases.
+
+    Args:
+        cases: Cases, prepared by the recipe of `simulation`.
+        simulation: How to simulate.
+        recipe: Recipe of the run, by which subjects are prepared.
+        scheme: The meaning of the labels.
+        device: Where subjects are made.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Prepared],
+        simulation: Simulation,
+        recipe: Recipe,
+        scheme: LabelScheme,
+        device: torch.device,
+    ) -> None:
+        spacing = simulation.recipe.spacing or (1.0,) * simulation.recipe.dims
+        sides = partners(list(scheme.labels))
+        other = None if sides is None else [0, *(place + 1 for place in sides)]
+        self.cases, self.simulation, self.recipe = cases, simulation, recipe
+        self.spacing = [*(recipe.spacing or spacing)]
+        if recipe.view in SLICE_AXIS:
+            across = SLICE_AXIS[recipe.view]
+            in_plane = recipe.spacing or np.delete(spacing, across)
+            self.spacing = [*map(float, np.insert(in_plane, across, spacing[across]))]
+        self.sources = [
+            Source.of(
+                case.images()[0],
+                case.labels()[0],
+                spacing=spacing,
+                partners=other,
+                calibrated=simulation.calibrated,
+            ).to(device)
+            for case in cases
+        ]
+
+    def subject(self, key: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """One subject as prepared arrays: images (slices, C, *spatial) and labels (slices, *spatial).
+
+        Args:
+            key: Whole numbers that select the subject. The last selects the case, one after the other.
+        """
+        source = self.sources[key[-1] % len(self.sources)]
+        image, labels = draw_subject(
+            source,
+            key,
+            contrast=self.simulation.contrast,
+            variation=self.simulation.variation,
+            spacing=self.spacing,
+        )
+        affine = None if self.recipe.view == "picture" else np.diag([*self.spacing, 1.0])
+        images, grid = self.recipe.image_slices(Image(image.cpu().numpy(), affine))
+        return images, self.recipe.label_slices(Image(labels.cpu().numpy(), affine, is_label=True), grid)
+
+    def share_of_subject(self) -> float:
+        """Voxels of a slice or patch of the run as a share of those of a subject, at most 1."""
+        if self.recipe.view in SLICE_AXIS:
+            return float(1 / np.mean([source.size[SLICE_AXIS[self.recipe.view]] for source in self.sources]))
+        whole = np.mean([math.prod(source.size) * math.prod(source.spacing) for source in self.sources])
+        return min(1.0, math.prod(self.recipe.patch) * math.prod(self.spacing) / float(whole))
+
+    def held_out(self, count: int, cache: Path) -> list[Prepared]:
+        """Subjects for validation, the same in every run with this simulation, kept in the cache.
+
+        Args:
+            count: Number of subjects.
+            cache: Folder of all prepared arrays.
+        """
+        found = []
+        for number in range(count):
+            parts = [FORMAT, [case.folder.name for case in self.cases], self.simulation.model_dump(mode="json")]
+            text = json.dumps([*parts, self.recipe.model_dump(mode="json"), number])
+            case = Prepared(f"simulated {number + 1}", cache / hashlib.sha256(text.encode()).hexdigest()[:24])
+            if not case.folder.exists():
+                write_prepared(case.folder, *self.subject((HELD_OUT, number)))
+            found.append(case)
+        return found
