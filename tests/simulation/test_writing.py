@@ -90,14 +90,14 @@ def test_channels_are_files_of_their_own(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
     image, label = files
-    with pytest.raises(DataError, match=r"gone.nii.gz does not exist"):
+    with pytest.raises(DataError, match=r"gone\.nii\.gz does not exist"):
         simulate_from(tmp_path / "gone.nii.gz", label, tmp_path / "out")
     shifted = nib.load(label)
     nib.save(nib.Nifti1Image(np.asarray(shifted.dataobj)[1:], AFFINE), tmp_path / "other.nii.gz")
     with pytest.raises(DataError, match=r"other.nii.gz: has shape \(23, 20, 18\), but .*scan.nii.gz has"):
         simulate_from(image, tmp_path / "other.nii.gz", tmp_path / "out")
     nib.save(nib.Nifti1Image(np.asarray(shifted.dataobj) * 0, AFFINE), tmp_path / "none.nii.gz")
-    with pytest.raises(DataError, match=r"none.nii.gz: "):
+    with pytest.raises(DataError, match=r"none\.nii\.gz: "):
         simulate_from(image, tmp_path / "none.nii.gz", tmp_path / "out")
     with pytest.raises(UserError, match="cases must be at least 2"):
         simulate_from(image, label, tmp_path / "out", cases=1)

@@ -182,7 +182,9 @@ def _curved(channel: Tensor, source: Source, number: int, contrast: Contrast, rn
     if contrast == "source":
         power = math.exp(rng.normal(0, 0.15))
         return low + span * torch.where(fractions > 0, fractions.clamp(min=1e-6) ** power, fractions)
-    knots = torch.tensor(rng.uniform(0, 1, rng.integers(2, 7)), dtype=torch.float32, device=channel.device)
+    drawn = rng.uniform(0, 1, rng.integers(2, 7))
+    drawn = (drawn - drawn.min()) / (drawn.max() - drawn.min())  # so that no subject is without contrast
+    knots = torch.tensor(drawn, dtype=torch.float32, device=channel.device)
     place = fractions.clamp(-0.1, 1.1).add_(0.1).mul_((len(knots) - 1) / 1.2)
     before = place.long().clamp_(max=len(knots) - 2)
     curve = knots[before] + (place - before) * (knots[before + 1] - knots[before])

@@ -1,0 +1,143 @@
+"""Measures the simulation of subjects from one labelled image, and draws some beside their source.
+
+    python benchmarks/simulation.py
+    python benchmarks/simulation.py --figure docs/simulation.png --malc ../shared/data/malc
+
+The first command times subjects of 128 x 128 x 128 voxels with 30 structures. With `--figure`, subjects of the built-in
+brain atlas are drawn; with `--malc`, also the volumes of structures of simulated subjects beside those of the real ones
+of a data set with the same structures.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from measuring import machine, markdown
+from scipy import ndimage
+
+from scse.data.cohort import STRUCTURES
+from scse.data.files import read_image, read_label
+from scse.data.prepared import cache_folder
+from scse.simulation.brain import VARIATION, brain_atlas
+from scse.simulation.source import Source
+from scse.simulation.subjects import draw_subject
+from scse.vocabulary.sides import partners
+
+SHOWN = 6
+SUBJECTS = 30
+
+
+def main() -> None:
+    """Print the table, or draw the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--figure", type=Path, help="PNG of subjects of the brain atlas")
+    parser.add_argument("--malc", type=Path, help="folder of the MALC data set, for volumes")
+    chosen = parser.parse_args()
+    if chosen.figure is None:
+        measure(chosen.repeats)
+        return
+    source = brain()
+    draw(source, chosen.figure)
+    if chosen.malc is not None:
+        compare(source, chosen.malc, chosen.figure.with_stem(f"{chosen.figure.stem}_volumes"))
+
+
+def measure(repeats: int) -> None:
+    """Seconds for a subject with 30 structures."""
+    rng = np.random.default_rng(0)
+    smooth = ndimage.zoom(rng.random((5, 5, 5)), 128 / 5, order=1)
+    labels = np.clip(smooth * 31, 0, 30).astype(np.uint8)
+    image = (smooth + rng.normal(0, 0.02, smooth.shape)).astype(np.float32)[None]
+    source = Source.of(image, labels, spacing=(1, 1, 1))
+    rows = []
+    for contrast in ("source", "random"):
+        seconds = []
+        for number in range(repeats + 1):
+            began = time.perf_counter()
+            draw_subject(source, (0, number), contrast=contrast)
+            seconds.append(time.perf_counter() - began)
+        rows.append((contrast, f"{statistics.median(seconds[1:]):.2f}", f"{max(seconds[1:]):.2f}"))
+    print(machine() + f"; 128 x 128 x 128 voxels, {len(np.unique(labels)) - 1} structures, {repeats} subjects\n")
+    print(markdown(("contrast", "median, s", "greatest, s"), rows))
+
+
+def brain() -> Source:
+    """The built-in atlas."""
+    [case] = brain_atlas(cache_folder()).cases
+    image, label = read_image(case.images), read_label(case.label)
+    sides = partners(list(STRUCTURES)) or []
+    return Source.of(image.array, label.array, spacing=image.spacing, partners=[0, *(place + 1 for place in sides)])
+
+
+def draw(source: Source, path: Path) -> None:
+    """The atlas, and subjects with its contrast and with any contrast."""
+    figure, axes = plt.subplots(3, SHOWN, figsize=(2 * SHOWN, 6.2), facecolor="black")
+    level = source.size[1] // 2
+    subjects = [draw_subject(source, (0, number), variation=VARIATION) for number in range(SHOWN - 1)]
+    atlas = source.image, torch.where(source.labels < 256, source.labels, 0)
+    for place, (image, labels) in enumerate([atlas, *subjects]):
+        axes[0, place].imshow(np.rot90(image[0, :, level]), cmap="gray")
+        axes[1, place].imshow(np.rot90(labels[:, level]), cmap="nipy_spectral", vmin=0, vmax=28, interpolation="none")
+    for place in range(SHOWN):
+        image, _ = draw_subject(source, (0, place), contrast="random", variation=VARIATION)
+        axes[2, place].imshow(np.rot90(image[0, :, level]), cmap="gray")
+    for place in axes.flat:
+        place.axis("off")
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=100, facecolor="black")
+
+
+def compare(source: Source, folder: Path, path: Path) -> None:
+    """Volumes of structures of simulated and of real subjects, relative to the mean of the real ones."""
+    voxel = np.prod(source.spacing) / 1000
+    simulated = np.stack(
+        [
+            np.bincount(draw_subject(source, (1, number), variation=VARIATION)[1].flatten(), minlength=28)[1:] * voxel
+            for number in range(SUBJECTS)
+        ]
+    )
+    files = sorted(file for part in ("labelsTr", "labelsTs") for file in (folder / part).glob("*.nii.gz"))
+    labels = [read_label(file) for file in files]
+    real = np.stack(
+        [np.bincount(label.array.ravel(), minlength=28)[1:] * np.prod(label.spacing) / 1000 for label in labels]
+    )
+    figure, axis = plt.subplots(figsize=(11, 5))
+    places = np.arange(len(STRUCTURES))
+    for offset, volumes, color, name in (
+        (-0.2, real, "#555555", f"{len(real)} real subjects"),
+        (0.2, simulated, "#c4652f", f"{len(simulated)} simulated subjects"),
+    ):
+        axis.boxplot(
+            volumes / real.mean(0),
+            positions=places + offset,
+            widths=0.3,
+            patch_artist=True,
+            boxprops={"facecolor": color},
+            medianprops={"color": "white"},
+            flierprops={"markersize": 3, "markeredgecolor": color},
+            label=name,
+        )
+    axis.set_xticks(places, list(STRUCTURES), rotation=60, ha="right", fontsize=8)
+    axis.set_ylabel("volume / mean of the real subjects")
+    axis.axhline(1, color="#999999", linewidth=0.8, zorder=0)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    rows = [
+        (
+            name,
+            f"{real[:, n].mean():.1f} ± {real[:, n].std():.1f}",
+            f"{simulated[:, n].mean():.1f} ± {simulated[:, n].std():.1f}",
+        )
+        for n, name in enumerate(STRUCTURES)
+    ]
+    print(markdown(("structure", "real, ml", "simulated, ml"), rows))
+
+
+if __name__ == "__main__":
+    main()
