@@ -306,7 +306,7 @@ def read_table(table: Path) -> Labels:
     Raises:
         DataError: The file cannot be read, lacks a column, or has content that `check_labels` refuses.
     """
-    columns, rows = _rows(table)
+    columns, rows = read_rows(table)
     colored = "color" in columns or {"r", "g", "b"} <= set(columns)
     if "name" not in columns or not (colored or "value" in columns):
         found = f"the columns {','.join(columns)}" if columns else "no columns"
@@ -357,8 +357,12 @@ def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
     return splits
 
 
-def _rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a labels.csv."""
+def read_rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns, in lower case, and rows of a CSV file, without empty rows.
+
+    Raises:
+        DataError: The file cannot be read, or a row has more cells than there are columns.
+    """
     check_regular_file(table, remedy="put a CSV file there")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
