@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from scse.data.bids import is_bids, read_bids
 from scse.data.descriptions import (
     BACKGROUND,
     IGNORED,
@@ -33,8 +34,8 @@ from scse.support.text import shortened_list
 LAYOUTS = (
     "an nnU-Net v2 folder (dataset.json with channel_names, labels, file_ending; imagesTr/NAME_0000.EXT, "
     "labelsTr/NAME.EXT), a Medical Segmentation Decathlon or nnU-Net v1 folder (dataset.json with modality, labels, "
-    "training), images/ and masks/ (or labels/) with files of the same names, or a table cases.csv with the columns "
-    "image and label"
+    "training), images/ and masks/ (or labels/) with files of the same names, a BIDS folder (sub-*/anat/*_T1w.nii.gz, "
+    "derivatives/*/sub-*/anat/*_dseg.nii.gz), or a table cases.csv with the columns image and label"
 )
 FOREIGN_ENDINGS = (
     *(".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".dcm", ".b2nd"),
@@ -73,7 +74,7 @@ class Dataset:
     Attributes:
         path: Path of the folder or of the table.
         name: Name from dataset.json; without one, the name of the folder or table.
-        format: Layout: "nnunet", "msd", "folders" or "table".
+        format: Layout: "nnunet", "msd", "folders", "bids" or "table".
         channels: Names of the image channels; () in "folders" and "table" until `inspect` has read the pixels.
         structures: Label value of each structure, by name; without background (0). {} where no file names them, until
             `inspect` has read the pixels. If structures are regions, the value is that of predicted label maps.
@@ -133,6 +134,10 @@ class Dataset:
         are never divided between training and testing. The names of the structures are in `labels.csv` in the same
         folder.
 
+        In a BIDS folder, the label maps are `derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz`, with names of structures
+        from `*_dseg.tsv` (columns `index` and `name`), and subjects are groups. Channels are those of T1w, T2w and
+        FLAIR of which each label map has exactly one, on its own grid by the headers of the first case.
+
         Structures of nnU-Net's dataset.json may be regions: lists of label values, with `regions_class_order`.
 
         Voxels of one label may be left out of training and scores: the label named ignore in nnU-Net's dataset.json
@@ -153,7 +158,8 @@ class Dataset:
             raise DataError(f"{path}: {found}; give the folder of a data set: {LAYOUTS}")
         description = path / "dataset.json"
         if not description.is_file():
-            return cls(**_open_folders(path))
+            plain = _mask_folder(path) is not None and (path / "images").is_dir()
+            return cls(**(_open_bids(path) if is_bids(path) and not plain else _open_folders(path)))
         content = read_json(description)
         if not isinstance(content, dict):
             raise DataError(f"{description}: contains a {type(content).__name__}, not an object; allowed: {LAYOUTS}")
@@ -380,6 +386,20 @@ def _open_table(path: Path) -> dict[str, Any]:
     }
 
 
+def _open_bids(path: Path) -> dict[str, Any]:
+    listing = read_bids(path)
+    return {
+        "path": path,
+        "name": path.resolve().name,
+        "format": "bids",
+        "channels": listing.channels,
+        "cases": _sorted_cases(listing.cases),
+        "unused": listing.unused,
+        "notes": listing.notes,
+        **_meaning(listing.labels),
+    }
+
+
 def _sorted_cases(listed: Iterable[ListedFiles]) -> tuple[Case, ...]:
     cases = (Case(case.name, case.images, case.label, case.group) for case in listed)
     return tuple(sorted(cases, key=lambda case: case.name))
@@ -464,6 +484,7 @@ _LABELS_FILES = {
     "nnunet": "dataset.json",
     "msd": "dataset.json",
     "folders": "labels.csv",
+    "bids": "dseg.tsv",
     "table": "labels.csv",
 }
 _READERS = {"channel_names": _open_nnunet, "modality": _open_msd, "training": _open_msd}

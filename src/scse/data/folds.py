@@ -117,5 +117,6 @@ _TESTS = {
     "nnunet": " in imagesTs and labelsTs",
     "msd": " in imagesTs and labelsTs",
     "folders": " in test/images and test/masks",
+    "bids": " in a table of cases instead of the BIDS folder",
     "table": ", whose column split says test",
 }

@@ -341,8 +341,10 @@ def _channel_problems(dataset: Dataset, case: Case, images: dict[Path, Image]) -
     if not listed or listed == found or len(images) < len(case.images):
         return []
     kind = "missing_channel" if found < listed else "extra_channel"
-    message = f"the case has {found} channels, but dataset.json lists {listed} ({', '.join(dataset.channels)})"
-    remedy = "add or remove channels, or correct dataset.json"
+    in_bids = dataset.format == "bids"
+    source = "the data set has" if in_bids else "dataset.json lists"
+    message = f"the case has {found} channels, but {source} {listed} ({', '.join(dataset.channels)})"
+    remedy = "add or remove channels" + ("" if in_bids else ", or correct dataset.json")
     return [_problem(case, case.images[-1], kind, f"{message}; {remedy}")]
 
 
@@ -402,7 +404,8 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
             remedy = f"{source} lists {listed}: divide the mask by 255, or change the structure's value to 255 there"
         else:
             remedy = f"no {source} lists 255 as a structure: write {dataset.labels_file} with the lines "
-            remedy += '"name,value" and "foreground,255"'
+            tabs = dataset.format == "bids"
+            remedy += '"index TAB name" and "255 TAB foreground"' if tabs else '"name,value" and "foreground,255"'
         message = f"is a mask with the values 0 and 255 ({voxels[USUAL_IGNORED]} voxels), but {remedy}{ignoring}"
         return [_problem(case, path, "mask_255", message)]
     lossy = ending(path.name) in LOSSY
@@ -433,6 +436,8 @@ def _how_to_ignore(dataset: Dataset) -> str:
     """How to declare that voxels of value 255 are ignored."""
     if dataset.labels_file.suffix == ".csv":
         line = f'the line "ignore,{USUAL_IGNORED}" in labels.csv'
+    elif dataset.format == "bids":
+        line = f'the line "{USUAL_IGNORED} TAB ignore" in dseg.tsv'
     else:
         example = f'"ignore": {USUAL_IGNORED}' if dataset.format == "nnunet" else f'"{USUAL_IGNORED}": "ignore"'
         line = f"{example} among the labels in dataset.json"
@@ -489,6 +494,9 @@ def _complete(dataset: Dataset, facts: tuple[CaseFacts, ...], problems: list[Pro
     if not structures:
         values = sorted({value for fact in sound for value in fact.voxels} - {0})
         structures = {f"structure_{value}": value for value in values}
+    elif dataset.format == "bids" and sound:  # a dseg.tsv may name all labels of an atlas
+        present = {value for fact in sound for value in fact.voxels}
+        structures = {name: value for name, value in structures.items() if value in present}
     return replace(dataset, channels=channels, structures=structures)
 
 

@@ -40,7 +40,7 @@ class TrainRequest(Request):
     renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
 
     dataset: Path
-    """Folder of a data set: nnU-Net v2, MSD, or images/ and masks/."""
+    """Data set: a folder (nnU-Net v2, MSD, BIDS, or images/ and masks/), or a table cases.csv."""
 
     out: Path = Path("scse-run")
     """Folder of the run."""
