@@ -39,6 +39,7 @@ from scse.inference.saved import (
 )
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
+from scse.inference.volumes import VolumeTable, check_table
 from scse.inference.windows import (
     CHANNELS_LAST,
     Room,
@@ -330,6 +331,7 @@ class Segmenter:
         *,
         batch_size: int | None = None,
         overwrite: bool = False,
+        volumes: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images; the others are still written if one fails.
@@ -342,6 +344,8 @@ class Segmenter:
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
+            volumes: CSV file of the volumes, see `scse.inference.volumes`: voxels and millilitres of each structure in
+                each label map; of pictures, pixels alone. It keeps the rows of other images of earlier calls.
             progress: Called with the numbers of finished and of all images after each image.
 
         Returns:
@@ -352,7 +356,9 @@ class Segmenter:
         """
         targets = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
         inputs = (path for paths in images.values() for path in paths)
-        check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
+        tables = check_table(volumes, targets.values())
+        check_outputs([*targets.values(), *tables], inputs=inputs, overwrite=overwrite)
+        table = None if volumes is None else VolumeTable(volumes, self.scheme.scored, overwrite=overwrite)
 
         def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
             image = read_image(paths)
@@ -363,8 +369,10 @@ class Segmenter:
             return Image(ready(batch_size, None), affine, is_label=True)
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
-            with marked([targets[name]]):
+            with marked([targets[name], *tables]):
                 write_prediction(out, name, labels.array, paths[0], labels)
+                if table is not None:
+                    table.add(name, labels.array, labels.affine)
 
         return each_image(images, read=read, compute=label, write=write, progress=progress)
 
