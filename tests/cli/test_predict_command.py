@@ -125,6 +125,23 @@ def test_uncertainty_is_written_beside_the_label_maps(planes: dict[str, Path], e
     assert "give several segmenters (-m A -m B, or --ensemble STUDY)" in str(single.exception)
 
 
+def test_volumes_are_written_for_all_images_of_all_calls(
+    planes: dict[str, Path], earlier: Path, tmp_path: Path
+) -> None:
+    images, path = earlier / "data" / "imagesTs", tmp_path / "volumes.csv"
+    for image in ("t0_0000.nii.gz", "t1_0000.nii.gz"):
+        found = call(images / image, "-m", planes["axial"], "--volumes", path, "-o", tmp_path / "out")
+        assert (found.exit_code, found.stdout.splitlines()[-1]) == (0, f"volumes of structures: {path}"), found.output
+    table = pd.read_csv(path)
+    assert list(zip(table["image"], table["structure"], strict=True)) == [
+        (t, s) for t in ("t0", "t1") for s in STRUCTURES
+    ]
+    sizes = [int((labels(tmp_path / "out" / f"{t}.nii.gz") == value).sum()) for t in ("t0", "t1") for value in (1, 2)]
+    assert table["voxels"].tolist() == sizes
+    both = call(images, "-m", planes["axial"], "--mirror", "--uncertainty", "--volumes", path, "-o", tmp_path / "out")
+    assert "has the columns" in str(both.exception)
+
+
 def test_options_that_have_no_meaning_are_refused(planes: dict[str, Path], earlier: Path, tmp_path: Path) -> None:
     images, model = earlier / "data" / "imagesTs", ("-m", planes["coronal"])
     assert "give the folders of segmenters with -m" in call(images, "-o", tmp_path).stderr

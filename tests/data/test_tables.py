@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets import write_nnunet
+from datasets import write_table
 from scse.data.dataset import Case, Dataset
 from scse.data.folds import make_folds
 from scse.data.inspection import inspect, open_checked
@@ -82,16 +82,8 @@ def test_other_files_are_no_data_sets(tmp_path: Path) -> None:
         Dataset.open(tmp_path / "cases.xlsx")
 
 
-def written(folder: Path) -> Path:
-    """Six cases in three groups and a test case, in the folders of an nnU-Net data set."""
-    write_nnunet(folder, cases=6, tests=1)
-    lines = [f"imagesTr/c{n}_0000.nii.gz,labelsTr/c{n}.nii.gz,train,g{n // 2},{n}" for n in range(6)]
-    lines.append("imagesTs/t0_0000.nii.gz,labelsTs/t0.nii.gz,test,,70")
-    return table(folder, "\n".join(["image,label,split,group,age", *lines]))
-
-
 def test_the_inspection_names_groups_and_columns_that_are_not_used(tmp_path: Path) -> None:
-    found = inspect(Dataset.open(written(tmp_path)))
+    found = inspect(Dataset.open(write_table(tmp_path)))
     assert found.problems == ()
     assert found.dataset.channels == ("intensity",)
     rows = dict(found.summary())
@@ -100,7 +92,7 @@ def test_the_inspection_names_groups_and_columns_that_are_not_used(tmp_path: Pat
 
 
 def test_problems_name_the_labels_beside_the_table(tmp_path: Path) -> None:
-    path = written(tmp_path)
+    path = write_table(tmp_path)
     (tmp_path / "labels.csv").write_text("name,value\nleft,1\n")
     found = inspect(Dataset.open(path))
     assert len(found.problems) == 7
@@ -111,7 +103,7 @@ def test_problems_name_the_labels_beside_the_table(tmp_path: Path) -> None:
 
 
 def test_folds_of_a_table_keep_groups_together(tmp_path: Path) -> None:
-    dataset = Dataset.open(written(tmp_path))
+    dataset = Dataset.open(write_table(tmp_path))
     for fold in make_folds(dataset, 3):
         assert [case.group for case in fold.test] == [fold.test[0].group] * 2
     [own] = make_folds(dataset, None)

@@ -63,6 +63,13 @@ def predict(
             "and uncertainty.csv.",
         ),
     ] = False,
+    volumes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file for the voxels and millilitres of each structure in each label map; rows of other images of "
+            "earlier calls stay."
+        ),
+    ] = None,
     squeeze: Annotated[
         str,
         typer.Option(help="Where cSE pools in volumes larger than the patch: window, local box, or whole volume."),
@@ -123,11 +130,18 @@ def predict(
     say(f"clean-up: {segmenter.cleaning}")
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
-            found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
+            found,
+            out,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            volumes=volumes,
+            progress=watch.counter("predict"),
         )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
+    if volumes is not None and len(failed) < len(found):
+        say(f"volumes of structures: {volumes}")
     end_with(failed)
 
 
