@@ -155,7 +155,7 @@ def test_names_without_a_voxel_in_any_label_map_are_no_structures(tmp_path: Path
     inspection, dataset = open_checked(written(tmp_path))
     assert inspection.dataset.structures == dataset.structures == {"left part": 1, "right": 2}
     rows = dict(inspection.summary())
-    assert rows["groups"] == "8 cases in 4 groups, which folds keep together"
+    assert rows["groups"] == "8 cases in 4 groups, which folds keep together and statistics count as one each"
     assert "warning" not in rows
 
 

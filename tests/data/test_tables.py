@@ -87,7 +87,7 @@ def test_the_inspection_names_groups_and_columns_that_are_not_used(tmp_path: Pat
     assert found.problems == ()
     assert found.dataset.channels == ("intensity",)
     rows = dict(found.summary())
-    assert rows["groups"] == "6 cases in 3 groups, which folds keep together"
+    assert rows["groups"] == "7 cases in 4 groups, which folds keep together and statistics count as one each"
     assert rows["not used"] == "columns of cases.csv: age"
 
 

@@ -185,7 +185,7 @@ def test_a_table_is_trained_on_and_groups_are_held_out_together(tmp_path: Path) 
     first, second = sorted(int(name[1]) for name in record.held_out)
     assert (first % 2, second) == (0, first + 1)
     [plan] = [event for event in events if isinstance(event, Planned)]
-    assert ("groups", "6 cases in 3 groups, which folds keep together") in plan.rows
+    assert ("groups", "7 cases in 4 groups, which folds keep together and statistics count as one each") in plan.rows
     assert ("not used", "columns of cases.csv: age") in plan.rows
 
 

@@ -113,6 +113,11 @@ class Dataset:
         return folder / _LABELS_FILES[self.format]
 
     @property
+    def grouped(self) -> bool:
+        """Whether any group has several cases."""
+        return any(len(groups_of(cases)) < len(cases) for cases in (self.cases, self.test_cases))
+
+    @property
     def scheme(self) -> LabelScheme:
         """The meaning of label maps, and of the outputs of a network for them."""
         return LabelScheme(self.structures, self.regions)

@@ -132,10 +132,10 @@ class Inspection:
         if dataset.unused:
             names = shortened_list([path.relative_to(dataset.path) for path in dataset.unused])
             rows.append(("not used", f"{names}: belongs to no case, but looks like an image or a folder of images"))
-        cases = len(dataset.cases)
-        if (groups := len(groups_of(dataset.cases))) < cases:
-            kept = "which folds keep together"
-            rows.append(("groups", f"{cases} cases in {counted(groups, 'group')}, {kept}"))
+        if dataset.grouped:
+            cases = [*dataset.cases, *dataset.test_cases]
+            kept = "which folds keep together and statistics count as one each"
+            rows.append(("groups", f"{len(cases)} cases in {counted(len(groups_of(cases)), 'group')}, {kept}"))
         return [*rows, *dataset.notes]
 
     def facts_of(self, dataset: Dataset) -> list[CaseFacts]:
