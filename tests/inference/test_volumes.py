@@ -34,8 +34,9 @@ def test_a_row_has_the_voxels_and_millilitres_of_a_structure(tmp_path: Path) -> 
     images, out, path = scans(tmp_path, "a", "b"), tmp_path / "out", tmp_path / "tables" / "volumes.csv"
     assert segmenter("coronal").predict_files(images, out, volumes=path) == []
     table = pd.read_csv(path)
-    assert list(table.columns) == COLUMNS
-    assert table.to_numpy().tolist() == [*expected(out, "a"), *expected(out, "b")]
+    assert list(table.columns) == [*COLUMNS, "flag"]
+    assert table["flag"].isna().all()
+    assert table[COLUMNS].to_numpy().tolist() == [*expected(out, "a"), *expected(out, "b")]
     assert sum(row[3] for row in expected(out, "a")) > 0
 
 
@@ -47,7 +48,7 @@ def test_rows_of_earlier_calls_stay_and_those_of_the_same_images_are_replaced(tm
     second.predict_files({name: images[name] for name in "bc"}, out, volumes=path)
     after = pd.read_csv(path)
     assert list(dict.fromkeys(after["image"])) == ["a", "b", "c"]
-    assert after.to_numpy().tolist() == [row for name in "abc" for row in expected(out, name)]
+    assert after[COLUMNS].to_numpy().tolist() == [row for name in "abc" for row in expected(out, name)]
     pd.testing.assert_frame_equal(after[after["image"] == "a"], before[before["image"] == "a"])
     assert not after[after["image"] == "b"].equals(before[before["image"] == "b"])
 
@@ -78,7 +79,9 @@ def test_tables_with_other_columns_are_not_continued(tmp_path: Path) -> None:
     images, out, path = scans(tmp_path, "a", "b"), tmp_path / "out", tmp_path / "volumes.csv"
     segmenter("axial").predict_files(images, out, volumes=path)
     both = uncertain([segmenter("axial"), segmenter("coronal", 1)])
-    with pytest.raises(UserError, match=r"volumes\.csv: has the columns image,.*volume_ml, and this call writes .*iou"):
+    with pytest.raises(
+        UserError, match=r"volumes\.csv: has the columns image,.*volume_ml,flag, and this call writes .*iou"
+    ):
         both.predict_files(images, out, volumes=path)
     both.predict_files({"b": images["b"]}, out, volumes=path, overwrite=True)
     assert set(pd.read_csv(path)["image"]) == {"b"}
@@ -88,7 +91,7 @@ def test_the_uncertainty_of_a_structure_is_in_its_row(tmp_path: Path) -> None:
     images, out, path = scans(tmp_path, "a", "b"), tmp_path / "out", tmp_path / "volumes.csv"
     uncertain([segmenter("axial"), segmenter("coronal", 1)]).predict_files(images, out, volumes=path)
     table, spread = pd.read_csv(path), pd.read_csv(out / "uncertainty.csv")
-    assert list(table.columns) == [*COLUMNS, "passes", "volume_cv", "iou"]
+    assert list(table.columns) == [*COLUMNS, "passes", "volume_cv", "iou", "flag"]
     assert table[COLUMNS].to_numpy().tolist() == [*expected(out, "a"), *expected(out, "b")]
     pd.testing.assert_frame_equal(table[spread.columns], spread)
 

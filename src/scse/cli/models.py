@@ -20,6 +20,9 @@ from scse.cli.printing import complain, console, end_with, say
 from scse.support.errors import UserError
 from scse.support.text import counted, shortened_list
 
+MOST_FLAGS = 20
+"""Most unusual structures that are printed; the table of volumes has all."""
+
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
@@ -93,6 +96,7 @@ def predict(
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
+    from scse.inference.volumes import read_flags
     from scse.studies.ensembles import find_ensemble
 
     if not model and not ensemble:
@@ -142,6 +146,12 @@ def predict(
         say(f"uncertainty of structures: {out / TABLE}")
     if volumes is not None and len(failed) < len(found):
         say(f"volumes of structures: {volumes}")
+        if segmenter.known is None:
+            say("flags: none, because the ranges of the training cases are not stored with the segmenter")
+        for flag in (flags := read_flags(volumes, found))[:MOST_FLAGS]:
+            complain("notice", flag)
+        if len(flags) > MOST_FLAGS:
+            complain("notice", f"{len(flags) - MOST_FLAGS} more structures are flagged in {volumes}")
     end_with(failed)
 
 

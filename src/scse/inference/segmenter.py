@@ -34,6 +34,7 @@ from scse.inference.saved import (
     REMEDY,
     WEIGHTS,
     Cleaning,
+    Known,
     read_saved,
     readable,
 )
@@ -98,6 +99,8 @@ class Segmenter:
         cleaning: Clean-up of predicted label maps, see `with_cleaning`; none by default.
         regions: Label values of each structure, by name, if structures are regions of labels that may overlap: output n
             of the network is then the n-th structure, and there is none for the background. Empty otherwise.
+        known: What the training cases had, with which results are compared in tables of volumes; None if it is not
+            known.
     """
 
     network: nn.Module
@@ -111,6 +114,7 @@ class Segmenter:
     squeeze: str = "window"
     cleaning: Cleaning = NO_CLEANING
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         """Check that regions have no clean-up.
@@ -155,6 +159,8 @@ class Segmenter:
             description["regions"] = {name: list(members) for name, members in self.regions.items()}
         if self.cleaning:
             description["cleaning"] = self.cleaning.model_dump(mode="json")
+        if self.known is not None:
+            description["known"] = self.known.model_dump(mode="json")
         # networks in half precision are saved and loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         weights = save(own_copies(tensors))
@@ -219,6 +225,7 @@ class Segmenter:
             settings=saved.settings,
             cleaning=saved.cleaning,
             regions=saved.regions,
+            known=saved.known,
         )
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
@@ -345,7 +352,8 @@ class Segmenter:
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
             volumes: CSV file of the volumes, see `scse.inference.volumes`: voxels and millilitres of each structure in
-                each label map; of pictures, pixels alone. It keeps the rows of other images of earlier calls.
+                each label map; of pictures, pixels alone; and flags of structures unlike those of the training cases.
+                It keeps the rows of other images of earlier calls.
             progress: Called with the numbers of finished and of all images after each image.
 
         Returns:
@@ -358,7 +366,9 @@ class Segmenter:
         inputs = (path for paths in images.values() for path in paths)
         tables = check_table(volumes, targets.values())
         check_outputs([*targets.values(), *tables], inputs=inputs, overwrite=overwrite)
-        table = None if volumes is None else VolumeTable(volumes, self.scheme.scored, overwrite=overwrite)
+        table = None
+        if volumes is not None:
+            table = VolumeTable(volumes, self.scheme.scored, known=self.known, overwrite=overwrite)
 
         def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
             image = read_image(paths)

@@ -149,7 +149,8 @@ class Uncertain(Joined):
         check_outputs([*labels.values(), *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
         sizes = None
         if volumes is not None:
-            sizes = VolumeTable(volumes, self.scheme.scored, more=SPREAD, overwrite=overwrite)
+            scored = self.scheme.scored
+            sizes = VolumeTable(volumes, scored, known=self.known, more=SPREAD, overwrite=overwrite)
         rows: list[pd.DataFrame] = []
 
         def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":

@@ -3,16 +3,20 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scse.data.pieces import count_pieces
+from scse.inference.known import flag_of
+from scse.inference.saved import Known
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 
 COLUMNS = ("image", "structure", "label", "voxels", "volume_ml")
+FLAG = "flag"
 
 Scored = Mapping[str, int | Sequence[int]]
 """Label value of each structure, or the label values of a region, by name."""
@@ -52,6 +56,7 @@ class VolumeTable:
     Args:
         path: Path of the file.
         scored: The structures of the label maps.
+        known: What the training cases had; None flags nothing.
         more: Names of further columns.
         overwrite: Whether a file with other columns is replaced.
 
@@ -59,8 +64,16 @@ class VolumeTable:
         UserError: The file has other columns.
     """
 
-    def __init__(self, path: Path, scored: Scored, *, more: Sequence[str] = (), overwrite: bool = False) -> None:
-        self.path, self.scored, self.columns = path, scored, [*COLUMNS, *more]
+    def __init__(
+        self,
+        path: Path,
+        scored: Scored,
+        *,
+        known: Known | None = None,
+        more: Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> None:
+        self.path, self.scored, self.known, self.columns = path, scored, known, [*COLUMNS, *more, FLAG]
         self.rows: dict[str, list[list[str]]] = {}
         header, *rows = _read(path) or [self.columns]
         if header == self.columns:
@@ -68,7 +81,9 @@ class VolumeTable:
                 self.rows.setdefault(row[0], []).append(row)
         elif not overwrite:
             found = f"has the columns {','.join(header)}, and this call writes {','.join(self.columns)}"
-            raise UserError(f"{path}: {found}; choose another file, or replace it with --overwrite (overwrite=True)")
+            raise UserError(
+                f"{path}: {found}; choose another file, or replace it with --overwrite (overwrite=True in Python)"
+            )
 
     def add(
         self,
@@ -90,13 +105,30 @@ class VolumeTable:
         for (name, values), others in zip(self.scored.items(), more or [()] * len(counts), strict=True):
             label = " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
             numbers = (_number(value) for value in (counts[name], counts[name] * voxel, *others))
-            rows.append([image, name, label, *numbers])
+            rows.append([image, name, label, *numbers, self._flag(name, counts[name] * voxel, labels)])
         self.rows[image] = rows
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
             [self.columns, *(r for each in self.rows.values() for r in each)]
         )
         write_atomic(self.path, text.getvalue().encode())
+
+    def _flag(self, name: str, volume: float, labels: NDArray[np.integer]) -> str:
+        if self.known is None or math.isnan(volume):
+            return ""
+        values = self.scored[name]
+        single = name in self.known.single and isinstance(values, int)
+        pieces = count_pieces(labels, [values])[0] if single and isinstance(values, int) else 1
+        return flag_of(self.known, name, volume, pieces)
+
+
+def read_flags(path: Path, images: Collection[str]) -> list[str]:
+    """The flags of these images in a table of volumes, with the names of image and structure."""
+    header, *rows = _read(path)
+    if FLAG not in header:
+        return []
+    place = header.index(FLAG)
+    return [f"{row[0]}: {row[1]}: {row[place]}" for row in rows if row[0] in images and row[place]]
 
 
 def _number(value: float) -> str:

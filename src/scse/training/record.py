@@ -10,7 +10,7 @@ from scse.blocks.kernels import describe_backend
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
-from scse.inference.saved import Name, Regions, Structures, in_order
+from scse.inference.saved import Known, Name, Regions, Structures, in_order
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
@@ -50,6 +50,8 @@ class RunRecord(BaseModel):
             versions. They are noted, not compared: a run may continue on another device.
         regions: Name -> label values, if structures are regions of labels; empty otherwise, and in records of earlier
             versions.
+        known: What the training cases had; None if it is not known. It is not compared, because it follows from the
+            cases.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +69,7 @@ class RunRecord(BaseModel):
     fitted: bool = False
     devices: list[Name] = []
     regions: Regions = {}
+    known: Known | None = None
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -98,6 +101,7 @@ class RunRecord(BaseModel):
             cases=[case.name for case in (*task.training, *task.held_out)],
             fitted=True,
             regions={name: tuple(members) for name, members in task.regions.items()},
+            known=task.known,
             software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
@@ -123,7 +127,7 @@ def check_record(folder: Path, record: RunRecord) -> str:
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return ""
     kept = read_record(folder)
-    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted", "devices"}
+    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted", "devices", "known"}
     found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:
@@ -195,4 +199,5 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
         record.structures,
         found(record.for_cleaning),
         record.regions,
+        record.known,
     )
