@@ -76,6 +76,12 @@ def test_a_wrong_table_is_refused_by_name(tmp_path: Path, rows: str, message: st
         Dataset.open(table(tmp_path, rows))
 
 
+def test_the_table_is_not_the_list_of_structures(tmp_path: Path) -> None:
+    path = table(tmp_path, "image,label\na.png,b.png\n").rename(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"labels\.csv: lists cases, but .* lists structures; call it cases\.csv"):
+        Dataset.open(path)
+
+
 def test_other_files_are_no_data_sets(tmp_path: Path) -> None:
     (tmp_path / "cases.xlsx").write_text("")
     with pytest.raises(DataError, match=r"cases\.xlsx: is a file; .*a table cases\.csv"):

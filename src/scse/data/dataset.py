@@ -379,6 +379,8 @@ def _open_folders(path: Path) -> dict[str, Any]:
 def _open_table(path: Path) -> dict[str, Any]:
     listed, others = read_cases(path)
     names = path.parent / "labels.csv"
+    if path.name == names.name:
+        raise DataError(f"{path}: lists cases, but a file of this name lists structures; call it cases.csv")
     return {
         "path": path,
         "name": path.stem,
