@@ -151,7 +151,7 @@ def predict(
         for flag in (flags := read_flags(volumes, found))[:MOST_FLAGS]:
             complain("notice", flag)
         if len(flags) > MOST_FLAGS:
-            complain("notice", f"{len(flags) - MOST_FLAGS} more structures are flagged in {volumes}")
+            complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
     end_with(failed)
 
 
