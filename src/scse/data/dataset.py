@@ -49,7 +49,7 @@ CHANNEL = re.compile(r"(.+)_([0-9]{4})")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One subject or picture.
+    """One scan or picture, with its label map.
 
     The files need not exist: `inspect` reports those that are missing.
 
