@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -56,6 +57,17 @@ def write_nnunet(
     }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
+
+
+def write_table(folder: Path, *, cases: int = 6, tests: int = 1, **options: Any) -> Path:
+    """A table of cases in an nnU-Net v2 folder, with two cases in each group and a column that is not used."""
+    write_nnunet(folder, cases=cases, tests=tests, **options)
+    lines = [f"imagesTr/c{n}_0000.nii.gz,labelsTr/c{n}.nii.gz,train,g{n // 2},{n}" for n in range(cases)]
+    lines += [f"imagesTs/t{n}_0000.nii.gz,labelsTs/t{n}.nii.gz,test,h{n // 2},70" for n in range(tests)]
+    (folder / "labels.csv").write_text("name,value\nleft,1\nright,2\n")
+    path = folder / "cases.csv"
+    path.write_text("\n".join(["image,label,split,group,age", *lines]))
+    return path
 
 
 def write_pictures(

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from scse.cli import models
 from scse.cli.app import app
 from scse.data.files import read_image
 from scse.data.recipe import Recipe
 from scse.inference.averaging import averaged
 from scse.inference.joining import joined
+from scse.inference.saved import Known
 from scse.inference.segmenter import Segmenter
 from scse.inference.uncertainty import uncertain
 from scse.networks import NETWORKS
@@ -123,6 +126,44 @@ def test_uncertainty_is_written_beside_the_label_maps(planes: dict[str, Path], e
     single = call(images, "-m", coronal, "--uncertainty", "-o", tmp_path / "single")
     assert isinstance(single.exception, UserError)
     assert "give several segmenters (-m A -m B, or --ensemble STUDY)" in str(single.exception)
+
+
+def test_volumes_are_written_for_all_images_of_all_calls(
+    planes: dict[str, Path], earlier: Path, tmp_path: Path
+) -> None:
+    images, path = earlier / "data" / "imagesTs", tmp_path / "volumes.csv"
+    for image in ("t0_0000.nii.gz", "t1_0000.nii.gz"):
+        found = call(images / image, "-m", planes["axial"], "--volumes", path, "-o", tmp_path / "out")
+        assert found.exit_code == 0, found.output
+        *_, told, flags = found.stdout.splitlines()
+        assert told == f"volumes of structures: {path}"
+        assert flags == "flags: none, because the ranges of the training cases are not stored with the segmenter"
+    table = pd.read_csv(path)
+    assert list(zip(table["image"], table["structure"], strict=True)) == [
+        (t, s) for t in ("t0", "t1") for s in STRUCTURES
+    ]
+    sizes = [int((labels(tmp_path / "out" / f"{t}.nii.gz") == value).sum()) for t in ("t0", "t1") for value in (1, 2)]
+    assert table["voxels"].tolist() == sizes
+    both = call(images, "-m", planes["axial"], "--mirror", "--uncertainty", "--volumes", path, "-o", tmp_path / "out")
+    assert "has the columns" in str(both.exception)
+
+
+def test_structures_unlike_the_training_cases_are_printed(
+    planes: dict[str, Path], earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Known(cases=9, volumes={"left": (0.0, 1e6), "right": (1e6, 2e6)})
+    model = replace(Segmenter.load(planes["axial"]), known=known).save(tmp_path / "model")
+    arguments = (earlier / "data" / "imagesTs", "-m", model, "--volumes", tmp_path / "v.csv", "-o", tmp_path / "out")
+    found = call(*arguments)
+    assert found.stdout.splitlines()[-1] == f"volumes of structures: {tmp_path / 'v.csv'}"
+    first, second = found.stderr.splitlines()[-2:]
+    for line, image in ((first, "t0"), (second, "t1")):
+        assert line.startswith(f"notice: {image}: right: ")
+    monkeypatch.setattr(models, "MOST_FLAGS", 1)
+    assert call(*arguments).stderr.splitlines()[-2:] == [
+        first,
+        f"notice: 1 more flag in {tmp_path / 'v.csv'}",
+    ]
 
 
 def test_options_that_have_no_meaning_are_refused(planes: dict[str, Path], earlier: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Folds: the data set's test cases, then its splits file, then a fixed shuffle; training and test never overlap."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,56 @@ def test_one_case_cannot_be_split_but_can_be_trained_on_for_test_cases(folds: in
 def test_a_split_that_lost_all_cases_of_one_side_is_refused(split: Any, what: str) -> None:
     with pytest.raises(DataError, match=f"fold 1 of splits_final.json has no {what} case"):
         make_folds(dataset("abc", splits=(SPLITS[0], split)), None)
+
+
+def grouped(groups: str, tests: str = "", **changes: Any) -> Dataset:
+    """Cases a, b, c, ... of these groups; "-" is a case without a group."""
+    plain = dataset("abcdefghijklmnopqrstuvwxyz"[: len(groups)], tests, **changes)
+    pairs = zip(plain.cases, groups, strict=True)
+    return replace(plain, cases=tuple(replace(case, group=None if g == "-" else g) for case, g in pairs))
+
+
+@pytest.mark.parametrize(("groups", "folds"), [("112233445566", 3), ("1111222--3344556", 4), ("11111112345", 5)])
+def test_a_group_is_in_one_fold_and_folds_are_balanced(groups: str, folds: int) -> None:
+    data = grouped(groups)
+    found = make_folds(data, folds)
+    assert found == make_folds(data, folds)
+    assert "".join(sorted("".join(names(fold.test) for fold in found))) == names(data.cases)
+    for fold in found:
+        assert "".join(sorted(names(fold.training) + names(fold.test))) == names(data.cases)
+        assert not {case.group for case in fold.training} & {case.group for case in fold.test} - {None}
+    sizes = sorted(len(fold.test) for fold in found)
+    largest = max(groups.replace("-", "").count(group) for group in set(groups))
+    assert sizes[-1] <= max(largest, -(-len(groups) // folds))
+    assert sizes[0] >= 1
+
+
+def test_groups_of_one_case_change_no_fold() -> None:
+    plain, single = make_folds(dataset("abcdefgh"), 3), make_folds(grouped("12345-67"), 3)
+    assert [names(fold.test) for fold in single] == [names(fold.test) for fold in plain]
+
+
+EARLIER = ["cekltyz", "adgiqvx", "fhmnsu", "bjoprw"]
+"""Folds of the letters before there were groups, in their order."""
+
+
+def test_the_folds_without_groups_are_those_of_earlier_versions() -> None:
+    assert [names(fold.test) for fold in make_folds(dataset("abcdefgh"), 3)] == ["cde", "afg", "bh"]
+    everything = "abcdefghijklmnopqrstuvwxyz"
+    assert [names(fold.test) for fold in make_folds(dataset(everything), 4)] == EARLIER
+    assert [names(fold.test) for fold in make_folds(grouped("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 4)] == EARLIER
+
+
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(DataError, match=r"set: has 5 labelled cases in 2 groups, too few for 3 folds; .*--folds 2"):
+        make_folds(grouped("11112"), 3)
+    with pytest.raises(DataError, match=r"set: has 3 labelled cases in 1 group, too few for training and testing"):
+        make_folds(grouped("111"), None)
+
+
+def test_splits_that_divide_a_group_are_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"the group 1 has training and test cases \(a and c\) in fold 0"):
+        make_folds(grouped("121", splits=SPLITS), None)
+    tests = replace(grouped("12"), test_cases=(Case("x", (Path("x.png"),), Path("y.png"), "2"),))
+    with pytest.raises(DataError, match=r"the group 2 has training and test cases \(b and x\)"):
+        make_folds(tests, None)

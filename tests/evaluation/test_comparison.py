@@ -11,6 +11,7 @@ from scse.evaluation.pairing import without_control
 from scse.evaluation.power import Design, Spread, detectable
 from scse.evaluation.setups import of_setup, setups
 from scse.evaluation.statistics import estimate, holm
+from scse.support.errors import UserError
 from scse.vocabulary.titles import Setup, network_name
 
 COLUMNS = ["network", "variant", "mean", "sd", "median", "cases", "absent", "lacking", "seeds", "sd_seeds"]
@@ -47,6 +48,58 @@ def test_structures_absent_from_both_are_left_out_and_counted() -> None:
     assert structures.loc[("none", "a"), "n"] == 2
     tests = comparison.tests.set_index("structure")
     assert tests["missing"].to_dict() == {ALL: 0, "a": 0, "b": 2}
+
+
+def of_subjects(frame: pd.DataFrame, cases_each: int) -> pd.DataFrame:
+    """The table with consecutive cases as those of one subject."""
+    numbers = frame["case"].str.removeprefix("case").astype(int) // cases_each
+    return frame.assign(subject="s" + numbers.astype(str))
+
+
+def test_cases_of_one_subject_count_as_one() -> None:
+    noise = np.repeat(np.random.default_rng(0).normal(0.01, 0.02, (1, 7)), 2, axis=1)
+    noise = noise + np.random.default_rng(1).normal(0, 0.001, (3, 14))
+    plain = np.linspace(0.6, 0.7, 14)
+    frame = pd.concat(runs({"none": plain, "scse": plain + noise[seed]}, seed=seed) for seed in range(3))
+    row, model = overall(compare(of_subjects(frame, 2))), estimate(noise.reshape(3, 7, 2).mean(2))
+    assert (row["trainings"], row["n"], row["better"] + row["worse"]) == (3, 14, 14)
+    assert row["difference"] == pytest.approx(noise.mean())
+    assert row["p"] == pytest.approx(float(model.p()))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(map(float, model.interval())))
+    apart = overall(compare(frame))
+    assert row["high"] - row["low"] > 1.3 * (apart["high"] - apart["low"])
+    design = Design(7, 1, 0.0)
+    spread = Spread(*(float(part) for part in model.components))
+    assert row["detectable"] == pytest.approx(detectable(spread, design, 3))
+    pd.testing.assert_frame_equal(compare(of_subjects(frame, 1)).tests, compare(frame).tests)
+    alone = frame.assign(subject=None)
+    pd.testing.assert_frame_equal(compare(alone).tests, compare(frame).tests)
+
+
+def test_few_subjects_are_few_cases() -> None:
+    frame = trainings({"none": PLAIN, "scse": PLAIN + gains()})
+    assert overall(compare(of_subjects(frame, 2)))["kind"] == "few_cases"
+    assert overall(compare(frame))["kind"] != "few_cases"
+
+
+def test_folds_hold_whole_subjects_and_stay_the_blocks() -> None:
+    noise = np.random.default_rng(0).normal(0.01, 0.02, (3, 12))
+    tables = [
+        runs({"none": np.zeros(12), "scse": noise[seed]}, seed=seed).assign(fold=np.tile(np.arange(12) // 4, 2))
+        for seed in range(3)
+    ]
+    frame = pd.concat(tables, ignore_index=True)
+    pd.testing.assert_frame_equal(
+        compare(of_subjects(frame, 2)).tests.drop(columns="kind"), compare(frame).tests.drop(columns="kind")
+    )
+    assert overall(compare(of_subjects(frame, 4)))["kind"] == "few_cases"
+
+
+def test_a_case_of_two_subjects_is_refused() -> None:
+    frame = runs({"none": PLAIN, "scse": PLAIN})
+    frame["subject"] = [f"s{number}" for number in range(len(frame))]
+    with pytest.raises(UserError, match="case case0 has the subjects s0 and s10; give it one"):
+        compare(frame)
 
 
 def test_the_effect_is_the_mean_difference_by_the_crossed_model() -> None:

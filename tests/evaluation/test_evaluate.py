@@ -9,7 +9,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from datasets import save_nifti, write_regions
+from datasets import save_nifti, write_regions, write_table
 from scse.data.files import read_label, write_label
 from scse.evaluation.scores import dice_scores, evaluate, mean_rows
 from scse.support.errors import DataError
@@ -71,6 +71,13 @@ def test_a_data_set_gives_its_structures_even_those_no_reference_has(tmp_path: P
     found = dice(evaluate(reference, reference, dataset=data))
     assert found["c", "liver"] == 1
     assert np.isnan(found["c", "spleen"])
+
+
+def test_a_table_of_cases_gives_its_structures(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "set", cases=2)
+    references = tmp_path / "set" / "labelsTr"
+    found = dice(evaluate(references, references, dataset=table))
+    assert found == {(case, name): 1 for case in ("c0", "c1") for name in ("left", "right")}
 
 
 def test_index_masks_are_scored_against_a_data_set_of_colour_masks(tmp_path: Path) -> None:

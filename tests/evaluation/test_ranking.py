@@ -31,6 +31,19 @@ def test_the_share_of_first_ranks_is_that_of_the_bootstrap() -> None:
     assert (table["low"] == 1).all()
 
 
+def test_bootstraps_draw_whole_subjects() -> None:
+    rng = np.random.default_rng(0)
+    of_subject = rng.normal(0.3, 1, 10)
+    difference = np.concatenate([np.repeat(of_subject[:5], 7), of_subject[5:]])
+    frame = runs({"none": np.zeros(40), "scse": difference})
+    subjects = np.concatenate([np.repeat(np.arange(5), 7), np.arange(5, 10)])
+    table = ranking(frame.assign(subject=np.tile(subjects, 2)), resamples=4000).set_index("variant")
+    sums, sizes = of_subject * np.repeat([7, 1], 5), np.repeat([7, 1], 5)
+    drawn = rng.choice(10, (4000, 10))
+    assert table.loc["scse", "first"] == pytest.approx((sums[drawn].sum(1) / sizes[drawn].sum(1) > 0).mean(), abs=0.02)
+    assert (table["cases"] == 40).all()
+
+
 def test_bootstraps_draw_seeds_apart_from_cases() -> None:
     # every case is better with the first seed and worse with the second, so the drawn seeds determine the rank
     frame = pd.concat(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datasets import ORDER, REGIONS, save_prepared, write_nnunet, write_pictures, write_regions
+from datasets import ORDER, REGIONS, save_prepared, write_nnunet, write_pictures, write_regions, write_table
 from scse.data.files import read_image, read_label
 from scse.data.inspection import open_checked
 from scse.data.prepared import IGNORED_CLASS, Prepared
@@ -174,6 +174,19 @@ def test_a_fold_holds_its_test_cases_out(tmp_path: Path) -> None:
     assert (list(record["training"]), list(record["held_out"])) == (["c3"], ["c0", "c1"])
     with pytest.raises(ValueError, match="fold must be from 0 to 1, got 2"):
         train_on(folder, out=tmp_path / "other", fold=2, cache=tmp_path / "cache")
+
+
+def test_a_table_is_trained_on_and_groups_are_held_out_together(tmp_path: Path) -> None:
+    table, settings = write_table(tmp_path / "set", shape=(9, 4, 9)), {**TINY, "epochs": 1, "batch_size": 4}
+    events: list[Event] = []
+    train_on(table, out=tmp_path / "run", settings=settings, folds=3, cache=tmp_path / "cache", on_event=events.append)
+    record = read_record(tmp_path / "run")
+    assert sorted([*record.training, *record.held_out]) == [f"c{n}" for n in range(6)]
+    first, second = sorted(int(name[1]) for name in record.held_out)
+    assert (first % 2, second) == (0, first + 1)
+    [plan] = [event for event in events if isinstance(event, Planned)]
+    assert ("groups", "7 cases in 4 groups, which folds keep together and statistics count as one each") in plan.rows
+    assert ("not used", "columns of cases.csv: age") in plan.rows
 
 
 def test_bad_cases_are_refused_or_left_out(tmp_path: Path) -> None:

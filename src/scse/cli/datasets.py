@@ -11,7 +11,10 @@ from scse.vocabulary.contrasts import Contrast
 
 
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a data set: nnU-Net v2, MSD, or images/ and masks/.")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(help="Data set: a folder (nnU-Net v2, MSD, BIDS, or images/ and masks/), or a table cases.csv."),
+    ],
 ) -> None:
     """Read every file of a data set, report its content and every problem; exit code 1 if there is any."""
     from scse.cli.console import Watcher, rows_table

@@ -20,6 +20,9 @@ from scse.cli.printing import complain, console, end_with, say
 from scse.support.errors import UserError
 from scse.support.text import counted, shortened_list
 
+MOST_FLAGS = 20
+"""Most unusual structures that are printed; the table of volumes has all."""
+
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
@@ -63,6 +66,13 @@ def predict(
             "and uncertainty.csv.",
         ),
     ] = False,
+    volumes: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file for the voxels and millilitres of each structure in each label map; rows of other images of "
+            "earlier calls stay."
+        ),
+    ] = None,
     squeeze: Annotated[
         str,
         typer.Option(help="Where cSE pools in volumes larger than the patch: window, local box, or whole volume."),
@@ -86,6 +96,7 @@ def predict(
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
+    from scse.inference.volumes import read_flags
     from scse.studies.ensembles import find_ensemble
 
     if not model and not ensemble:
@@ -123,11 +134,24 @@ def predict(
     say(f"clean-up: {segmenter.cleaning}")
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
-            found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
+            found,
+            out,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            volumes=volumes,
+            progress=watch.counter("predict"),
         )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
+    if volumes is not None and len(failed) < len(found):
+        say(f"volumes of structures: {volumes}")
+        if segmenter.known is None:
+            say("flags: none, because the ranges of the training cases are not stored with the segmenter")
+        for flag in (flags := read_flags(volumes, found))[:MOST_FLAGS]:
+            complain("notice", flag)
+        if len(flags) > MOST_FLAGS:
+            complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
     end_with(failed)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from scse.data.bids import is_bids, read_bids
 from scse.data.descriptions import (
     BACKGROUND,
     IGNORED,
@@ -26,6 +27,7 @@ from scse.data.descriptions import (
 )
 from scse.data.files import ENDINGS, NIFTI, ending, stem
 from scse.data.schemes import LabelScheme
+from scse.data.tables import ListedFiles, read_cases
 from scse.support.errors import DataError, UserError
 from scse.support.json_files import read_json
 from scse.support.text import shortened_list
@@ -33,7 +35,8 @@ from scse.support.text import shortened_list
 LAYOUTS = (
     "an nnU-Net v2 folder (dataset.json with channel_names, labels, file_ending; imagesTr/NAME_0000.EXT, "
     "labelsTr/NAME.EXT), a Medical Segmentation Decathlon or nnU-Net v1 folder (dataset.json with modality, labels, "
-    "training), or images/ and masks/ (or labels/) with files of the same names"
+    "training), images/ and masks/ (or labels/) with files of the same names, a BIDS folder (sub-*/anat/*_T1w.nii.gz, "
+    "derivatives/*/sub-*/anat/*_dseg.nii.gz), or a table cases.csv with the columns image and label"
 )
 FOREIGN_ENDINGS = (
     *(".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".dcm", ".b2nd"),
@@ -47,7 +50,7 @@ CHANNEL = re.compile(r"(.+)_([0-9]{4})")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One subject or picture.
+    """One scan or picture, with its label map.
 
     The files need not exist: `inspect` reports those that are missing.
 
@@ -55,24 +58,27 @@ class Case:
         name: Name of the case.
         images: Files of the image, in the order of the channels; empty for a label map without an image.
         label: File of the label map; None where no label map is expected.
+        group: What the case shares with others, such as their subject: no fold has cases of a group on both sides. None
+            if it shares nothing.
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases.
+    """A folder of cases, or a table that lists them.
 
     Attributes:
-        path: Path of the folder.
-        name: Name from dataset.json; without one, the name of the folder.
-        format: Layout: "nnunet", "msd" or "folders".
-        channels: Names of the image channels; () in "folders" until `inspect` has read the pixels.
-        structures: Label value of each structure, by name; without background (0). {} in "folders" without labels.csv
-            until `inspect` has read the pixels. If structures are regions, the value is that of predicted label maps.
+        path: Path of the folder or of the table.
+        name: Name from dataset.json; without one, the name of the folder or table.
+        format: Layout: "nnunet", "msd", "folders", "bids" or "table".
+        channels: Names of the image channels; () in "folders" and "table" until `inspect` has read the pixels.
+        structures: Label value of each structure, by name; without background (0). {} where no file names them, until
+            `inspect` has read the pixels. If structures are regions, the value is that of predicted label maps.
         cases: Training cases, sorted by name.
         test_cases: Test cases of the data set, sorted by name.
         splits: Names of training and validation cases of each fold, from splits_final.json; () without this file.
@@ -83,6 +89,7 @@ class Dataset:
         unused: Files and folders beside the images and label maps that look like images but belong to no case.
         regions: Labels of each structure, by name, if structures are regions of labels that may overlap, as in nnU-Net;
             {} otherwise.
+        notes: Printable rows (what, text) about what the layout left open, such as columns that are not used.
     """
 
     path: Path
@@ -98,6 +105,18 @@ class Dataset:
     background: str = BACKGROUND
     unused: tuple[Path, ...] = ()
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def labels_file(self) -> Path:
+        """The file that names the structures, or would name them."""
+        folder = self.path.parent if self.format == "table" else self.path
+        return folder / _LABELS_FILES[self.format]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether any group has several cases."""
+        return any(len(groups_of(cases)) < len(cases) for cases in (self.cases, self.test_cases))
 
     @property
     def scheme(self) -> LabelScheme:
@@ -115,6 +134,16 @@ class Dataset:
         (#rrggbb) for colour masks. The column `value` is optional; without it, rows are numbered from 1. A row named
         background has the value 0 (black, unless the row gives another colour).
 
+        A table is a CSV file with a row for each case and the columns `image` (a file, or those of the channels in
+        order, separated by semicolons) and `label`, relative to the folder of the table; and optionally `name`,
+        `split` ("train" or "test"; only test cases may have no label) and `group`, such as the subject, whose cases
+        are never divided between training and testing. The names of the structures are in `labels.csv` in the same
+        folder.
+
+        In a BIDS folder, the label maps are `derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz`, with names of structures
+        from `*_dseg.tsv` (columns `index` and `name`), and subjects are groups. Channels are those of T1w, T2w and
+        FLAIR of which each label map has exactly one, on its own grid by the headers of the first case.
+
         Structures of nnU-Net's dataset.json may be regions: lists of label values, with `regions_class_order`.
 
         Voxels of one label may be left out of training and scores: the label named ignore in nnU-Net's dataset.json
@@ -122,18 +151,21 @@ class Dataset:
         other layouts, in upper or lower case.
 
         Args:
-            path: Path of the folder.
+            path: Path of the folder, or of the table.
 
         Raises:
-            DataError: The folder has none of these layouts, or its description is invalid.
+            DataError: The folder has none of these layouts, or its description or the table is invalid.
         """
         path = Path(path)
+        if path.suffix.lower() == ".csv" and path.is_file():
+            return cls(**_open_table(path))
         if not path.is_dir():
             found = "is a file" if path.exists() else "does not exist"
             raise DataError(f"{path}: {found}; give the folder of a data set: {LAYOUTS}")
         description = path / "dataset.json"
         if not description.is_file():
-            return cls(**_open_folders(path))
+            plain = _mask_folder(path) is not None and (path / "images").is_dir()
+            return cls(**(_open_bids(path) if is_bids(path) and not plain else _open_folders(path)))
         content = read_json(description)
         if not isinstance(content, dict):
             raise DataError(f"{description}: contains a {type(content).__name__}, not an object; allowed: {LAYOUTS}")
@@ -196,6 +228,14 @@ class Dataset:
             test_cases=tuple(case for case in self.test_cases if keep(case.name)),
             splits=tuple((tuple(filter(keep, train)), tuple(filter(keep, val))) for train, val in self.splits),
         )
+
+
+def groups_of(cases: Iterable[Case]) -> list[list[int]]:
+    """Indices of the cases of each group, in the order of its first; a case without a group is one of its own."""
+    groups: dict[str | int, list[int]] = {}
+    for index, case in enumerate(cases):
+        groups.setdefault(index if case.group is None else case.group, []).append(index)
+    return list(groups.values())
 
 
 def _open_nnunet(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -362,6 +402,42 @@ def _open_folders(path: Path) -> dict[str, Any]:
     }
 
 
+def _open_table(path: Path) -> dict[str, Any]:
+    listed, others = read_cases(path)
+    names = path.parent / "labels.csv"
+    if path.name == names.name:
+        raise DataError(f"{path}: lists cases, but a file of this name lists structures; call it cases.csv")
+    return {
+        "path": path,
+        "name": path.stem,
+        "format": "table",
+        "channels": (),
+        "cases": _sorted_cases(case for case in listed if not case.is_test),
+        "test_cases": _sorted_cases(case for case in listed if case.is_test),
+        "notes": (("not used", f"columns of {path.name}: {', '.join(others)}"),) if others else (),
+        **_meaning(read_table(names) if names.exists() else Labels({})),
+    }
+
+
+def _open_bids(path: Path) -> dict[str, Any]:
+    listing = read_bids(path)
+    return {
+        "path": path,
+        "name": path.resolve().name,
+        "format": "bids",
+        "channels": listing.channels,
+        "cases": _sorted_cases(listing.cases),
+        "unused": listing.unused,
+        "notes": listing.notes,
+        **_meaning(listing.labels),
+    }
+
+
+def _sorted_cases(listed: Iterable[ListedFiles]) -> tuple[Case, ...]:
+    cases = (Case(case.name, case.images, case.label, case.group) for case in listed)
+    return tuple(sorted(cases, key=lambda case: case.name))
+
+
 def _mask_folder(path: Path) -> Path | None:
     found = [path / name for name in ("masks", "labels") if (path / name).is_dir()]
     if len(found) == 2:
@@ -437,4 +513,11 @@ def _found(path: Path) -> str:
     return shortened_list(names, 8) or "an empty folder"
 
 
+_LABELS_FILES = {
+    "nnunet": "dataset.json",
+    "msd": "dataset.json",
+    "folders": "labels.csv",
+    "bids": "dseg.tsv",
+    "table": "labels.csv",
+}
 _READERS = {"channel_names": _open_nnunet, "modality": _open_msd, "training": _open_msd}

@@ -306,7 +306,7 @@ def read_table(table: Path) -> Labels:
     Raises:
         DataError: The file cannot be read, lacks a column, or has content that `check_labels` refuses.
     """
-    columns, rows = _rows(table)
+    columns, rows = read_rows(table)
     colored = "color" in columns or {"r", "g", "b"} <= set(columns)
     if "name" not in columns or not (colored or "value" in columns):
         found = f"the columns {','.join(columns)}" if columns else "no columns"
@@ -369,12 +369,21 @@ def read_splits(path: Path, cases: Sequence[str]) -> tuple[Split, ...]:
     return splits
 
 
-def _rows(table: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a labels.csv."""
+def read_rows(table: Path, *, separator: str = ",") -> tuple[list[str], list[dict[str, str]]]:
+    """Columns, in lower case, and rows of a CSV file, without empty rows.
+
+    Args:
+        table: Path of the file.
+        separator: What separates its columns.
+
+    Raises:
+        DataError: The file cannot be read, or a row has more cells than there are columns.
+    """
     check_regular_file(table, remedy="put a CSV file there")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = [line for line in csv.reader(file, skipinitialspace=True, strict=True) if any(map(str.strip, line))]
+            read = csv.reader(file, delimiter=separator, skipinitialspace=separator == ",", strict=True)
+            lines = [line for line in read if any(map(str.strip, line))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read ({error}); save it as CSV in UTF-8") from error
     columns = [column.strip().lower() for column in lines[0]] if lines else []

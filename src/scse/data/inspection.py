@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scse.data.dataset import Case, Dataset
+from scse.data.dataset import Case, Dataset, groups_of
 from scse.data.descriptions import BACKGROUND
 from scse.data.file_errors import FileError
 from scse.data.files import LOSSY, PICTURES, Image, ending, geometry_errors, outline, read_image, read_label
 from scse.support.errors import DataError
 from scse.support.paths import absence
-from scse.support.text import shortened_list
+from scse.support.text import counted, shortened_list
 
 SHOWN_PROBLEMS = 10
 """Number of problems in an error message; `scse inspect` lists all."""
@@ -132,7 +132,11 @@ class Inspection:
         if dataset.unused:
             names = shortened_list([path.relative_to(dataset.path) for path in dataset.unused])
             rows.append(("not used", f"{names}: belongs to no case, but looks like an image or a folder of images"))
-        return rows
+        if dataset.grouped:
+            cases = [*dataset.cases, *dataset.test_cases]
+            kept = "which folds keep together and statistics count as one each"
+            rows.append(("groups", f"{len(cases)} cases in {counted(len(groups_of(cases)), 'group')}, {kept}"))
+        return [*rows, *dataset.notes]
 
     def facts_of(self, dataset: Dataset) -> list[CaseFacts]:
         """Facts about the cases of `dataset`, which may be a part of the inspected cases."""
@@ -337,8 +341,10 @@ def _channel_problems(dataset: Dataset, case: Case, images: dict[Path, Image]) -
     if not listed or listed == found or len(images) < len(case.images):
         return []
     kind = "missing_channel" if found < listed else "extra_channel"
-    message = f"the case has {found} channels, but dataset.json lists {listed} ({', '.join(dataset.channels)})"
-    remedy = "add or remove channels, or correct dataset.json"
+    in_bids = dataset.format == "bids"
+    source = "the data set has" if in_bids else "dataset.json lists"
+    message = f"the case has {found} channels, but {source} {listed} ({', '.join(dataset.channels)})"
+    remedy = "add or remove channels" + ("" if in_bids else ", or correct dataset.json")
     return [_problem(case, case.images[-1], kind, f"{message}; {remedy}")]
 
 
@@ -386,7 +392,7 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
     without = {0} if dataset.ignored is None else {0, dataset.ignored}
     allowed = without | set(dataset.scheme.labels.values())
     foreground = voxels.keys() - without
-    source = "labels.csv" if dataset.format == "folders" else "dataset.json"
+    source = dataset.labels_file.name
     if not foreground:
         ignored = "" if dataset.ignored is None else f" and ignored voxels ({dataset.ignored})"
         message = f"contains only background (0){ignored}; a label map needs at least one structure"
@@ -397,8 +403,9 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
             listed = ", ".join(map(str, sorted(allowed)))
             remedy = f"{source} lists {listed}: divide the mask by 255, or change the structure's value to 255 there"
         else:
-            remedy = f"no {source} lists 255 as a structure: write {dataset.path / source} with the lines "
-            remedy += '"name,value" and "foreground,255"'
+            remedy = f"no {source} lists 255 as a structure: write {dataset.labels_file} with the lines "
+            tabs = dataset.format == "bids"
+            remedy += '"index TAB name" and "255 TAB foreground"' if tabs else '"name,value" and "foreground,255"'
         message = f"is a mask with the values 0 and 255 ({voxels[USUAL_IGNORED]} voxels), but {remedy}{ignoring}"
         return [_problem(case, path, "mask_255", message)]
     lossy = ending(path.name) in LOSSY
@@ -410,7 +417,7 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
         rule = "label values must be whole numbers from 0: relabel these voxels, or list the values in labels.csv"
     if not outside and not dataset.structures and ending(path.name) in PICTURES and _may_be_ignored(voxels):
         found = f"has {voxels[USUAL_IGNORED]} voxels of value {USUAL_IGNORED}, which often marks ignored voxels"
-        remedy = f"list all values in {dataset.path / source}, including {USUAL_IGNORED} if it is a structure{ignoring}"
+        remedy = f"list all values in {dataset.labels_file}, including {USUAL_IGNORED} if it is a structure{ignoring}"
         return [_problem(case, path, "undeclared_255", f"{found}; {remedy}")]
     if not outside:
         return []
@@ -427,8 +434,10 @@ def _may_be_ignored(voxels: dict[int, int]) -> bool:
 
 def _how_to_ignore(dataset: Dataset) -> str:
     """How to declare that voxels of value 255 are ignored."""
-    if dataset.format == "folders":
+    if dataset.labels_file.suffix == ".csv":
         line = f'the line "ignore,{USUAL_IGNORED}" in labels.csv'
+    elif dataset.format == "bids":
+        line = f'the line "{USUAL_IGNORED} TAB ignore" in dseg.tsv'
     else:
         example = f'"ignore": {USUAL_IGNORED}' if dataset.format == "nnunet" else f'"{USUAL_IGNORED}": "ignore"'
         line = f"{example} among the labels in dataset.json"
@@ -485,6 +494,9 @@ def _complete(dataset: Dataset, facts: tuple[CaseFacts, ...], problems: list[Pro
     if not structures:
         values = sorted({value for fact in sound for value in fact.voxels} - {0})
         structures = {f"structure_{value}": value for value in values}
+    elif dataset.format == "bids" and sound:  # a dseg.tsv may name all labels of an atlas
+        present = {value for fact in sound for value in fact.voxels}
+        structures = {name: value for name, value in structures.items() if value in present}
     return replace(dataset, channels=channels, structures=structures)
 
 

@@ -1,6 +1,6 @@
 """Paired comparison of variants over the tidy table of scores."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -102,7 +102,7 @@ class Comparison:
 
 
 class _Pairs(NamedTuple):
-    """Paired differences of one test; `cases` has the mean over trainings of each case."""
+    """Paired differences of one test; `cases` has the mean over trainings of each case, of so many `subjects`."""
 
     variant: str
     structure: str
@@ -110,6 +110,7 @@ class _Pairs(NamedTuple):
     cases: Floats
     estimate: Estimate
     overlap: float
+    subjects: int
 
 
 def compare(
@@ -121,6 +122,9 @@ def compare(
     margin: float | None = None,
 ) -> Comparison:
     """Compare each variant with the baseline in each setup, on the same cases and seeds.
+
+    If the scores have the column subject, cases of one subject count as one: the model has their mean difference in the
+    place of a case, and what needs 6 cases needs 6 subjects.
 
     A setup is a network or, if the scores have the columns epochs or train_cases, a network with these numbers.
 
@@ -273,17 +277,18 @@ def _missing(grid: Grid) -> pd.DataFrame:
 
 
 def _pairs(grid: Grid, baseline: str) -> Iterator[_Pairs]:
-    folds = grid.folds()
+    blocks_of = _blocks_of(grid)
     for variant, differences in _others(grid, baseline):
         tables = grid.by_training(differences.round(DECIMALS))
         missing = np.isnan(differences).sum(axis=0)
         for place, structure in enumerate([ALL, *grid.structures]):
             table, kept = _complete(tables[:, :, place])
-            blocks, overlap = _blocks(table, None if folds is None else folds[kept])
-            # the mean is taken over cases, because folds may differ in size
+            blocks, overlap = blocks_of(table, kept)
+            # the mean is taken over cases, because folds and subjects may differ in size
             found = replace(estimate(blocks, overlap=overlap), difference=table.sum() / (table.size or np.nan))
             cases = table.mean(axis=0).round(DECIMALS)
-            yield _Pairs(variant, structure, int(missing[place]), cases, found, overlap)
+            subjects = len(cases) if grid.groups is None else len(np.unique(grid.groups[kept]))
+            yield _Pairs(variant, structure, int(missing[place]), cases, found, overlap, subjects)
 
 
 def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -301,12 +306,22 @@ def _complete(table: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     return mean(table[:, cases], axis=0), cases
 
 
-def _blocks(table: Floats, folds: NDArray[np.intp] | None) -> tuple[Floats, float]:
-    """The table (K, blocks) for `estimate`, and the overlap. Blocks are cases, or folds in a cross-validation."""
-    if folds is None or not folds.size:  # a structure without scores has no cases
-        return table, 0.0
-    means = np.stack([table[:, folds == fold].mean(axis=1) for fold in np.unique(folds)], axis=1)
-    return means, fold_overlap(means.shape[1])
+def _blocks_of(grid: Grid) -> Callable[[Floats, NDArray[np.bool_]], tuple[Floats, float]]:
+    """Function from a table (K, n) of the cases of a mask to that of `estimate`, (K, blocks), and the overlap.
+
+    Blocks are folds in a cross-validation, otherwise subjects, or cases where no two are of one subject.
+    """
+    folds = grid.folds()
+    numbers = grid.groups if folds is None else folds
+
+    def blocks(table: Floats, kept: NDArray[np.bool_]) -> tuple[Floats, float]:
+        if numbers is None or not kept.any():  # a structure without scores has no cases
+            return table, 0.0
+        of_case = numbers[kept]
+        means = np.stack([table[:, of_case == number].mean(axis=1) for number in np.unique(of_case)], axis=1)
+        return means, 0.0 if folds is None else fold_overlap(means.shape[1])
+
+    return blocks
 
 
 def _noise_rows(grid: Grid, baseline: str) -> Iterator[dict[str, Any]]:
@@ -315,8 +330,7 @@ def _noise_rows(grid: Grid, baseline: str) -> Iterator[dict[str, Any]]:
     table, kept = _complete(grid.by_training(_with_all(grid.values[0])[:, :1])[:, :, 0])
     if len(table) < 2:
         return
-    folds = grid.folds()
-    blocks, overlap = _blocks(table, None if folds is None else folds[kept])
+    blocks, overlap = _blocks_of(grid)(table, kept)
     yield asdict(noise_floor(blocks, overlap=overlap))
 
 
@@ -327,7 +341,8 @@ def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFra
     tests["trainings"] = found.trainings
     tests["n"] = [len(each.cases) for each in pairs]
     tests["difference"] = found.difference
-    enough = ((tests["trainings"] >= FEWEST_TRAININGS) & (tests["n"] >= FEWEST_CASES)).to_numpy()
+    few = np.array([each.subjects < FEWEST_CASES for each in pairs], dtype=bool)
+    enough = (tests["trainings"] >= FEWEST_TRAININGS).to_numpy() & ~few
     low, high = found.interval()
     values = {
         "low": low,
@@ -345,7 +360,7 @@ def _tests(pairs: list[_Pairs], lower: bool, margin: float | None) -> pd.DataFra
     tests["detectable"], tests["needed"] = _detectable(tests, pairs, margin)
     for name, counted in (("better", np.greater), ("equal", np.equal), ("worse", np.less)):
         tests[name] = [int(counted(gain, 0).sum()) for gain in gains]
-    return tests.assign(kind=_kinds(tests, lower))
+    return tests.assign(kind=_kinds(tests, few, lower))
 
 
 def _detectable(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) -> tuple[list[float], list[float]]:
@@ -365,12 +380,12 @@ def _detectable(tests: pd.DataFrame, pairs: list[_Pairs], margin: float | None) 
     return detected, needed
 
 
-def _kinds(tests: pd.DataFrame, lower: bool) -> list[str]:
+def _kinds(tests: pd.DataFrame, few: NDArray[np.bool_], lower: bool) -> list[str]:
     """Apply the rules of `kind`, see `compare`."""
     up = ((tests["difference"] > 0) != lower).to_numpy()
     apart = (tests["p_holm"] < LEVEL).to_numpy()
     rules = {
-        "few_cases": (tests["n"] < FEWEST_CASES).to_numpy(),
+        "few_cases": few,
         "few_trainings": (tests["trainings"] < FEWEST_TRAININGS).to_numpy(),
         "equivalent": (tests["p_equivalent_holm"] < LEVEL).to_numpy(),
         "better": apart & up,

@@ -15,6 +15,9 @@ from scse.vocabulary.titles import Setup
 SCORE_COLUMNS = ("network", "variant", "seed", "fold", "case", "structure", "metric", "value")
 """Columns of every table of scores; a study that varies epochs or training cases adds these as `setup_columns`."""
 
+SUBJECT = "subject"
+"""Column of a table of scores in which several cases are of one subject, or of another group that is one unit."""
+
 LOWER_IS_BETTER = frozenset({"hd95", "msd", "hd", "assd", "asd", "masd", "mae", "mse", "rmse"})
 HIGHER_IS_BETTER = frozenset(
     {"dice", "dsc", "iou", "jaccard", "nsd", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1"}
@@ -42,7 +45,8 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
 
     Raises:
         UserError: A column is missing, a value is not a number or is infinite, a number of epochs or training cases is
-            not a whole number, a score occurs twice, or the metric or the baseline does not occur.
+            not a whole number, a score occurs twice, a case has two subjects, or the metric or the baseline does not
+            occur.
     """
     absent = [column for column in SCORE_COLUMNS if column not in scores.columns]
     if absent:
@@ -61,6 +65,12 @@ def check_scores(scores: pd.DataFrame, metric: str, baseline: str | None = None,
     if np.isinf(scores["value"]).any():
         row = scores.index[np.isinf(scores["value"])][0]
         raise UserError(f"{name}, row {row}: the value is infinite; leave undefined scores empty (NaN)")
+    if SUBJECT in scores.columns:
+        pairs = scores[["case", SUBJECT]].drop_duplicates()
+        if (several := pairs["case"].duplicated()).any():
+            case = pairs["case"][several].iloc[0]
+            both = pairs.loc[pairs["case"] == case, SUBJECT].tolist()
+            raise UserError(f"{name}: case {case} has the subjects {both[0]} and {both[1]}; give it one")
     keys = [*setup_columns(scores), *SCORE_COLUMNS[1:-1]]
     twice = scores.duplicated(keys)
     if twice.any():
@@ -87,6 +97,7 @@ class Grid:
         subject: Number (U,) of the case of each unit, ascending.
         values: Scores (V, U, S); NaN where the score is NaN or has no row.
         present: Whether each score has a row in the table, (V, U, S).
+        groups: Number (cases,) of the subject of each case, in the order of the cases; None if each is its own.
     """
 
     setup: Setup
@@ -96,6 +107,7 @@ class Grid:
     subject: NDArray[np.intp]
     values: Floats
     present: NDArray[np.bool_]
+    groups: NDArray[np.intp] | None = None
 
     @property
     def seeds(self) -> tuple[NDArray[np.intp], list[Any]]:
@@ -161,7 +173,18 @@ def _grid(setup: Setup, rows: pd.DataFrame, variants: list[str], structures: lis
     values = np.full((len(variants), len(units), len(structures)), np.nan)
     present = np.zeros(values.shape, dtype=bool)
     values[place], present[place] = rows["value"], True
-    return Grid(setup, variants, structures, units, case[order], values, present)
+    groups = _groups(rows, list(dict.fromkeys(units["case"])))
+    return Grid(setup, variants, structures, units, case[order], values, present, groups)
+
+
+def _groups(rows: pd.DataFrame, cases: list[Any]) -> NDArray[np.intp] | None:
+    """The number of the subject of each case; None if no two have the same."""
+    if SUBJECT not in rows.columns:
+        return None
+    known = rows.drop_duplicates("case").set_index("case")[SUBJECT]
+    subjects = [(case,) if pd.isna(subject) else subject for case, subject in known.reindex(cases).items()]
+    numbers = list(map(list(dict.fromkeys(subjects)).index, subjects))
+    return np.array(numbers) if len(set(numbers)) < len(numbers) else None
 
 
 def without_control(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:

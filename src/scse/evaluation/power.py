@@ -18,8 +18,8 @@ class Spread:
 
     Attributes:
         trainings: Between trainings, of the mean over all cases.
-        blocks: Between cases (in a cross-validation between folds), of the mean over all trainings.
-        rest: Residual of one case (or fold) in one training.
+        blocks: Between cases or subjects (in a cross-validation between folds), of the mean over all trainings.
+        rest: Residual of one case (or subject, or fold) in one training.
     """
 
     trainings: float
@@ -32,7 +32,7 @@ class Design:
     """Design of a study.
 
     Attributes:
-        blocks: Number of test cases, or of folds in a cross-validation.
+        blocks: Number of test cases or subjects, or of folds in a cross-validation.
         tests: Number of variants that share Holm's correction.
         overlap: See `estimate`.
     """

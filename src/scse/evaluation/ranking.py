@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from scse.evaluation.comparison import DECIMALS
@@ -14,9 +15,10 @@ def ranking(
 ) -> pd.DataFrame:
     """Rank the variants of each setup by their mean over cases, with their stability under bootstraps.
 
-    A bootstrap draws cases and, independently, seeds with replacement (pigeonhole bootstrap, Owen 2007). With one seed,
-    the result says nothing about other trainings. Only scores that all variants of a setup have are used, of cases
-    that all seeds have. Variants with equal means share the better rank. The random seed of the bootstrap is fixed.
+    A bootstrap draws cases and, independently, seeds with replacement (pigeonhole bootstrap, Owen 2007); cases of one
+    subject are drawn together. With one seed, the result says nothing about other trainings. Only scores that all
+    variants of a setup have are used, of cases that all seeds have. Variants with equal means share the better rank.
+    The random seed of the bootstrap is fixed.
 
     Args:
         scores: Tidy table, see `compare`.
@@ -36,12 +38,16 @@ def ranking(
     sign = 1 if lower_better(metric, lower_is_better) else -1
     tables = []
     for grid in grids(scores, metric):
-        table = _common(grid)
+        table, kept = _common(grid)
         seeds, n = table.shape[1:]
         rows = np.full((len(grid.variants), 4), np.nan)
         if n:
             rng = np.random.default_rng(0)
-            of_seeds, of_cases = (_weights(rng, count, resamples) for count in (seeds, n))
+            groups = None if grid.groups is None else np.unique(grid.groups[kept], return_inverse=True)[1]
+            drawn = n if groups is None else groups.max() + 1
+            of_seeds, of_cases = (_weights(rng, count, resamples) for count in (seeds, drawn))
+            if groups is not None:
+                of_cases = of_cases[:, groups] / of_cases[:, groups].sum(axis=1, keepdims=True)
             means = np.stack([((of_seeds @ each) * of_cases).sum(axis=1) for each in table], axis=1)
             ranks = stats.rankdata(sign * means.round(DECIMALS), method="min", axis=1)
             low, high = np.percentile(ranks[1:], [2.5, 97.5], axis=0, method="inverted_cdf")
@@ -52,13 +58,14 @@ def ranking(
     return stack(tables)
 
 
-def _common(grid: Grid) -> Floats:
-    """Means over the structures that all variants have, (V, seeds, cases), for seeds and cases without gaps."""
+def _common(grid: Grid) -> tuple[Floats, NDArray[np.bool_]]:
+    """Means over the structures that all variants have, (V, seeds, cases), without gaps, and a mask of the cases."""
     common = np.where(np.isnan(grid.values).any(axis=0), np.nan, grid.values)
     table = np.stack([mean(grid.by_training(values), axis=2)[..., 0] for values in common])
     there = np.isfinite(table[0])
     seeds = there.any(axis=1)
-    return table[:, seeds][:, :, there[seeds].all(axis=0) & seeds.any()]
+    kept = np.asarray(there[seeds].all(axis=0) & seeds.any())
+    return table[:, seeds][:, :, kept], kept
 
 
 def _weights(rng: np.random.Generator, count: int, resamples: int) -> Floats:

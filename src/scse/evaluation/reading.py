@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pyarrow import ArrowException
 
-from scse.evaluation.pairing import SCORE_COLUMNS, check_scores
+from scse.evaluation.pairing import SCORE_COLUMNS, SUBJECT, check_scores
 from scse.evaluation.setups import setup_columns, with_setups
 from scse.support.errors import DataError, in_short
 from scse.support.paths import check_regular_file
@@ -31,8 +31,9 @@ def read_scores(
     The columns variant, case and value are required. If the columns network, structure, seed or fold are missing or
     empty, all scores belong to one network, structure, seed or fold; if metric is, they belong to the requested
     metric. The columns epochs and train_cases, of a study that varies these, may have empty cells, and tables of
-    earlier versions get them from their networks' names, such as "unet[epochs=3]". Other columns are ignored. An empty
-    or NaN value is an undefined score. "none" is read as a name.
+    earlier versions get them from their networks' names, such as "unet[epochs=3]". Cases with the same value in the
+    column subject count as one in statistics. Other columns are ignored. An empty or NaN value is an undefined score.
+    "none" is read as a name.
 
     Args:
         path: Parquet file (`.parquet`), or CSV file in UTF-8 with commas and decimal points.
@@ -42,7 +43,7 @@ def read_scores(
 
     Returns:
         The tidy table with the columns network, epochs and train_cases (each only if it is not empty), variant, seed,
-        fold, case, structure, metric, value.
+        fold, case, structure, metric, value, and subject (if it is not empty).
 
     Raises:
         DataError: The file cannot be read, or its variants cannot be compared. The message names the file, the row
@@ -94,7 +95,8 @@ def tidy(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         found = ", ".join(map(str, table.columns))
         raise DataError(f"{path}: has no column {', '.join(absent)}, but {found}; add the missing columns")
     table = with_setups(table, str(path))
-    table = table[[*setup_columns(table), *SCORE_COLUMNS[1:]]]
+    grouped = SUBJECT in table.columns and table[SUBJECT].notna().any()
+    table = table[[*setup_columns(table), *SCORE_COLUMNS[1:], *([SUBJECT] if grouped else [])]]
     for column in SCORE_COLUMNS[:-1]:
         empty = table[column].isna()
         if empty.any():

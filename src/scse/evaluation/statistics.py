@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 class Estimate:
     """Mean differences of two-way tables (trainings x blocks) and their variances; arrays have one entry per table.
 
-    A block is a case, or in a cross-validation the cases of one fold.
+    A block is a case, or the cases of one subject, or in a cross-validation the cases of one fold.
 
     Attributes:
         difference: Mean difference.

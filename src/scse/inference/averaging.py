@@ -11,6 +11,7 @@ from torch import Tensor
 from scse.data.schemes import EXCLUSIVE, LabelScheme
 from scse.inference.cleaning import shared_cleaning
 from scse.inference.engines import Engine, Run
+from scse.inference.known import shared_known
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
 from scse.support.text import counted
@@ -53,6 +54,7 @@ def averaged(
         first,
         engine=Engine("averaged", reason, Averaged(runs, shares, mirroring, scheme=first.scheme)),
         cleaning=shared_cleaning([segmenter.cleaning for segmenter in segmenters]),
+        known=shared_known([segmenter.known for segmenter in segmenters]),
     )
 
 

@@ -23,6 +23,7 @@ from scse.data.recipe import Recipe, Slices
 from scse.data.schemes import check_finite
 from scse.inference.averaging import averaged, check_members
 from scse.inference.cleaning import shared_cleaning
+from scse.inference.known import shared_known
 from scse.inference.segmenter import Label, Progress, Segmenter, W
 from scse.support.errors import UserError
 from scse.support.scratch import scratch
@@ -108,6 +109,7 @@ class Joined(Segmenter):
             settings=first.settings,
             regions=first.regions,
             cleaning=shared_cleaning([member.cleaning for member in members]),
+            known=shared_known([member.known for member in members]),
             members=members,
             weights=[weight / sum(weights) for weight in weights],
         )

@@ -74,6 +74,24 @@ class Cleaning(BaseModel):
 
 NO_CLEANING = Cleaning()
 
+Volume = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Known(BaseModel):
+    """What the training cases of a segmenter had, see `scse.inference.known`.
+
+    Attributes:
+        cases: Number of training cases.
+        volumes: Lowest and highest volume (ml) of each structure, by name; 0 where a case does not have it.
+        single: Structures that are one connected piece in each training case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: int = Field(ge=1)
+    volumes: dict[Name, tuple[Volume, Volume]]
+    single: tuple[Name, ...] = ()
+
 
 class _Description(BaseModel):
     """The fields of `segmenter.json`; the fields of the recipe are checked when it is read."""
@@ -92,6 +110,7 @@ class _Description(BaseModel):
     classes: list[Name] | None = None
     cleaning: Cleaning = NO_CLEANING
     regions: Regions = {}
+    known: Known | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +132,7 @@ class Saved:
             of earlier versions.
         regions: Label values of each structure, by name, if structures are regions of labels: output n of the network
             is then the n-th structure, and there is no output for the background. Empty otherwise.
+        known: What the training cases had; None in files of earlier versions, of pictures and of few cases.
     """
 
     folder: Path
@@ -126,6 +146,7 @@ class Saved:
     cleaning: Cleaning = NO_CLEANING
     fitted: bool = False
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    known: Known | None = None
 
     @property
     def dims(self) -> int:
@@ -178,6 +199,7 @@ def read_saved(folder: Path | str) -> Saved:
         cleaning=description.cleaning,
         fitted=description.fitted,
         regions=description.regions,
+        known=description.known,
     )
 
 
@@ -217,6 +239,13 @@ def _contradictions(description: _Description) -> Generator[str]:
             yield f"cleaning.{step} lists {unknown[0]!r}, but structures are {[*structures]}"
         if len(set(names)) < len(names):
             yield f"cleaning.{step} lists a structure twice, got {[*names]}"
+    if (known := description.known) is not None:
+        if sorted(known.volumes) != sorted(structures):
+            yield f"known.volumes are of {[*known.volumes]}, but structures are {[*structures]}"
+        if unknown := [name for name in known.single if name not in structures]:
+            yield f"known.single lists {unknown[0]!r}, but structures are {[*structures]}"
+        if wrong := [name for name, (low, high) in known.volumes.items() if low > high]:
+            yield f"known.volumes of {wrong[0]!r} end below their start"
     channels = description.recipe.get("channels", description.arguments.in_channels)
     if channels != description.arguments.in_channels:
         yield f"recipe.channels is {channels!r}, but arguments.in_channels is {description.arguments.in_channels}"

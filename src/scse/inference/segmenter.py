@@ -34,11 +34,13 @@ from scse.inference.saved import (
     REMEDY,
     WEIGHTS,
     Cleaning,
+    Known,
     read_saved,
     readable,
 )
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
+from scse.inference.volumes import VolumeTable, check_table
 from scse.inference.windows import (
     CHANNELS_LAST,
     Room,
@@ -97,6 +99,8 @@ class Segmenter:
         cleaning: Clean-up of predicted label maps, see `with_cleaning`; none by default.
         regions: Label values of each structure, by name, if structures are regions of labels that may overlap: output n
             of the network is then the n-th structure, and there is none for the background. Empty otherwise.
+        known: What the training cases had, with which results are compared in tables of volumes; None if it is not
+            known.
     """
 
     network: nn.Module
@@ -110,6 +114,7 @@ class Segmenter:
     squeeze: str = "window"
     cleaning: Cleaning = NO_CLEANING
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         """Check that regions have no clean-up.
@@ -154,6 +159,8 @@ class Segmenter:
             description["regions"] = {name: list(members) for name, members in self.regions.items()}
         if self.cleaning:
             description["cleaning"] = self.cleaning.model_dump(mode="json")
+        if self.known is not None:
+            description["known"] = self.known.model_dump(mode="json")
         # networks in half precision are saved and loaded in single precision
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
         weights = save(own_copies(tensors))
@@ -218,6 +225,7 @@ class Segmenter:
             settings=saved.settings,
             cleaning=saved.cleaning,
             regions=saved.regions,
+            known=saved.known,
         )
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
@@ -330,6 +338,7 @@ class Segmenter:
         *,
         batch_size: int | None = None,
         overwrite: bool = False,
+        volumes: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images; the others are still written if one fails.
@@ -342,6 +351,9 @@ class Segmenter:
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
+            volumes: CSV file of the volumes, see `scse.inference.volumes`: voxels and millilitres of each structure in
+                each label map; of pictures, pixels alone; and flags of structures unlike those of the training cases.
+                It keeps the rows of other images of earlier calls.
             progress: Called with the numbers of finished and of all images after each image.
 
         Returns:
@@ -352,7 +364,11 @@ class Segmenter:
         """
         targets = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
         inputs = (path for paths in images.values() for path in paths)
-        check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
+        tables = check_table(volumes, targets.values())
+        check_outputs([*targets.values(), *tables], inputs=inputs, overwrite=overwrite)
+        table = None
+        if volumes is not None:
+            table = VolumeTable(volumes, self.scheme.scored, known=self.known, overwrite=overwrite)
 
         def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
             image = read_image(paths)
@@ -363,8 +379,10 @@ class Segmenter:
             return Image(ready(batch_size, None), affine, is_label=True)
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
-            with marked([targets[name]]):
+            with marked([targets[name], *tables]):
                 write_prediction(out, name, labels.array, paths[0], labels)
+                if table is not None:
+                    table.add(name, labels.array, labels.affine)
 
         return each_image(images, read=read, compute=label, write=write, progress=progress)
 

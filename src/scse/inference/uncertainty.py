@@ -26,12 +26,16 @@ from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, write_prediction
+from scse.inference.volumes import VolumeTable, check_table, count_voxels, voxel_volume
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.support.scratch import scratch
 
 TABLE = "uncertainty.csv"
+
+SPREAD = ("passes", "volume_cv", "iou")
+"""Columns of the spread of the passes in the table of volumes."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,15 @@ class Uncertain(Joined):
         *,
         batch_size: int | None = None,
         overwrite: bool = False,
+        volumes: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images with their uncertainty; the others are still written if one fails.
 
         Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or
         NAME.uncertainty.png, in 255 steps; and for all images together, uncertainty.csv, the rows of
-        `Uncertainty.structures` with the name of the image. The table is written again after each image.
+        `Uncertainty.structures` with the name of the image. The table is written again after each image. The table of
+        `volumes` has the columns passes, volume_cv and iou, too.
 
         Args, returned messages and errors are those of `Segmenter.predict_files`.
         """
@@ -139,7 +145,12 @@ class Uncertain(Joined):
                 "NAME.uncertainty, or rename them"
             )
         inputs = (path for paths in images.values() for path in paths)
-        check_outputs([*labels.values(), *maps.values(), table], inputs=inputs, overwrite=overwrite)
+        tables = check_table(volumes, [*labels.values(), *maps.values(), table])
+        check_outputs([*labels.values(), *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
+        sizes = None
+        if volumes is not None:
+            scored = self.scheme.scored
+            sizes = VolumeTable(volumes, scored, known=self.known, more=SPREAD, overwrite=overwrite)
         rows: list[pd.DataFrame] = []
 
         def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
@@ -154,10 +165,13 @@ class Uncertain(Joined):
             found, labelled = done
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
-            with marked([labels[name], maps[name], table]):
+            with marked([labels[name], maps[name], table, *tables]):
                 write_prediction(out, name, found.labels, paths[0], labelled)
                 _write_entropy(maps[name], found.entropy, paths[0])
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
+                if sizes is not None:
+                    of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
+                    sizes.add(name, found.labels, labelled.affine, of_structures)
 
         return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
 
@@ -178,8 +192,8 @@ class Uncertain(Joined):
             restored = partial(self._joined, views, of_member=of_pass, of_mean=of_mean)
             labels = self._label(restored, batch_size, None)
             common = shared_voxels(passes, len(self.structures) + 1)
-        voxel = math.nan if affine is None else abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-        volumes = [np.count_nonzero(labels == value) * voxel for value in self.structures.values()]
+        voxel = voxel_volume(affine)
+        volumes = [count * voxel for count in count_voxels(labels, self.structures).values()]
         return Uncertainty(labels, entropy, spread(common[1:], list(self.structures), volumes))
 
 

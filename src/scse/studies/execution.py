@@ -6,7 +6,7 @@ import pandas as pd
 
 from scse.data.dataset import Case
 from scse.data.files import read_image, read_label
-from scse.evaluation.pairing import SCORE_COLUMNS
+from scse.evaluation.pairing import SCORE_COLUMNS, SUBJECT
 from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
 from scse.evaluation.setups import setups, stack
@@ -54,9 +54,10 @@ def _train_and_score(plan: Plan, run: Run, watch: Watch) -> bool:
         table = _score_case(segmenter, case, plan, folder / "predictions")
         # a structure that no training case has gets no score: 0 would count as a failure of the network
         table.loc[table["structure"].isin(absent), "value"] = float("nan")
-        tables.append(table.assign(variant=str(run.variant), seed=run.seed, fold=run.fold))
+        tables.append(table.assign(variant=str(run.variant), seed=run.seed, fold=run.fold, subject=case.group))
         count(done, len(test))
-    write_scores(stack([(run.setup, pd.concat(tables)[list(SCORE_COLUMNS[1:])])]), folder)
+    columns = [*SCORE_COLUMNS[1:], *([SUBJECT] if plan.dataset.grouped else [])]
+    write_scores(stack([(run.setup, pd.concat(tables)[columns])]), folder)
     return False
 
 

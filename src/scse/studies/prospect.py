@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from scse.data.dataset import groups_of
 from scse.evaluation.comparison import ALL, Comparison, chosen_margin
 from scse.evaluation.power import Design, Spread, detectable, trainings_needed
 from scse.evaluation.statistics import FEWEST_TRAININGS, fold_overlap
@@ -54,7 +55,7 @@ def prospect(plan: Plan) -> tuple[str, str]:
             f"no verdict with {counted(seeds, 'seed')}; {FEWEST_TRAININGS} or more are needed: "
             f"--seeds {FEWEST_TRAININGS}"
         )
-    folds, cases = len(plan.folds), len(plan.folds[0].test)
+    folds, cases = len(plan.folds), len(groups_of(plan.folds[0].test))
     tests = len({run.variant for run in plan.runs}) - 1
     design = Design(folds, tests, fold_overlap(folds)) if folds > 1 else Design(cases, tests)
     spread, source = _spread(plan)

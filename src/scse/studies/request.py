@@ -58,7 +58,7 @@ class StudyRequest(Request):
     renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
 
     dataset: Path | None = None
-    """Folder of a data set [the built-in, simulated cohort]."""
+    """Data set: a folder, or a table cases.csv [the built-in, simulated cohort]."""
 
     networks: Networks = (NetworkSpec.parse("unet"),)
     """unet, sdnet, densenet, smp:CLASS, monai:CLASS, nnunet:CLASS or FILE.py:FUNCTION, separated by commas; options as

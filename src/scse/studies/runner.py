@@ -94,7 +94,7 @@ def study(
     running, in another process, both share the runs.
 
     Args:
-        dataset: Folder of the data set, in any layout that `Dataset.open` reads; None simulates the built-in cohort.
+        dataset: The data set, in any layout that `Dataset.open` reads; None simulates the built-in cohort.
         cache: Folder of the prepared arrays.
         on_event: Called with every event, see `scse.support.events`.
         stop: Called after every training step and case; True stops the study.

@@ -10,7 +10,7 @@ from scse.blocks.kernels import describe_backend
 from scse.data.prepared import Prepared
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
-from scse.inference.saved import Name, Regions, Structures, in_order
+from scse.inference.saved import Known, Name, Regions, Structures, in_order
 from scse.simulation.simulator import Simulation
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
@@ -53,6 +53,8 @@ class RunRecord(BaseModel):
             versions.
         simulation: How subjects are simulated; None simulates none.
         sources: Training case -> key of its arrays as `simulation` prepares them; empty without it.
+        known: What the training cases had; None if it is not known. It is not compared, because it follows from the
+            cases.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,7 @@ class RunRecord(BaseModel):
     regions: Regions = {}
     simulation: Simulation | None = None
     sources: dict[Name, Key] = {}
+    known: Known | None = None
 
     @model_validator(mode="after")
     def _restore_order(self) -> Self:
@@ -105,6 +108,7 @@ class RunRecord(BaseModel):
             regions={name: tuple(members) for name, members in task.regions.items()},
             simulation=task.simulation,
             sources={case.name: case.folder.name for case in task.sources},
+            known=task.known,
             software={"scse": version("scse"), "torch": version("torch"), "blocks": describe_backend()},
         )
 
@@ -130,7 +134,7 @@ def check_record(folder: Path, record: RunRecord) -> str:
         write_atomic(path, record.model_dump_json(indent=2).encode())
         return ""
     kept = read_record(folder)
-    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted", "devices"}
+    uncompared = {"classes", "cases", "software", "for_cleaning", "fitted", "devices", "known"}
     found, wanted = (r.model_dump(mode="json", exclude=uncompared) for r in (kept, record))
     for part in wanted:
         if found[part] != wanted[part]:
@@ -204,4 +208,5 @@ def prepared_task(record: RunRecord, cache: Path) -> Task:
         record.regions,
         record.simulation,
         [] if record.simulation is None else found(record.sources, record.simulation.recipe),
+        record.known,
     )

@@ -41,7 +41,7 @@ class TrainRequest(Request):
     renamed: ClassVar[Mapping[str, str]] = {"view": "plane"}
 
     dataset: Path | None = None
-    """Folder of a data set: nnU-Net v2, MSD, or images/ and masks/."""
+    """Data set: a folder (nnU-Net v2, MSD, BIDS, or images/ and masks/), or a table cases.csv."""
 
     source: tuple[Path, Path] | None = None
     """In place of a data set: one image and its label map, from which subjects are simulated."""

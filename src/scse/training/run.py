@@ -54,7 +54,7 @@ def train_on(
     """Check a data set, prepare it and train one segmenter on it.
 
     Args:
-        dataset: Folder of the data set, in any layout that `Dataset.open` reads.
+        dataset: The data set, in any layout that `Dataset.open` reads.
         cache: Folder of the prepared arrays.
         on_event: Called with every event, see `scse.support.events`.
         stop: Called after every file and every training step; True stops the run.

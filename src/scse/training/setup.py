@@ -199,5 +199,6 @@ def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmente
         recipe=task.recipe,
         structures=dict(task.structures),
         regions=dict(task.regions),
+        known=task.known,
         settings={**settings.model_dump(), "precision": resolve_precision(settings.precision, device)},
     )

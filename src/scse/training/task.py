@@ -9,9 +9,12 @@ import torch
 
 from scse.data.dataset import Case
 from scse.data.inspection import Inspection
+from scse.data.pieces import pieces_of
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
+from scse.inference.known import known_of
+from scse.inference.saved import Known
 from scse.simulation.simulator import Simulation, Simulator
 from scse.support.errors import UserError
 from scse.support.events import UNWATCHED, Stage, Watch
@@ -39,6 +42,7 @@ class Task:
         regions: Name -> label values, if structures are regions of labels; empty otherwise.
         simulation: How subjects are simulated; None simulates none.
         sources: The training cases as `simulation` prepares them; empty without it.
+        known: What the training cases have, for the segmenter; None if it is not known.
     """
 
     training: Sequence[Prepared]
@@ -49,6 +53,7 @@ class Task:
     regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
     simulation: Simulation | None = None
     sources: Sequence[Prepared] = field(default_factory=list)
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         """Check that no clean-up is to be chosen for regions.
@@ -126,4 +131,19 @@ def make_task(
         dataset.regions,
         simulation,
         sources,
+        _known(inspection, prepared[: len(training)], watch),
     )
+
+
+def _known(inspection: Inspection, training: Sequence[Prepared], watch: Watch) -> Known | None:
+    """What training cases have; pieces are counted once for each case, and not of regions."""
+    scheme, by_name = inspection.dataset.scheme, {fact.name: fact for fact in inspection.facts}
+    facts = [by_name[case.name] for case in training]
+    known = known_of(facts, scheme.scored, {})
+    if known is None or scheme.regions:
+        return known
+    count, every = watch.counter("measure"), []
+    for done, case in enumerate(training, start=1):
+        every.append(pieces_of(case, len(scheme.labels) + 1))
+        count(done, len(training))
+    return known_of(facts, scheme.scored, dict(zip(scheme.labels, zip(*every, strict=True), strict=True)))

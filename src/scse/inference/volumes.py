@@ -1,0 +1,146 @@
+"""The table of volumes of predicted label maps: a row for each image and structure."""
+
+import csv
+import io
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scse.data.pieces import count_pieces
+from scse.inference.known import flag_of
+from scse.inference.saved import Known
+from scse.support.atomic import write_atomic
+from scse.support.errors import UserError
+
+COLUMNS = ("image", "structure", "label", "voxels", "volume_ml")
+FLAG = "flag"
+
+Scored = Mapping[str, int | Sequence[int]]
+"""Label value of each structure, or the label values of a region, by name."""
+
+
+def voxel_volume(affine: NDArray[np.float64] | None) -> float:
+    """Millilitres of a voxel; NaN for pictures, which have no affine."""
+    return math.nan if affine is None else abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def count_voxels(labels: NDArray[np.integer], scored: Scored) -> dict[str, int]:
+    """Number of voxels of each structure in a label map; a region has those of all its labels."""
+    return {
+        name: int(np.count_nonzero(np.isin(labels, values) if isinstance(values, Sequence) else labels == values))
+        for name, values in scored.items()
+    }
+
+
+def check_table(path: Path | None, others: Iterable[Path]) -> list[Path]:
+    """The table as a list of files, empty without one.
+
+    Raises:
+        UserError: It is one of the other files that are written.
+    """
+    if path is None:
+        return []
+    if path.resolve() in {other.resolve() for other in others}:
+        raise UserError(
+            f"{path}: would be both a label map and the table of volumes; choose another file for the table"
+        )
+    return [path]
+
+
+class VolumeTable:
+    """A CSV file of volumes, which is written again after each image. It keeps the rows of images of earlier calls.
+
+    Args:
+        path: Path of the file.
+        scored: The structures of the label maps.
+        known: What the training cases had; None flags nothing.
+        more: Names of further columns.
+        overwrite: Whether a file with other columns is replaced.
+
+    Raises:
+        UserError: The file has other columns.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        scored: Scored,
+        *,
+        known: Known | None = None,
+        more: Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> None:
+        self.path, self.scored, self.known, self.columns = path, scored, known, [*COLUMNS, *more, FLAG]
+        self.rows: dict[str, list[list[str]]] = {}
+        header, *rows = _read(path) or [self.columns]
+        if header == self.columns:
+            for row in rows:
+                self.rows.setdefault(row[0], []).append(row)
+        elif not overwrite:
+            found = f"has the columns {','.join(header)}, and this call writes {','.join(self.columns)}"
+            raise UserError(
+                f"{path}: {found}; choose another file, or replace it with --overwrite (overwrite=True in Python)"
+            )
+
+    def add(
+        self,
+        image: str,
+        labels: NDArray[np.integer],
+        affine: NDArray[np.float64] | None,
+        more: Iterable[Sequence[float]] | None = None,
+    ) -> None:
+        """Write the rows of an image, in place of those of an earlier call.
+
+        Args:
+            image: Name of the image.
+            labels: Its label map (*spatial).
+            affine: Its affine (4, 4); None for a picture, which has pixels and no millilitres.
+            more: Values of the further columns, for each structure.
+        """
+        voxel, rows = voxel_volume(affine), []
+        counts = count_voxels(labels, self.scored)
+        for (name, values), others in zip(self.scored.items(), more or [()] * len(counts), strict=True):
+            label = " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
+            numbers = (_number(value) for value in (counts[name], counts[name] * voxel, *others))
+            rows.append([image, name, label, *numbers, self._flag(name, counts[name] * voxel, labels)])
+        self.rows[image] = rows
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [self.columns, *(r for each in self.rows.values() for r in each)]
+        )
+        write_atomic(self.path, text.getvalue().encode())
+
+    def _flag(self, name: str, volume: float, labels: NDArray[np.integer]) -> str:
+        if self.known is None or math.isnan(volume):
+            return ""
+        values = self.scored[name]
+        single = name in self.known.single and isinstance(values, int)
+        pieces = count_pieces(labels, [values])[0] if single and isinstance(values, int) else 1
+        return flag_of(self.known, name, volume, pieces)
+
+
+def read_flags(path: Path, images: Collection[str]) -> list[str]:
+    """The flags of these images in a table of volumes, with the names of image and structure."""
+    header, *rows = _read(path)
+    if FLAG not in header:
+        return []
+    place = header.index(FLAG)
+    return [f"{row[0]}: {row[1]}: {row[place]}" for row in rows if row[0] in images and row[place]]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else str(value)
+
+
+def _read(path: Path) -> list[list[str]]:
+    """Rows of a CSV file; those of a file that has none or is no text are [[""]], and of an absent one []."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.reader(file) if row] or [[""]]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return [[""]]
