@@ -12,13 +12,13 @@ from scse.data.inspection import open_checked
 from scse.data.recipe import Recipe
 from scse.simulation.simulator import Simulation
 from scse.support.errors import UserError
-from scse.support.events import StoppedError
+from scse.support.events import StepDone, StoppedError
 from scse.training.fresh import FreshBatches
 from scse.training.resident import Streamed, on_device
 from scse.training.run import resume, train_on
 from scse.training.settings import make_settings
 from scse.training.setup import make_batches
-from scse.training.task import MONITORED, Task, make_task
+from scse.training.task import MONITORED, POPULATION, Task, make_task
 
 TINY = {"width": 2, "depth": 1, "slices_per_epoch": 8, "batch_size": 2, "epochs": 2}
 CPU = torch.device("cpu")
@@ -108,9 +108,14 @@ def test_a_run_on_one_image_continues_to_the_same_weights(folder: Path, tmp_path
     files = folder / "imagesTr" / "c0_0000.nii.gz", folder / "labelsTr" / "c0.nii.gz"
     call: dict[str, Any] = {"source": files, "settings": {**TINY, "precision": "32"}, "cache": tmp_path / "cache"}
     whole = train_on(None, out=tmp_path / "whole", **call)
-    steps = iter(range(100))
-    with pytest.raises(StoppedError):  # 1 inspected, 2 prepared, then within the second epoch
-        train_on(None, out=tmp_path / "part", **call, stop=lambda: next(steps) == 9)
+    steps: list[StepDone] = []
+
+    def keep(event: object) -> None:
+        if isinstance(event, StepDone):
+            steps.append(event)
+
+    with pytest.raises(StoppedError, match="stopped in epoch 2 of 2"):
+        train_on(None, out=tmp_path / "part", **call, on_event=keep, stop=lambda: len(steps) == 6)
     again = resume(tmp_path / "part", cache=tmp_path / "cache")
     for one, other in zip(whole.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -127,6 +132,11 @@ def test_a_run_on_one_image_continues_to_the_same_weights(folder: Path, tmp_path
         ({"source": ("a.nii.gz", "b.nii.gz")}, "does not exist"),
         ({"simulate": 1.5}, "less than or equal to 1"),
         ({"contrast": "any"}, "'source' or 'random'"),
+        ({"dataset": "set", "contrast": "random"}, "contrast has no effect without simulated subjects"),
+        (
+            {"dataset": "set", "contrast": "random", "simulate": 0.0},
+            "contrast has no effect without simulated subjects",
+        ),
         ({"source": ("a.nii.gz", "b.nii.gz"), "cleaning": "learned"}, "does not exist"),
     ],
 )
@@ -149,6 +159,12 @@ def test_validation_is_on_simulated_subjects_without_held_out_cases(folder: Path
         simulation=Simulation.of(facts, recipe, contrast="random"),
     )
     assert [case.name for case in task.held_out] == [f"simulated {n + 1}" for n in range(MONITORED)]
+    assert task.known is not None
+    assert task.known.cases == POPULATION
+    [fact] = facts
+    real = {name: fact.voxels[value] * np.prod(fact.spacing) / 1000 for name, value in cases.structures.items()}
+    for name, (low, high) in task.known.volumes.items():
+        assert 0.2 * real[name] < low < real[name] < high < 5 * real[name]
     patches = list(islice(batches(task, contrast="random").epoch(0), 2))
     assert all(images.shape[2:] == recipe.patch for images, _ in patches)
     assert np.isfinite(patches[0][0].numpy()).all()

@@ -17,6 +17,7 @@ from scse.vocabulary.variants import Variant
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 SAME = "run the same command again"
 DEFAULT_VARIANT = "scse"
+BRAIN = "scse train --simulate 1 --dims 3 --spacing 2 -o brain, then scse predict -m brain SCAN -o labels"
 
 
 @takes(StudyRequest)
@@ -34,6 +35,8 @@ def study(fields: dict[str, Any], track: Track = "tensorboard") -> None:
     console().print(table_text(result.comparison))
     say(result)
     say(f"report: {result.report}")
+    if request.dataset is None:
+        say(f"To segment your own T1 scan without skull: {BRAIN}")
 
 
 @takes(TrainRequest, variant=DEFAULT_VARIANT)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from scse.data.choices import SLICE_AXIS, in_view
 from scse.data.files import Image
 from scse.data.inspection import CaseFacts
-from scse.data.prepared import Prepared, write_prepared
+from scse.data.prepared import Prepared, class_values, write_prepared
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
 from scse.simulation.source import Source
@@ -69,6 +69,15 @@ class Simulation(BaseModel):
         calibrated = all(is_calibrated(case.intensity[0]) for case in facts)
         return cls(recipe=whole, variation=variation, contrast=contrast, calibrated=calibrated)
 
+    def describe(self, share: float) -> list[tuple[str, str]]:
+        """What is simulated as printable rows (name, value).
+
+        Args:
+            share: Share of the training that is of simulated subjects.
+        """
+        contrast = "the contrast of the images" if self.contrast == "source" else "any contrast"
+        return [("simulated subjects", f"{share:.0%} of the training, new ones in every epoch, with {contrast}")]
+
 
 def is_calibrated(least: float) -> bool:
     """Whether intensities have a unit in which tissues are the same in all subjects, as Hounsfield units of CT.
@@ -101,7 +110,7 @@ class Simulator:
         spacing = simulation.recipe.spacing or (1.0,) * simulation.recipe.dims
         sides = partners(list(scheme.labels))
         other = None if sides is None else [0, *(place + 1 for place in sides)]
-        self.cases, self.simulation, self.recipe = cases, simulation, recipe
+        self.cases, self.simulation, self.recipe, self.scheme = cases, simulation, recipe, scheme
         self.spacing = [*(recipe.spacing or spacing)]
         if recipe.view in SLICE_AXIS:
             across = SLICE_AXIS[recipe.view]
@@ -143,12 +152,15 @@ class Simulator:
         whole = np.mean([math.prod(source.size) * math.prod(source.spacing) for source in self.sources])
         return min(1.0, math.prod(self.recipe.patch) * math.prod(self.spacing) / float(whole))
 
-    def held_out(self, count: int, cache: Path) -> list[Prepared]:
+    def held_out(
+        self, count: int, cache: Path, *, progress: Callable[[int, int], None] | None = None
+    ) -> list[Prepared]:
         """Subjects for validation, the same in every run with this simulation, kept in the cache.
 
         Args:
             count: Number of subjects.
             cache: Folder of all prepared arrays.
+            progress: Called with the numbers of finished and of all subjects after each subject.
         """
         found = []
         for number in range(count):
@@ -158,4 +170,20 @@ class Simulator:
             if not case.folder.exists():
                 write_prepared(case.folder, *self.subject((HELD_OUT, number)))
             found.append(case)
+            if progress is not None:
+                progress(number + 1, count)
+        return found
+
+    def facts(self, subjects: Sequence[Prepared]) -> list[CaseFacts]:
+        """Facts about subjects for validation, without intensities and digest."""
+        values = class_values(self.scheme.labels)
+        orientation = None if self.recipe.view == "picture" else "RAS"
+        found = []
+        for case in subjects:
+            labels = case.labels()
+            voxels = {int(values[n]): int((labels == n).sum()) for n in np.unique(labels) if n < len(values)}
+            shape, spacing = self.sources[0].size, tuple(self.spacing)
+            found.append(
+                CaseFacts(case.name, shape, spacing, orientation, self.recipe.channels, (np.nan, np.nan), voxels, "")
+            )
         return found

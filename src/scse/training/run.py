@@ -99,10 +99,13 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         choose_cleaning=cleaning,
         simulation=_simulation(request, settings, facts, recipe),
     )
+    simulated = [] if task.simulation is None else task.simulation.describe(settings.simulate)
+    if simulated and not held_out:
+        simulated.append(("validation", "on simulated subjects: it says nothing about real images"))
     where = f" of fold {request.fold}" if len(splits) > 1 else ""
     rows = [
         ("cases", f"{len(training)} for training, {len(held_out) or len(task.held_out)} for validation"),
-        *_simulation_rows(task, settings, held_out),
+        *simulated,
         *inspection.left_out(),
         *inspection.notices(),
         *absent_row(inspection.absent(training), where=where),
@@ -138,15 +141,6 @@ def _simulation(
         return None
     brain = request.dataset is None and request.source is None
     return Simulation.of(facts, recipe, contrast=settings.contrast, variation=VARIATION if brain else LIKELY)
-
-
-def _simulation_rows(task: Task, settings: Settings, held_out: Sequence[Case]) -> list[tuple[str, str]]:
-    """Lines about simulated subjects for the plan."""
-    if task.simulation is None:
-        return []
-    share = f"{settings.simulate:.0%} of the {'patches' if task.recipe.dims == 3 else 'slices'}"
-    validation = "" if held_out else "; the validation is on simulated subjects, too"
-    return [("simulated", f"{share}, contrast like {task.simulation.contrast}{validation}")]
 
 
 def _cleaning(request: TrainRequest, dataset: Dataset, held_out: Sequence[Case]) -> tuple[bool, str]:

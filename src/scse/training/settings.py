@@ -247,8 +247,8 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
 
     Raises:
         UserError: `attach_to` without a network that blocks are attached to, a placement for a network that is not
-            scse's own, a size of scse's own networks where there is none, or `deep_supervision` for a network that
-            offers none.
+            scse's own, a size of scse's own networks where there is none, `deep_supervision` for a network that
+            offers none, or `contrast` without simulated subjects.
     """
     for network, variant in product(networks, variants):
         check_placement(network, variant)
@@ -263,6 +263,8 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
     if str(given.get("deep_supervision", False)).lower() in _TRUE:
         for network in networks:
             check_supervision(network)
+    if "contrast" in given and str(given.get("simulate", 0)) in {"0", "0.0"}:
+        raise UserError("contrast has no effect without simulated subjects; leave it out, or give simulate=1")
     ranges = [name for name in (*RANGES, "mirror", STRENGTH) if name in given]
     if given.get("augment") in (False, "false") and ranges:
         raise UserError(f"{', '.join(ranges)} have no effect without augmentation; leave them out, or augment=true")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from scse.data.dataset import Case
-from scse.data.inspection import Inspection
+from scse.data.inspection import CaseFacts, Inspection
 from scse.data.pieces import pieces_of
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
@@ -22,6 +22,9 @@ from scse.training.validation import evenly_spread
 
 MONITORED = 4
 """Held-out cases that are scored after every epoch; more would take longer and change the mean little."""
+
+POPULATION = 20
+"""Simulated subjects whose volumes are those that a segmenter of simulated subjects knows."""
 
 MOST_FOR_CLEANING = 20
 """Held-out cases on which a clean-up of label maps is chosen, at most: each is predicted once."""
@@ -94,7 +97,7 @@ def make_task(
         choose_cleaning: Whether the run chooses a clean-up of label maps. It uses up to 20 of the cases for
             validation, evenly spread; never for cases whose scores are to be reported.
         simulation: How subjects are simulated from the training cases; None simulates none. Without held-out cases, the
-            validation is on simulated subjects.
+            validation is on simulated subjects, and what the segmenter knows about volumes is theirs.
 
     Raises:
         StoppedError: The watch asked to stop.
@@ -121,7 +124,12 @@ def make_task(
     validation = prepared[len(training) : after]
     if simulation is not None and not held_out:
         simulator = Simulator(sources, simulation, recipe, dataset.scheme, torch.device("cpu"))
-        validation = simulator.held_out(MONITORED, cache)
+        subjects = simulator.held_out(POPULATION, cache, progress=watch.counter("simulate"))
+        validation = subjects[:MONITORED]
+        known = _known(simulator.facts(subjects), dataset.scheme, subjects, watch)
+    else:
+        by_case = {fact.name: fact for fact in inspection.facts}
+        known = _known([by_case[case.name] for case in training], dataset.scheme, prepared[: len(training)], watch)
     return Task(
         prepared[: len(training)],
         validation,
@@ -131,14 +139,12 @@ def make_task(
         dataset.regions,
         simulation,
         sources,
-        _known(inspection, prepared[: len(training)], watch),
+        known,
     )
 
 
-def _known(inspection: Inspection, training: Sequence[Prepared], watch: Watch) -> Known | None:
+def _known(facts: Sequence[CaseFacts], scheme: LabelScheme, training: Sequence[Prepared], watch: Watch) -> Known | None:
     """What training cases have; pieces are counted once for each case, and not of regions."""
-    scheme, by_name = inspection.dataset.scheme, {fact.name: fact for fact in inspection.facts}
-    facts = [by_name[case.name] for case in training]
     known = known_of(facts, scheme.scored, {})
     if known is None or scheme.regions:
         return known
