@@ -5,12 +5,13 @@ import signal
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
 from scse.cli.console import WHAT, Watcher, rows_table, stop_on_signal
-from scse.support.events import CleaningChosen, CleaningStep, EpochDone, Planned, RunStarted, Stage, StepDone
+from scse.support.events import CleaningChosen, CleaningStep, Counted, EpochDone, Planned, RunStarted, Stage, StepDone
 
 STEP = StepDone(epoch=1, step=1, steps=2, loss=0.75, images_per_second=9, seconds_left=240)
 EPOCH = EpochDone(epoch=1, loss=0.5, dice=0.25, seconds=3.2, learning_rate=0.1)
@@ -158,3 +159,7 @@ def test_an_interruption_that_a_library_turned_into_an_error_is_one_still():
 def test_an_error_of_ones_own_stays_one():
     with pytest.raises(ValueError, match="own"), stop_on_signal(Console(file=StringIO())):
         raise ValueError("own")
+
+
+def test_every_task_whose_items_are_counted_has_words():
+    assert set(WHAT) == set(get_args(Counted))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -24,6 +24,7 @@ from rich.text import Text
 
 from scse.support.events import (
     CleaningChosen,
+    Counted,
     EpochDone,
     Event,
     Planned,
@@ -38,10 +39,11 @@ from scse.support.text import counted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-WHAT = {
+WHAT: Mapping[Counted, str] = {
     "simulate": "simulating subjects",
     "inspect": "reading all files",
     "prepare": "preparing slices",
+    "measure": "measuring structures",
     "cleaning": "predicting held-out cases for the clean-up",
     "score": "predicting and scoring",
     "predict": "predicting",
@@ -103,7 +105,7 @@ class Watcher:
             case Scored():
                 self._scored(event)
 
-    def counter(self, what: str) -> Callable[[int, int], None]:
+    def counter(self, what: Counted) -> Callable[[int, int], None]:
         """A progress callback (done, total)."""
         return Watch(self).counter(what)
 

@@ -7,7 +7,22 @@ events and the question whether to stop.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+Counted = Literal[
+    "simulate",
+    "inspect",
+    "prepare",
+    "measure",
+    "cleaning",
+    "score",
+    "predict",
+    "explain",
+    "viewer",
+    "gates",
+    "report",
+]
+"""Tasks whose items are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +30,12 @@ class Progress:
     """Items of a task that are done.
 
     Attributes:
-        what: Name of the task: "simulate", "inspect", "prepare", "cleaning", "score", "viewer", "gates" or
-            "report".
+        what: Name of the task.
         done: Finished items.
         total: Items in all.
     """
 
-    what: str
+    what: Counted
     done: int
     total: int
 
@@ -236,7 +250,7 @@ class Watch:
         if self.stop():
             raise StoppedError(message)
 
-    def counter(self, what: str) -> Callable[[int, int], None]:
+    def counter(self, what: Counted) -> Callable[[int, int], None]:
         """A progress callback (done, total) that reports `Progress` of the task `what`, and stops if asked to."""
 
         def count(done: int, total: int) -> None:
