@@ -26,7 +26,10 @@ OPTIONAL = {
 }
 """Optional package -> the extra of scse that installs it."""
 
-REQUIRED = ("scse", "torch", "monai", "lightning-fabric", "nibabel", "numpy", "pandas", "plotly", "matplotlib")
+REQUIRED = (
+    *("scse", "torch", "monai", "lightning-fabric", "numpy", "pandas", "plotly", "matplotlib"),
+    *("nibabel", "simpleitk"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from scse.data.endings import ending, stem
 from scse.data.file_errors import check_is_file
-from scse.data.files import ending, stem
 from scse.support.errors import DataError
 from scse.support.paths import absence
 
@@ -70,5 +70,7 @@ def _files(path: Path) -> list[Path]:
         raise DataError(f"{path}: {absence(path)}; give images or folders of images")
     files = sorted(file for file in path.iterdir() if ending(file.name) and not file.name.startswith("."))
     if not files:
-        raise DataError(f"{path}: contains no images; allowed: NIfTI, PNG, TIFF, JPEG and BMP files")
+        raise DataError(
+            f"{path}: contains no images; allowed: NIfTI, MGH, MetaImage, NRRD, GIPL, PNG, TIFF, JPEG and BMP files"
+        )
     return files

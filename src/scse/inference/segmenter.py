@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from scse.attachment.placements import placements
 from scse.attachment.saving import check_fit, load_exactly, own_copies, read_tensors
-from scse.data.files import NIFTI, Image, ending, read_image, write_label
+from scse.data.endings import written_ending
+from scse.data.files import Image, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
+from scse.data.volumes import open_volume
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
@@ -299,8 +301,9 @@ class Segmenter:
                 at a time, by default 1.
 
         Returns:
-            For NIfTI files and nibabel images, a nibabel image of label values with the shape, affine and orientation
-            of the input; for pictures and arrays, an integer array of the spatial shape.
+            For files of volumes and nibabel images, a nibabel image of label values with the shape, affine and
+            orientation of the input, of the class in which nibabel reads it, or else a NIfTI image; for pictures and
+            arrays, an integer array of the spatial shape.
 
         Raises:
             DataError: A file cannot be read.
@@ -311,17 +314,20 @@ class Segmenter:
         if spacing is not None:
             raise UserError("spacing is allowed for arrays only, because files and images have their own; omit it")
         if isinstance(source, nib.spatialimages.SpatialImage):
-            return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
+            labels = self.predict_image(_from_nibabel(source), batch_size=batch_size)
+            return _like(type(source), source.affine, source.header, labels)
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
         image = read_image(paths)
         try:
             labels = self.predict_image(image, batch_size=batch_size)
         except UserError as error:
             raise UserError(f"{paths[0]}: {error}") from error
-        if ending(paths[0].name) not in NIFTI:
+        if image.affine is None:
             return labels
-        header: Any = nib.load(paths[0])
-        return _like(header, labels)
+        volume = open_volume(paths[0])
+        if volume.form is None:
+            return nib.Nifti1Image(labels, image.affine)
+        return _like(volume.form, volume.header.get_best_affine(), volume.header, labels)
 
     def predict_files(
         self,
@@ -338,7 +344,7 @@ class Segmenter:
 
         Args:
             images: Files of the channels of each image in order, by image name.
-            out: Folder of the label maps NAME.nii.gz, or NAME.png for pictures.
+            out: Folder of the label maps, see `label_path`.
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
@@ -623,7 +629,7 @@ def _later(progress: Progress | None, before: int, count: int) -> Progress | Non
 
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
-    """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
+    """Write a label map in the format and with the geometry of `source`; returns its path, see `label_path`."""
     volume = image.affine is not None
     path = label_path(folder, name, source)
     if path.resolve() == source.resolve():
@@ -633,8 +639,8 @@ def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], sourc
 
 
 def label_path(folder: Path, name: str, source: Path) -> Path:
-    """Path of the label map of an image: NAME.nii.gz, or NAME.png for pictures."""
-    return folder / f"{name}{'.nii.gz' if ending(source.name) in NIFTI else '.png'}"
+    """Path of the label map of an image: NAME.nii.gz, .mgz, .mha or .nrrd as `source`, or NAME.png for pictures."""
+    return folder / f"{name}{written_ending(source.name)}"
 
 
 def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:
@@ -659,11 +665,14 @@ def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:
     return Image(channels, in_millimetres(image.affine, image.header))
 
 
-def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) -> nib.spatialimages.SpatialImage:
-    header = image.header.copy()
+def _like(form: Any, affine: NDArray[np.float64], header: Any, labels: NDArray[np.integer]) -> Any:
+    """A nibabel image of label values with the class, affine and header of another image."""
+    header = header.copy()
+    if form is nib.MGHImage and labels.dtype == np.uint32:  # which MGH does not store
+        labels = labels.astype(np.int32)
     header.set_data_dtype(labels.dtype)
     if hasattr(header, "set_slope_inter"):
         header.set_slope_inter(1, 0)
     if isinstance(header, nib.Nifti1Header):
         header["cal_min"] = header["cal_max"] = 0  # the display window of the image would hide the labels
-    return type(image)(labels, image.affine, header)
+    return form(labels, affine, header)

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scse.data.files import NIFTI, Image, ending, read_image, write_label, write_map
+from scse.data.endings import VOLUMES, ending
+from scse.data.files import Image, read_image, write_label, write_map
 from scse.data.recipe import Slices
 from scse.data.schemes import best_classes
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
@@ -124,9 +125,10 @@ class Uncertain(Joined):
     ) -> list[str]:
         """Segment many images with their uncertainty; the others are still written if one fails.
 
-        Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or
-        NAME.uncertainty.png, in 255 steps; and for all images together, uncertainty.csv, the rows of
-        `Uncertainty.structures` with the name of the image. The table is written again after each image.
+        Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or in the
+        format of the label map: as floats in other volumes, in 255 steps in NAME.uncertainty.png; and for all images
+        together, uncertainty.csv, the rows of `Uncertainty.structures` with the name of the image. The table is written
+        again after each image.
 
         Args, returned messages and errors are those of `Segmenter.predict_files`.
         """
@@ -242,7 +244,7 @@ def _divided(values: NDArray[np.float64], by: NDArray[np.generic]) -> NDArray[np
 
 
 def _write_entropy(path: Path, entropy: NDArray[np.float32], source: Path) -> None:
-    if ending(path.name) in NIFTI:
+    if ending(path.name) in VOLUMES:
         write_map(path, entropy, like=source)
     else:
         write_label(path, np.rint(entropy * 255).astype(np.uint8))  # a grey picture of 8 bits

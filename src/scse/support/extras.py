@@ -10,6 +10,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "study": TORCH
     | {
         "PIL",
+        "SimpleITK",
         "filelock",
         "jinja2",
         "lightning_fabric",
