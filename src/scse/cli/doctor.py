@@ -23,6 +23,8 @@ OPTIONAL = {
     "segmentation_models_pytorch": "smp",
     "keras": "keras",
     "mlflow": "mlflow",
+    "pydicom": "dicom",
+    "highdicom": "dicom",
 }
 """Optional package -> the extra of scse that installs it."""
 

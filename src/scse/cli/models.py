@@ -22,7 +22,7 @@ from scse.support.text import counted, shortened_list
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images or of a DICOM series.")],
     *,
     model: Annotated[
         list[Path] | None,
@@ -76,6 +76,13 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
     ] = "torch",
+    series: Annotated[
+        str | None,
+        typer.Option(help="Of folders with several DICOM series: which, by SeriesInstanceUID or description."),
+    ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write label maps of DICOM series as DICOM-SEG, too: NAME.dcm.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
@@ -105,7 +112,7 @@ def predict(
             complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
         groups.append(chosen.segmenters(network=network, device=chosen_device))
         training |= chosen.training
-    found = find_images(images, channels=groups[0][0].recipe.channels)
+    found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     if seen := [name for name in found if name in training]:
         complain(
             "notice",
@@ -123,7 +130,12 @@ def predict(
     say(f"clean-up: {segmenter.cleaning}")
     with Watcher(console()) as watch:
         failed = segmenter.predict_files(
-            found, out, batch_size=batch_size, overwrite=overwrite, progress=watch.counter("predict")
+            found,
+            out,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            dicom_seg=dicom_seg,
+            progress=watch.counter("predict"),
         )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if uncertainty and len(failed) < len(found):

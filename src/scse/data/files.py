@@ -17,8 +17,8 @@ from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, VOLUMES, ending
 from scse.data.file_errors import FileError
 from scse.data.itk import Geometry, write_itk
 from scse.data.pictures import read_picture
-from scse.data.raw_volumes import RawVolume, Rounding
-from scse.data.volumes import open_volume, read_floats
+from scse.data.raw_volumes import Rounding
+from scse.data.volumes import Volume, is_volume, open_file, open_volume, read_floats
 from scse.support.atomic import open_atomic, write_atomic
 from scse.support.errors import UserError
 
@@ -67,7 +67,7 @@ def read_image(paths: Sequence[Path]) -> Image:
 
     Args:
         paths: One file, which may contain several channels (4D NIfTI, vectors of NRRD and MetaImage, RGB picture), or
-            several files, whose channels are concatenated.
+            several files, whose channels are concatenated. A file of a DICOM series stands for all of its slices.
 
     Returns:
         The image (C, *spatial) as float32: a volume in its stored axis order and orientation, a picture (C, H, W) in
@@ -79,14 +79,14 @@ def read_image(paths: Sequence[Path]) -> Image:
     """
     if not paths:
         raise UserError("read_image needs at least one path, got none")
-    if all(ending(path.name) in VOLUMES for path in paths):
+    if all(is_volume(path) for path in paths):
         volumes = [open_volume(path) for path in paths]
         for volume in volumes:
             volume.check_length()
         # compare the headers before any voxel is read
         _check_geometry(paths, [outline(volume.channel_shape, volume.affine) for volume in volumes])
         return Image(read_floats(volumes), volumes[0].affine)
-    images = [read_image([path]) if ending(path.name) in VOLUMES else _read_pixels(path) for path in paths]
+    images = [read_image([path]) if is_volume(path) else _read_pixels(path) for path in paths]
     _check_geometry(paths, images)
     return images[0] if len(images) == 1 else Image(np.concatenate([image.array for image in images]), None)
 
@@ -107,7 +107,7 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
             `colors`.
     """
     if ending(path.name) in VOLUMES:
-        volume = open_volume(path)
+        volume = open_file(path)
         if volume.map_shape is None or colors is not None:
             wanted = "an RGB picture, since labels.csv lists colours" if colors else "one map of 2 or 3 axes"
             raise FileError(path, "unreadable", f"the label has shape {volume.shape}; it must be {wanted}")
@@ -293,15 +293,15 @@ def _write_volume(
     affine = np.eye(4) if affine is None else affine
     kind = ending(path.name)
     if kind in ITK:
-        own = pattern is not None and isinstance(pattern.header, Geometry)
-        write_itk(path, array, pattern.header if pattern and own else Geometry.of(affine), level=level)
+        own = None if pattern is None else pattern.header
+        write_itk(path, array, own if isinstance(own, Geometry) else Geometry.of(affine), level=level)
     elif kind in MGH:
         _write_nibabel(path, _mgh(array, pattern, affine), level=level)
     else:
         _write_nibabel(path, _nifti(array, pattern, affine, slope=slope), level=level)
 
 
-def _nifti(array: NDArray[Any], pattern: RawVolume | None, affine: NDArray[np.float64], *, slope: float) -> Any:
+def _nifti(array: NDArray[Any], pattern: Volume | None, affine: NDArray[np.float64], *, slope: float) -> Any:
     form: Any = nib.Nifti1Image
     if pattern is None or not isinstance(pattern.header, nib.Nifti1Header):
         image = form(array, affine)
@@ -315,7 +315,7 @@ def _nifti(array: NDArray[Any], pattern: RawVolume | None, affine: NDArray[np.fl
     return image
 
 
-def _mgh(array: NDArray[Any], pattern: RawVolume | None, affine: NDArray[np.float64]) -> Any:
+def _mgh(array: NDArray[Any], pattern: Volume | None, affine: NDArray[np.float64]) -> Any:
     form: Any = nib.MGHImage
     header = pattern.header if pattern is not None and pattern.form is form else None
     volume = array.reshape(*array.shape, *(1,) * (3 - array.ndim))

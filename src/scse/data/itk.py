@@ -124,7 +124,7 @@ def open_itk(path: Path) -> RawVolume:
     except FileError:
         raise
     except Exception as error:
-        raise unreadable(path, _reason(error)) from error
+        raise unreadable(path, reason(error)) from error
     dtype = DTYPES.get(reader.GetPixelID())
     if dtype is None:
         found = f"has voxels of type {sitk.GetPixelIDValueAsString(reader.GetPixelID())}, shape {size}"
@@ -335,6 +335,6 @@ def _words(values: Iterable[Any], separator: str = " ") -> str:
     return separator.join(repr(value.item() if isinstance(value, np.generic) else value) for value in values)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The message of an exception; of SimpleITK's, without the places in its source."""
-    return str(error).rsplit("ERROR: ", 1)[-1]
+    return re.sub(r"\w+\(0x\w+\): ", "", str(error).rsplit("ERROR: ", 1)[-1])

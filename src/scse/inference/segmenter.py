@@ -24,7 +24,7 @@ from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
-from scse.data.volumes import open_volume
+from scse.data.volumes import is_dicom, open_volume
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
@@ -54,6 +54,7 @@ from scse.inference.windows import (
 from scse.support.atomic import write_together
 from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
+from scse.support.extras import needing
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
 from scse.vocabulary.variants import Variant
@@ -336,6 +337,7 @@ class Segmenter:
         *,
         batch_size: int | None = None,
         overwrite: bool = False,
+        dicom_seg: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images; the others are still written if one fails.
@@ -348,17 +350,19 @@ class Segmenter:
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
+            dicom_seg: Write the label maps of DICOM series as DICOM-SEG, too: NAME.dcm.
             progress: Called with the numbers of finished and of all images after each image.
 
         Returns:
             A message for each image that failed.
 
         Raises:
-            UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write.
+            UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write; or
+                `dicom_seg` is asked for an image that is no DICOM series, or whose slices lack identifiers.
         """
-        targets = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
+        targets = prediction_paths(images, out, dicom_seg=dicom_seg)
         inputs = (path for paths in images.values() for path in paths)
-        check_outputs(targets.values(), inputs=inputs, overwrite=overwrite)
+        check_outputs((path for paths in targets.values() for path in paths), inputs=inputs, overwrite=overwrite)
 
         def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
             image = read_image(paths)
@@ -369,10 +373,20 @@ class Segmenter:
             return Image(ready(batch_size, None), affine, is_label=True)
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
-            with marked([targets[name]]):
-                write_prediction(out, name, labels.array, paths[0], labels)
+            with marked(targets[name]):
+                self.write_results(targets[name], labels, paths[0])
 
         return each_image(images, read=read, compute=label, write=write, progress=progress)
+
+    def write_results(self, targets: Sequence[Path], labels: Image, source: Path) -> None:
+        """Write the label map of an image to its files, see `prediction_paths`, with the geometry of `source`."""
+        path, *segmentations = targets
+        write_label(path, labels.array, like=None if labels.affine is None else source)
+        for segmentation in segmentations:
+            from scse.inference.dicom_seg import write_dicom_seg  # noqa: PLC0415 (an optional package)
+
+            scheme = LabelScheme(self.structures, self.regions)
+            write_dicom_seg(segmentation, labels.array, scheme.scored, source=source)
 
     def predict_image(
         self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
@@ -630,16 +644,42 @@ def _later(progress: Progress | None, before: int, count: int) -> Progress | Non
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
     """Write a label map in the format and with the geometry of `source`; returns its path, see `label_path`."""
-    volume = image.affine is not None
     path = label_path(folder, name, source)
     if path.resolve() == source.resolve():
         raise UserError("the label map would replace the image itself; choose another folder")
-    write_label(path, labels, like=source if volume else None)
+    write_label(path, labels, like=source if image.affine is not None else None)
     return path
 
 
+def prediction_paths(
+    images: Mapping[str, Sequence[Path]], out: Path, *, dicom_seg: bool = False
+) -> dict[str, list[Path]]:
+    """Paths of the label map of each image and, with `dicom_seg`, of its DICOM-SEG; see `Segmenter.predict_files`.
+
+    Raises:
+        UserError: A label map would be written into the folder of a DICOM series, or the reasons of `predict_files`.
+    """
+    if dicom_seg:
+        with needing("writing DICOM-SEG", "dicom"):
+            from scse.inference.dicom_seg import check_series  # noqa: PLC0415 (an optional package)
+    targets = {}
+    for name, paths in images.items():
+        source, scan = paths[0], is_dicom(paths[0])
+        if scan and out.resolve() == source.parent.resolve():
+            raise UserError(f"{out}: is the folder of the DICOM series {name}; choose another one for its label map")
+        if dicom_seg and not scan:
+            raise UserError(f"{source}: is no DICOM series, to whose slices a DICOM-SEG refers; omit --dicom-seg")
+        if dicom_seg:
+            check_series(source)
+        targets[name] = [label_path(out, name, source), *([out / f"{name}.dcm"] if dicom_seg else [])]
+    return targets
+
+
 def label_path(folder: Path, name: str, source: Path) -> Path:
-    """Path of the label map of an image: NAME.nii.gz, .mgz, .mha or .nrrd as `source`, or NAME.png for pictures."""
+    """Path of the label map of an image: NAME.nii.gz, .mgz, .mha or .nrrd as `source`, or NAME.png for pictures.
+
+    Label maps of DICOM series and of GIPL files are NIfTI files.
+    """
     return folder / f"{name}{written_ending(source.name)}"
 
 

@@ -26,7 +26,7 @@ from scse.inference.averaging import Averaged, check_members, flips, mirroring_o
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
-from scse.inference.segmenter import Segmenter, label_path, write_prediction
+from scse.inference.segmenter import Segmenter, label_path, prediction_paths
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
@@ -121,6 +121,7 @@ class Uncertain(Joined):
         *,
         batch_size: int | None = None,
         overwrite: bool = False,
+        dicom_seg: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images with their uncertainty; the others are still written if one fails.
@@ -132,16 +133,17 @@ class Uncertain(Joined):
 
         Args, returned messages and errors are those of `Segmenter.predict_files`.
         """
-        labels = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
+        labels = prediction_paths(images, out, dicom_seg=dicom_seg)
         maps = {name: label_path(out, f"{name}.uncertainty", paths[0]) for name, paths in images.items()}
         table = out / TABLE
-        if both := sorted({*labels.values()} & {*maps.values()}):
+        label_maps = [path for paths in labels.values() for path in paths]
+        if both := sorted({*label_maps} & {*maps.values()}):
             raise UserError(
                 f"{both[0]}: would be both a label map and an uncertainty map; leave out images called "
                 "NAME.uncertainty, or rename them"
             )
         inputs = (path for paths in images.values() for path in paths)
-        check_outputs([*labels.values(), *maps.values(), table], inputs=inputs, overwrite=overwrite)
+        check_outputs([*label_maps, *maps.values(), table], inputs=inputs, overwrite=overwrite)
         rows: list[pd.DataFrame] = []
 
         def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
@@ -156,8 +158,8 @@ class Uncertain(Joined):
             found, labelled = done
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
-            with marked([labels[name], maps[name], table]):
-                write_prediction(out, name, found.labels, paths[0], labelled)
+            with marked([*labels[name], maps[name], table]):
+                self.write_results(labels[name], labelled, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
 

@@ -29,9 +29,10 @@ EXTRAS: Mapping[str, frozenset[str]] = {
         "tifffile",
         "typer",
     },
+    "dicom": frozenset({"highdicom", "pydicom"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
 }
-"""Extra -> the packages that it installs and scse imports."""
+"""Extra -> the packages that it installs and scse imports; those of `dicom` come on top of those of `study`."""
 
 
 class MissingLibraryError(ModuleNotFoundError):
