@@ -64,6 +64,18 @@ def open_volume(path: Path) -> Volume:
     return open_series(path)
 
 
+def choose_series(folder: Path, wanted: str | None = None) -> Path:
+    """A file of a DICOM series of a folder, by which it is opened; see `dicom.choose_series`.
+
+    Raises:
+        DataError: None or several of its series are the wanted one.
+        MissingLibraryError: The extra `dicom` is not installed.
+    """
+    with needing(f"{folder}: reading DICOM", "dicom"):
+        from scse.data import dicom  # noqa: PLC0415 (an optional package)
+    return dicom.choose_series(folder, wanted)
+
+
 def read_floats(volumes: Sequence[Volume]) -> NDArray[np.float32]:
     """Read one or more volumes with equal spatial axes as (C, *spatial), with their channels concatenated.
 

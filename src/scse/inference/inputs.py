@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scse.data.endings import ending, stem
 from scse.data.file_errors import check_is_file
-from scse.data.volumes import is_dicom
+from scse.data.volumes import choose_series, is_dicom
 from scse.support.errors import DataError, UserError
 from scse.support.extras import needing
 from scse.support.paths import absence
@@ -99,8 +99,6 @@ def _files(path: Path, series: str | None) -> list[Path]:
     files = sorted(file for file in path.iterdir() if ending(file.name) and not file.name.startswith("."))
     scan = next(filter(is_dicom, sorted(path.iterdir())), None)
     if scan is not None and (series is not None or not files):
-        with needing("reading DICOM series", "dicom"):
-            from scse.data.dicom import choose_series  # noqa: PLC0415 (an optional package)
         return [choose_series(path, series)]
     if scan is not None:
         found = f"contains DICOM files (such as {scan.name}) and images (such as {files[0].name})"

@@ -24,7 +24,7 @@ from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
-from scse.data.volumes import is_dicom, open_volume
+from scse.data.volumes import choose_series, is_dicom, open_volume
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
@@ -295,8 +295,8 @@ class Segmenter:
         """Segment one image.
 
         Args:
-            source: A file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
-                (*spatial) for one channel, whose axes point right, anterior, superior.
+            source: A file, the files of the channels in order, a file or the folder of a DICOM series, a nibabel image,
+                or an array (C, *spatial), or (*spatial) for one channel, whose axes point right, anterior, superior.
             spacing: Millimetres per voxel along each spatial axis, only for arrays of volumes; 1 mm by default.
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
@@ -318,6 +318,8 @@ class Segmenter:
             labels = self.predict_image(_from_nibabel(source), batch_size=batch_size)
             return _like(type(source), source.affine, source.header, labels)
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+        if len(paths) == 1 and paths[0].is_dir():
+            paths = [choose_series(paths[0])]
         image = read_image(paths)
         try:
             labels = self.predict_image(image, batch_size=batch_size)
