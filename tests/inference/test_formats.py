@@ -207,6 +207,9 @@ def test_a_series_is_segmented_and_written_as_nifti_and_dicom_seg(
     assert again.exit_code == 0, again.output
     names = ["scan.dcm", "scan.nii.gz", "scan.uncertainty.nii.gz", "uncertainty.csv"]
     assert sorted(path.name for path in out.iterdir() if path.is_file()) == names
+    explained = call("explain", run, folder, "-o", tmp_path / "gates")
+    assert explained.exit_code == 0, explained.output
+    assert len(list((tmp_path / "gates").glob("spatial_*.nii.gz"))) == 4
     for source in (folder, folder / "slice003"):
         np.testing.assert_array_equal(model.predict(source).dataobj, expected.dataobj)
 

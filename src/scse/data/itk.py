@@ -1,14 +1,14 @@
-"""MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr) and GIPL files: SimpleITK reads their geometry.
+"""Headers of MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr) and GIPL files.
 
-Where the voxels are is read from the header here, and checked before SimpleITK sees the file, because its readers print
-messages about damaged headers to the terminal.
+SimpleITK reads the geometry of NRRD and GIPL; where the voxels are is read here. All of MetaImage's headers is read
+here, with the meaning that SimpleITK gives it, because its reader prints messages about damaged ones to the terminal.
 """
 
 import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,17 @@ DTYPES = {
 }
 """NumPy's type of each of SimpleITK's types of real numbers."""
 
+META_SIZES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8}
+"""Bytes of MetaImage's whole numbers."""
+
+META_DTYPES = {
+    **{f"MET_{name}": np.dtype(f"i{size}") for name, size in META_SIZES.items()},
+    **{f"MET_U{name}": np.dtype(f"u{size}") for name, size in META_SIZES.items()},
+    "MET_FLOAT": np.dtype("f4"),
+    "MET_DOUBLE": np.dtype("f8"),
+}
+"""NumPy's type of each of MetaImage's types of real numbers."""
+
 META_TYPES = {"u1": "MET_UCHAR", "u2": "MET_USHORT", "i2": "MET_SHORT", "i4": "MET_INT", "f4": "MET_FLOAT"}
 NRRD_TYPES = {"u1": "uint8", "u2": "uint16", "i2": "int16", "i4": "int32", "f4": "float"}
 GZIP_NAMES, RAW_NAME = ("gzip", "gz"), "raw"
@@ -73,9 +84,10 @@ class Geometry:
     def affine(self) -> NDArray[np.float64]:
         """Affine (4, 4) from voxel index to mm along right, anterior, superior."""
         affine, axes = np.eye(4), min(3, len(self.spacing))
-        affine[:axes, :axes] = (self.direction * self.spacing)[:axes, :axes]
-        affine[:axes, 3] = self.origin[:axes]
-        return LPS @ affine
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite ones are refused with the file's name
+            affine[:axes, :axes] = (self.direction * self.spacing)[:axes, :axes]
+            affine[:axes, 3] = self.origin[:axes]
+            return LPS @ affine
 
     @classmethod
     def of(cls, affine: NDArray[np.float64]) -> "Geometry":
@@ -83,6 +95,16 @@ class Geometry:
         turned = LPS @ affine
         spacing = np.linalg.norm(turned[:3, :3], axis=0)
         return cls(tuple(spacing.tolist()), tuple(turned[:3, 3].tolist()), turned[:3, :3] / spacing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What SimpleITK says of a file: size of the image, channels, type and geometry."""
+
+    size: tuple[int, ...]
+    count: int
+    dtype: np.dtype[Any]
+    geometry: Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,7 @@ class _Place:
     big: bool = False
     components: int | None = None  # stored axis of the channels
     at_end: bool = False  # whether the voxels are the last bytes of the file
+    described: _Described | None = None  # the rest of the header, where it need not be read by SimpleITK
 
 
 def open_itk(path: Path) -> RawVolume:
@@ -112,23 +135,12 @@ def open_itk(path: Path) -> RawVolume:
         place = place_of(path)
         if place.data != path:
             check_is_file(place.data)
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO(reader_name)
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        size, count = reader.GetSize(), reader.GetNumberOfComponents()
-        axes = len(size)
-        geometry = Geometry(
-            reader.GetSpacing(), reader.GetOrigin(), np.array(reader.GetDirection()).reshape(axes, axes)
-        )
+        described = place.described or _by_simpleitk(path, reader_name)
     except FileError:
         raise
     except Exception as error:
         raise unreadable(path, reason(error)) from error
-    dtype = DTYPES.get(reader.GetPixelID())
-    if dtype is None:
-        found = f"has voxels of type {sitk.GetPixelIDValueAsString(reader.GetPixelID())}, shape {size}"
-        raise FileError(path, "unreadable", f"{found}; save at least one voxel, as integers or floats")
+    size, count, dtype, geometry = described.size, described.count, described.dtype, described.geometry
     check_voxels(path, place.sizes, dtype)
     at = place.components
     spatial = place.sizes if at is None else (*place.sizes[:at], *place.sizes[at + 1 :])
@@ -207,6 +219,20 @@ def write_itk(path: Path, array: NDArray[Any], geometry: Geometry, *, level: int
         file.write(packed)
 
 
+def _by_simpleitk(path: Path, reader_name: str) -> _Described:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(reader_name)
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    size, dtype = reader.GetSize(), DTYPES.get(reader.GetPixelID())
+    if dtype is None:
+        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        raise UserError(f"it has voxels of type {kind}; save them as integers or floats")
+    direction = np.array(reader.GetDirection()).reshape(len(size), len(size))
+    geometry = Geometry(reader.GetSpacing(), reader.GetOrigin(), direction)
+    return _Described(size, reader.GetNumberOfComponents(), dtype, geometry)
+
+
 def _image_shape(size: tuple[int, ...], count: int) -> tuple[int, ...] | None:
     while len(size) > 3 and size[-1] == 1:
         size = size[:-1]
@@ -226,15 +252,17 @@ def _meta_place(path: Path) -> _Place:
         end = file.tell()
     _check_fields(fields, ("NDims", "DimSize", "ElementType", "ElementDataFile"))
     name = fields["ElementDataFile"]
-    if _true(fields, "BinaryData", default=False) is False:
+    if not _true(fields, "BinaryData", default=True):
         raise UserError("its voxels are written as text; save them as binary data")
     if name.upper().startswith("LIST") or "%" in name:
         raise UserError("its voxels are in several files; save them in one")
     sizes, count = _numbers(fields["DimSize"]), int(fields.get("ElementNumberOfChannels", 1))
     if len(sizes) != int(fields["NDims"]):
         raise UserError(f"it says NDims = {fields['NDims']}, but DimSize = {fields['DimSize']}")
+    if fields["ElementType"] not in META_DTYPES:
+        raise UserError(f"its ElementType is {fields['ElementType']}; save it as integers or floats")
     local, before = name.upper() == "LOCAL", int(fields.get("HeaderSize", 0))
-    start = (end if local else 0) + max(0, before)
+    start = before if before > 0 else end if local else 0
     packed = _true(fields, "CompressedData", default=False)
     return _Place(
         data=path if local else path.parent / name,
@@ -245,7 +273,22 @@ def _meta_place(path: Path) -> _Place:
         big=_true(fields, "BinaryDataByteOrderMSB", default=_true(fields, "ElementByteOrderMSB", default=False)),
         components=None if count == 1 else 0,
         at_end=before < 0,
+        described=_Described(sizes, count, META_DTYPES[fields["ElementType"]], _meta_geometry(fields, len(sizes))),
     )
+
+
+def _meta_geometry(fields: Mapping[str, str], axes: int) -> Geometry:
+    def values(names: Sequence[str], default: Sequence[float]) -> list[float]:
+        text = next((fields[name] for name in names if name in fields), None)
+        found = list(default) if text is None else list(map(float, text.split()))
+        if len(found) != len(default):
+            raise UserError(f"its {names[0]} has {len(found)} numbers; {len(default)} are needed")
+        return found
+
+    spacing = values(("ElementSpacing", "ElementSize"), [1.0] * axes)
+    origin = values(("Offset", "Position", "Origin"), [0.0] * axes)
+    rows = values(("TransformMatrix", "Rotation", "Orientation"), np.eye(axes).ravel().tolist())
+    return Geometry(tuple(spacing), tuple(origin), np.array(rows).reshape(axes, axes).T)
 
 
 def _nrrd_place(path: Path) -> _Place:

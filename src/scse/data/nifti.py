@@ -92,4 +92,7 @@ def _read_header(path: Path, packing: Packing) -> tuple[Any, Any]:
 def _read_mgh(path: Path, packing: Packing) -> tuple[Any, Any]:
     form: Any = nib.MGHImage
     with unpacked(path, packing) as stream:
-        return form, form.header_class(stream.read(header_dtype.itemsize))
+        start = stream.read(header_dtype.itemsize)
+    if int.from_bytes(start[:4], "big") != 1:  # of which nibabel would write to the terminal
+        raise UserError("it has no MGH header")
+    return form, form.header_class(start)

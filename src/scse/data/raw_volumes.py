@@ -235,9 +235,11 @@ def check_affine(path: Path, affine: NDArray[np.float64], remedy: str) -> None:
     Raises:
         FileError: An entry is not finite, a voxel has no size, or axes are parallel.
     """
-    sizes = voxel_sizes(affine)
-    if np.isfinite(affine).all() and sizes.all() and abs(np.linalg.det(affine[:3, :3] / sizes)) >= SINGULAR:
-        return
+    with np.errstate(all="ignore"):
+        sizes = voxel_sizes(affine)
+        usable = np.isfinite(affine).all() and np.isfinite(sizes).all() and sizes.all()
+        if usable and abs(np.linalg.det(affine[:3, :3] / sizes)) >= SINGULAR:
+            return
     entries = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
     raise FileError(path, "affine", f"its affine {entries} cannot be inverted; {remedy}")
 
