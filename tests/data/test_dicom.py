@@ -1,6 +1,8 @@
 """DICOM series: values and affine against SimpleITK's reader of series, the choice of a series, and what is refused."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,17 @@ def test_slices_that_lost_their_series_are_missing(tmp_path: Path, files: list[P
     changed(files[3], SeriesInstanceUID="1.2.3")
     with pytest.raises(DataError, match=r"1 slices .* missing"):
         read_image([files[0]])
+
+
+@pytest.mark.parametrize("use", ["read_image([path])", "find_images([path.parent], channels=1)"])
+def test_a_missing_extra_is_said_in_a_line(files: list[Path], use: str) -> None:
+    code = (
+        "import sys; sys.modules['pydicom'] = None\n"
+        "from pathlib import Path\n"
+        "from scse.data.files import read_image\n"
+        "from scse.inference.inputs import find_images\n"
+        f"path = Path({str(files[0])!r})\n"
+        f"{use}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert re.search(r"DICOM needs pydicom: pip install 'scse\[dicom\]'$", done.stderr.strip()), done.stderr

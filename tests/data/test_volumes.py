@@ -258,6 +258,7 @@ def test_sizes_in_a_header_cost_no_memory(tmp_path: Path, suffix: str) -> None:
         (".mha", "ElementDataFile = LOCAL", "ElementDataFile = a.bin", "does not exist; put the file there"),
         (".mha", "NDims = 3\n", "", "has no NDims"),
         (".mha", "TransformMatrix = 0.8", "TransformMatrix = nan 0.8", "TransformMatrix has 10 numbers; 9"),
+        (".mha", "TransformMatrix = 0.8", "Transform 0.8", "has the line 'Transform 0.8.*', where NAME = VALUE"),
         (".mha", "Offset = -91", "Offset = nan", "affine .*cannot be inverted"),
         (".nrrd", "type: short", "type: block", "cannot be read"),
         (".nrrd", "type: short", "type: other", "cannot be read"),

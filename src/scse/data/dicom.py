@@ -7,7 +7,8 @@ names of files. Their affine is exact only if they lie on a regular grid; series
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,43 @@ ANGLE_TOLERANCE = 1e-3
 """Allowed difference of direction cosines, and of pixel spacings as a fraction."""
 
 REMEDY = "export the series again, or convert it to NIfTI with dcm2niix"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What is read of the header of a DICOM file; texts that it lacks are "", and numbers None.
+
+    Attributes:
+        file: The file.
+        kind: Name of its SOP class, such as "CT Image Storage".
+        series: SeriesInstanceUID.
+        number: SeriesNumber.
+        description: SeriesDescription.
+        modality: Modality, such as "CT".
+        syntax: Name of the transfer syntax; "" if GDCM decodes it.
+        size: Columns and rows; None without an image.
+        frames: Number of frames.
+        samples: Values of a pixel.
+        has_table: Whether a table maps the stored values.
+        spacing: PixelSpacing: mm between rows, and between columns.
+        directions: ImageOrientationPatient: direction of the rows, and of the columns.
+        position: ImagePositionPatient: centre of the first pixel in mm.
+    """
+
+    file: Path
+    kind: str
+    series: str
+    number: str
+    description: str
+    modality: str
+    syntax: str
+    size: tuple[int, int] | None
+    frames: int
+    samples: int
+    has_table: bool
+    spacing: tuple[float, ...] | None
+    directions: tuple[float, ...] | None
+    position: tuple[float, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +173,23 @@ def find_series(folder: Path) -> list[Series]:
     Raises:
         DataError: There is none, or a DICOM file is damaged.
     """
-    found: dict[str, list[tuple[Path, Any]]] = {}
+    found: dict[str, list[Slice]] = {}
     others: Counter[str] = Counter()
     for file in sorted(folder.iterdir()):
         if is_dicom(file):
-            header = read_header(file)
-            if "Rows" in header:
-                found.setdefault(_text(header, "SeriesInstanceUID"), []).append((file, header))
+            one = read_slice(file)
+            if one.size is None:
+                others[one.kind] += 1
             else:
-                others[_kind(header)] += 1
+                found.setdefault(one.series, []).append(one)
     if not found:
         there = ", ".join(f"{count} of {kind}" for kind, count in others.items()) or "no DICOM files"
         raise DataError(f"{folder}: contains no DICOM images, but {there}; give the folder of the slices of a series")
-    series = []
-    for uid, slices in found.items():
-        number, text, modality = (_text(slices[0][1], f) for f in ("SeriesNumber", "SeriesDescription", "Modality"))
-        series.append(Series(uid, number, text, modality, tuple(file for file, _ in slices)))
-    return sorted(series, key=lambda one: (int(one.number) if one.number.isdigit() else math.inf, one.uid))
+    series = [
+        Series(uid, of[0].number, of[0].description, of[0].modality, tuple(one.file for one in of))
+        for uid, of in found.items()
+    ]
+    return sorted(series, key=lambda one: (int(one.number) if one.number.isdecimal() else math.inf, one.uid))
 
 
 def choose_series(folder: Path, wanted: str | None = None) -> Path:
@@ -187,22 +225,19 @@ def open_series(path: Path) -> DicomVolume:
         DataError: The file is not a DICOM image, or the slices of its series do not form one volume.
     """
     check_is_file(path)
-    own = read_header(path)
-    _check_image(path, own)
-    uid = _text(own, "SeriesInstanceUID")
-    slices = [(file, read_header(file)) for file in sorted(path.parent.iterdir()) if is_dicom(file)]
-    slices = [(file, header) for file, header in slices if _text(header, "SeriesInstanceUID") == uid]
-    for file, header in slices:
-        _check_image(file, header)
-    files, headers = [file for file, _ in slices], [header for _, header in slices]
-    if len(files) < 2:
+    own = read_slice(path)
+    _check_image(own)
+    slices = [read_slice(file) for file in sorted(path.parent.iterdir()) if is_dicom(file)]
+    slices = [one for one in slices if one.series == own.series]
+    for one in slices:
+        _check_image(one)
+    if len(slices) < 2:
         raise FileError(path, "unreadable", "is the only slice of its series, but a volume needs 2 or more; add them")
-    for name, what in (("Rows", "rows"), ("Columns", "columns")):
-        values = [float(header[name].value) for header in headers]
-        _check_same(files, np.array(values)[:, None], f"mixed sizes: {what}", 0)
-    directions = _vectors(headers, "ImageOrientationPatient")
+    files = [one.file for one in slices]
+    _check_same(files, np.array([one.size for one in slices], np.float64), "mixed sizes (columns, rows)", 0)
+    directions = np.array([one.directions for one in slices])
     _check_same(files, directions, "mixed orientations", ANGLE_TOLERANCE)
-    spacings = _vectors(headers, "PixelSpacing")
+    spacings = np.array([one.spacing for one in slices])
     _check_same(files, spacings, "mixed pixel spacings in mm", ANGLE_TOLERANCE * float(spacings.min()))
     rows, columns = directions[0, :3], directions[0, 3:]
     lengths = np.array([rows @ rows, columns @ columns, 1 + rows @ columns])
@@ -210,61 +245,95 @@ def open_series(path: Path) -> DicomVolume:
         found = f"has the pixel spacing {spacings[0].tolist()} and the orientation {directions[0].tolist()}"
         raise FileError(path, "affine", f"{found}, which are not those of a plane of pixels; {REMEDY}")
     normal = np.cross(rows, columns)
-    positions = _vectors(headers, "ImagePositionPatient")
+    positions = np.array([one.position for one in slices])
     order = np.argsort(positions @ normal, kind="stable")
     files, positions = [files[place] for place in order], positions[order]
     step = _check_grid(files, positions, normal)
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([rows * spacings[0, 1], columns * spacings[0, 0], step])
     affine[:3, 3] = positions[0]
-    shape = (int(headers[0].Columns), int(headers[0].Rows), len(files))
-    return DicomVolume(path, tuple(files), shape, LPS @ affine)
+    assert own.size is not None
+    return DicomVolume(path, tuple(files), (*own.size, len(files)), LPS @ affine)
 
 
-def read_header(path: Path, tags: Sequence[str] | None = TAGS) -> Any:
-    """Read some data elements of a DICOM file, or with None all but its pixels.
+def read_slice(path: Path) -> Slice:
+    """Read the header of a DICOM file.
 
     Raises:
-        FileError: The header is damaged.
+        FileError: It is damaged.
     """
+    with _reading(path):
+        header = dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
+        syntax = UID(header.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian)
+        size = (header.get("Columns"), header.get("Rows"))
+        return Slice(
+            file=path,
+            kind=(UID(kind).name or "an unknown kind") if isinstance(kind, str) else "an unknown kind",
+            series=_text(header, "SeriesInstanceUID"),
+            number=_text(header, "SeriesNumber"),
+            description=_text(header, "SeriesDescription"),
+            modality=_text(header, "Modality"),
+            syntax="" if syntax in DECODED else syntax.name,
+            size=None if None in size else (int(size[0]), int(size[1])),
+            frames=int(header.get("NumberOfFrames") or 1),
+            samples=int(header.get("SamplesPerPixel") or 1),
+            has_table="ModalityLUTSequence" in header,
+            spacing=_numbers(header, "PixelSpacing", 2),
+            directions=_numbers(header, "ImageOrientationPatient", 6),
+            position=_numbers(header, "ImagePositionPatient", 3),
+        )
+
+
+def read_header(path: Path) -> Any:
+    """Read the header of a DICOM file, without its pixels, as pydicom's data set.
+
+    Raises:
+        FileError: It is damaged.
+    """
+    with _reading(path):
+        return dcmread(path, stop_before_pixels=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise what reading a header stops as the error of its file; damaged ones raise almost any exception."""
     try:
         with warnings.catch_warnings():  # of values that DICOM does not allow; those that matter are checked here
             warnings.simplefilter("ignore")
-            header = dcmread(path, stop_before_pixels=True, specific_tags=None if tags is None else list(tags))
-            for name in TAGS:  # values are converted when they are first asked for
-                header.get(name)
-    except Exception as error:  # as for other formats, damaged files raise almost any exception
+            yield
+    except Exception as error:
         message = f"cannot be read ({in_short(error)[:200]}); it is truncated, corrupted, or not a DICOM file"
         raise FileError(path, "unreadable", f"{message}: copy or export it again") from error
-    return header
 
 
-def _check_image(path: Path, header: Any) -> None:
+def _check_image(one: Slice) -> None:
     """Refuse a file that is not one slice of a volume."""
-    kind = _kind(header)
-    if "Rows" not in header or "Columns" not in header:
+    path, kind = one.file, one.kind
+    if one.size is None:
         raise FileError(path, "unreadable", f"is a DICOM object without an image ({kind}); give the slices of a series")
-    frames = header.get("NumberOfFrames")
-    if (frames is not None and int(frames) > 1) or "Enhanced" in kind or "Multi-frame" in kind:
+    if one.frames > 1 or "Enhanced" in kind or "Multi-frame" in kind:
         found = f"holds several frames ({kind}), and series of one slice a file are read"
         raise FileError(path, "unreadable", f"{found}; convert it to NIfTI with dcm2niix, or to single frames")
-    syntax = UID(header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
-    if syntax not in DECODED:
+    if one.syntax:
         remedy = "decompress it, for example with dcmdjpeg, gdcmconv --raw or your archive's export"
-        raise FileError(path, "unreadable", f"its pixels are stored as {syntax.name}, which is not decoded; {remedy}")
-    if header.get("SamplesPerPixel", 1) != 1:
-        found = f"has {header.SamplesPerPixel} values a pixel ({kind})"
+        raise FileError(path, "unreadable", f"its pixels are stored as {one.syntax}, which is not decoded; {remedy}")
+    if one.samples != 1:
+        found = f"has {one.samples} values a pixel ({kind})"
         raise FileError(path, "unreadable", f"{found}, and grey images are read; save it as a picture")
-    if "ModalityLUTSequence" in header:
+    if one.has_table:
         found = "maps its values by a table (ModalityLUTSequence) in place of slope and intercept"
         raise FileError(path, "unreadable", f"{found}, which is not read; convert it to NIfTI")
-    sizes = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
-    for name, size in sizes.items():
-        value = header.get(name)
-        values = [] if value is None or isinstance(value, str) else np.atleast_1d(value).tolist()
-        if len(values) != size or not np.isfinite(np.array(values, np.float64)).all():
-            found = f"has no {name} of {size} numbers ({kind}), and so no place in a volume"
-            raise FileError(path, "affine", f"{found}; give a series of CT, MR, PET or similar slices")
+    if min(one.size) < 1:
+        raise FileError(path, "unreadable", f"has {one.size[0]} columns and {one.size[1]} rows; {REMEDY}")
+    places = {
+        "PixelSpacing of 2": one.spacing,
+        "ImageOrientationPatient of 6": one.directions,
+        "ImagePositionPatient of 3": one.position,
+    }
+    if missing := [name for name, values in places.items() if values is None]:
+        found = f"has no {missing[0]} numbers ({kind}), and so no place in a volume"
+        raise FileError(path, "affine", f"{found}; give a series of CT, MR, PET or similar slices")
 
 
 def _check_same(files: Sequence[Path], values: NDArray[np.float64], what: str, tolerance: float) -> None:
@@ -313,14 +382,13 @@ def _check_grid(
     return step
 
 
-def _vectors(headers: Sequence[Any], name: str) -> NDArray[np.float64]:
-    return np.array([[float(value) for value in header[name].value] for header in headers])
-
-
-def _kind(header: Any) -> str:
-    """The name of the kind of a DICOM object, such as "CT Image Storage"."""
-    value = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
-    return UID(value).name or "an unknown kind"
+def _numbers(header: Any, name: str, count: int) -> tuple[float, ...] | None:
+    """The values of an element; None if it is absent or has not so many finite numbers."""
+    try:
+        values = tuple(float(value) for value in header.get(name) or ())
+    except (TypeError, ValueError):
+        return None
+    return values if len(values) == count and all(map(math.isfinite, values)) else None
 
 
 def _text(header: Any, name: str) -> str:

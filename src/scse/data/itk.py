@@ -245,8 +245,10 @@ def _meta_place(path: Path) -> _Place:
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         for line in _lines(file):
-            if match := re.fullmatch(r"\s*(\w+)\s*[=:]\s*(.*?)\s*", line):
-                fields[match[1]] = match[2]
+            match = re.fullmatch(r"\s*(\w+)\s*[=:]\s*(.*?)\s*", line, re.ASCII)
+            if match is None:
+                raise UserError(f"its header has the line {line[:40]!r}, where NAME = VALUE is needed")
+            fields[match[1]] = match[2]
             if "ElementDataFile" in fields:
                 break
         end = file.tell()

@@ -152,7 +152,7 @@ def _slices(files: Sequence[Path]) -> list[Any]:
     """Headers of the slices, with all elements that a DICOM-SEG refers to or copies."""
     slices = []
     for file in files:
-        header = read_header(file, None)
+        header = read_header(file)
         if missing := [name for name in NEEDED if not header.get(name)]:
             found = f"{file}: has no {', '.join(missing)}, by which a DICOM-SEG refers to its slices"
             raise UserError(f"{found}; use the series as the scanner or archive exported it, or omit --dicom-seg")
