@@ -146,13 +146,26 @@ def files(tmp_path: Path) -> list[Path]:
     return write_series(tmp_path, np.random.default_rng(0).integers(0, 100, (5, 6, 8)))
 
 
-def test_a_tilted_gantry_is_refused(tmp_path: Path, files: list[Path]) -> None:
+@pytest.mark.parametrize(("shift", "angle"), [(0.5, r"11\.3"), (0.05, r"1\.15")])
+def test_a_tilted_gantry_is_refused(tmp_path: Path, files: list[Path], shift: float, angle: str) -> None:
     for file in files:
         dataset = dcmread(file)
         along = np.array(dataset.ImageOrientationPatient[3:], float)
-        moved = np.array(dataset.ImagePositionPatient, float) + 0.5 * along * dataset.InstanceNumber
-        changed(file, ImagePositionPatient=moved.tolist())
-    check_refused(tmp_path, r"shift by 0\.5 mm .*gantry tilt of about 11\.3 degrees.*dcm2niix")
+        moved = np.array(dataset.ImagePositionPatient, float) + shift * along * dataset.InstanceNumber
+        changed(file, ImagePositionPatient=moved.round(8).tolist())
+    check_refused(tmp_path, rf"shift by {shift} mm .*gantry tilt of about {angle} degrees.*dcm2niix")
+
+
+def test_positions_may_be_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 100, (5, 6, 60))
+    affine = AFFINE @ np.diag([1, 1, 0.25, 1])  # slices are 0.625 mm apart
+    files = write_series(tmp_path, stored, affine=affine)
+    for file in files:
+        rounded = np.array(dcmread(file).ImagePositionPatient, float).round(1)
+        changed(file, ImagePositionPatient=rounded.tolist())
+    image = read_image([files[0]])
+    np.testing.assert_array_equal(image.array[0], stored)
+    np.testing.assert_allclose(image.affine[:3, 2], affine[:3, 2], atol=0.1 / 59)
 
 
 def test_missing_slices_are_refused(tmp_path: Path, files: list[Path]) -> None:
@@ -172,7 +185,7 @@ def test_mixed_spacings_are_refused(tmp_path: Path, files: list[Path]) -> None:
     normal = LPS[:3, :3] @ AFFINE[:3, 2] / 2.5
     moved = np.array(dataset.ImagePositionPatient, float) + 0.6 * normal
     changed(last(tmp_path), ImagePositionPatient=moved.tolist())
-    check_refused(tmp_path, r"mixed spacings, 2\.5 to 3\.1 mm; resample")
+    check_refused(tmp_path, r"mixed spacings, 2\.5 to 3\.1 mm, and lie up to .*resample")
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,17 @@ DECODED = frozenset(
 )
 """Transfer syntaxes that GDCM decodes."""
 
-PLACE_TOLERANCE = 0.01
-"""Allowed distance of a slice from its place on a regular grid, as a fraction of the distance between slices."""
+PLACE_TOLERANCE = 0.1
+"""Allowed distance in mm of a slice from its place on a regular grid, since some scanners round positions to 0.1 mm."""
+
+PLACE_FRACTION = 0.2
+"""The same as a fraction of the distance between slices, for those that are less than 0.5 mm apart."""
+
+DUPLICATE = 0.01
+"""Greatest distance of duplicate slices, as a fraction of the usual distance."""
+
+TILT = 0.1
+"""Allowed angle in degrees between the normal of the slices and the line on which they lie."""
 
 ANGLE_TOLERANCE = 1e-3
 """Allowed difference of direction cosines, and of pixel spacings as a fraction."""
@@ -353,31 +362,37 @@ def _check_grid(
     folder, heights = files[0].parent, positions @ normal
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
-    if same := [place for place, gap in enumerate(gaps) if gap <= PLACE_TOLERANCE * usual]:
+    if same := [place for place, gap in enumerate(gaps) if gap <= DUPLICATE * usual]:
         pair = f"{files[same[0]].name} and {files[same[0] + 1].name}"
         found = f"{len(same)} slices of one DICOM series lie where another one lies (such as {pair})"
         remedy = "remove duplicates; of several phases or echoes, put each into a folder of its own, and give one"
         raise FileError(folder, "affine", f"{found}; {remedy}")
-    tolerance = PLACE_TOLERANCE * usual
-    steps = np.diff(positions, axis=0)
-    aside = np.linalg.norm(steps - gaps[:, None] * normal, axis=1)
-    if (aside > tolerance).any():
-        angle = math.degrees(math.atan2(float(np.median(aside)), usual))
-        found = f"the slices of one DICOM series shift by {aside.max():.4g} mm within their plane from one to the next"
-        found += f", not along their normal (a gantry tilt of about {angle:.3g} degrees)"
+    tolerance = min(PLACE_TOLERANCE, PLACE_FRACTION * usual)
+    whole = positions[-1] - positions[0]
+    height = float(whole @ normal)
+    aside = float(np.linalg.norm(whole - height * normal))
+    angle = math.degrees(math.atan2(aside, height))
+    if aside > 2 * tolerance and angle > TILT:
+        found = (
+            f"the slices of one DICOM series shift by {aside / (len(files) - 1):.4g} mm within their plane from one "
+        )
+        found += f"to the next, not along their normal (a gantry tilt of about {angle:.3g} degrees)"
         remedy = "convert it to NIfTI with dcm2niix, which straightens tilted series"
         raise FileError(folder, "affine", f"{found}; {remedy}")
     missing = np.rint(gaps / usual) - 1
-    if (missing > 0).any() and (np.abs(gaps - (missing + 1) * usual) <= tolerance * (missing + 1)).all():
+    if (missing > 0).any() and (np.abs(gaps - (missing + 1) * usual) <= 2 * tolerance).all():
         place = int(missing.argmax())
         pair = f"{files[place].name} and {files[place + 1].name}"
         found = f"{int(missing.sum())} slices of one DICOM series are missing (such as between {pair}: "
         found += f"{gaps[place]:.4g} mm, but {usual:.4g} mm elsewhere)"
         raise FileError(folder, "affine", f"{found}; add them: export the series again")
-    step: NDArray[np.float64] = (positions[-1] - positions[0]) / (len(files) - 1)
+    step: NDArray[np.float64] = whole / (len(files) - 1)
     off = np.linalg.norm(positions - (positions[0] + np.arange(len(files))[:, None] * step), axis=1)
     if (off > tolerance).any():
-        found = f"the slices of one DICOM series have mixed spacings, {gaps.min():.4g} to {gaps.max():.4g} mm"
+        found = (
+            f"the slices of one DICOM series have mixed spacings, {gaps.min():.4g} to {gaps.max():.4g} mm, and lie up "
+        )
+        found += f"to {off.max():.4g} mm off a regular grid ({tolerance:.3g} mm is allowed)"
         raise FileError(folder, "affine", f"{found}; resample it to equal ones: convert it to NIfTI with dcm2niix")
     return step
 
