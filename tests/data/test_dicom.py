@@ -165,7 +165,7 @@ def test_positions_may_be_rounded_to_a_tenth_of_a_millimetre(tmp_path: Path) -> 
         changed(file, ImagePositionPatient=rounded.tolist())
     image = read_image([files[0]])
     np.testing.assert_array_equal(image.array[0], stored)
-    np.testing.assert_allclose(image.affine[:3, 2], affine[:3, 2], atol=0.1 / 59)
+    np.testing.assert_allclose(image.affine[:3, 2], affine[:3, 2], atol=0.2 / 59)
 
 
 def test_missing_slices_are_refused(tmp_path: Path, files: list[Path]) -> None:

@@ -50,11 +50,11 @@ DECODED = frozenset(
 )
 """Transfer syntaxes that GDCM decodes."""
 
-PLACE_TOLERANCE = 0.1
+PLACE_TOLERANCE = 0.15
 """Allowed distance in mm of a slice from its place on a regular grid, since some scanners round positions to 0.1 mm."""
 
-PLACE_FRACTION = 0.2
-"""The same as a fraction of the distance between slices, for those that are less than 0.5 mm apart."""
+PLACE_FRACTION = 0.25
+"""The same as a fraction of the distance between slices, for those that are less than 0.6 mm apart."""
 
 DUPLICATE = 0.01
 """Greatest distance of duplicate slices, as a fraction of the usual distance."""
@@ -373,10 +373,8 @@ def _check_grid(
     aside = float(np.linalg.norm(whole - height * normal))
     angle = math.degrees(math.atan2(aside, height))
     if aside > 2 * tolerance and angle > TILT:
-        found = (
-            f"the slices of one DICOM series shift by {aside / (len(files) - 1):.4g} mm within their plane from one "
-        )
-        found += f"to the next, not along their normal (a gantry tilt of about {angle:.3g} degrees)"
+        found = f"the slices of one DICOM series shift by {aside / (len(files) - 1):.4g} mm within their plane from one"
+        found += f" to the next, not along their normal (a gantry tilt of about {angle:.3g} degrees)"
         remedy = "convert it to NIfTI with dcm2niix, which straightens tilted series"
         raise FileError(folder, "affine", f"{found}; {remedy}")
     missing = np.rint(gaps / usual) - 1
@@ -389,10 +387,8 @@ def _check_grid(
     step: NDArray[np.float64] = whole / (len(files) - 1)
     off = np.linalg.norm(positions - (positions[0] + np.arange(len(files))[:, None] * step), axis=1)
     if (off > tolerance).any():
-        found = (
-            f"the slices of one DICOM series have mixed spacings, {gaps.min():.4g} to {gaps.max():.4g} mm, and lie up "
-        )
-        found += f"to {off.max():.4g} mm off a regular grid ({tolerance:.3g} mm is allowed)"
+        found = f"the slices of one DICOM series have mixed spacings, {gaps.min():.4g} to {gaps.max():.4g} mm, and lie"
+        found += f" up to {off.max():.4g} mm off a regular grid ({tolerance:.3g} mm is allowed)"
         raise FileError(folder, "affine", f"{found}; resample it to equal ones: convert it to NIfTI with dcm2niix")
     return step
 
