@@ -59,6 +59,20 @@ def test_each_frame_refers_to_its_slice(tmp_path: Path, files: list[Path], label
     np.testing.assert_array_equal(frames.transpose(2, 1, 0), np.vectorize(numbers.get)(labels))
 
 
+@pytest.mark.parametrize("characters", ["ISO_IR 100", "ISO_IR 192"])
+def test_names_of_patients_keep_their_letters(
+    tmp_path: Path, files: list[Path], labels: np.ndarray, characters: str
+) -> None:
+    for file in files:
+        dataset: Any = dcmread(file)
+        dataset.SpecificCharacterSet, dataset.PatientName, dataset.PatientID = characters, "Müller^Jörg", "ä1"
+        dataset.save_as(file)
+    write_dicom_seg(tmp_path / "a.dcm", labels, STRUCTURES, source=files[0])
+    found = dcmread(tmp_path / "a.dcm")
+    assert (str(found.PatientName), found.PatientID) == ("Müller^Jörg", "ä1")
+    assert found.SegmentSequence[2].SegmentLabel == "organ of Zuckerkandl, äußere"
+
+
 def test_regions_overlap(tmp_path: Path, files: list[Path], labels: np.ndarray) -> None:
     write_dicom_seg(tmp_path / "a.dcm", labels, {"whole": [2, 5, 7], "core": [5, 7]}, source=files[0])
     found = hd.seg.segread(tmp_path / "a.dcm")

@@ -1,4 +1,4 @@
-"""Endings of the image and label files that scse reads, and the kind in which results for each are written."""
+"""Endings of the image and label files that scse reads, and the format in which results for each are written."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ VOLUME_KINDS = {
     ".mhd": Kind("a MetaImage", ".mha"),
     ".nrrd": Kind("an NRRD", ".nrrd"),
     ".nhdr": Kind("an NRRD", ".nrrd"),
-    # GIPL stores no orientation, and DICOM files, which often have no ending, no label maps of the kind of a volume
+    # GIPL stores no orientation
     ".gipl.gz": Kind("a GIPL", ".nii.gz"),
     ".gipl": Kind("a GIPL", ".nii.gz"),
 }
