@@ -245,7 +245,7 @@ def _meta_place(path: Path) -> _Place:
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         for line in _lines(file):
-            match = re.fullmatch(r"\s*(\w+)\s*[=:]\s*(.*?)\s*", line, re.ASCII)
+            match = re.fullmatch(r"\s*([^=:]+?)\s*[=:]\s*(.*?)\s*", line)
             if match is None:
                 raise UserError(f"its header has the line {line[:40]!r}, where NAME = VALUE is needed")
             fields[match[1]] = match[2]

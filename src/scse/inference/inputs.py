@@ -35,11 +35,11 @@ def find_images(paths: Sequence[Path], *, channels: int, series: str | None = No
             two images have the same name.
         UserError: `series` is given, and no path is a folder of DICOM files.
     """
-    found = list(dict.fromkeys(file for path in paths for file in _files(path, series)))
-    scans = [file for file in found if is_dicom(file)]
+    found = {file: is_dicom(file) for path in paths for file in _files(path, series)}
+    scans = [file for file, scan in found.items() if scan]
     if series is not None and not scans:
         raise UserError(f"--series chooses among DICOM series ({series!r}), but no image is one; leave it out")
-    files = [file for file in found if file not in scans]
+    files = [file for file, scan in found.items() if not scan]
     there = {(file.parent, stem(file.name)) for file in files}
     images: dict[str, list[Path]] = {}
     for file in files:

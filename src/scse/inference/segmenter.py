@@ -376,11 +376,11 @@ class Segmenter:
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
             with marked(targets[name]):
-                self.write_results(targets[name], labels, paths[0])
+                self._write_results(targets[name], labels, paths[0])
 
         return each_image(images, read=read, compute=label, write=write, progress=progress)
 
-    def write_results(self, targets: Sequence[Path], labels: Image, source: Path) -> None:
+    def _write_results(self, targets: Sequence[Path], labels: Image, source: Path) -> None:
         """Write the label map of an image to its files, see `prediction_paths`, with the geometry of `source`."""
         path, *segmentations = targets
         write_label(path, labels.array, like=None if labels.affine is None else source)

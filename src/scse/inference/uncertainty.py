@@ -159,7 +159,7 @@ class Uncertain(Joined):
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
             with marked([*labels[name], maps[name], table]):
-                self.write_results(labels[name], labelled, paths[0])
+                self._write_results(labels[name], labelled, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
 
