@@ -376,19 +376,18 @@ class Segmenter:
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
             with marked(targets[name]):
-                self._write_results(targets[name], labels, paths[0])
+                write_prediction(out, name, labels.array, paths[0], labels)
+                self._write_segmentations(targets[name][1:], labels.array, paths[0])
 
         return each_image(images, read=read, compute=label, write=write, progress=progress)
 
-    def _write_results(self, targets: Sequence[Path], labels: Image, source: Path) -> None:
-        """Write the label map of an image to its files, see `prediction_paths`, with the geometry of `source`."""
-        path, *segmentations = targets
-        write_label(path, labels.array, like=None if labels.affine is None else source)
-        for segmentation in segmentations:
+    def _write_segmentations(self, targets: Sequence[Path], labels: NDArray[np.integer], source: Path) -> None:
+        """Write the label map of a DICOM series as DICOM-SEG, see `prediction_paths`; `targets` may be empty."""
+        for target in targets:
             from scse.inference.dicom_seg import write_dicom_seg  # noqa: PLC0415 (an optional package)
 
             scheme = LabelScheme(self.structures, self.regions)
-            write_dicom_seg(segmentation, labels.array, scheme.scored, source=source)
+            write_dicom_seg(target, labels, scheme.scored, source=source)
 
     def predict_image(
         self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None

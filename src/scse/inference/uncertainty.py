@@ -26,7 +26,7 @@ from scse.inference.averaging import Averaged, check_members, flips, mirroring_o
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
-from scse.inference.segmenter import Segmenter, label_path, prediction_paths
+from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
@@ -159,7 +159,8 @@ class Uncertain(Joined):
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
             with marked([*labels[name], maps[name], table]):
-                self._write_results(labels[name], labelled, paths[0])
+                write_prediction(out, name, found.labels, paths[0], labelled)
+                self._write_segmentations(labels[name][1:], found.labels, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
 
