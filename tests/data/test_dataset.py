@@ -242,7 +242,7 @@ def test_a_labels_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
         ({"channel_names": ["T1"]}, r"channel_names: .*got \['T1'\]"),
         ({"file_ending": [".nii.gz"]}, "file_ending: .*got"),
         ({"labels": {"liver": 1, "spleen": 1}}, "value 1 is listed twice"),
-        ({"file_ending": ".mha"}, r"file_ending is '\.mha'; allowed: \.nii\.gz"),
+        ({"file_ending": ".mnc"}, r"file_ending is '\.mnc'; allowed: \.nii\.gz"),
         ({"file_ending": None}, "file_ending: .*got None"),
         ({"channel_names": {"1": "T1"}}, "number the channels from 0"),
         ({"channel_names": {}}, "number the channels from 0"),

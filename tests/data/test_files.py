@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from scse.data.files import ending, read_image, read_label, stem, write_label, write_map
+from scse.data.endings import ending, stem
+from scse.data.files import read_image, read_label, write_label, write_map
 from scse.support.errors import DataError
 
 AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0, 1.5, -20], [0, 2.0, 0, 30], [0, 0, 0, 1]])

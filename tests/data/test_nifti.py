@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from scse.data.files import geometry_errors, read_image, read_label, write_label
-from scse.data.nifti import MOST_AFTER, MOST_HEADER
+from scse.data.nifti import MOST_HEADER
+from scse.data.raw_volumes import MOST_AFTER
 from scse.support.errors import DataError
 
 READERS: list[Callable[[Path], Any]] = [lambda path: read_image([path]), read_label]

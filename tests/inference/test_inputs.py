@@ -90,7 +90,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: does not exist"):
         find_images([tmp_path / "nowhere"], channels=1)
     touch(tmp_path / "empty", "notes.txt")
-    with pytest.raises(DataError, match="empty: contains no images; allowed: NIfTI, PNG"):
+    with pytest.raises(DataError, match="empty: contains no images; allowed: NIfTI, MGH"):
         find_images([tmp_path / "empty"], channels=1)
 
 

@@ -41,9 +41,10 @@ def test_imported_libraries_are_those_of_the_extras() -> None:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_libraries_of_an_extra_are_those_that_it_installs(extra: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = {Requirement(line).name for line in project["optional-dependencies"][extra]}
-    if "scse" in listed:  # and with it the extra of torch
-        listed = listed - {"scse"} | {Requirement(line).name for line in project["optional-dependencies"]["torch"]}
+    lines = project["optional-dependencies"][extra]
+    listed = {Requirement(line).name for line in lines} - {"scse"}
+    if "scse[torch]" in lines:
+        listed |= {Requirement(line).name for line in project["optional-dependencies"]["torch"]}
     names = packages_distributions()
     found = {library: listed & {name.lower() for name in names[library]} for library in EXTRAS[extra]}
     assert all(found.values()), found

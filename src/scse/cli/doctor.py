@@ -23,10 +23,15 @@ OPTIONAL = {
     "segmentation_models_pytorch": "smp",
     "keras": "keras",
     "mlflow": "mlflow",
+    "pydicom": "dicom",
+    "highdicom": "dicom",
 }
 """Optional package -> the extra of scse that installs it."""
 
-REQUIRED = ("scse", "torch", "monai", "lightning-fabric", "nibabel", "numpy", "pandas", "plotly", "matplotlib")
+REQUIRED = (
+    *("scse", "torch", "monai", "lightning-fabric", "numpy", "pandas", "plotly", "matplotlib"),
+    *("nibabel", "simpleitk"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ MOST_FLAGS = 20
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images or of a DICOM series.")],
     *,
     model: Annotated[
         list[Path] | None,
@@ -86,6 +86,13 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
     ] = "torch",
+    series: Annotated[
+        str | None,
+        typer.Option(help="Of folders with several DICOM series: which, by SeriesInstanceUID or description."),
+    ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write label maps of DICOM series as DICOM-SEG, too: NAME.dcm.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
@@ -116,7 +123,7 @@ def predict(
             complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
         groups.append(chosen.segmenters(network=network, device=chosen_device))
         training |= chosen.training
-    found = find_images(images, channels=groups[0][0].recipe.channels)
+    found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     if seen := [name for name in found if name in training]:
         complain(
             "notice",
@@ -139,6 +146,7 @@ def predict(
             batch_size=batch_size,
             overwrite=overwrite,
             volumes=volumes,
+            dicom_seg=dicom_seg,
             progress=watch.counter("predict"),
         )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from scse.data.descriptions import IGNORED, Labels, check_labels, read_rows
-from scse.data.files import NIFTI, ending, geometry_errors, outline, stem
+from scse.data.endings import NIFTI, ending, stem
+from scse.data.files import geometry_errors, outline
 from scse.data.nifti import open_nifti
 from scse.data.tables import ListedFiles
 from scse.support.errors import DataError

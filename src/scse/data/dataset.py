@@ -25,7 +25,7 @@ from scse.data.descriptions import (
     read_splits,
     read_table,
 )
-from scse.data.files import ENDINGS, NIFTI, ending, stem
+from scse.data.endings import ENDINGS, VOLUMES, ending, stem
 from scse.data.schemes import LabelScheme
 from scse.data.tables import ListedFiles, read_cases
 from scse.support.errors import DataError, UserError
@@ -39,7 +39,7 @@ LAYOUTS = (
     "derivatives/*/sub-*/anat/*_dseg.nii.gz), or a table cases.csv with the columns image and label"
 )
 FOREIGN_ENDINGS = (
-    *(".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".dcm", ".b2nd"),
+    *(".hdr", ".img", ".mnc", ".dcm", ".b2nd"),
     *(".gif", ".webp", ".jp2", ".ppm", ".pgm", ".tga", ".npy", ".npz"),
 )
 """Endings of image files that scse does not read."""
@@ -290,7 +290,7 @@ def _channel_files(names: Iterable[str], suffix: str) -> dict[str, dict[int, str
 def _with_missing(case: str, found: Mapping[int, str], suffix: str, channels: int) -> list[str]:
     """Files of the channels of a case in order, including expected files that are missing."""
     # one RGB picture may contain all channels; volumes have one file per channel
-    expected = found.keys() if suffix not in NIFTI or not found else found.keys() | set(range(channels))
+    expected = found.keys() if suffix not in VOLUMES or not found else found.keys() | set(range(channels))
     return [found.get(index, f"{case}_{index:04d}{suffix}") for index in sorted(expected)]
 
 

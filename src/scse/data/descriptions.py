@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
-from scse.data.files import stem
+from scse.data.endings import stem
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, shortened, validated
 from scse.support.paths import check_regular_file

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike, NDArray
 
+from scse.data.endings import VOLUME_KINDS, ending
 from scse.support.errors import DataError
 from scse.support.paths import file_problem
 
@@ -30,8 +31,11 @@ class FileError(DataError):
 def unreadable(path: Path, error: Exception | str) -> FileError:
     """The error for a file whose decoder failed with `error`."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
-    cause = f"it is truncated, corrupted, or not {'a NIfTI' if is_nifti else 'a PNG, JPEG, BMP or TIFF'} file"
+    known = ending(path.name)
+    cause = "it is truncated or corrupted"  # such as the file of the voxels of a detached header
+    if known is not None:
+        kind = VOLUME_KINDS[known].name if known in VOLUME_KINDS else "a PNG, JPEG, BMP or TIFF"
+        cause = f"it is truncated, corrupted, or not {kind} file"
     return FileError(path, "unreadable", f"cannot be read ({reason[:200]}); {cause}: copy or export it again")
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing of single image and label files: NIfTI volumes and pictures."""
+"""Reading and writing of single image and label files: volumes and pictures."""
 
 import gzip
 import io
@@ -13,16 +13,15 @@ import PIL.Image
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, VOLUMES, ending
 from scse.data.file_errors import FileError
-from scse.data.nifti import Rounding, check_length, open_nifti, read_floats, read_whole_numbers
+from scse.data.itk import Geometry, write_itk
 from scse.data.pictures import read_picture
+from scse.data.raw_volumes import Rounding
+from scse.data.volumes import Volume, is_volume, open_file, open_volume, read_floats
 from scse.support.atomic import open_atomic, write_atomic
 from scse.support.errors import UserError
 
-NIFTI = (".nii.gz", ".nii")
-PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-LOSSY = (".jpg", ".jpeg")
-ENDINGS = NIFTI + PICTURES
 MAP_STEPS = 2**15  # steps between 0 and 1 in map files: a power of 2, whose inverse is exact in a float32 header
 AFFINE_TOLERANCE = 1e-3  # allowed difference per entry of the affine, as a fraction of the smallest voxel side
 PART = 1 << 16  # number of values rounded at a time
@@ -63,22 +62,12 @@ class Image:
         return "".join(code or "?" for code in nib.aff2axcodes(self.affine))[: len(self.shape)]
 
 
-def ending(name: str) -> str | None:
-    """The ending of a file name (".nii.gz", ".png", ...), or None if scse does not read such files."""
-    return next((known for known in ENDINGS if name.lower().endswith(known)), None)
-
-
-def stem(name: str) -> str:
-    """A file name without the ending that `ending` returns: `brain.nii.gz` -> `brain`."""
-    return name[: len(name) - len(ending(name) or "")]
-
-
 def read_image(paths: Sequence[Path]) -> Image:
     """Read an image of one or more channels.
 
     Args:
-        paths: One file, which may contain several channels (4D NIfTI, RGB picture), or several files, whose channels
-            are concatenated.
+        paths: One file, which may contain several channels (4D NIfTI, vectors of NRRD and MetaImage, RGB picture), or
+            several files, whose channels are concatenated. A file of a DICOM series stands for all of its slices.
 
     Returns:
         The image (C, *spatial) as float32: a volume in its stored axis order and orientation, a picture (C, H, W) in
@@ -90,14 +79,14 @@ def read_image(paths: Sequence[Path]) -> Image:
     """
     if not paths:
         raise UserError("read_image needs at least one path, got none")
-    if all(ending(path.name) in NIFTI for path in paths):
-        volumes = [open_nifti(path) for path in paths]
+    if all(is_volume(path) for path in paths):
+        volumes = [open_volume(path) for path in paths]
         for volume in volumes:
-            check_length(volume)
+            volume.check_length()
         # compare the headers before any voxel is read
         _check_geometry(paths, [outline(volume.channel_shape, volume.affine) for volume in volumes])
         return Image(read_floats(volumes), volumes[0].affine)
-    images = [read_image([path]) if ending(path.name) in NIFTI else _read_pixels(path) for path in paths]
+    images = [read_image([path]) if is_volume(path) else _read_pixels(path) for path in paths]
     _check_geometry(paths, images)
     return images[0] if len(images) == 1 else Image(np.concatenate([image.array for image in images]), None)
 
@@ -106,7 +95,7 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
     """Read a label map.
 
     Args:
-        path: NIfTI file or picture. For a picture with a palette, the indices are read, not the colours.
+        path: Volume or picture. For a picture with a palette, the indices are read, not the colours.
         colors: (red, green, blue) of each label value of a colour mask; None for an index mask.
 
     Returns:
@@ -117,13 +106,12 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
         DataError: The file cannot be read, or it contains values that are not whole numbers or colours that are not in
             `colors`.
     """
-    if ending(path.name) in NIFTI:
-        volume = open_nifti(path)
-        shape = volume.shape[:3] if volume.shape[3:] == (1,) * (len(volume.shape) - 3) else volume.shape
-        if len(shape) not in (2, 3) or colors is not None:
+    if ending(path.name) in VOLUMES:
+        volume = open_file(path)
+        if volume.map_shape is None or colors is not None:
             wanted = "an RGB picture, since labels.csv lists colours" if colors else "one map of 2 or 3 axes"
-            raise FileError(path, "unreadable", f"the label has shape {shape}; it must be {wanted}")
-        return Image(read_whole_numbers(volume).reshape(shape, order="F"), volume.affine, is_label=True)
+            raise FileError(path, "unreadable", f"the label has shape {volume.shape}; it must be {wanted}")
+        return Image(volume.read_whole_numbers(), volume.affine, is_label=True)
     _check_ending(path)
     if colors is not None:
         return Image(_index_colors(path, read_picture(path, "colors"), colors), None, is_label=True)
@@ -149,10 +137,12 @@ def write_label(
     """Write a label map atomically, in the smallest integer type that fits its values.
 
     Args:
-        path: Output file; its ending selects NIfTI, PNG, TIFF or BMP. Pictures are written as index masks.
+        path: Output file; its ending selects NIfTI, MGH, MetaImage (.mha), NRRD (.nrrd), PNG, TIFF or BMP. Pictures are
+            written as index masks.
         array: Label map (*spatial) of integers or booleans, in stored orientation.
-        like: NIfTI file whose affine, q-form, s-form, units and orientation are copied to a written NIfTI file.
-        affine: Affine (4, 4) of a written NIfTI file without `like`; the identity by default.
+        like: Volume whose geometry is copied to a written volume; of a file of the same format, the header is copied
+            with it, such as NIfTI's q-form, s-form and units.
+        affine: Affine (4, 4) of a written volume without `like`; the identity by default.
 
     Raises:
         UserError: The array is not a label map, does not fit `like`, or cannot be stored in the format.
@@ -164,8 +154,8 @@ def write_label(
         raise UserError("give write_label either like= or affine=, not both")
     compact = _compact(array)
     kind = ending(path.name)
-    if kind in NIFTI:
-        _write_nifti(path, _nifti(compact, like, affine), level=6)
+    if kind in VOLUMES:
+        _write_volume(path, compact, like, affine, level=6)
     elif affine is not None:
         raise UserError(f"{path.name}: a picture cannot store an affine; write .nii.gz, or omit affine")
     else:
@@ -173,12 +163,12 @@ def write_label(
 
 
 def write_map(path: Path, array: NDArray[np.floating], *, like: Path) -> None:
-    """Write values from 0 to 1 atomically as 16-bit NIfTI, in steps of 2^-15.
+    """Write values from 0 to 1 atomically as a volume, in steps of 2^-15: as 16-bit NIfTI, or as floats.
 
     Args:
-        path: Output file, .nii.gz or .nii.
+        path: Output file; its ending selects the format, as in `write_label`.
         array: Values (*spatial), in stored orientation.
-        like: NIfTI file whose affine, q-form, s-form, units and orientation are copied to the written file.
+        like: Volume whose geometry is copied to the written file.
 
     Raises:
         UserError: The array does not fit `like`.
@@ -187,7 +177,10 @@ def write_map(path: Path, array: NDArray[np.floating], *, like: Path) -> None:
     steps = np.empty(array.shape, np.uint16)
     for plane, values in zip(steps, array, strict=True):
         plane[...] = np.rint(values * MAP_STEPS)
-    _write_nifti(path, _nifti(steps, like, None, slope=1 / MAP_STEPS), level=1)
+    if ending(path.name) in NIFTI:
+        _write_volume(path, steps, like, None, level=1, slope=1 / MAP_STEPS)
+    else:  # the other formats store no slope
+        _write_volume(path, steps / np.float32(MAP_STEPS), like, None, level=1)
 
 
 def geometry_errors(path: Path, image: Image, reference_path: Path, reference: Image) -> list[FileError]:
@@ -281,13 +274,40 @@ def _compact(array: NDArray[Any]) -> NDArray[Any]:
     raise UserError(f"label values range from {low} to {high}; they must fit into 32 bits")
 
 
-def _nifti(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] | None, *, slope: float = 1.0) -> Any:
-    form: Any = nib.Nifti1Image
-    image = form(array, np.eye(4) if affine is None else affine)
-    if like is not None:
-        pattern = open_nifti(like)
-        if pattern.shape[: array.ndim] != array.shape:
+def _write_volume(
+    path: Path,
+    array: NDArray[Any],
+    like: Path | None,
+    affine: NDArray[np.float64] | None,
+    *,
+    level: int,
+    slope: float = 1.0,
+) -> None:
+    """Write a volume with the geometry of `like` or an affine; `level` is that of compression."""
+    pattern = None if like is None else open_volume(like)
+    if pattern is not None:
+        spatial = pattern.channel_shape[1:]
+        if spatial[: array.ndim] != array.shape:
             raise UserError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
+        affine = pattern.affine
+    affine = np.eye(4) if affine is None else affine
+    kind = ending(path.name)
+    if kind in ITK:
+        own = None if pattern is None else pattern.header
+        write_itk(path, array, own if isinstance(own, Geometry) else Geometry.of(affine), level=level)
+    elif kind in MGH:
+        _write_nibabel(path, _mgh(array, pattern, affine), level=level)
+    else:
+        _write_nibabel(path, _nifti(array, pattern, affine, slope=slope), level=level)
+
+
+def _nifti(array: NDArray[Any], pattern: Volume | None, affine: NDArray[np.float64], *, slope: float) -> Any:
+    form: Any = nib.Nifti1Image
+    if pattern is None or not isinstance(pattern.header, nib.Nifti1Header):
+        image = form(array, affine)
+        if pattern is not None:
+            image.header.set_xyzt_units("mm")
+    else:
         image = pattern.form(array, pattern.header.get_best_affine(), pattern.header)
         image.set_data_dtype(array.dtype)
         image.header["cal_min"] = image.header["cal_max"] = 0  # the display window of the image would hide the labels
@@ -295,10 +315,19 @@ def _nifti(array: NDArray[Any], like: Path | None, affine: NDArray[np.float64] |
     return image
 
 
-def _write_nifti(path: Path, image: Any, *, level: int) -> None:
+def _mgh(array: NDArray[Any], pattern: Volume | None, affine: NDArray[np.float64]) -> Any:
+    form: Any = nib.MGHImage
+    header = pattern.header if pattern is not None and pattern.form is form else None
+    volume = array.reshape(*array.shape, *(1,) * (3 - array.ndim))
+    image = form(volume, affine, header)
+    image.set_data_dtype(array.dtype)
+    return image
+
+
+def _write_nibabel(path: Path, image: Any, *, level: int) -> None:
     """Write slice by slice, so that the whole content is never in memory; `level` is that of gzip for .nii.gz."""
     with open_atomic(path) as file:
-        if ending(path.name) == ".nii":
+        if ending(path.name) in (".nii", ".mgh"):
             image.to_stream(file)
         else:
             # without name and time, so that equal label maps give equal files

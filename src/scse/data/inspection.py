@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from scse.data.dataset import Case, Dataset, groups_of
 from scse.data.descriptions import BACKGROUND
+from scse.data.endings import LOSSY, PICTURES, ending
 from scse.data.file_errors import FileError
-from scse.data.files import LOSSY, PICTURES, Image, ending, geometry_errors, outline, read_image, read_label
+from scse.data.files import Image, geometry_errors, outline, read_image, read_label
 from scse.support.errors import DataError
 from scse.support.paths import absence
 from scse.support.text import counted, shortened_list

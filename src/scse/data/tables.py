@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scse.data.descriptions import LONGEST_NAME, read_rows
-from scse.data.files import stem
+from scse.data.endings import stem
 from scse.support.errors import DataError
 
 NEEDED, OPTIONAL = ("image", "label"), ("name", "split", "group")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from scse.data.files import ENDINGS
+from scse.data.endings import ENDINGS
 from scse.evaluation.reading import read_table
 from scse.support.errors import DataError, in_short
 from scse.support.json_files import read_json
@@ -19,7 +19,7 @@ FORMATS = (
     "the summary.json of nnU-Net v2, a METRIC_raw.csv of MONAI, or the results.csv of MIST"
 )
 JSON_REMEDY = "write the file again"
-IMAGE_ENDINGS = (*ENDINGS, ".gipl.gz", ".nrrd", ".mha", ".mhd", ".gipl", ".b2nd")
+IMAGE_ENDINGS = (*ENDINGS, ".b2nd")
 
 NNUNET_METRICS = {"Dice": "dice", "IoU": "iou"}
 MONAI_PREFIX = re.compile(r"(val_|test_|train_)?(mean_)?")

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scse.data.dataset import Dataset
+from scse.data.endings import ENDINGS, ending, stem
 from scse.data.file_errors import check_is_file
-from scse.data.files import ENDINGS, ending, geometry_errors, read_label, stem
+from scse.data.files import geometry_errors, read_label
 from scse.support.atomic import write_together
 from scse.support.errors import DataError, UserError
 from scse.support.paths import absence

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.choices import SLICE_AXIS
+from scse.data.endings import written_ending
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, Slices
 from scse.data.resampling import cropped, resized
@@ -78,8 +79,9 @@ def explain(
 ) -> Explained:
     """Write the gates of all blocks of a trained network for one image.
 
-    Spatial gates are written as `spatial_BLOCK.nii.gz` with values from 0 to 1 on the voxels of the image (for a
-    picture, as `spatial_BLOCK.png` with the colours of the gate over the picture), and as the figure `spatial_gates`.
+    Spatial gates are written as `spatial_BLOCK.nii.gz` with values from 0 to 1 on the voxels of the image (or in the
+    image's own format, see docs/formats.md; for a picture, as `spatial_BLOCK.png` with the colours of the gate over the
+    picture), and as the figure `spatial_gates`.
     Channel gates are written as `channel_gates.csv` with the columns block, kind, channel, mean, sd, min and max (over
     all slices), change (mean minus the gate that is the identity, see `BlockGates`) and shut (below 0.1 in all slices),
     and as the figure `channel_gates`. Figures are PNG and PDF.
@@ -120,7 +122,8 @@ def explain(
     rows, drawn = [], {}
     with temporary_folder(out) as scratch, ExitStack() as stack:
         gates = _all_gates(segmenter, prepared, scratch, batch_size, progress)
-        spatial = {name: _spatial_path(out, name, source) for name, block in gates.items() if block.spatial is not None}
+        drawable = [name for name, block in gates.items() if block.spatial is not None]
+        spatial = {name: _spatial_path(out, name, paths[0]) for name in drawable}
         tables = [
             out / f"{name}.{kind}" for name in ("spatial_gates", "channel_gates") for kind in ("png", "pdf", "csv")
         ]
@@ -332,8 +335,8 @@ def _names(blocks: Sequence[BlockGates]) -> list[str]:
     return names
 
 
-def _spatial_path(out: Path, name: str, source: Image) -> Path:
-    return out / f"spatial_{_file_name(name)}{'.png' if source.affine is None else '.nii.gz'}"
+def _spatial_path(out: Path, name: str, source: Path) -> Path:
+    return out / f"spatial_{_file_name(name)}{written_ending(source.name)}"
 
 
 def _file_name(name: str) -> str:

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from scse.attachment.placements import placements
 from scse.attachment.saving import check_fit, load_exactly, own_copies, read_tensors
-from scse.data.files import NIFTI, Image, ending, read_image, write_label
+from scse.data.endings import written_ending
+from scse.data.files import Image, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
+from scse.data.volumes import choose_series, is_dicom, open_volume
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
@@ -54,6 +56,7 @@ from scse.inference.windows import (
 from scse.support.atomic import write_together
 from scse.support.checks import check_choice, check_positive
 from scse.support.errors import UserError
+from scse.support.extras import needing
 from scse.support.outputs import check_outputs, marked
 from scse.vocabulary.options import check_size
 from scse.vocabulary.variants import Variant
@@ -300,15 +303,16 @@ class Segmenter:
         """Segment one image.
 
         Args:
-            source: A file, the files of the channels in order, a nibabel image, or an array (C, *spatial), or
-                (*spatial) for one channel, whose axes point right, anterior, superior.
+            source: A file, the files of the channels in order, a file or the folder of a DICOM series, a nibabel image,
+                or an array (C, *spatial), or (*spatial) for one channel, whose axes point right, anterior, superior.
             spacing: Millimetres per voxel along each spatial axis, only for arrays of volumes; 1 mm by default.
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
 
         Returns:
-            For NIfTI files and nibabel images, a nibabel image of label values with the shape, affine and orientation
-            of the input; for pictures and arrays, an integer array of the spatial shape.
+            For files of volumes and nibabel images, a nibabel image of label values with the shape, affine and
+            orientation of the input, of the class in which nibabel reads it, or else a NIfTI image; for pictures and
+            arrays, an integer array of the spatial shape.
 
         Raises:
             DataError: A file cannot be read.
@@ -319,17 +323,22 @@ class Segmenter:
         if spacing is not None:
             raise UserError("spacing is allowed for arrays only, because files and images have their own; omit it")
         if isinstance(source, nib.spatialimages.SpatialImage):
-            return _like(source, self.predict_image(_from_nibabel(source), batch_size=batch_size))
+            labels = self.predict_image(_from_nibabel(source), batch_size=batch_size)
+            return _like(type(source), source.affine, source.header, labels)
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+        if len(paths) == 1 and paths[0].is_dir():
+            paths = [choose_series(paths[0])]
         image = read_image(paths)
         try:
             labels = self.predict_image(image, batch_size=batch_size)
         except UserError as error:
             raise UserError(f"{paths[0]}: {error}") from error
-        if ending(paths[0].name) not in NIFTI:
+        if image.affine is None:
             return labels
-        header: Any = nib.load(paths[0])
-        return _like(header, labels)
+        volume = open_volume(paths[0])
+        if volume.form is None:
+            return nib.Nifti1Image(labels, image.affine)
+        return _like(volume.form, volume.header.get_best_affine(), volume.header, labels)
 
     def predict_files(
         self,
@@ -339,6 +348,7 @@ class Segmenter:
         batch_size: int | None = None,
         overwrite: bool = False,
         volumes: Path | None = None,
+        dicom_seg: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images; the others are still written if one fails.
@@ -347,25 +357,28 @@ class Segmenter:
 
         Args:
             images: Files of the channels of each image in order, by image name.
-            out: Folder of the label maps NAME.nii.gz, or NAME.png for pictures.
+            out: Folder of the label maps, see `label_path`.
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
             volumes: CSV file of the volumes, see `scse.inference.volumes`: voxels and millilitres of each structure in
                 each label map; of pictures, pixels alone; and flags of structures unlike those of the training cases.
                 It keeps the rows of other images of earlier calls.
+            dicom_seg: Write the label maps of DICOM series as DICOM-SEG, too: NAME.dcm.
             progress: Called with the numbers of finished and of all images after each image.
 
         Returns:
             A message for each image that failed.
 
         Raises:
-            UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write.
+            UserError: A label map would replace an image, or, without `overwrite`, a file that scse did not write; or
+                `dicom_seg` is asked for an image that is no DICOM series, or whose slices lack identifiers.
         """
-        targets = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
+        targets = prediction_paths(images, out, dicom_seg=dicom_seg)
         inputs = (path for paths in images.values() for path in paths)
-        tables = check_table(volumes, targets.values())
-        check_outputs([*targets.values(), *tables], inputs=inputs, overwrite=overwrite)
+        written = [path for paths in targets.values() for path in paths]
+        tables = check_table(volumes, written)
+        check_outputs([*written, *tables], inputs=inputs, overwrite=overwrite)
         table = None
         if volumes is not None:
             table = VolumeTable(volumes, self.scheme.scored, known=self.known, overwrite=overwrite)
@@ -379,12 +392,21 @@ class Segmenter:
             return Image(ready(batch_size, None), affine, is_label=True)
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
-            with marked([targets[name], *tables]):
+            with marked([*targets[name], *tables]):
                 write_prediction(out, name, labels.array, paths[0], labels)
+                self._write_segmentations(targets[name][1:], labels.array, paths[0])
                 if table is not None:
                     table.add(name, labels.array, labels.affine)
 
         return each_image(images, read=read, compute=label, write=write, progress=progress)
+
+    def _write_segmentations(self, targets: Sequence[Path], labels: NDArray[np.integer], source: Path) -> None:
+        """Write the label map of a DICOM series as DICOM-SEG, see `prediction_paths`; `targets` may be empty."""
+        for target in targets:
+            from scse.inference.dicom_seg import write_dicom_seg  # noqa: PLC0415 (an optional package)
+
+            scheme = LabelScheme(self.structures, self.regions)
+            write_dicom_seg(target, labels, scheme.scored, source=source)
 
     def predict_image(
         self, image: Image, *, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None
@@ -641,18 +663,44 @@ def _later(progress: Progress | None, before: int, count: int) -> Progress | Non
 
 
 def write_prediction(folder: Path, name: str, labels: NDArray[np.integer], source: Path, image: Image) -> Path:
-    """Write a label map as NAME.nii.gz with the header of `source`, or as NAME.png for pictures; returns the path."""
-    volume = image.affine is not None
+    """Write a label map in the format and with the geometry of `source`; returns its path, see `label_path`."""
     path = label_path(folder, name, source)
     if path.resolve() == source.resolve():
         raise UserError("the label map would replace the image itself; choose another folder")
-    write_label(path, labels, like=source if volume else None)
+    write_label(path, labels, like=source if image.affine is not None else None)
     return path
 
 
+def prediction_paths(
+    images: Mapping[str, Sequence[Path]], out: Path, *, dicom_seg: bool = False
+) -> dict[str, list[Path]]:
+    """Paths of the label map of each image and, with `dicom_seg`, of its DICOM-SEG; see `Segmenter.predict_files`.
+
+    Raises:
+        UserError: A label map would be written into the folder of a DICOM series, or the reasons of `predict_files`.
+    """
+    if dicom_seg:
+        with needing("writing DICOM-SEG", "dicom"):
+            from scse.inference.dicom_seg import check_series  # noqa: PLC0415 (an optional package)
+    targets = {}
+    for name, paths in images.items():
+        source, scan = paths[0], is_dicom(paths[0])
+        if scan and out.resolve() == source.parent.resolve():
+            raise UserError(f"{out}: is the folder of the DICOM series {name}; choose another one for its label map")
+        if dicom_seg and not scan:
+            raise UserError(f"{source}: is no DICOM series, to whose slices a DICOM-SEG refers; omit --dicom-seg")
+        if dicom_seg:
+            check_series(source)
+        targets[name] = [label_path(out, name, source), *([out / f"{name}.dcm"] if dicom_seg else [])]
+    return targets
+
+
 def label_path(folder: Path, name: str, source: Path) -> Path:
-    """Path of the label map of an image: NAME.nii.gz, or NAME.png for pictures."""
-    return folder / f"{name}{'.nii.gz' if ending(source.name) in NIFTI else '.png'}"
+    """Path of the label map of an image: NAME.nii.gz, .mgz, .mha or .nrrd as `source`, or NAME.png for pictures.
+
+    Label maps of DICOM series and of GIPL files are NIfTI files.
+    """
+    return folder / f"{name}{written_ending(source.name)}"
 
 
 def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:
@@ -677,11 +725,14 @@ def _from_nibabel(image: nib.spatialimages.SpatialImage) -> Image:
     return Image(channels, in_millimetres(image.affine, image.header))
 
 
-def _like(image: nib.spatialimages.SpatialImage, labels: NDArray[np.integer]) -> nib.spatialimages.SpatialImage:
-    header = image.header.copy()
+def _like(form: Any, affine: NDArray[np.float64], header: Any, labels: NDArray[np.integer]) -> Any:
+    """A nibabel image of label values with the class, affine and header of another image."""
+    header = header.copy()
+    if form is nib.MGHImage and labels.dtype == np.uint32:  # which MGH does not store
+        labels = labels.astype(np.int32)
     header.set_data_dtype(labels.dtype)
     if hasattr(header, "set_slope_inter"):
         header.set_slope_inter(1, 0)
     if isinstance(header, nib.Nifti1Header):
         header["cal_min"] = header["cal_max"] = 0  # the display window of the image would hide the labels
-    return type(image)(labels, image.affine, header)
+    return form(labels, affine, header)

@@ -18,14 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scse.data.files import NIFTI, Image, ending, read_image, write_label, write_map
+from scse.data.endings import VOLUMES, ending
+from scse.data.files import Image, read_image, write_label, write_map
 from scse.data.recipe import Slices
 from scse.data.schemes import best_classes
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
-from scse.inference.segmenter import Segmenter, label_path, write_prediction
+from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
 from scse.inference.volumes import VolumeTable, check_table, count_voxels, voxel_volume
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
@@ -125,28 +126,30 @@ class Uncertain(Joined):
         batch_size: int | None = None,
         overwrite: bool = False,
         volumes: Path | None = None,
+        dicom_seg: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """Segment many images with their uncertainty; the others are still written if one fails.
 
-        Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or
-        NAME.uncertainty.png, in 255 steps; and for all images together, uncertainty.csv, the rows of
-        `Uncertainty.structures` with the name of the image. The table is written again after each image. The table of
-        `volumes` has the columns passes, volume_cv and iou, too.
+        Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or in the
+        format of the label map: as floats in other volumes, in 255 steps in NAME.uncertainty.png; and for all images
+        together, uncertainty.csv, the rows of `Uncertainty.structures` with the name of the image. The table is written
+        again after each image. The table of `volumes` has the columns passes, volume_cv and iou, too.
 
         Args, returned messages and errors are those of `Segmenter.predict_files`.
         """
-        labels = {name: label_path(out, name, paths[0]) for name, paths in images.items()}
+        labels = prediction_paths(images, out, dicom_seg=dicom_seg)
         maps = {name: label_path(out, f"{name}.uncertainty", paths[0]) for name, paths in images.items()}
         table = out / TABLE
-        if both := sorted({*labels.values()} & {*maps.values()}):
+        label_maps = [path for paths in labels.values() for path in paths]
+        if both := sorted({*label_maps} & {*maps.values()}):
             raise UserError(
                 f"{both[0]}: would be both a label map and an uncertainty map; leave out images called "
                 "NAME.uncertainty, or rename them"
             )
         inputs = (path for paths in images.values() for path in paths)
-        tables = check_table(volumes, [*labels.values(), *maps.values(), table])
-        check_outputs([*labels.values(), *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
+        tables = check_table(volumes, [*label_maps, *maps.values(), table])
+        check_outputs([*label_maps, *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
         sizes = None
         if volumes is not None:
             scored = self.scheme.scored
@@ -165,8 +168,9 @@ class Uncertain(Joined):
             found, labelled = done
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
-            with marked([labels[name], maps[name], table, *tables]):
+            with marked([*labels[name], maps[name], table, *tables]):
                 write_prediction(out, name, found.labels, paths[0], labelled)
+                self._write_segmentations(labels[name][1:], found.labels, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
                 if sizes is not None:
@@ -256,7 +260,7 @@ def _divided(values: NDArray[np.float64], by: NDArray[np.generic]) -> NDArray[np
 
 
 def _write_entropy(path: Path, entropy: NDArray[np.float32], source: Path) -> None:
-    if ending(path.name) in NIFTI:
+    if ending(path.name) in VOLUMES:
         write_map(path, entropy, like=source)
     else:
         write_label(path, np.rint(entropy * 255).astype(np.uint8))  # a grey picture of 8 bits

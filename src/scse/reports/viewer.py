@@ -26,7 +26,7 @@ from scse.data.slicing import orientation_of, spread, view_axis
 from scse.evaluation.setups import per_setup, setup_columns
 from scse.gates.explaining import slice_gates
 from scse.inference.finished import FinishedRun
-from scse.inference.segmenter import Segmenter
+from scse.inference.segmenter import Segmenter, label_path
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError, UserError
 from scse.support.events import UNWATCHED, Stage, Watch
@@ -469,9 +469,8 @@ def _label_path(case: Case) -> Path:
 
 
 def _prediction(run: FinishedRun, name: str) -> Path:
-    folder = run.folder / "predictions"
-    volume = folder / f"{name}.nii.gz"
-    return volume if volume.exists() else folder / f"{name}.png"
+    case = next(case for case in run.test if case.name == name)
+    return label_path(run.folder / "predictions", name, case.images[0])
 
 
 def _deflate(array: NDArray[np.uint8]) -> str:

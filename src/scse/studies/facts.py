@@ -48,7 +48,7 @@ def facts_of(
     seeds = ", ".join(map(str, sorted({run.seed for run in plan.runs})))
     left_out = plan.inspection.left_out()
     libraries = [LIBRARIES[network.source] for network in plan.networks if network.source in LIBRARIES]
-    known = ["scse", "torch", "monai", "numpy", "scipy", "pandas", "nibabel"]
+    known = ["scse", "torch", "monai", "numpy", "scipy", "pandas", "nibabel", "simpleitk"]
     packages = dict.fromkeys([*known, *(library.package for library in libraries)])
     digests = {fact.name: fact.digest for fact in plan.inspection.facts_of(plan.dataset)}
     rows = [("runs", str(len(plan.runs))), ("seeds", seeds), ("folds", str(len(plan.folds)))]

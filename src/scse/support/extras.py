@@ -10,6 +10,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "study": TORCH
     | {
         "PIL",
+        "SimpleITK",
         "filelock",
         "jinja2",
         "lightning_fabric",
@@ -28,9 +29,10 @@ EXTRAS: Mapping[str, frozenset[str]] = {
         "tifffile",
         "typer",
     },
+    "dicom": frozenset({"highdicom", "pydicom"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
 }
-"""Extra -> the packages that it installs and scse imports."""
+"""Extra -> the packages that it installs and scse imports; those of `dicom` come on top of those of `study`."""
 
 
 class MissingLibraryError(ModuleNotFoundError):
