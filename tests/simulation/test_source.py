@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from scse.simulation.source import EMPTY, Source, radii
+from scse.simulation.source import EMPTY, LOOSE, Source, radii
 from scse.support.errors import UserError
 
 
@@ -118,3 +118,17 @@ def test_a_structure_of_three_voxels_and_memory_maps_are_taken() -> None:
 def test_a_label_map_without_a_label_is_refused() -> None:
     with pytest.raises(UserError, match="no label but 0; give one with at least one structure"):
         Source.of(np.ones((1, 4, 4), np.float32), np.zeros((4, 4), np.uint8), spacing=(1, 1))
+
+
+def test_only_a_thin_rim_of_tissue_may_be_masked() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[4:16, 4:16, 4:16] = 1
+    labels[9:11, 9:11, 9:11] = 0  # a hole, which stays
+    rim = np.zeros(labels.shape, bool)
+    rim[4:16, 4:16, 16] = True
+    image = np.where((labels > 0) | rim, 40, 0).astype(np.float32)
+    image[9:11, 9:11, 9:11] = 20
+    found = Source.of(image[None], labels, spacing=(1, 1, 1))
+    assert ((found.labels.numpy() >= LOOSE * EMPTY) == rim).all()
+    image, labels = scan()  # two balls in much other tissue
+    assert (Source.of(image, labels, spacing=(1, 1, 1)).labels < LOOSE * EMPTY).all()

@@ -138,3 +138,15 @@ def test_scans_of_thick_slices_have_their_resolution() -> None:
         rough.append([image.diff(dim=axis).std().item() for axis in (1, 2, 3)])
     ratios = np.min(rough, 1) / np.max(rough, 1)
     assert 0.05 < (ratios < 0.7).mean() < 0.6
+
+
+def test_about_half_of_the_subjects_of_a_masked_brain_have_a_tighter_mask() -> None:
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[4:12, 4:12, 4:12] = 1
+    image = np.where(labels > 0, 40, 0).astype(np.float32)
+    image[4:12, 4:12, 12] = 20
+    made = Source.of(image[None], labels, spacing=(1, 1, 1))
+    subjects = [draw_subject(made, (seed,), variation=STILL) for seed in range(20)]
+    tight = sum(bool((subject[0, 4:12, 4:12, 12] == 0).all()) for subject, _ in subjects)
+    assert 4 < tight < 16
+    assert all(np.array_equal(found.numpy(), labels) for _, found in subjects)

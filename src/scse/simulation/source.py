@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.cluster.vq import kmeans2
+from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor
 
 from scse.simulation.fields import blurred, gradient, identity, sampled
@@ -43,8 +43,8 @@ class Source:
 
     Attributes:
         image: Image (C, *spatial) float32, in any unit.
-        labels: Number of the label of each voxel, and EMPTY added to it where the background is empty: (*spatial)
-            float32, because labels are sampled like images.
+        labels: Number of the label of each voxel, plus what EMPTY says: (*spatial) float32, because labels are sampled
+            like images.
         labels_found: Numbers of the labels that occur, in order.
         spacing: Millimetres per voxel along each axis.
         tissues: Number of the tissue of each voxel, (*spatial) int64.
@@ -188,7 +188,7 @@ class Source:
         coded = torch.from_numpy(labels.astype(np.float32))
         value = None
         if empty is not None:
-            coded += EMPTY * torch.from_numpy(empty)
+            coded += EMPTY * torch.from_numpy(empty + LOOSE * _loose(labels, empty))
             value = torch.from_numpy(image[:, *(place[0] for place in np.nonzero(empty))].copy())
         return cls(
             torch.from_numpy(image),
@@ -206,8 +206,12 @@ class Source:
         )
 
 
-EMPTY = 256
-"""Added to the number of the label of voxels where the background is empty."""
+EMPTY, LOOSE = 256, 2
+"""EMPTY is added to the number of the label of voxels where the background is empty, and LOOSE times as much where a
+tighter mask would make it empty, see `_loose`."""
+
+LOOSE_SHARE = 0.25
+"""Voxels between structures and what is empty, as a share of those of structures, up to which they may be masked."""
 
 
 def radii(labels: NDArray[np.uint8], spacing: Sequence[float]) -> tuple[float, float]:
@@ -235,6 +239,17 @@ def _empty(image: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.
     first = image[:, *(place[0] for place in np.nonzero(candidates))]
     empty: NDArray[np.bool_] = outside & (image == first.reshape(-1, *(1,) * labels.ndim)).all(0)
     return empty if empty.sum() >= EMPTY_SHARE * outside.sum() else None
+
+
+def _loose(labels: NDArray[np.uint8], empty: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels between the structures and what is empty, without holes of structures, if these are few.
+
+    Where structures fill nearly all that is not empty, as in a skull-stripped brain, its mask has been made by a tool,
+    and others make tighter ones. Where there is much else, as in a trunk in air, nothing is masked.
+    """
+    structures = ndimage.binary_fill_holes(labels > 0)
+    loose: NDArray[np.bool_] = ~structures & ~empty
+    return loose if loose.sum() <= LOOSE_SHARE * structures.sum() else np.zeros_like(loose)
 
 
 def _tissues(
@@ -300,8 +315,12 @@ def _centres(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     best = scaled.mean(0, keepdims=True)
     whole = left = ((scaled - best) ** 2).sum()
     if len(values) >= LEAST_VOXELS and whole > 0:
-        for count, least in zip(range(2, most + 1), EXPLAINED, strict=False):
-            centres, nearest = kmeans2(scaled, count, minit="++", rng=rng)
+        distinct = len(np.unique(scaled, axis=0))
+        for count, least in zip(range(2, min(most, distinct) + 1), EXPLAINED, strict=False):
+            try:
+                centres, nearest = kmeans2(scaled, count, minit="++", rng=rng, missing="raise")
+            except ClusterError:  # there are not as many
+                break
             now = ((scaled - centres[nearest]) ** 2).sum()
             if 1 - now / whole >= least and now < left / 2:
                 best, left = centres, now

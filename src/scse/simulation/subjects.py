@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from scse.simulation.fields import blurred, flow, identity, resized, sampled, smooth_noise
-from scse.simulation.source import EMPTY, Source
+from scse.simulation.source import EMPTY, LOOSE, Source
 from scse.vocabulary.contrasts import Contrast
 
 
@@ -42,6 +42,10 @@ class Variation(BaseModel):
 
 LIKELY = Variation()
 """Variation of subjects of one species and one organ."""
+
+
+TIGHT = 0.5
+"""Share of subjects whose empty background reaches the structures, where that of the source is empty farther out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,9 @@ def draw_subject(
     draws = Draws.of(key, source.image.device)
     positions = deformation(source, variation, draws, spacing or source.spacing)
     codes = sampled(source.labels[None], positions, mode="nearest")[0]
-    outside = codes >= EMPTY
-    labels = torch.where(outside, 0, codes).to(torch.uint8)
+    # masks of brains are tighter or looser, as the tools that make them
+    outside = codes >= EMPTY if draws.host.random() < TIGHT else (codes >= EMPTY) & (codes < LOOSE * EMPTY)
+    labels = torch.where(codes >= EMPTY, 0, codes).to(torch.uint8)
     image = _painted_anew(source, contrast, draws)
     if spacing is not None:  # voxels that are larger than those of the source average over them
         ratios = np.divide(spacing, source.spacing)
