@@ -162,9 +162,9 @@ def _painted_anew(source: Source, contrast: Contrast, draws: Draws) -> Tensor:
 
 
 def _offsets(source: Source, rng: np.random.Generator) -> Tensor:
-    """Changes of the means of tissues (tissues, C): of each group by about half its spread, and less of each tissue."""
+    """Changes of the means of tissues (tissues, C): of each group by about its spread, and less of each tissue."""
     count, channels = source.means.shape
-    groups = rng.normal(0, 0.5, (source.groups.max() + 1, channels))[source.groups]
+    groups = rng.normal(0, 0.8, (source.groups.max() + 1, channels))[source.groups]
     own = rng.normal(0, 0.2, (count, channels))
     return torch.tensor(groups + own, dtype=torch.float32, device=source.image.device) * source.spreads
 
@@ -223,9 +223,12 @@ def acquired(image: Tensor, source: Source, outside: Tensor, contrast: Contrast,
         inside = image[:, ~outside] if source.empty is not None else image.flatten(1)
         deviation = rng.uniform(0.03, 0.3) * inside.std(1)
     image = image + noise * deviation.reshape(-1, *(1,) * axes)
-    if source.empty is not None:
-        image = torch.where(outside, source.empty.reshape(-1, *(1,) * axes), image)
-    return image
+    if source.empty is None:
+        return image
+    empty = source.empty.reshape(-1, *(1,) * axes)
+    if (source.means.amin(0) == source.empty).all():  # as in the source, nothing is darker than what is empty
+        image = torch.maximum(image, empty)
+    return torch.where(outside, empty, image)
 
 
 def _thick(image: Tensor, axis: int, factor: float) -> Tensor:
