@@ -19,7 +19,7 @@ AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 2, -12], [0, 2, 0, 7], [0, 0, 0, 1]]
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """A scan in Hounsfield units, stored in an orientation of its own, with two named balls of values 5 and 300."""
-    image, labels = scan(noise=20.0)
+    image, labels = scan(noise=5.0)
     units = np.where(image[0] == 0, -1000, image[0]).astype(np.int16)
     values = np.select([labels == 1, labels == 2], [5, 300], 0).astype(np.int16)
     paths = tmp_path / "scan.nii.gz", tmp_path / "scan_seg.nii.gz"
