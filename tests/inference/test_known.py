@@ -15,7 +15,7 @@ from scse.inference.joining import joined
 from scse.inference.known import flag_of, known_of, shared_known
 from scse.inference.saved import Known
 from scse.inference.segmenter import Segmenter
-from scse.inference.volumes import read_flags
+from scse.inference.volume_table import read_flags
 from scse.training.record import read_record
 from scse.training.run import resume, train_on
 

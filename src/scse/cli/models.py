@@ -103,7 +103,7 @@ def predict(
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
-    from scse.inference.volumes import read_flags
+    from scse.inference.volume_table import read_flags
     from scse.studies.ensembles import find_ensemble
 
     if not model and not ensemble:

@@ -42,7 +42,7 @@ from scse.inference.saved import (
 )
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
-from scse.inference.volumes import VolumeTable, check_table
+from scse.inference.volume_table import VolumeTable, check_table
 from scse.inference.windows import (
     CHANNELS_LAST,
     Room,
@@ -361,7 +361,7 @@ class Segmenter:
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
-            volumes: CSV file of the volumes, see `scse.inference.volumes`: voxels and millilitres of each structure in
+            volumes: CSV file of the volumes, see `scse.inference.volume_table`: voxels and millilitres of each structure in
                 each label map; of pictures, pixels alone; and flags of structures unlike those of the training cases.
                 It keeps the rows of other images of earlier calls.
             dicom_seg: Write the label maps of DICOM series as DICOM-SEG, too: NAME.dcm.

@@ -27,7 +27,7 @@ from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
-from scse.inference.volumes import VolumeTable, check_table, count_voxels, voxel_volume
+from scse.inference.volume_table import VolumeTable, check_table, count_voxels, voxel_volume
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked

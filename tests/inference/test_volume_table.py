@@ -11,7 +11,7 @@ from datasets import save_nifti, save_picture
 from scse.data.files import read_image
 from scse.inference.segmenter import Segmenter
 from scse.inference.uncertainty import uncertain
-from scse.inference.volumes import count_voxels
+from scse.inference.volume_table import count_voxels
 from scse.support.errors import UserError
 from views import SHAPE, STRUCTURES, segmenter, volume
 
