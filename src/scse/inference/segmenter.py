@@ -361,9 +361,9 @@ class Segmenter:
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
-            volumes: CSV file of the volumes, see `scse.inference.volume_table`: voxels and millilitres of each structure in
-                each label map; of pictures, pixels alone; and flags of structures unlike those of the training cases.
-                It keeps the rows of other images of earlier calls.
+            volumes: CSV file of the volumes, see `scse.inference.volume_table`: voxels and millilitres of each
+                structure in each label map; of pictures, pixels alone; and flags of structures unlike those of the
+                training cases. It keeps the rows of other images of earlier calls.
             dicom_seg: Write the label maps of DICOM series as DICOM-SEG, too: NAME.dcm.
             progress: Called with the numbers of finished and of all images after each image.
 
