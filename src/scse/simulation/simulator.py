@@ -23,8 +23,9 @@ from scse.simulation.subjects import LIKELY, Variation, draw_subject
 from scse.vocabulary.contrasts import Contrast
 from scse.vocabulary.sides import partners
 
-HELD_OUT = 0x5C5E
-"""First number of the keys of subjects for validation, which no training has: its keys have three numbers."""
+HELD_OUT = (1, 1, 1, 1)
+"""First numbers of the keys of subjects for validation, which no training has: its keys have three numbers, and those
+that a key lacks count as 0."""
 
 FORMAT = 1
 """Version of the subjects for validation, increased when they change, so that older ones are not reused."""
@@ -168,7 +169,7 @@ class Simulator:
             text = json.dumps([*parts, self.recipe.model_dump(mode="json"), number])
             case = Prepared(f"simulated {number + 1}", cache / hashlib.sha256(text.encode()).hexdigest()[:24])
             if not case.folder.exists():
-                write_prepared(case.folder, *self.subject((HELD_OUT, number)))
+                write_prepared(case.folder, *self.subject((*HELD_OUT, number)))
             found.append(case)
             if progress is not None:
                 progress(number + 1, count)
