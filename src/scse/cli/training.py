@@ -17,7 +17,7 @@ from scse.vocabulary.variants import Variant
 INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 SAME = "run the same command again"
 DEFAULT_VARIANT = "scse"
-BRAIN = "scse train --simulate 1 --dims 3 --spacing 2 -o brain, then scse predict -m brain SCAN -o labels"
+BRAIN = "scse train --simulate 1 --spacing 1.5 --epochs 11 -o brain, then scse predict -m brain SCAN -o labels"
 
 
 @takes(StudyRequest)
