@@ -25,7 +25,7 @@ from scse.data.prepared import cache_folder
 from scse.simulation.brain import VARIATION, brain_atlas
 from scse.simulation.source import Source
 from scse.simulation.subjects import draw_subject
-from scse.vocabulary.sides import partners
+from scse.vocabulary.sides import partner_classes
 
 SHOWN = 6
 SUBJECTS = 30
@@ -70,8 +70,7 @@ def brain() -> Source:
     """The built-in atlas."""
     [case] = brain_atlas(cache_folder()).cases
     image, label = read_image(case.images), read_label(case.label)
-    sides = partners(list(STRUCTURES)) or []
-    return Source.of(image.array, label.array, spacing=image.spacing, partners=[0, *(place + 1 for place in sides)])
+    return Source.of(image.array, label.array, spacing=image.spacing, partners=partner_classes(list(STRUCTURES)))
 
 
 def draw(source: Source, path: Path) -> None:

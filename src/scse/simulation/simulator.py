@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +22,7 @@ from scse.data.schemes import LabelScheme
 from scse.simulation.source import Source
 from scse.simulation.subjects import LIKELY, Variation, draw_subject
 from scse.vocabulary.contrasts import Contrast
-from scse.vocabulary.sides import partners
+from scse.vocabulary.sides import partner_classes
 
 HELD_OUT = (1, 1, 1, 1)
 """First numbers of the keys of subjects for validation, which no training has: its keys have three numbers, and those
@@ -108,24 +109,27 @@ class Simulator:
         scheme: LabelScheme,
         device: torch.device,
     ) -> None:
-        spacing = simulation.recipe.spacing or (1.0,) * simulation.recipe.dims
-        sides = partners(list(scheme.labels))
-        other = None if sides is None else [0, *(place + 1 for place in sides)]
+        spacing = self.source_spacing = simulation.recipe.spacing or (1.0,) * simulation.recipe.dims
         self.cases, self.simulation, self.recipe, self.scheme = cases, simulation, recipe, scheme
+        self.device = device
         self.spacing = [*(recipe.spacing or spacing)]
         if recipe.view in SLICE_AXIS:
             across = SLICE_AXIS[recipe.view]
             in_plane = recipe.spacing or np.delete(spacing, across)
             self.spacing = [*map(float, np.insert(in_plane, across, spacing[across]))]
-        self.sources = [
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """What is learned from the cases; only when subjects are made, because it takes seconds."""
+        return [
             Source.of(
                 case.images()[0],
                 case.labels()[0],
-                spacing=spacing,
-                partners=other,
-                calibrated=simulation.calibrated,
-            ).to(device)
-            for case in cases
+                spacing=self.source_spacing,
+                partners=partner_classes(list(self.scheme.labels)),
+                calibrated=self.simulation.calibrated,
+            ).to(self.device)
+            for case in self.cases
         ]
 
     def subject(self, key: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -183,7 +187,7 @@ class Simulator:
         for case in subjects:
             labels = case.labels()
             voxels = {int(values[n]): int((labels == n).sum()) for n in np.unique(labels) if n < len(values)}
-            shape, spacing = self.sources[0].size, tuple(self.spacing)
+            shape, spacing = labels.shape[-len(self.spacing) :], tuple(self.spacing)
             found.append(
                 CaseFacts(case.name, shape, spacing, orientation, self.recipe.channels, (np.nan, np.nan), voxels, "")
             )

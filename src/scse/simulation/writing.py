@@ -20,7 +20,7 @@ from scse.simulation.subjects import draw_subject
 from scse.support.atomic import named, temporary_folder, write_atomic
 from scse.support.errors import UserError
 from scse.vocabulary.contrasts import Contrast
-from scse.vocabulary.sides import partners
+from scse.vocabulary.sides import partner_classes
 
 SIMULATED = "simulated from"
 """Begin of the name of a data set of simulated subjects."""
@@ -61,13 +61,12 @@ def simulate_from(
     check_target(out, cases=cases, seed=seed)
     _, dataset = open_checked(Dataset.of_files(image, label))
     found, reference = read_image([image]), read_label(label, colors=dataset.colors)
-    sides = partners(list(dataset.structures))
     try:
         source = Source.of(
             found.array,
             numbered(label, reference.array, dataset.structures, dataset.ignored),
             spacing=found.spacing,
-            partners=None if sides is None else [0, *(place + 1 for place in sides)],
+            partners=partner_classes(list(dataset.structures)),
             calibrated=is_calibrated(float(found.array.min())),
         )
     except UserError as error:

@@ -38,6 +38,12 @@ def partners(names: Sequence[str]) -> list[int] | None:
     return None if None in found else [place for place in found if place is not None]
 
 
+def partner_classes(names: Sequence[str]) -> list[int] | None:
+    """The same for classes, where the background is class 0 and its own partner, see `partners`."""
+    places = partners(names)
+    return None if places is None else [0, *(place + 1 for place in places)]
+
+
 @dataclass(frozen=True, slots=True)
 class Mirroring:
     """Axes along which an image can be mirrored so that its labels stay right.
