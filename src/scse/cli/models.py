@@ -32,7 +32,8 @@ def predict(
         typer.Option(
             "-m",
             "--model",
-            help="Folder of a segmenter or of a training run; several, also of other planes, are averaged.",
+            help="Folder of a segmenter or of a training run, or hf:OWNER/NAME[@REVISION]; several, also of other "
+            "planes, are averaged.",
         ),
     ] = None,
     ensemble: Annotated[
@@ -208,10 +209,41 @@ def export(
 ) -> None:
     """Write the network of a trained segmenter for Keras 3 or TensorFlow, with its recipe and structures as JSON."""
     from scse.inference.exporting import export as run_export
+    from scse.inference.hub import local_folder
     from scse.support.keras_backend import quiet_tensorflow
 
     quiet_tensorflow()
-    say(run_export(model, to, out, overwrite=overwrite))
+    say(run_export(local_folder(model), to, out, overwrite=overwrite))
+
+
+def publish(
+    model: Annotated[Path, typer.Argument(help="Folder of a training run, also of one in a study, or of a segmenter.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub, or on HF_ENDPOINT.")],
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Licence of the weights, such as cc-by-4.0 [left open].")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Everybody can see a repository that is made.")] = False,
+    card: Annotated[
+        Path | None, typer.Option(help="Write the model card to this file, and upload nothing.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Upload a trained segmenter to the Hugging Face Hub, with a model card of its training, scores and verdict."""
+    from scse.inference.hub import PREFIX, upload
+    from scse.studies.cards import model_card
+    from scse.support.atomic import write_atomic
+    from scse.support.outputs import check_outputs, marked
+
+    text = model_card(model, repository, license=license_)
+    if card is not None:
+        check_outputs([card], overwrite=overwrite)
+        with marked([card]):
+            write_atomic(card, text.encode())
+        say(f"written: {card}")
+        return
+    address = upload(model, repository, card=text, private=not public, overwrite=overwrite)
+    say(f"published: {address}")
+    say(f"use it with: scse predict -m {PREFIX}{repository} IMAGES -o labels")
 
 
 def places(

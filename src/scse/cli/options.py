@@ -28,7 +28,7 @@ Margin = Annotated[
     float | None,
     typer.Option(help="Differences below it do not matter, in units of the metric [0.005 for Dice and its like]."),
 ]
-Model = Annotated[Path, typer.Argument(help="Folder of a segmenter or of a training run.")]
+Model = Annotated[Path, typer.Argument(help="Folder of a segmenter or of a training run, or hf:OWNER/NAME[@REVISION].")]
 ModelNetwork = Annotated[
     str | None, typer.Option("--network", help="The model's network, if it is your own FILE.py:FUNCTION.")
 ]

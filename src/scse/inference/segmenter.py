@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,11 @@ from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
 from scse.data.volumes import choose_series, is_dicom, open_volume
+from scse.inference.cards import card_of_segmenter
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
+from scse.inference.hub import download, local_folder, upload
 from scse.inference.pipeline import each_image
 from scse.inference.saved import (
     DESCRIPTION,
@@ -172,12 +175,13 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path | str, *, network: str | None = None, device: str | torch.device = "cpu") -> "Segmenter":
-        """Load a segmenter. Nothing that the folder names is executed or downloaded.
+        """Load a segmenter. Nothing that its files name is executed or downloaded.
 
         Networks of scse and of supported libraries are built by name from fixed tables, without pretrained weights.
 
         Args:
-            folder: Folder written by `save`, or folder of a run that contains it as `segmenter`.
+            folder: Folder written by `save`, or folder of a run that contains it as `segmenter`; or
+                hf:OWNER/NAME[@REVISION], see `from_hub`.
             network: The factory FILE.py:FUNCTION with which the segmenter was trained, if it used your own network.
             device: Device of the network, see `choose_device`: "auto" takes a GPU if there is one.
 
@@ -187,7 +191,7 @@ class Segmenter:
                 of the network is not installed; or this machine has no such device.
         """
         chosen = choose_device(device)
-        saved = read_saved(folder)
+        saved = read_saved(local_folder(folder))
         with readable(saved.description):
             spec, variant = read_network(saved.network), Variant.parse(saved.variant)
         recipe = read_recipe(saved)
@@ -230,6 +234,65 @@ class Segmenter:
             regions=saved.regions,
             known=saved.known,
         )
+
+    @classmethod
+    def from_hub(
+        cls,
+        repository: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        network: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "Segmenter":
+        """Load a segmenter from the Hugging Face Hub; `HF_ENDPOINT` names another server, `HF_HOME` the cache.
+
+        As in `load`, nothing that is downloaded is executed.
+
+        Args:
+            repository: OWNER/NAME.
+            revision: Branch, tag or commit; by default the main branch. Only a commit is always the same.
+            token: Token for private repositories; by default that of `hf auth login`.
+            network: See `load`.
+            device: See `load`.
+
+        Raises:
+            DataError, UserError: As for `load`; or there is no such repository or revision, or the Hub cannot be
+                reached.
+        """
+        return cls.load(download(repository, revision=revision, token=token), network=network, device=device)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        card: str | None = None,
+        license: str | None = None,  # noqa: A002 (the name of the field in the card)
+        private: bool = True,
+        token: str | None = None,
+        overwrite: bool = False,
+    ) -> str:
+        """Upload the segmenter to the Hugging Face Hub, with a model card.
+
+        Args:
+            repository: OWNER/NAME, which is made if it does not exist.
+            card: Text of the model card, such as that of `scse.studies.cards.model_card`, which has scores; by default
+                one that says how to use the segmenter.
+            license: Licence of the weights for the default card, such as "cc-by-4.0".
+            private: Whether a repository that is made is visible to its owner only.
+            token: Token with the right to write; by default that of `hf auth login`.
+            overwrite: Replace a model card that the repository has.
+
+        Returns:
+            Address of the repository.
+
+        Raises:
+            UserError: The token has no right to write, the name is not allowed, or the Hub cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = read_saved(self.save(scratch))
+            text = card_of_segmenter(saved, repository, license=license) if card is None else card
+            return upload(scratch, repository, card=text, private=private, token=token, overwrite=overwrite)
 
     def with_engine(self, name: str = "torch", *, images: int = 1) -> "Segmenter":
         """The same segmenter with its network run by torch, ONNX Runtime or OpenVINO.

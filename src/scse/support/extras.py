@@ -30,9 +30,10 @@ EXTRAS: Mapping[str, frozenset[str]] = {
         "typer",
     },
     "dicom": frozenset({"highdicom", "pydicom"}),
+    "hub": frozenset({"huggingface_hub"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
 }
-"""Extra -> the packages that it installs and scse imports; those of `dicom` come on top of those of `study`."""
+"""Extra -> the packages that it installs and scse imports; `dicom` and `hub` have those of `study`, too."""
 
 
 class MissingLibraryError(ModuleNotFoundError):
