@@ -31,8 +31,10 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     },
     "dicom": frozenset({"highdicom", "pydicom"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
+    "ray": frozenset({"ray"}),
 }
-"""Extra -> the packages that it installs and scse imports; those of `dicom` come on top of those of `study`."""
+"""Extra -> the packages that it installs and scse imports; those of `dicom` and `ray` come on
+top of those of `study`."""
 
 
 class MissingLibraryError(ModuleNotFoundError):
