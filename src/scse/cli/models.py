@@ -1,7 +1,8 @@
 """Commands about trained segmenters and networks: predict, explain, export, places."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +17,7 @@ from scse.cli.options import (
     is_typed,
     renamed_option,
 )
-from scse.cli.printing import complain, console, end_with, say
+from scse.cli.printing import INTERRUPTED, SAME, complain, console, end_with, say
 from scse.support.errors import UserError
 from scse.support.text import counted, shortened_list
 
@@ -94,6 +95,18 @@ def predict(
         bool, typer.Option("--dicom-seg", help="Write label maps of DICOM series as DICOM-SEG, too: NAME.dcm.")
     ] = False,
     overwrite: Overwrite = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Worker processes of this machine; they skip what an earlier call with --jobs or --on finished."
+        ),
+    ] = 1,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="ray, or ray:HOST:PORT: a Ray cluster whose machines share the files predicts [this machine]."
+        ),
+    ] = None,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
@@ -102,6 +115,7 @@ def predict(
     from scse.inference.inputs import find_images
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
+    from scse.inference.sharded import Recipe
     from scse.inference.uncertainty import TABLE
     from scse.inference.volume_table import read_flags
     from scse.studies.ensembles import find_ensemble
@@ -112,9 +126,13 @@ def predict(
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
     given = None if weights is None else _weights(weights)
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
+    elsewhere = jobs > 1 or on is not None
+    if elsewhere and uncertainty:
+        raise typer.BadParameter("--uncertainty is measured by one process; leave out --jobs and --on")
     own = network if not ensemble or ".py:" in (network or "") else None
     chosen_device = choose_device(device)
     groups = [[Segmenter.load(folder, network=own, device=chosen_device)] for folder in model or ()]
+    folders = [(folder,) for folder in model or ()]
     training: set[str] = set()
     for study in ensemble or ():
         chosen = find_ensemble(study, network=network, variant=variant)
@@ -122,6 +140,7 @@ def predict(
         if chosen.unfinished:
             complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
         groups.append(chosen.segmenters(network=network, device=chosen_device))
+        folders.append(tuple(run.folder(study) for run in chosen.runs))
         training |= chosen.training
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     if seen := [name for name in found if name in training]:
@@ -139,16 +158,27 @@ def predict(
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
-    with Watcher(console()) as watch:
-        failed = segmenter.predict_files(
-            found,
-            out,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            volumes=volumes,
-            dicom_seg=dicom_seg,
-            progress=watch.counter("predict"),
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "overwrite": overwrite,
+        "volumes": volumes,
+        "dicom_seg": dicom_seg,
+    }
+    if elsewhere:
+        recipe = Recipe(
+            groups=tuple(folders),
+            network=own,
+            weights=None if given is None else tuple(given),
+            mirror=mirror,
+            engine=groups[0][0].engine.name if groups[0][0].engine else "torch",
+            squeeze=squeeze,
+            cleaning=cleaning,
+            device=device,
         )
+        failed = _predict_elsewhere(recipe, found, out, on=on, jobs=jobs, **options)
+    else:
+        with Watcher(console()) as watch:
+            failed = segmenter.predict_files(found, out, progress=watch.counter("predict"), **options)
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
@@ -161,6 +191,29 @@ def predict(
         if len(flags) > MOST_FLAGS:
             complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
     end_with(failed)
+
+
+def _predict_elsewhere(
+    recipe: Any, images: Mapping[str, Sequence[Path]], out: Path, *, on: str | None, jobs: int, **options: Any
+) -> list[str]:
+    """Predict in other processes; a stop ends the command with how to continue."""
+    from scse.cli.console import Watcher, stop_on_signal
+    from scse.executors.choice import open_executor
+    from scse.inference.sharded import predict_sharded
+    from scse.support.events import StoppedError, Watch
+
+    screen = console()
+    with (
+        stop_on_signal(screen) as stop,
+        Watcher(screen) as watcher,
+        open_executor(on, jobs, device=recipe.device) as to,
+    ):
+        say(f"predicted by: {to}")
+        try:
+            return predict_sharded(recipe, images, out, executor=to, watch=Watch(watcher, stop), **options)
+        except StoppedError as stopped:
+            say(f"{stopped}\nto continue: {SAME}")
+    raise typer.Exit(INTERRUPTED)
 
 
 def _weights(text: str) -> list[float]:

@@ -138,7 +138,9 @@ def drive(pool: AbstractContextManager[Pool], items: Mapping[str, Item], watch: 
                 under_way -= 1
                 if message.error is None:
                     yield name, message.result
-                elif problem is None or not isinstance(message.error, StoppedError):
-                    problem = message.error if problem is None or isinstance(problem, StoppedError) else problem
+                elif problem is None or (
+                    isinstance(problem, StoppedError) and not isinstance(message.error, StoppedError)
+                ):
+                    problem = message.error
     if problem is not None:
         raise problem

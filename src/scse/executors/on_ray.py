@@ -40,8 +40,8 @@ class OnRay:
         """Where items are done."""
         import ray  # noqa: PLC0415 (an optional package, which takes seconds)
 
-        there = ray.cluster_resources()
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        there: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes = sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
         have = f"machines: {nodes}, CPUs: {there.get('CPU', 0):g}, GPUs: {there.get('GPU', 0):g}"
         return f"Ray ({have}), with {self.cpus} CPU and {self.gpus:g} GPU each"
 
@@ -95,7 +95,7 @@ def gpus_there() -> float:
     """GPUs of the cluster."""
     import ray  # noqa: PLC0415
 
-    return float(ray.cluster_resources().get("GPU", 0))
+    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
 
 class _Desk:
@@ -202,10 +202,9 @@ def _ray_pool(function: object, executor: OnRay) -> Generator[_RayPool]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    desk = (
-        ray.remote(_Desk).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
-    )
-    task = ray.remote(_do).options(num_cpus=executor.cpus, num_gpus=executor.gpus, max_retries=RETRIES)
+    remote: Any = ray.remote  # its types know no keywords
+    desk = remote(_Desk).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote()
+    task = remote(_do).options(num_cpus=executor.cpus, num_gpus=executor.gpus, max_retries=RETRIES)
     pool = _RayPool(task, [ray.put(function)], desk, executor.cpus)
     try:
         yield pool

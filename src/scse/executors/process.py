@@ -2,13 +2,11 @@
 
 import logging
 
-from scse.allocator import keep_large_blocks
 from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
 
 def settle() -> None:
     """Apply the settings of the command line, before MONAI and TensorBoard are imported."""
-    keep_large_blocks()
     use_tensorboard_alone()
     use_monai_alone()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision of every run

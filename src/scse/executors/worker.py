@@ -13,6 +13,7 @@ from threading import Event as Flag
 from threading import Thread
 from typing import Any
 
+from scse.allocator import keep_large_blocks
 from scse.executors.base import attempt
 from scse.executors.process import settle
 from scse.executors.workers import STOP
@@ -21,7 +22,8 @@ from scse.support.events import Watch
 
 def main() -> None:
     """Do items until the input ends."""
-    settle()  # before anything starts a thread
+    keep_large_blocks()  # before anything starts a thread
+    settle()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch systems send it to all processes; ours is asked by the first
     posts = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no message
