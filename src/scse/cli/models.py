@@ -1,6 +1,7 @@
 """Commands about trained segmenters and networks: predict, explain, export, places."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,9 @@ from scse.cli.options import (
 from scse.cli.printing import INTERRUPTED, SAME, complain, console, end_with, say
 from scse.support.errors import UserError
 from scse.support.text import counted, shortened_list
+
+Members = list[tuple[Path, str | None]]
+"""Folders of segmenters that are averaged, each with its factory FILE.py:FUNCTION, if it needs one."""
 
 MOST_FLAGS = 20
 """Most unusual structures that are printed; the table of volumes has all."""
@@ -115,9 +119,7 @@ def predict(
     from scse.inference.inputs import find_images
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
-    from scse.inference.sharded import Recipe
     from scse.inference.uncertainty import TABLE
-    from scse.inference.volume_table import read_flags
     from scse.studies.ensembles import find_ensemble
 
     if not model and not ensemble:
@@ -125,23 +127,23 @@ def predict(
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
     given = None if weights is None else _weights(weights)
-    # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     elsewhere = jobs > 1 or on is not None
     if elsewhere and uncertainty:
         raise typer.BadParameter("--uncertainty is measured by one process; leave out --jobs and --on")
+    # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
     chosen_device = choose_device(device)
-    groups = [[Segmenter.load(folder, network=own, device=chosen_device)] for folder in model or ()]
-    folders = [(folder,) for folder in model or ()]
-    training: set[str] = set()
-    for study in ensemble or ():
-        chosen = find_ensemble(study, network=network, variant=variant)
+    members: list[Members] = [[(folder, own)] for folder in model or ()]
+    ensembles = [find_ensemble(study, network=network, variant=variant) for study in ensemble or ()]
+    for chosen in ensembles:
         say(f"ensemble: {chosen}")
         if chosen.unfinished:
-            complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
-        groups.append(chosen.segmenters(network=network, device=chosen_device))
-        folders.append(tuple(run.folder(study) for run in chosen.runs))
-        training |= chosen.training
+            complain(
+                "notice", f"{chosen.study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}"
+            )
+        members.append(chosen.members(network=network))
+    training = {name for chosen in ensembles for name in chosen.training}
+    groups = [[Segmenter.load(folder, network=own, device=chosen_device) for folder, own in each] for each in members]
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     if seen := [name for name in found if name in training]:
         complain(
@@ -158,62 +160,65 @@ def predict(
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "overwrite": overwrite,
-        "volumes": volumes,
-        "dicom_seg": dicom_seg,
-    }
+    predict_all: Callable[..., list[str]] = segmenter.predict_files
     if elsewhere:
-        recipe = Recipe(
-            groups=tuple(folders),
-            network=own,
-            weights=None if given is None else tuple(given),
-            mirror=mirror,
-            engine=groups[0][0].engine.name if groups[0][0].engine else "torch",
-            squeeze=squeeze,
-            cleaning=cleaning,
-            device=device,
+        name = groups[0][0].engine.name if groups[0][0].engine else "torch"
+        how = {"mirror": mirror, "engine": name, "squeeze": squeeze, "cleaning": cleaning, "device": device}
+        predict_all = partial(_predict_elsewhere, members, given, how, on=on, jobs=jobs)
+    with Watcher(console()) as watch:
+        failed = predict_all(
+            found,
+            out,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            volumes=volumes,
+            dicom_seg=dicom_seg,
+            progress=watch.counter("predict"),
         )
-        failed = _predict_elsewhere(recipe, found, out, on=on, jobs=jobs, **options)
-    else:
-        with Watcher(console()) as watch:
-            failed = segmenter.predict_files(found, out, progress=watch.counter("predict"), **options)
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
     if volumes is not None and len(failed) < len(found):
         say(f"volumes of structures: {volumes}")
-        if segmenter.known is None:
-            say("flags: none, because the ranges of the training cases are not stored with the segmenter")
-        for flag in (flags := read_flags(volumes, found))[:MOST_FLAGS]:
-            complain("notice", flag)
-        if len(flags) > MOST_FLAGS:
-            complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
+        _say_flags(volumes, found, known=segmenter.known is not None)
     end_with(failed)
 
 
 def _predict_elsewhere(
-    recipe: Any, images: Mapping[str, Sequence[Path]], out: Path, *, on: str | None, jobs: int, **options: Any
+    members: list[Members],
+    weights: list[float] | None,
+    how: Mapping[str, Any],
+    *images_and_out: Any,
+    on: str | None,
+    jobs: int,
+    **options: Any,
 ) -> list[str]:
-    """Predict in other processes; a stop ends the command with how to continue."""
-    from scse.cli.console import Watcher, stop_on_signal
+    """Predict in other processes, see `predict_sharded`; a stop ends the command with how to continue."""
+    from scse.cli.console import stop_on_signal
     from scse.executors.choice import open_executor
-    from scse.inference.sharded import predict_sharded
-    from scse.support.events import StoppedError, Watch
+    from scse.inference.sharded import Recipe, predict_sharded
+    from scse.support.events import StoppedError
 
-    screen = console()
-    with (
-        stop_on_signal(screen) as stop,
-        Watcher(screen) as watcher,
-        open_executor(on, jobs, device=recipe.device) as to,
-    ):
-        say(f"predicted by: {to}")
+    recipe = Recipe(tuple(map(tuple, members)), None if weights is None else tuple(weights), **how)
+    with stop_on_signal(console()) as stop, open_executor(on, jobs, device=recipe.device) as executor:
+        say(f"predicted by: {executor}")
         try:
-            return predict_sharded(recipe, images, out, executor=to, watch=Watch(watcher, stop), **options)
+            return predict_sharded(recipe, *images_and_out, executor=executor, stop=stop, **options)
         except StoppedError as stopped:
             say(f"{stopped}\nto continue: {SAME}")
     raise typer.Exit(INTERRUPTED)
+
+
+def _say_flags(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
+    """Print flags of the table of volumes, as many as people read."""
+    from scse.inference.volume_table import read_flags
+
+    if not known:
+        say("flags: none, because the ranges of the training cases are not stored with the segmenter")
+    for flag in (flags := read_flags(volumes, images))[:MOST_FLAGS]:
+        complain("notice", flag)
+    if len(flags) > MOST_FLAGS:
+        complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
 
 
 def _weights(text: str) -> list[float]:

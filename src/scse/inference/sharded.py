@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -19,7 +19,7 @@ from scse.inference.saved import read_saved
 from scse.inference.segmenter import Segmenter, prediction_paths
 from scse.inference.volume_table import VolumeTable, check_table
 from scse.support.atomic import write_atomic
-from scse.support.events import Watch
+from scse.support.events import Stop, Watch, never
 from scse.support.outputs import check_outputs, is_marked, marked, marked_digest
 
 SHARD = 16
@@ -37,8 +37,8 @@ class Recipe:
     """How every process makes the same segmenter.
 
     Attributes:
-        groups: Folders of the segmenters of each group, see `combined`.
-        network: Their factory FILE.py:FUNCTION, if they need one.
+        groups: Folder of each segmenter of each group, see `combined`, and its factory FILE.py:FUNCTION, if it needs
+            one.
         weights: Weight of each group.
         mirror: Whether to average over mirrored images.
         engine: Engine, not "auto": the processes could choose different ones.
@@ -47,8 +47,7 @@ class Recipe:
         device: Name of the device, which each process chooses on its machine.
     """
 
-    groups: tuple[tuple[Path, ...], ...]
-    network: str | None = None
+    groups: tuple[tuple[tuple[Path, str | None], ...], ...]
     weights: tuple[float, ...] | None = None
     mirror: bool = False
     engine: str = "torch"
@@ -61,10 +60,10 @@ class Recipe:
         device = choose_device(self.device)
         groups = [
             [
-                Segmenter.load(folder, network=self.network, device=device)
+                Segmenter.load(folder, network=network, device=device)
                 .with_engine(self.engine)
                 .with_squeeze(self.squeeze)
-                for folder in group
+                for folder, network in group
             ]
             for group in self.groups
         ]
@@ -73,7 +72,7 @@ class Recipe:
     def key(self) -> str:
         """A digest of all that label maps depend on, the files of the segmenters included."""
         digest = hashlib.sha256(json.dumps(asdict(self), default=str).encode())
-        for folder in (folder for group in self.groups for folder in group):
+        for folder, _ in (member for group in self.groups for member in group):
             saved = read_saved(folder)
             for path in (saved.description, saved.weights):
                 with path.open("rb") as file:
@@ -87,7 +86,8 @@ def predict_sharded(
     out: Path,
     *,
     executor: Executor,
-    watch: Watch,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Stop = never,
     batch_size: int | None = None,
     overwrite: bool = False,
     volumes: Path | None = None,
@@ -103,7 +103,8 @@ def predict_sharded(
         images: Files of the channels of each image in order, by image name.
         out: Folder of the label maps.
         executor: Does the tasks.
-        watch: Gets `Progress`; checked after every task and image.
+        progress: Called with the numbers of finished and of all images after each task.
+        stop: Called after every image; True stops.
         batch_size: See `Segmenter.predict_files`, as the following.
         overwrite: Replace files that scse did not write.
         volumes: CSV file of the volumes.
@@ -114,7 +115,7 @@ def predict_sharded(
 
     Raises:
         UserError: As by `predict_files`, or the processes died too often.
-        StoppedError: The watch asked to stop; call again to continue.
+        StoppedError: `stop` returned True; call again to continue.
     """
     targets = prediction_paths(images, out, dicom_seg=dicom_seg)
     written = [path for paths in targets.values() for path in paths]
@@ -134,7 +135,7 @@ def predict_sharded(
         for start in range(0, len(left), SHARD)
         for names in [left[start : start + SHARD]]
     }
-    count, finished = watch.counter("predict"), len(done)
+    finished = len(done)
     failed: list[str] = []
 
     def keep(rows: Rows) -> None:
@@ -143,23 +144,25 @@ def predict_sharded(
                 table.put(rows)
 
     keep(done)
-    function = partial(_predict_shard, recipe, out, batch_size, dicom_seg)
-    for name, (rows, problems) in executor.each(function, shards, watch):
+    function = partial(_predict_shard, recipe, out, batch_size=batch_size, dicom_seg=dicom_seg)
+    for name, (rows, problems) in executor.each(function, shards, Watch(stop=stop)):
         keep(rows)
         manifest.add(rows, images)
         failed += problems
         finished += len(shards[name])
-        count(finished, len(images))
+        if progress is not None:
+            progress(finished, len(images))
     return failed
 
 
 def _predict_shard(
     recipe: Recipe,
     out: Path,
-    batch_size: int | None,
-    dicom_seg: bool,
     images: Mapping[str, Sequence[Path]],
     watch: Watch,
+    *,
+    batch_size: int | None,
+    dicom_seg: bool,
 ) -> tuple[dict[str, list[list[str]]], list[str]]:
     """Predict some images; returns the rows of those that are finished, and a message for each that failed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -216,15 +219,18 @@ class _Manifest:
             with suppress(ValidationError):
                 entry = _Entry.model_validate_json(line)
                 entries[entry.image] = entry
-        write_atomic(self.path, self.header + b"".join(map(_line, entries.values())))
-        return {
-            name: entry.rows
-            for name, entry in entries.items()
-            if name in images
-            and entry.files == _states(images[name])
-            and all(is_marked(*pair) for pair in zip(self.targets[name], entry.digests, strict=False))
-            and len(entry.digests) == len(self.targets[name])
+        # those of other images are of other calls
+        kept = {
+            name: entry for name, entry in entries.items() if name not in images or self._holds(entry, images[name])
         }
+        write_atomic(self.path, self.header + b"".join(map(_line, kept.values())))
+        return {name: entry.rows for name, entry in kept.items() if name in images}
+
+    def _holds(self, entry: _Entry, paths: Sequence[Path]) -> bool:
+        """Whether the files of an image and its label maps are as they were."""
+        targets = self.targets[entry.image]
+        same = len(targets) == len(entry.digests) and entry.files == _states(paths)
+        return same and all(map(is_marked, targets, entry.digests))
 
     def add(self, rows: Rows, images: Mapping[str, Sequence[Path]]) -> None:
         """Add finished images."""
