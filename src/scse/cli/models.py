@@ -162,8 +162,8 @@ def predict(
     say(f"clean-up: {segmenter.cleaning}")
     predict_all: Callable[..., list[str]] = segmenter.predict_files
     if elsewhere:
-        name = groups[0][0].engine.name if groups[0][0].engine else "torch"
-        how = {"mirror": mirror, "engine": name, "squeeze": squeeze, "cleaning": cleaning, "device": device}
+        used = groups[0][0].engine.name if groups[0][0].engine else "torch"
+        how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "device": device}
         predict_all = partial(_predict_elsewhere, members, given, how, on=on, jobs=jobs)
     with Watcher(console()) as watch:
         failed = predict_all(
@@ -179,8 +179,7 @@ def predict(
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
     if volumes is not None and len(failed) < len(found):
-        say(f"volumes of structures: {volumes}")
-        _say_flags(volumes, found, known=segmenter.known is not None)
+        _say_volumes(volumes, found, known=segmenter.known is not None)
     end_with(failed)
 
 
@@ -209,10 +208,17 @@ def _predict_elsewhere(
     raise typer.Exit(INTERRUPTED)
 
 
-def _say_flags(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
-    """Print flags of the table of volumes, as many as people read."""
+def _say_ensemble(chosen: Any) -> None:
+    say(f"ensemble: {chosen}")
+    if chosen.unfinished:
+        complain("notice", f"{chosen.study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
+
+
+def _say_volumes(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
+    """Print where the table of volumes is, and as many of its flags as people read."""
     from scse.inference.volume_table import read_flags
 
+    say(f"volumes of structures: {volumes}")
     if not known:
         say("flags: none, because the ranges of the training cases are not stored with the segmenter")
     for flag in (flags := read_flags(volumes, images))[:MOST_FLAGS]:
