@@ -179,7 +179,7 @@ def run(
     waiting = [1.0] * load.tasks  # the part of each task that is left
     while waiting:
         part = waiting.pop()
-        driver_free = max(driver_free, 0.0) + 1 / rate
+        driver_free += 1 / rate
         handed_out += 1
         start = max(heapq.heappop(free), driver_free)
         moving = load.megabytes / bandwidth
@@ -211,7 +211,7 @@ def main() -> None:
         case "predict":
             predict(chosen.cases)
         case "study":
-            study({"this process": {}, "1 of 2 workers": {"jobs": 2}})
+            study({"this process": {}, "2 workers": {"jobs": 2}})
         case "dispatch":
             dispatch(chosen.tasks)
         case "simulate":

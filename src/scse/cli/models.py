@@ -1,6 +1,6 @@
 """Commands about trained segmenters and networks: predict, explain, export, places."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,15 +142,9 @@ def predict(
                 "notice", f"{chosen.study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}"
             )
         members.append(chosen.members(network=network))
-    training = {name for chosen in ensembles for name in chosen.training}
     groups = [[Segmenter.load(folder, network=own, device=chosen_device) for folder, own in each] for each in members]
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
-    if seen := [name for name in found if name in training]:
-        complain(
-            "notice",
-            f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
-            "of these label maps are no test",
-        )
+    _say_seen(found, {name for chosen in ensembles for name in chosen.training})
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
     say(f"engine: {groups[0][0].engine}")
     if chosen_device.type != "cpu":
@@ -212,6 +206,15 @@ def _say_ensemble(chosen: Any) -> None:
     say(f"ensemble: {chosen}")
     if chosen.unfinished:
         complain("notice", f"{chosen.study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
+
+
+def _say_seen(images: Iterable[str], training: Collection[str]) -> None:
+    if seen := [name for name in images if name in training]:
+        complain(
+            "notice",
+            f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
+            "of these label maps are no test",
+        )
 
 
 def _say_volumes(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
