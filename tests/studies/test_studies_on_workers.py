@@ -25,7 +25,7 @@ SHAPE = (12, 10, 8)
 OPTIONS = {
     "variants": "none,scse",
     "seeds": 1,
-    "settings": {"width": 4, "depth": 2, "epochs": 2, "batch_size": 8, "precision": "32"},
+    "settings": {"width": 4, "depth": 2, "epochs": 40, "batch_size": 8, "precision": "32"},
 }
 RUNS = ["unet-none-seed0-fold0", "unet-scse-seed0-fold0"]
 
