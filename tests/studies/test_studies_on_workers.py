@@ -148,6 +148,7 @@ def test_a_cluster_gives_the_same_scores_also_when_a_worker_is_killed(
     [
         ({"jobs": 0}, "jobs must be 1 or more, got 0"),
         ({"jobs": 2, "on": "ray"}, "leave one of them out"),
+        ({"on": "ray://10.0.0.1:10001"}, "on must be ray, or ray:HOST:PORT .* got 'ray://10.0.0.1:10001'"),
         ({"on": "slurm"}, "on must be ray, or ray:HOST:PORT .* got 'slurm'"),
         ({"cpus_per_run": 2}, "are for a cluster"),
         ({"on": "ray", "cpus_per_run": 0}, "cpus_per_run must be 1 or more, got 0"),

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ ROOM = 1000
 
 POST_SECONDS = 1.0
 """Seconds between two messages of an item: it brings its events, and learns whether to stop."""
+
+CONNECT_SECONDS = 10.0
+
+REMEDY = "start it with `ray start --head` on one machine and `ray start --address=HEAD:6379` on the others"
 
 
 @dataclass(frozen=True)
@@ -69,26 +74,30 @@ def connected(address: str | None) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
-    if address is not None and address.startswith("ray://"):
-        raise UserError(
-            f"on must name the cluster itself, such as ray:10.0.0.1:6379, got {address!r}, an address of Ray's client; "
-            "run the command on a machine of the cluster, which shares its files"
-        )
+    if address is not None:
+        _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        named = "of this machine" if address is None else f"at {address}"
-        raise UserError(
-            f"there is no Ray cluster {named} ({in_short(error)}); start it with `ray start --head` on one machine and "
-            "`ray start --address=HEAD:6379` on the others"
-        ) from error
+        raise UserError(f"cannot connect to the Ray cluster ({in_short(error)}); {REMEDY}") from error
     signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process without saving anything
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Check that there is a server at an address; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise UserError(f"on must be ray, or ray:HOST:PORT of a cluster such as ray:10.0.0.1:6379, got 'ray:{address}'")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"there is no Ray cluster at {address} ({in_short(error)}); {REMEDY}") from error
 
 
 def gpus_there() -> float:
