@@ -14,10 +14,11 @@ import torch
 from typer.testing import CliRunner
 
 from datasets import save_nifti
+from ray_cluster import two_nodes
 from scse.cli.app import app
 from scse.data.recipe import Recipe as Preparation
 from scse.executors.base import Here
-from scse.executors.on_ray import OnRay, connected
+from scse.executors.on_ray import OnRay
 from scse.executors.workers import Workers
 from scse.inference.segmenter import Segmenter
 from scse.inference.sharded import MANIFEST, SHARD, Recipe, predict_sharded
@@ -97,14 +98,8 @@ def check(out: Path, expected: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def on_ray() -> Iterator[OnRay]:
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
-    nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    with connected(nodes.address):
+    with two_nodes():
         yield OnRay(cpus=1, gpus=0)
-    nodes.shutdown()
 
 
 def test_workers_that_are_killed_lose_nothing(

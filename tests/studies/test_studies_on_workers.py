@@ -16,7 +16,7 @@ import torch
 import scse
 from datasets import write_nnunet
 from quick_studies import study_once
-from scse.executors.on_ray import connected
+from ray_cluster import two_nodes
 from scse.support.errors import DataError, UserError
 from scse.support.events import Event, RunStarted, Scored, Stage, StepDone, StoppedError, Within
 from scse.training.run import CHECKPOINT, LOCK
@@ -47,15 +47,8 @@ def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFra
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes of one CPU on this machine, which this process is connected to."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 * 2**20})
-    nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    with connected(nodes.address):
-        yield nodes.address
-    nodes.shutdown()
+    with two_nodes() as address:
+        yield address
 
 
 class Killer:
