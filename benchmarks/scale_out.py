@@ -39,7 +39,8 @@ def local_cluster() -> Iterator[OnRay]:
     """A cluster of two nodes of one CPU on this machine."""
     from ray.cluster_utils import Cluster  # noqa: PLC0415 (an optional package, which takes seconds)
 
-    os.environ["RAY_worker_niceness"] = "0"  # by default 15: other work of the machine would come first
+    # by default 15: other work of the machine would come first
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (the name that Ray reads)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": OBJECT_STORE})
     nodes.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
     with connected(nodes.address):
