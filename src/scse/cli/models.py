@@ -136,13 +136,9 @@ def predict(
     members: list[Members] = [[(folder, own)] for folder in model or ()]
     ensembles = [find_ensemble(study, network=network, variant=variant) for study in ensemble or ()]
     for chosen in ensembles:
-        say(f"ensemble: {chosen}")
-        if chosen.unfinished:
-            complain(
-                "notice", f"{chosen.study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}"
-            )
+        _say_ensemble(chosen)
         members.append(chosen.members(network=network))
-    groups = [[Segmenter.load(folder, network=own, device=chosen_device) for folder, own in each] for each in members]
+    groups = [[Segmenter.load(path, network=named, device=chosen_device) for path, named in each] for each in members]
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     _say_seen(found, {name for chosen in ensembles for name in chosen.training})
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
