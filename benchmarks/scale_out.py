@@ -83,13 +83,14 @@ def predict(cases: int) -> None:
             began = time.perf_counter()
             failed = predict_sharded(recipe, images, folder / "out", executor=executor, progress=progress)
             seconds = time.perf_counter() - began
-        written = len(list((folder / "out").glob("*.nii.gz")))
-        print(
-            "| cases | seconds | workers killed | label maps | failed | peak MiB of the driver, first and last tenth |"
-        )
-        print("|---|---|---|---|---|---|")
-        tenth = peaks[len(peaks) // 10]
-        print(f"| {cases} | {seconds:.0f} | {killed[0]} | {written} | {len(failed)} | {tenth}, {peaks[-1]} |")
+            written = len(list((folder / "out").glob("*.nii.gz")))
+            tenth = peaks[len(peaks) // 10]
+            print(
+                "| cases | seconds | workers killed | label maps | failed | peak MiB of the driver, first tenth, end |"
+            )
+            print("|---|---|---|---|---|---|")
+            memory = f"{tenth}, {peaks[-1]}"
+            print(f"| {cases} | {seconds:.0f} | {killed[0]} | {written} | {len(failed)} | {memory} |", flush=True)
 
 
 def study(executors: dict[str, dict[str, object]]) -> None:
