@@ -11,7 +11,19 @@ import pytest
 from rich.console import Console
 
 from scse.cli.console import WHAT, Watcher, rows_table, stop_on_signal
-from scse.support.events import CleaningChosen, CleaningStep, Counted, EpochDone, Planned, RunStarted, Stage, StepDone
+from scse.support.events import (
+    CleaningChosen,
+    CleaningStep,
+    Counted,
+    EpochDone,
+    Event,
+    Planned,
+    RunStarted,
+    Scored,
+    Stage,
+    StepDone,
+    Within,
+)
 
 STEP = StepDone(epoch=1, step=1, steps=2, loss=0.75, images_per_second=9, seconds_left=240)
 EPOCH = EpochDone(epoch=1, loss=0.5, dice=0.25, seconds=3.2, learning_rate=0.1)
@@ -163,3 +175,39 @@ def test_an_error_of_ones_own_stays_one():
 
 def test_every_task_whose_items_are_counted_has_words():
     assert set(WHAT) == set(get_args(Counted))
+
+
+def test_lines_of_runs_that_are_done_at_the_same_time_begin_with_their_names():
+    shown = console()
+    first, second = "unet-none-seed0-fold0", "unet-[cse]-seed0-fold0"
+    scored = Scored(first, Path(first), {"dice": 0.5, "hd95": 2.0, "msd": 1.0}, skipped=False)
+    reported: list[tuple[str, Event]] = [
+        (first, started(first, 1)),
+        (second, started(second, 2)),
+        (first, STEP),
+        (second, EPOCH),
+        (second, Stage("its process ended by signal 9; another one continues")),
+        (first, scored),
+    ]
+    with Watcher(shown) as watch:
+        for name, event in reported:
+            watch(Within(name, event))
+    assert [line.rstrip() for line in text(shown).splitlines()] == [
+        f"run 1 of 2: {first}",
+        f"run 2 of 2: {second}",
+        f"{second}: epoch 1: loss 0.500, Dice on held-out cases 0.250, 3 s of training",
+        f"{second}: its process ended by signal 9; another one continues ...",
+        f"{first}: test cases: Dice 0.500, 95 % Hausdorff distance 2.00, mean surface distance 1.00 mm",
+    ]
+
+
+def test_each_run_that_is_done_at_the_same_time_has_a_bar_until_it_is_scored():
+    with Watcher(console(terminal=True)) as watch:
+        watch(Within("a", STEP))
+        watch(Within("b", STEP))
+        assert [task.description for task in watch.progress.tasks] == [
+            "a: epoch 1  loss 0.750",
+            "b: epoch 1  loss 0.750",
+        ]
+        watch(Within("a", Scored("a", Path("a"), {"dice": 0.5, "hd95": 2.0, "msd": 1.0}, skipped=False)))
+        assert [task.description for task in watch.progress.tasks] == ["b: epoch 1  loss 0.750"]

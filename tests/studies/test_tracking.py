@@ -22,6 +22,7 @@ from scse.support.events import (
     StepDone,
     StoppedError,
     Trained,
+    Within,
     ignore,
 )
 from scse.training.log import LOG
@@ -146,6 +147,22 @@ def test_a_run_is_logged_with_parameters_curves_scores_and_files(study):
     tags = {"network": "unet", "variant": "scse", "seed": "0", "fold": "0", "scse.version": tracking.__version__}
     assert run.data.tags.items() >= tags.items()
     assert list(map(type, study.told)) == [RunStarted, *[StepDone, EpochDone] * 3, Scored]
+
+
+def test_a_run_that_is_done_beside_others_is_logged_in_full_when_it_is_scored(study):
+    with study.track() as tell:
+
+        def within(event: Event) -> None:
+            tell(Within(study.run.name, event))
+
+        study.begin(within)
+        tell(Within("another", RunStarted("another", study.out / "runs" / "another", 2, 2, SETTINGS)))
+        study.train(within, 1, 2)
+        study.score(within)
+    run = study.only_run()
+    assert (run.info.run_name, run.info.status, run.steps) == (study.run.name, "FINISHED", [1, 2])
+    assert run.data.params == {name: str(value) for name, value in SETTINGS.items()}
+    assert run.files == {RECORD, LOG, "scores.csv", "segmenter"}
 
 
 def test_epochs_are_logged_while_the_run_goes_on(study):

@@ -11,8 +11,7 @@ import typer
 import typer.core
 
 from scse.cli import datasets, machine, models, scoring, training
-from scse.cli.printing import complain
-from scse.cli.training import INTERRUPTED, SAME
+from scse.cli.printing import INTERRUPTED, SAME, complain
 from scse.support.errors import UserError
 
 BUG = "This is a bug of scse. Please report it with this traceback, the command and the output of `scse doctor`."

@@ -34,6 +34,7 @@ from scse.support.events import (
     Stage,
     StepDone,
     Watch,
+    Within,
 )
 from scse.support.text import counted
 
@@ -103,11 +104,32 @@ class Watcher:
             case CleaningChosen():
                 self._cleaning(event)
             case Scored():
-                self._scored(event)
+                self.console.print(f"  {_scored(event)}")
+            case Within():
+                self._within(event)
 
     def counter(self, what: Counted) -> Callable[[int, int], None]:
         """A progress callback (done, total)."""
         return Watch(self).counter(what)
+
+    def _within(self, event: Within) -> None:
+        """Show one of several items: a bar for each that trains, and lines that begin with its name."""
+        inner, training = event.event, f"{event.name}: training"
+        match inner:
+            case RunStarted():
+                self(inner)
+            case StepDone():
+                self._bar(
+                    training, inner.step, inner.steps, f"{event.name}: epoch {inner.epoch}  loss {inner.loss:.3f}"
+                )
+            case Stage():
+                self.console.print(Text(f"{event.name}: {inner.what} ..."))
+            case EpochDone():
+                self.console.print(Text(f"{event.name}: {_epoch(inner)}"))
+            case Scored():
+                if training in self.tasks:
+                    self.progress.remove_task(self.tasks.pop(training))
+                self.console.print(Text(f"{event.name}: {_scored(inner)}"))
 
     def _step(self, event: StepDone) -> None:
         loss, rate = f"loss {event.loss:.3f}", f"{event.images_per_second:.0f} images/s"
@@ -117,10 +139,7 @@ class Watcher:
 
     def _epoch(self, event: EpochDone) -> None:
         self.last_dice = f"  Dice {event.dice:.3f}"
-        self.console.print(
-            f"  epoch {event.epoch}: loss {event.loss:.3f}, Dice on held-out cases {event.dice:.3f}, "
-            f"{event.seconds:.0f} s of training"
-        )
+        self.console.print(f"  {_epoch(event)}")
 
     def _cleaning(self, event: CleaningChosen) -> None:
         self.console.print(
@@ -133,20 +152,26 @@ class Watcher:
         if not event.steps:
             self.console.print("    no step changes Dice, so none is kept")
 
-    def _scored(self, event: Scored) -> None:
-        means = event.scores
-        before = " (was finished before)" if event.skipped else ""
-        self.console.print(
-            f"  test cases: Dice {means['dice']:.3f}, 95 % Hausdorff distance {means['hd95']:.2f}, "
-            f"mean surface distance {means['msd']:.2f} mm{before}"
-        )
-
     def _bar(self, name: str, done: int, total: int, text: str = "") -> None:
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(text or name, total=total)
         self.progress.update(self.tasks[name], completed=done, total=total, description=text or name)
         if done >= total:
             self.progress.remove_task(self.tasks.pop(name))
+
+
+def _epoch(event: EpochDone) -> str:
+    held_out = f"Dice on held-out cases {event.dice:.3f}"
+    return f"epoch {event.epoch}: loss {event.loss:.3f}, {held_out}, {event.seconds:.0f} s of training"
+
+
+def _scored(event: Scored) -> str:
+    means = event.scores
+    before = " (was finished before)" if event.skipped else ""
+    return (
+        f"test cases: Dice {means['dice']:.3f}, 95 % Hausdorff distance {means['hd95']:.2f}, "
+        f"mean surface distance {means['msd']:.2f} mm{before}"
+    )
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Commands about trained segmenters and networks: predict, explain, export, places."""
 
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +18,12 @@ from scse.cli.options import (
     is_typed,
     renamed_option,
 )
-from scse.cli.printing import complain, console, end_with, say
+from scse.cli.printing import INTERRUPTED, SAME, complain, console, end_with, say
 from scse.support.errors import UserError
 from scse.support.text import counted, shortened_list
+
+Members = list[tuple[Path, str | None]]
+"""Folders of segmenters that are averaged, each with its factory FILE.py:FUNCTION, if it needs one."""
 
 MOST_FLAGS = 20
 """Most unusual structures that are printed; the table of volumes has all."""
@@ -95,6 +100,18 @@ def predict(
         bool, typer.Option("--dicom-seg", help="Write label maps of DICOM series as DICOM-SEG, too: NAME.dcm.")
     ] = False,
     overwrite: Overwrite = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Worker processes of this machine; they skip what an earlier call with --jobs or --on finished."
+        ),
+    ] = 1,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="ray, or ray:HOST:PORT: a Ray cluster whose machines share the files predicts [this machine]."
+        ),
+    ] = None,
 ) -> None:
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
@@ -104,7 +121,6 @@ def predict(
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
-    from scse.inference.volume_table import read_flags
     from scse.studies.ensembles import find_ensemble
 
     if not model and not ensemble:
@@ -112,25 +128,20 @@ def predict(
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
     given = None if weights is None else _weights(weights)
+    elsewhere = jobs > 1 or on is not None
+    if elsewhere and uncertainty:
+        raise typer.BadParameter("--uncertainty is measured by one process; leave out --jobs and --on")
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
     chosen_device = choose_device(device)
-    groups = [[Segmenter.load(folder, network=own, device=chosen_device)] for folder in model or ()]
-    training: set[str] = set()
-    for study in ensemble or ():
-        chosen = find_ensemble(study, network=network, variant=variant)
-        say(f"ensemble: {chosen}")
-        if chosen.unfinished:
-            complain("notice", f"{study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
-        groups.append(chosen.segmenters(network=network, device=chosen_device))
-        training |= chosen.training
+    members: list[Members] = [[(folder, own)] for folder in model or ()]
+    ensembles = [find_ensemble(study, network=network, variant=variant) for study in ensemble or ()]
+    for chosen in ensembles:
+        _say_ensemble(chosen)
+        members.append(chosen.members(network=network))
+    groups = [[Segmenter.load(path, network=named, device=chosen_device) for path, named in each] for each in members]
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
-    if seen := [name for name in found if name in training]:
-        complain(
-            "notice",
-            f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
-            "of these label maps are no test",
-        )
+    _say_seen(found, {name for chosen in ensembles for name in chosen.training})
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
     say(f"engine: {groups[0][0].engine}")
     if chosen_device.type != "cpu":
@@ -140,8 +151,13 @@ def predict(
         say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
+    predict_all: Callable[..., list[str]] = segmenter.predict_files
+    if elsewhere:
+        used = groups[0][0].engine.name if groups[0][0].engine else "torch"
+        how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "device": device}
+        predict_all = partial(_predict_elsewhere, members, given, how, on=on, jobs=jobs)
     with Watcher(console()) as watch:
-        failed = segmenter.predict_files(
+        failed = predict_all(
             found,
             out,
             batch_size=batch_size,
@@ -154,14 +170,61 @@ def predict(
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
     if volumes is not None and len(failed) < len(found):
-        say(f"volumes of structures: {volumes}")
-        if segmenter.known is None:
-            say("flags: none, because the ranges of the training cases are not stored with the segmenter")
-        for flag in (flags := read_flags(volumes, found))[:MOST_FLAGS]:
-            complain("notice", flag)
-        if len(flags) > MOST_FLAGS:
-            complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
+        _say_volumes(volumes, found, known=segmenter.known is not None)
     end_with(failed)
+
+
+def _predict_elsewhere(
+    members: list[Members],
+    weights: list[float] | None,
+    how: Mapping[str, Any],
+    *images_and_out: Any,
+    on: str | None,
+    jobs: int,
+    **options: Any,
+) -> list[str]:
+    """Predict in other processes, see `predict_sharded`; a stop ends the command with how to continue."""
+    from scse.cli.console import stop_on_signal
+    from scse.executors.choice import open_executor
+    from scse.inference.sharded import Recipe, predict_sharded
+    from scse.support.events import StoppedError
+
+    recipe = Recipe(tuple(map(tuple, members)), None if weights is None else tuple(weights), **how)
+    with stop_on_signal(console()) as stop, open_executor(on, jobs, device=recipe.device) as executor:
+        say(f"predicted by: {executor}")
+        try:
+            return predict_sharded(recipe, *images_and_out, executor=executor, stop=stop, **options)
+        except StoppedError as stopped:
+            say(f"{stopped}\nto continue: {SAME}")
+    raise typer.Exit(INTERRUPTED)
+
+
+def _say_ensemble(chosen: Any) -> None:
+    say(f"ensemble: {chosen}")
+    if chosen.unfinished:
+        complain("notice", f"{chosen.study}: left out, because not trained yet: {shortened_list(chosen.unfinished)}")
+
+
+def _say_seen(images: Iterable[str], training: Collection[str]) -> None:
+    if seen := [name for name in images if name in training]:
+        complain(
+            "notice",
+            f"{shortened_list(seen)}: training cases of the ensemble have these names; if they are these cases, scores "
+            "of these label maps are no test",
+        )
+
+
+def _say_volumes(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
+    """Print where the table of volumes is, and as many of its flags as people read."""
+    from scse.inference.volume_table import read_flags
+
+    say(f"volumes of structures: {volumes}")
+    if not known:
+        say("flags: none, because the ranges of the training cases are not stored with the segmenter")
+    for flag in (flags := read_flags(volumes, images))[:MOST_FLAGS]:
+        complain("notice", flag)
+    if len(flags) > MOST_FLAGS:
+        complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
 
 
 def _weights(text: str) -> list[float]:

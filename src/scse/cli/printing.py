@@ -8,6 +8,9 @@ import typer
 FILE_WIDTH = 160
 """Characters of a line where the output goes to a file or another program, which wraps lines itself or not at all."""
 
+INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+SAME = "run the same command again"
+
 
 def console() -> Any:
     """The terminal or file that standard output goes to."""

@@ -9,13 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from scse.cli.options import Track, takes
-from scse.cli.printing import console, say
+from scse.cli.printing import INTERRUPTED, SAME, console, say
 from scse.studies.request import StudyRequest
 from scse.training.request import TrainRequest
 from scse.vocabulary.variants import Variant
 
-INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
-SAME = "run the same command again"
 DEFAULT_VARIANT = "scse"
 BRAIN = "scse train --simulate 1 --spacing 1.5 --epochs 11 -o brain, then scse predict -m brain SCAN -o labels"
 

@@ -106,7 +106,15 @@ class VolumeTable:
             label = " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
             numbers = (_number(value) for value in (counts[name], counts[name] * voxel, *others))
             rows.append([image, name, label, *numbers, self._flag(name, counts[name] * voxel, labels)])
-        self.rows[image] = rows
+        self.put({image: rows})
+
+    def put(self, rows: Mapping[str, Sequence[Sequence[str]]]) -> None:
+        """Write the rows of images, in place of those of earlier calls.
+
+        Args:
+            rows: The rows of each image, with its name in the first column.
+        """
+        self.rows |= {image: [list(row) for row in each] for image, each in rows.items()}
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
             [self.columns, *(r for each in self.rows.values() for r in each)]

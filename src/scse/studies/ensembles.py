@@ -54,12 +54,16 @@ class Ensemble:
         Raises:
             DataError, UserError: As for `Segmenter.load`.
         """
+        return [Segmenter.load(folder, network=own, device=device) for folder, own in self.members(network=network)]
+
+    def members(self, *, network: str | None = None) -> list[tuple[Path, str | None]]:
+        """The folder of each run, with the factory FILE.py:FUNCTION that loads it, or None."""
         first = self.runs[0]
         if network is not None:
             # what the study varies is part of the name by which the runs were chosen, and not of the network
             network = network.removesuffix(first.setup.text.removeprefix(first.network.text))
         named = network if first.network.is_file else None
-        return [Segmenter.load(run.folder(self.study), network=named, device=device) for run in self.runs]
+        return [(run.folder(self.study), named) for run in self.runs]
 
 
 class _Requested(BaseModel):

@@ -1,5 +1,6 @@
 """One run of a study: it is trained and scored, or skipped if an earlier call finished it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from scse.evaluation.pairing import SCORE_COLUMNS, SUBJECT
 from scse.evaluation.reading import read_table, tidy
 from scse.evaluation.scores import score, write_scores
 from scse.evaluation.setups import setups, stack
+from scse.inference.devices import choose_device
 from scse.inference.segmenter import Segmenter, write_prediction
 from scse.studies.grid import Run
 from scse.studies.plan import Plan
@@ -22,8 +24,20 @@ from scse.training.run import train_task
 SCORES = "scores.parquet"
 
 
-def do_run(plan: Plan, number: int, run: Run, watch: Watch, *, wait: bool = False) -> bool:
-    """Do a run, unless another process is doing it; with `wait`, wait for that process and do what it left."""
+def do_run(plan: Plan, device: str, wait: bool, numbered: tuple[int, Run], watch: Watch) -> bool:
+    """Do a run, unless another process is doing it; with `wait`, wait for that process and do what it left.
+
+    Args:
+        plan: Plan of the study.
+        device: Name of the device, which is chosen here: the plan may have been made on another machine.
+        wait: Whether to wait.
+        numbered: Place of the run in the plan, counted from 1, and the run.
+        watch: Gets the events.
+
+    Returns:
+        Whether the run is done.
+    """
+    plan, (number, run) = replace(plan, device=choose_device(device)), numbered
     with claimed(plan.out / LOCKS / f"{run.name}.lock", watch, wait=wait) as ours:
         if not ours:
             watch.report(Stage(f"{run.name} is left to another process"))

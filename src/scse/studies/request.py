@@ -1,12 +1,15 @@
 """What `scse study` and `scse.study` take."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from scse.executors.base import Executor
+from scse.executors.choice import open_executor
 from scse.support.errors import UserError
 from scse.support.requests import Numbers, Request, Words
 from scse.training.request import SettingValues
@@ -128,8 +131,24 @@ class StudyRequest(Request):
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:N or mps. A study may continue on another one."""
 
+    jobs: int = 1
+    """Worker processes of this machine, which share its cores; each does one run at a time."""
+
+    on: str | None = None
+    """ray, or ray:HOST:PORT: a Ray cluster whose machines share the files does the runs [this machine]."""
+
+    cpus_per_run: int | None = None
+    """CPUs of a run on a cluster, which are its threads [1]."""
+
+    gpus_per_run: float | None = None
+    """GPUs of a run on a cluster; 0.25 lets 4 runs share one [1 if the cluster has any, else 0]."""
+
     notes: tuple[str, ...] = ()
     """Caveats for the report."""
+
+    def executor(self) -> AbstractContextManager[Executor]:
+        """What does the runs, see `scse.executors.choice.open_executor`."""
+        return open_executor(self.on, self.jobs, cpus=self.cpus_per_run, gpus=self.gpus_per_run, device=self.device)
 
     def settings_given(self) -> dict[str, Any]:
         """The settings that the request names, without those of the preset.

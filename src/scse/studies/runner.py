@@ -18,6 +18,7 @@ from scse.evaluation.comparison import Comparison, chosen_margin, compare
 from scse.evaluation.quality import run_columns
 from scse.evaluation.scores import write_scores
 from scse.evaluation.verdict import verdict_text
+from scse.executors.base import Executor
 from scse.gates.channel_gates import channel_gates
 from scse.inference.devices import choose_device
 from scse.inference.finished import FinishedRun
@@ -111,6 +112,13 @@ def study(
 
 def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path | None = None) -> StudyResult:
     """Do what a request asks for, see `study`; `command` does the same again, for the report."""
+    with request.executor() as executor:
+        return _run_on(executor, request, watch, command=command, cache=cache)
+
+
+def _run_on(
+    executor: Executor, request: StudyRequest, watch: Watch, *, command: str, cache: Path | None
+) -> StudyResult:
     began = time.monotonic()
     out = request.out
     _check_folder(out)
@@ -164,10 +172,13 @@ def run_study(request: StudyRequest, watch: Watch, *, command: str, cache: Path 
     with claimed(out / LOCKS / "plan.lock", watch, wait=True):  # a budget's epochs are fitted once
         write_atomic(out / REQUEST, request.model_dump_json(indent=2).encode())
         plan, duration = plan_time(plan, watch)
-    watch.report(Planned([*describe(plan, places), *duration, prospect(plan)], runs=len(plan.runs)))
-    elsewhere = [numbered for numbered in enumerate(plan.runs, start=1) if not do_run(plan, *numbered, watch)]
-    for numbered in elsewhere:  # by now done, or left by a process that ended
-        do_run(plan, *numbered, watch, wait=True)
+    rows = [*describe(plan, places), ("runs are done by", str(executor)), *duration, prospect(plan)]
+    watch.report(Planned(rows, runs=len(plan.runs)))
+    left = {run.name: (number, run) for number, run in enumerate(plan.runs, start=1)}
+    for wait in (False, True):  # at last for runs that other processes had: they are done, or were left unfinished
+        for name, done in executor.each(partial(do_run, plan, request.device, wait), left.copy(), watch):
+            if done:
+                del left[name]
     with claimed(out / LOCKS / "report.lock", watch, wait=True):
         return _finish(plan, partial(facts_of, plan, places, request.notes, command), began, watch)
 

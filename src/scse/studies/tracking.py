@@ -18,7 +18,18 @@ from scse import __version__
 from scse.reports.provenance import git_commit
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
-from scse.support.events import EpochDone, Event, OnEvent, Reported, RunStarted, Scored, StepDone, StoppedError, Trained
+from scse.support.events import (
+    EpochDone,
+    Event,
+    OnEvent,
+    Reported,
+    RunStarted,
+    Scored,
+    StepDone,
+    StoppedError,
+    Trained,
+    Within,
+)
 from scse.support.json_files import read_json, validated
 from scse.training.cleaning_choice import CHOICE
 from scse.training.log import LOG, read_log
@@ -84,6 +95,7 @@ class MlflowTracker:
         self.uri = uri or f"sqlite:///{self.folder / 'mlflow.db'}"
         self.name = ""  # of the current run, or "report"
         self.started: RunStarted | None = None  # the current run
+        self.starts: dict[str, RunStarted] = {}  # of runs that are done at the same time
         self.open: str | None = None  # its id in MLflow
         self.epochs: set[int] = set()  # its epochs that are logged
         self.reachable = True
@@ -152,6 +164,11 @@ class MlflowTracker:
             # a run is finished in MLflow when everything is logged
             case Scored() if not (event.skipped and self._is_finished(event.folder)):
                 self._log_trained(event.folder, event.scores)
+            case Within(run, RunStarted() as started):
+                self.starts[run] = started
+            case Within(run, Scored() as scored):  # of runs that are done at the same time, each is logged at its end
+                self._log(self.starts[run])
+                self._log(scored)
             case Reported():
                 self._log_report(event)
 

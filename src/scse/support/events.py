@@ -204,7 +204,32 @@ class Reported:
     folder: Path
 
 
-Event = Progress | Stage | Planned | RunStarted | StepDone | EpochDone | CleaningChosen | Trained | Scored | Reported
+@dataclass(frozen=True, slots=True)
+class Within:
+    """An event of one of several items that are done at the same time, each in a process of its own.
+
+    Attributes:
+        name: Name of the item, such as that of a run.
+        event: What it reported.
+    """
+
+    name: str
+    event: "Event"
+
+
+Event = (
+    Progress
+    | Stage
+    | Planned
+    | RunStarted
+    | StepDone
+    | EpochDone
+    | CleaningChosen
+    | Trained
+    | Scored
+    | Reported
+    | Within
+)
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], bool]

@@ -32,8 +32,9 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "dicom": frozenset({"highdicom", "pydicom"}),
     "hub": frozenset({"huggingface_hub"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
+    "ray": frozenset({"ray"}),
 }
-"""Extra -> the packages that it installs and scse imports; `dicom` and `hub` have those of `study`, too."""
+"""Extra -> the packages that it installs and scse imports; `dicom`, `hub` and `ray` have those of `study`, too."""
 
 
 class MissingLibraryError(ModuleNotFoundError):

@@ -58,6 +58,16 @@ def marked(outputs: Sequence[Path]) -> Generator[None]:
                 write_atomic(_mark(path), now)
 
 
+def marked_digest(path: Path) -> str | None:
+    """The digest of the content that scse wrote into a file; None if it did not write it or is writing it."""
+    return (_read(_mark(path)) or b"").decode() or None
+
+
+def is_marked(path: Path, digest: str) -> bool:
+    """Whether a file has the content of this digest, and scse wrote it."""
+    return marked_digest(path) == digest and path.is_file() and _digest(path).decode() == digest
+
+
 def _named(paths: Sequence[Path]) -> str:
     return shortened_list(paths)
 
