@@ -71,11 +71,12 @@ def connected(address: str | None) -> Generator[None]:
     """
     with needing("--on ray", "ray"):
         import ray  # noqa: PLC0415 (an optional package, which takes seconds)
+    place = None if address is None else _parsed(address)
     if ray.is_initialized():
         yield
         return
-    if address is not None:
-        _reach(address)
+    if place is not None:
+        _reach(*place)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -89,15 +90,20 @@ def connected(address: str | None) -> Generator[None]:
         ray.shutdown()
 
 
-def _reach(address: str) -> None:
-    """Check that there is a server at an address; Ray itself would try for minutes."""
+def _parsed(address: str) -> tuple[str, int]:
+    """Host and port of an address."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
         raise UserError(f"on must be ray, or ray:HOST:PORT of a cluster such as ray:10.0.0.1:6379, got 'ray:{address}'")
+    return host, int(port)
+
+
+def _reach(host: str, port: int) -> None:
+    """Check that there is a server; Ray itself would try for minutes."""
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"there is no Ray cluster at {address} ({in_short(error)}); {REMEDY}") from error
+        raise UserError(f"there is no Ray cluster at {host}:{port} ({in_short(error)}); {REMEDY}") from error
 
 
 def gpus_there() -> float:
