@@ -100,20 +100,18 @@ def _silently(run: Callable[[Any], Any]) -> None:
     from scse.cli.console import stop_on_signal
     from scse.support.events import StoppedError, Watch
 
+    _quiet_fabric()
     with stop_on_signal(Console(quiet=True), apart=APART) as stop, suppress(StoppedError):
         run(Watch(stop=stop))
 
 
 def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Callable[[], str], apart: float = 0) -> Any:
     """Run with progress in the terminal, tracking and signals; a stop ends the command with how to continue."""
-    import logging
-
     from scse.cli.console import Watcher, stop_on_signal
     from scse.studies.tracking import tracked
     from scse.support.events import StoppedError, Watch
 
-    # it announces the precision at every run; the plan says it once
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    _quiet_fabric()
     screen = console()
     with stop_on_signal(screen, apart=apart) as stop, Watcher(screen) as watcher:
         try:
@@ -123,3 +121,10 @@ def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Call
             message = f"{stopped}\nto continue: {again()}"
     say(message)
     raise typer.Exit(INTERRUPTED)
+
+
+def _quiet_fabric() -> None:
+    """Keep Fabric from announcing the precision and processes of every run: the plan says both once."""
+    import logging
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

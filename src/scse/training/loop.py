@@ -151,11 +151,11 @@ def make_steps(
 ) -> tuple[Batches | OnDevice, Callable[..., torch.Tensor]]:
     """What is sent for the steps of an epoch, and the function that takes a step with it; see `fit`."""
     if fabric.device.type != "cuda":
-        return batches, lambda images, labels: train_step(state, loss, images, labels, fabric, ranks)
+        return batches, lambda images, labels: train_step(state, loss, images, labels, fabric, ranks=ranks)
     feed = on_device(batches, fabric.device, free=free_memory(fabric.device))
 
     def eager(*sent: torch.Tensor) -> torch.Tensor:
-        return train_step(state, loss, *feed.pixels(*feed.moved(sent)), fabric, ranks)
+        return train_step(state, loss, *feed.pixels(*feed.moved(sent)), fabric, ranks=ranks)
 
     def work(*sent: torch.Tensor) -> torch.Tensor:
         return _backward(state.network, loss, *feed.pixels(*sent), fabric)
@@ -172,6 +172,7 @@ def train_step(
     images: torch.Tensor,
     labels: torch.Tensor,
     fabric: Fabric,
+    *,
     ranks: Ranks = ALONE,
 ) -> torch.Tensor:
     """One step of the optimiser and the schedule.

@@ -45,8 +45,8 @@ class SegmentationLoss(nn.Module):
         if "ce" in self.terms:
             entropy = self.terms["ce"](logits, labels)
             # the mean over a batch of ignored voxels alone would be NaN
-            every = learned is None or self.shared
-            losses.append(entropy if every else torch.where(learned.any(), entropy, 0.0))
+            alone = None if self.shared else learned
+            losses.append(entropy if alone is None else torch.where(alone.any(), entropy, 0.0))
         if "dice" in self.terms:
             losses.append(self._dice(logits, labels, learned))
         return torch.stack(losses).sum()
@@ -140,11 +140,12 @@ class SharedDice(DiceLoss):
     def __init__(self) -> None:
         super().__init__(batch=True)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Loss of shares (N, classes, *spatial) for the shares that are wanted: a scalar."""
-        axes = [0, *range(2, input.ndim)]
-        common, ours, theirs = total(torch.stack([part.sum(axes) for part in (input * target, input, target)]))
-        return (1 - (2 * common + self.smooth_nr) / (ours + theirs + self.smooth_dr)).mean()
+    def forward(self, shares: Tensor, wanted: Tensor) -> Tensor:
+        """Loss of shares (N, classes, *spatial) for those that are wanted: a scalar."""
+        axes = [0, *range(2, shares.ndim)]
+        common, ours, theirs = total(torch.stack([part.sum(axes) for part in (shares * wanted, shares, wanted)]))
+        losses: Tensor = 1 - (2 * common + self.smooth_nr) / (ours + theirs + self.smooth_dr)
+        return losses.mean()
 
 
 def shared_mean(summed: Tensor, weight: Tensor) -> Tensor:

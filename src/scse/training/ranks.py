@@ -16,8 +16,9 @@ from typing import Any, Self, TypeVar, cast
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from scse.inference.devices import choose_device
@@ -308,15 +309,15 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
             setattr(self, name, getattr(norm, name))
         self.train(norm.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, _maps: Tensor) -> None:
         """Accept maps of any number of axes."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, given: Tensor) -> Tensor:
         """Normalise maps (N, C, *spatial)."""
-        if not self.training and self.running_mean is not None:
-            return super().forward(input)
-        maps, axes = input.float(), [0, *range(2, input.ndim)]
-        shape = (1, -1, *(1,) * (input.ndim - 2))
+        if not self.training:
+            return super().forward(given)
+        maps, axes = given.float(), [0, *range(2, given.ndim)]
+        shape = (1, -1, *(1,) * (given.ndim - 2))
         ranks = dist.get_world_size()
         count = ranks * maps.numel() // maps.shape[1]
         if count == 1:
@@ -324,12 +325,11 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = total(maps.mean(axes)) / ranks
         centred = maps - mean.view(shape)
         variance = total(centred.square().mean(axes)) / ranks
-        if self.training:
-            self._note(mean.detach(), variance.detach() * count / (count - 1))
+        self._note(mean.detach(), variance.detach() * count / (count - 1))
         scale = (variance + self.eps).rsqrt()
-        if self.weight is None:
-            return (centred * scale.view(shape)).to(input.dtype)
-        return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(input.dtype)
+        if not self.affine:
+            return (centred * scale.view(shape)).to(given.dtype)
+        return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(given.dtype)
 
     def _note(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:

@@ -81,7 +81,7 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
     settings, device = request.training_settings(), choose_device(request.device)
     ranks = Ranks.of(request.devices, request.nodes)
     if not ranks.first:
-        return _follow(request.out, settings, watch, device, cache or cache_folder(), ranks)
+        return _follow(request.out, settings, watch, device, cache or cache_folder(), ranks=ranks)
     ranks.check(settings.batch_size, request.device)
     if (request.out / LOCK).exists():  # a folder in use is reported before the data are read
         with alone(request.out):
@@ -127,7 +127,7 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
     ]
     advice = advise_dims(facts, task.recipe.view)
     watch.report(Planned([*rows, *task.recipe.describe(), *advice], runs=1))
-    return _train_one(task, settings, request.out, watch, device, ranks)
+    return _train_one(task, settings, request.out, watch, device, ranks=ranks)
 
 
 def _data(request: TrainRequest, cache: Path) -> Dataset | Path:
@@ -221,18 +221,18 @@ def run_again(
     chosen = confirm_network(folder, record.settings.network, network, downloading=downloading)
     settings, cache = record.settings.model_copy(update={"network": chosen}), cache or cache_folder()
     if not ranks.first:
-        return _follow(folder, settings, watch, chosen_device, cache, ranks)
+        return _follow(folder, settings, watch, chosen_device, cache, ranks=ranks)
     ranks.check(settings.batch_size, device)
-    return _train_one(prepared_task(record, cache), settings, folder, watch, chosen_device, ranks)
+    return _train_one(prepared_task(record, cache), settings, folder, watch, chosen_device, ranks=ranks)
 
 
 def _train_one(
-    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, ranks: Ranks
+    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, *, ranks: Ranks
 ) -> Segmenter:
     """Train a run that is not part of a study, and report its start and end."""
     name = folder.resolve().name
     watch.report(RunStarted(name, folder, number=1, runs=1, settings=settings.model_dump()))
-    segmenter = train_task(task, settings, folder, watch, device, ranks)
+    segmenter = train_task(task, settings, folder, watch, device, ranks=ranks)
     watch.report(Trained(name, folder))
     return segmenter
 
@@ -269,7 +269,7 @@ def train(
 
 
 def train_task(
-    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, ranks: Ranks = ALONE
+    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, *, ranks: Ranks = ALONE
 ) -> Segmenter:
     """See `train`."""
     with alone(folder):
@@ -277,11 +277,11 @@ def train_task(
             watch.report(Stage(changes))
         ranks.join(device)
         with ranks.ending_together():
-            return _train(task, settings, folder, watch, device, ranks)
+            return _train(task, settings, folder, watch, device, ranks=ranks)
 
 
 def _follow(
-    folder: Path, settings: Settings, watch: Watch, device: torch.device, cache: Path, ranks: Ranks
+    folder: Path, settings: Settings, watch: Watch, device: torch.device, cache: Path, *, ranks: Ranks
 ) -> Segmenter:
     """Train in another process than the first, which prepares the data, reports and writes.
 
@@ -294,10 +294,12 @@ def _follow(
     # a network in a file is the one that the user named, and never the one that the folder names
     settings = record.settings.model_copy(update={"network": settings.network})
     with ranks.ending_together():
-        return _train(task, settings, folder, Watch(stop=watch.stop), device, ranks)
+        return _train(task, settings, folder, Watch(stop=watch.stop), device, ranks=ranks)
 
 
-def _train(task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, ranks: Ranks) -> Segmenter:
+def _train(
+    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, *, ranks: Ranks
+) -> Segmenter:
     fabric = new_fabric(settings, ranks.device(device))
     with arithmetic(fabric.device, deterministic=settings.deterministic):
         batches = make_batches(task, settings, fabric.device, ranks)
