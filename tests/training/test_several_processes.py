@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.01,
     "precision": "32",
 }
+EXPLODING = {"optimizer": "sgd", "schedule": "steps", "learning_rate": 1e3, "weight_decay": 1e3, "slices_per_epoch": 30}
 EPOCHS = 12
 VARIABLES = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
 
@@ -96,8 +97,7 @@ def test_fewer_slices_than_a_batch_have_to_divide_too(task: Task) -> None:
 
 def test_three_processes_compute_the_loss_and_gradients_of_the_whole_batch(volumes: Path, tmp_path: Path) -> None:
     port = str(find_free_network_port())
-    for checked in (_check_sums, _check_trainings):
-        start_processes(_rank, (checked, port, volumes, tmp_path), nprocs=3, start_method="spawn")
+    start_processes(_rank, (port, volumes, tmp_path), nprocs=3, start_method="spawn")
     alone = train_on(volumes, out=tmp_path / "alone", **_volumes())
     assert losses(tmp_path / "together") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
     assert alone.recipe.dims == 3
@@ -108,15 +108,16 @@ def _volumes() -> dict[str, Any]:
     return {"dims": 3, "epochs": 2, "folds": 2, "settings": chosen, "device": "cpu", "cleaning": "none"}
 
 
-def _rank(rank: int, checked: Callable[..., None], port: str, data: Path, folder: Path) -> None:
+def _rank(rank: int, port: str, data: Path, folder: Path) -> None:
     os.environ |= VARIABLES | {"MASTER_PORT": port, "LOCAL_WORLD_SIZE": "3", "WORLD_SIZE": "3"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
-    checked(data, folder)
+    _check_sums(Ranks.of())
+    _check_trainings(data, folder)
 
 
-def _check_sums(_data: Path, _folder: Path) -> None:
-    ranks, rng = Ranks.of(), np.random.default_rng(0)
+def _check_sums(ranks: Ranks) -> None:
+    rng = np.random.default_rng(0)
     ranks.join(torch.device("cpu"))
     images = torch.from_numpy(rng.normal(2, 3, (6, 2, 8, 8)).astype(np.float32))
     labels = torch.from_numpy(rng.integers(0, 3, (6, 8, 8)))
@@ -171,7 +172,7 @@ def _net(loss: nn.Module) -> nn.Sequential:
     outputs = 2 if isinstance(loss, RegionLoss) else 3
     net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, outputs, 1))
     net.unused = nn.Linear(2, 2)
-    net.forward = lambda images: nn.Sequential(*net[:4])(images)
+    net.forward = lambda images: net[3](net[2](net[1](net[0](images))))
     return net
 
 
@@ -189,7 +190,7 @@ def _check_trainings(data: Path, folder: Path) -> None:
     first = os.environ["RANK"] == "0"
     chosen = _volumes()
     with pytest.raises(UserError if first else StoppedError, match="the loss became"):
-        train_on(data, out=folder / "nan", **{**chosen, "settings": {**chosen["settings"], "learning_rate": 1e3}})
+        train_on(data, out=folder / "nan", **{**chosen, "settings": {**chosen["settings"], **EXPLODING}})
     segmenter = train_on(data, out=folder / "together", on_event=events.append, **chosen)
     assert any(isinstance(event, EpochDone) for event in events) == first
     assert [type(module) for module in segmenter.network.modules()].count(nn.BatchNorm3d) > 0
