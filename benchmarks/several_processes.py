@@ -18,13 +18,13 @@ from measuring import machine, markdown
 
 from scse.training.log import read_log
 
-SETTINGS = ("--epochs", "3", "--set", "batch_size=6", "--set", "slices_per_epoch=120", "--set", "precision=32",
-            "--cleaning", "none", "--variant", "scse", "--device", "cpu", "--track", "tensorboard")  # fmt: skip
+SETTINGS = ("--epochs", "3", "--set", "batch_size=6", "--set", "slices_per_epoch=60", "--set", "precision=32",
+            "--set", "width=16", "--folds", "2", "--cleaning", "none", "--device", "cpu")  # fmt: skip
 
 
-def trained(data: Path, out: Path, processes: int, given: tuple[str, ...]) -> tuple[list[float], list[float], float]:
+def trained(data: Path, out: Path, processes: int) -> tuple[list[float], list[float], float]:
     """Loss and Dice of the epochs, and the seconds."""
-    command = [sys.executable, "-m", "scse", "train", str(data), "-o", str(out), *SETTINGS, *given]
+    command = [sys.executable, "-m", "scse", "train", str(data), "-o", str(out), *SETTINGS]
     # as many threads as cores over all processes, as Fabric sets them
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
@@ -36,7 +36,6 @@ def trained(data: Path, out: Path, processes: int, given: tuple[str, ...]) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", default="1,2,3")
-    parser.add_argument("--given", nargs="*", default=[], help="further words of the command line, such as --set=width=8")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "cohort"
@@ -44,8 +43,7 @@ def main() -> None:
         subprocess.run([*simulate, "--seed", "0"], check=True, stdout=subprocess.DEVNULL)
         rows, alone = [], [1.0]
         for processes in map(int, options.processes.split(",")):
-            given = ("--folds", "2", *options.given)
-            losses, dice, seconds = trained(data, Path(folder) / f"run{processes}", processes, given)
+            losses, dice, seconds = trained(data, Path(folder) / f"run{processes}", processes)
             alone = losses if processes == 1 else alone
             difference = max(abs(loss - one) / one for loss, one in zip(losses, alone, strict=True))
             shown = [", ".join(f"{value:.6f}" for value in values) for values in (losses, dice)]

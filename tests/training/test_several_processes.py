@@ -99,12 +99,13 @@ def test_three_processes_compute_the_loss_and_gradients_of_the_whole_batch(volum
     port = str(find_free_network_port())
     start_processes(_rank, (port, volumes, tmp_path), nprocs=3, start_method="spawn")
     alone = train_on(volumes, out=tmp_path / "alone", **_volumes())
-    assert losses(tmp_path / "together") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert losses(tmp_path / "together") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
     assert alone.recipe.dims == 3
 
 
 def _volumes() -> dict[str, Any]:
-    chosen = {**SETTINGS, "batch_size": 3, "slices_per_epoch": 6}
+    # the first steps of AdamW depend on the sign of gradients, also of those that are nothing but rounding
+    chosen = {**SETTINGS, "batch_size": 3, "slices_per_epoch": 6, "optimizer": "sgd"}
     return {"dims": 3, "epochs": 2, "folds": 2, "settings": chosen, "device": "cpu", "cleaning": "none"}
 
 

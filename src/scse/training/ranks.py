@@ -6,8 +6,10 @@ batch, so that a training does not depend on the number of ranks, but for roundi
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
@@ -154,7 +156,7 @@ class Ranks:
         environment = TorchElasticEnvironment() if is_under_torchrun() else LightningEnvironment()
         strategy = DDPStrategy(cluster_environment=environment, timeout=TIMEOUT)
         fabric = Fabric(accelerator=device.type, devices=self.devices, num_nodes=self.nodes, strategy=strategy)
-        with _reaching_all():
+        with _reaching_all(), nullcontext() if self.first else _ended_by_signals():
             fabric.launch()
 
     @contextmanager
@@ -264,6 +266,20 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> Tensor:
         return cast(Tensor, _Total.apply(gradients))
+
+
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """Let Ctrl-C and SIGTERM end the process at once: torch waits for the first rank where Python sees no signal."""
+    if threading.current_thread() is not threading.main_thread():  # only there can Python set them
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
