@@ -18,7 +18,7 @@ from measuring import machine, markdown
 
 from scse.training.log import read_log
 
-SETTINGS = ("--epochs", "3", "--set", "batch_size=6", "--set", "slices_per_epoch=60", "--set", "precision=32",
+SETTINGS = ("--epochs", "3", "--set", "batch_size=6", "--set", "slices_per_epoch=36", "--set", "precision=32",
             "--set", "width=16", "--folds", "2", "--cleaning", "none", "--device", "cpu")  # fmt: skip
 
 
