@@ -382,8 +382,8 @@ def test_a_loss_that_is_fetched_later_ends_the_run_with_the_same_error(
     monkeypatch.setattr(loop, "report_interval", lambda device: 3)
     take_step, steps = loop.train_step, []
 
-    def diverge(*given: Any) -> torch.Tensor:
-        steps.append(take_step(*given))
+    def diverge(*given: Any, **further: Any) -> torch.Tensor:
+        steps.append(take_step(*given, **further))
         return steps[-1] * (math.inf if len(steps) == 7 else 1)
 
     monkeypatch.setattr(loop, "train_step", diverge)

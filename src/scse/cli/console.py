@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -175,26 +176,34 @@ def _scored(event: Scored) -> str:
 
 
 @contextmanager
-def stop_on_signal(console: Console) -> Iterator[Callable[[], bool]]:
+def stop_on_signal(console: Console, *, apart: float = 0) -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop, which loops check; a second one interrupts at once.
 
     A third one, during the cleanup, ends the process.
+
+    Args:
+        console: Where the request is confirmed.
+        apart: Seconds after the first signal in which others are taken for the same.
 
     Yields:
         A function that returns whether to stop.
     """
     asked: list[int] = []
+    since: list[float] = []
     answered: list[int] = []
     interrupted: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         # nothing is printed here: whatever was interrupted may itself be in the middle of printing
+        if asked and time.monotonic() - since[0] < apart:
+            return
         if asked:
             for each in SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
             interrupted.append(number)
             raise KeyboardInterrupt
         asked.append(number)
+        since.append(time.monotonic())
 
     def stop() -> bool:
         if asked and not answered:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from scse.studies.request import StudyRequest
 from scse.training.request import TrainRequest
 from scse.vocabulary.variants import Variant
 
+APART = 2.0  # seconds between two signals of people: torchrun repeats those that the terminal sent to all processes
 DEFAULT_VARIANT = "scse"
 BRAIN = "scse train --simulate 1 --spacing 1.5 --epochs 11 -o brain, then scse predict -m brain SCAN -o labels"
 
@@ -48,14 +50,16 @@ def train(
 ) -> None:
     """Train one segmenter on a data set, or continue an interrupted run."""
     from scse.training import run as training
+    from scse.training.ranks import Ranks
     from scse.zoo.catalogue import read_network
 
     if bool({"dataset", "source", "simulate"} & fields.keys()) == (resume is not None):
         wanted = "the folder of a data set, --from with an image and its label map, --simulate 1 for the built-in atlas"
         raise typer.BadParameter(f"give either {wanted}, or --resume with the folder of a run")
-    if resume is not None and (others := fields.keys() - {"network", "device"}):
+    if resume is not None and (others := fields.keys() - {"network", "device", "devices", "nodes"}):
         raise typer.BadParameter(f"--resume uses the run's own settings; leave out {', '.join(sorted(others))}")
     network, device = fields.get("network"), fields.get("device", "auto")
+    devices, nodes = fields.get("devices"), fields.get("nodes")
     run: Callable[[Any], Any]
     if resume is None:
         request = TrainRequest.make(fields)
@@ -63,32 +67,51 @@ def train(
             request = request.model_copy(update={"variant": Variant(DEFAULT_VARIANT)})
         folder, run = request.out, partial(training.run_training, request)
     else:
-        folder, run = resume, partial(training.run_again, resume, network=network, device=device)
+        options = {"network": network, "device": device, "devices": devices, "nodes": nodes}
+        folder, run = resume, partial(training.run_again, resume, **options)
 
     def again() -> str:
         # stopped while it reads or prepares the data, there is no run to resume yet
         resumable = (folder / training.CHECKPOINT).exists()
         named = ["--network", network] if network is not None and read_network(network).is_file else []
-        given = [("--device", device, "auto"), ("--track", track, "tensorboard")]
-        others = [word for flag, value, default in given if value != default for word in (flag, value)]
+        given = [
+            ("--device", device, "auto"),
+            ("--devices", devices, None),
+            ("--nodes", nodes, None),
+            ("--track", track, "tensorboard"),
+        ]
+        others = [word for flag, value, default in given if value != default for word in (flag, str(value))]
         return shlex.join(["scse", "train", "--resume", str(folder), *named, *others]) if resumable else SAME
 
-    _watched(run, folder, track, again=again)
+    ranks = Ranks.of(devices, nodes)
+    if not ranks.first:
+        _silently(run)
+        return
+    _watched(run, folder, track, again=again, apart=0 if ranks.alone else APART)
     say(f"segmenter: {folder / 'segmenter'}")
 
 
-def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Callable[[], str]) -> Any:
-    """Run with progress in the terminal, tracking and signals; a stop ends the command with how to continue."""
-    import logging
+def _silently(run: Callable[[Any], Any]) -> None:
+    """Run in one of several processes that train together, of which the first reports; a stop ends the command."""
+    from rich.console import Console
 
+    from scse.cli.console import stop_on_signal
+    from scse.support.events import StoppedError, Watch
+
+    _quiet_fabric()
+    with stop_on_signal(Console(quiet=True), apart=APART) as stop, suppress(StoppedError):
+        run(Watch(stop=stop))
+
+
+def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Callable[[], str], apart: float = 0) -> Any:
+    """Run with progress in the terminal, tracking and signals; a stop ends the command with how to continue."""
     from scse.cli.console import Watcher, stop_on_signal
     from scse.studies.tracking import tracked
     from scse.support.events import StoppedError, Watch
 
-    # it announces the precision at every run; the plan says it once
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    _quiet_fabric()
     screen = console()
-    with stop_on_signal(screen) as stop, Watcher(screen) as watcher:
+    with stop_on_signal(screen, apart=apart) as stop, Watcher(screen) as watcher:
         try:
             with tracked(track, folder, watcher) as on_event:
                 return run(Watch(on_event, stop))
@@ -96,3 +119,10 @@ def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Call
             message = f"{stopped}\nto continue: {again()}"
     say(message)
     raise typer.Exit(INTERRUPTED)
+
+
+def _quiet_fabric() -> None:
+    """Keep Fabric from announcing the precision and processes of every run: the plan says both once."""
+    import logging
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

@@ -73,6 +73,12 @@ class Changes:
     numbers: tuple[NDArray[np.float32], ...]
     some: tuple[Sequence["Alter | None"], ...]
 
+    def of(self, chosen: slice) -> "Changes":
+        """Those of some of the images, one after the other."""
+        affine, moves, intensities, mirrored = self.numbers
+        numbers = affine[chosen], moves[chosen], intensities[:, chosen], mirrored[:, chosen]
+        return Changes(numbers, tuple(alters[chosen] for alters in self.some))
+
 
 Alter = Callable[[Tensor], Tensor]
 """Change of one image (C, *spatial)."""

@@ -15,9 +15,16 @@ MOST_POSITIONS = 10_000
 """Positions of each structure in a case from which the centres of patches are drawn."""
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """A seed for one step, so that a resumed run draws the same numbers as an uninterrupted one."""
-    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0])
+def step_seed(seed: int, epoch: int, step: int, *part: int) -> int:
+    """A seed for one step, so that a resumed run draws the same numbers as an uninterrupted one.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Epoch.
+        step: Step in it.
+        part: Number of a part of the batch that is to have numbers of its own.
+    """
+    return int(np.random.SeedSequence([seed, epoch, step, *part]).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,13 @@ class Draw:
     corners: NDArray[np.int64]
     changes: Changes | None
 
+    def part(self, number: int, parts: int) -> "Draw":
+        """One of so many equal parts."""
+        share = len(self.chosen) // parts
+        mine = slice(number * share, (number + 1) * share)
+        changes = None if self.changes is None else self.changes.of(mine)
+        return Draw(self.chosen[mine], self.corners[mine], changes)
+
 
 class Batches:
     """Batches of (images, labels) for training.
@@ -49,6 +63,7 @@ class Batches:
         spacing: Millimetres per pixel along each axis of the patch.
         augmentation: Random changes of each slice or patch; None makes none.
         seed: Seed of order, crops and augmentation.
+        part: The part of every batch that is made here, as its number and the number of parts.
     """
 
     fixed = True
@@ -65,6 +80,7 @@ class Batches:
         seed: int,
         foreground: float = 0.0,
         spacing: Sequence[float] | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.images = [case.images() for case in cases]
         self.labels = [case.labels() for case in cases]
@@ -76,7 +92,7 @@ class Batches:
         self.foreground = foreground
         self.extent = np.multiply(patch, spacing or 1.0)
         self.augmentation = augmentation
-        self.seed = seed
+        self.seed, self.part = seed, part
         self._positions: dict[tuple[int, int], list[NDArray[np.intp]]] = {}
 
     def __len__(self) -> int:
@@ -93,7 +109,7 @@ class Batches:
         order = self._order(np.random.default_rng([self.seed, epoch]))
         for step in range(start, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._draw(chosen, np.random.default_rng(step_seed(self.seed, epoch, step)))
+            yield self._draw(chosen, np.random.default_rng(step_seed(self.seed, epoch, step))).part(*self.part)
 
     def _order(self, rng: np.random.Generator) -> NDArray[np.integer]:
         """Indices in `slices` in the order of an epoch, at least `limit` of them."""

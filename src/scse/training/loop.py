@@ -11,9 +11,10 @@ from torch import nn
 from scse.inference.devices import free_memory
 from scse.inference.windows import channels_last
 from scse.support.errors import UserError
-from scse.support.events import EpochDone, StepDone, Watch
+from scse.support.events import EpochDone, Stage, StepDone, Watch
 from scse.training.batches import Batches, step_seed
 from scse.training.graphs import GraphedSteps
+from scse.training.ranks import ALONE, Ranks
 from scse.training.resident import OnDevice, on_device
 from scse.training.state import Clock, State
 
@@ -33,6 +34,7 @@ def fit(
     checkpoint: Callable[[], None],
     watch: Watch,
     graph: bool = True,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Train from where `state` stands to `epochs`.
 
@@ -45,8 +47,10 @@ def fit(
         validate: Computes the mean Dice on held-out cases; called after every epoch.
         log: Writes an epoch to the log; called after every epoch.
         checkpoint: Saves the state; called after every epoch, and when stopped.
-        watch: Gets `StepDone` and `EpochDone`, and `Stage` where no graph can be recorded; checked after every step.
+        watch: Gets `StepDone` and `EpochDone`, and `Stage` where no graph can be recorded; checked after every step,
+            with several processes at every report of the loss.
         graph: Whether steps on a GPU are launched as a CUDA graph.
+        ranks: The processes that train, which all call this; they stop together.
 
     Returns:
         True if all epochs are done, False if stopped before.
@@ -57,20 +61,22 @@ def fit(
     """
     clock, interval = state.clock, report_interval(fabric.device)
     state.optimizer.zero_grad()  # gradients of an earlier call
-    feed, take_step = make_steps(state, batches, loss, fabric=fabric, graph=graph, watch=watch)
+    feed, take_step = make_steps(state, batches, loss, fabric=fabric, graph=graph, watch=watch, ranks=ranks)
+    part = () if ranks.first else (ranks.rank,)
     while clock.epoch < epochs:
         state.network.train()
         losses = _Losses(clock)
         coming = feed.epoch(clock.epoch, start=clock.step)
         sent = next(coming, None)
         while sent is not None:
-            _seed(step_seed(batches.seed, clock.epoch, clock.step), fabric.device)
+            _seed(step_seed(batches.seed, clock.epoch, clock.step, *part), fabric.device)
             losses.add(take_step(*sent))
             sent = next(coming, None)  # before this one's loss is waited for
-            if clock.step % interval == 0 or clock.step == len(batches):
+            reported = clock.step % interval == 0 or clock.step == len(batches)
+            if reported:
                 losses.fetch()
                 watch.report(_step_done(clock, losses.last, batches, epochs))
-            if watch.stop():
+            if (reported or ranks.alone) and ranks.any(watch.stop(), fabric.device):
                 losses.fetch()
                 checkpoint()
                 return False
@@ -134,24 +140,40 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 def make_steps(
-    state: State, batches: Batches, loss: nn.Module, *, fabric: Fabric, graph: bool, watch: Watch
+    state: State,
+    batches: Batches,
+    loss: nn.Module,
+    *,
+    fabric: Fabric,
+    graph: bool,
+    watch: Watch,
+    ranks: Ranks = ALONE,
 ) -> tuple[Batches | OnDevice, Callable[..., torch.Tensor]]:
     """What is sent for the steps of an epoch, and the function that takes a step with it; see `fit`."""
     if fabric.device.type != "cuda":
-        return batches, lambda images, labels: train_step(state, loss, images, labels, fabric)
+        return batches, lambda images, labels: train_step(state, loss, images, labels, fabric, ranks=ranks)
     feed = on_device(batches, fabric.device, free=free_memory(fabric.device))
 
     def eager(*sent: torch.Tensor) -> torch.Tensor:
-        return train_step(state, loss, *feed.pixels(*feed.moved(sent)), fabric)
+        return train_step(state, loss, *feed.pixels(*feed.moved(sent)), fabric, ranks=ranks)
 
     def work(*sent: torch.Tensor) -> torch.Tensor:
         return _backward(state.network, loss, *feed.pixels(*sent), fabric)
 
+    if graph and not ranks.alone:
+        watch.report(Stage("training without a CUDA graph, because several processes train together"))
+        return feed, eager
     return feed, GraphedSteps(state, work, eager, fabric.device, watch) if graph else eager
 
 
 def train_step(
-    state: State, loss: nn.Module, images: torch.Tensor, labels: torch.Tensor, fabric: Fabric
+    state: State,
+    loss: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    fabric: Fabric,
+    *,
+    ranks: Ranks = ALONE,
 ) -> torch.Tensor:
     """One step of the optimiser and the schedule.
 
@@ -159,6 +181,7 @@ def train_step(
         The loss, a scalar on the device, which may still be computing it.
     """
     value = _backward(state.network, loss, images, labels, fabric)
+    ranks.average_gradients(state.network)
     state.optimizer.step()
     state.optimizer.zero_grad()
     state.schedule.step()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
+from scse.training.ranks import total
 
 
 class SegmentationLoss(nn.Module):
@@ -23,14 +24,17 @@ class SegmentationLoss(nn.Module):
         loss: "ce+dice", "ce" or "dice".
         weights: Class weights of the cross-entropy, (classes,); None for equal weights.
         ignoring: Whether labels may contain ignored voxels. Without any, False gives the same result in less time.
+        shared: Whether several processes have a part of the batch each; the loss is that of the batch.
     """
 
-    def __init__(self, loss: str, *, weights: Tensor | None = None, ignoring: bool = True) -> None:
+    def __init__(
+        self, loss: str, *, weights: Tensor | None = None, ignoring: bool = True, shared: bool = False
+    ) -> None:
         super().__init__()
-        self.ignoring = ignoring
+        self.ignoring, self.shared = ignoring, shared
         terms: dict[str, nn.Module] = {
-            "ce": CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS),
-            "dice": DiceLoss(batch=True),
+            "ce": CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS, shared=shared),
+            "dice": SharedDice() if shared else DiceLoss(batch=True),
         }
         self.terms = nn.ModuleDict({name: terms[name] for name in loss.split("+")})
 
@@ -41,7 +45,8 @@ class SegmentationLoss(nn.Module):
         if "ce" in self.terms:
             entropy = self.terms["ce"](logits, labels)
             # the mean over a batch of ignored voxels alone would be NaN
-            losses.append(entropy if learned is None else torch.where(learned.any(), entropy, 0.0))
+            alone = None if self.shared else learned
+            losses.append(entropy if alone is None else torch.where(alone.any(), entropy, 0.0))
         if "dice" in self.terms:
             losses.append(self._dice(logits, labels, learned))
         return torch.stack(losses).sum()
@@ -65,14 +70,15 @@ class RegionLoss(nn.Module):
         loss: "ce+dice", "ce" or "dice".
         members: Which region contains which class of the labels, (regions, classes), see `LabelScheme.class_members`.
         ignoring: Whether labels may contain ignored voxels. Without any, False gives the same result in less time.
+        shared: Whether several processes have a part of the batch each; the loss is that of the batch.
     """
 
     members: Tensor
 
-    def __init__(self, loss: str, members: NDArray[np.bool_], *, ignoring: bool = True) -> None:
+    def __init__(self, loss: str, members: NDArray[np.bool_], *, ignoring: bool = True, shared: bool = False) -> None:
         super().__init__()
-        self.ignoring, self.names = ignoring, loss.split("+")
-        self.dice = DiceLoss(batch=True)
+        self.ignoring, self.shared, self.names = ignoring, shared, loss.split("+")
+        self.dice = SharedDice() if shared else DiceLoss(batch=True)
         self.register_buffer("members", torch.from_numpy(members).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -92,25 +98,60 @@ class RegionLoss(nn.Module):
 
     def _entropy(self, logits: Tensor, wanted: Tensor, learned: Tensor | None) -> Tensor:
         """Mean over regions and voxels; 0 for a batch of ignored voxels alone."""
-        if learned is None:
+        if learned is None and not self.shared:
             return F.binary_cross_entropy_with_logits(logits, wanted)
-        entropies = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * learned
-        return entropies.sum() / (learned.sum().clamp(min=1) * logits.shape[1])
+        counted = torch.ones_like(wanted[:, :1]) if learned is None else learned
+        entropies = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * counted
+        if self.shared:
+            return shared_mean(entropies.sum(), counted.sum() * logits.shape[1])
+        return entropies.sum() / (counted.sum().clamp(min=1) * logits.shape[1])
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
-    """torch's cross-entropy, whose mean has the same bits at every call on a GPU, too: torch's own has not."""
+    """torch's cross-entropy, whose mean has the same bits at every call on a GPU, too: torch's own has not.
+
+    Args:
+        weight, ignore_index: See `torch.nn.CrossEntropyLoss`.
+        shared: See `SegmentationLoss`.
+    """
+
+    def __init__(self, *, weight: Tensor | None, ignore_index: int, shared: bool = False) -> None:
+        super().__init__(weight=weight, ignore_index=ignore_index)
+        self.shared = shared
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over the voxels that are not ignored: (N, classes, *spatial), (N, *spatial) -> a scalar."""
-        return self.ordered_mean(logits, labels) if logits.is_cuda else super().forward(logits, labels)
+        ordered = self.shared or logits.is_cuda
+        return self.ordered_mean(logits, labels) if ordered else super().forward(logits, labels)
 
     def ordered_mean(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The same mean, by a sum whose order is fixed."""
         entropies = F.cross_entropy(logits, labels, self.weight, ignore_index=self.ignore_index, reduction="none")
         learned = labels != self.ignore_index
         weights = learned if self.weight is None else self.weight[labels.where(learned, 0)] * learned
+        if self.shared:
+            return shared_mean(entropies.sum(), weights.sum())
         return entropies.sum() / weights.sum()
+
+
+class SharedDice(DiceLoss):
+    """MONAI's Dice loss over the whole batch, of which several processes have a part each."""
+
+    def __init__(self) -> None:
+        super().__init__(batch=True)
+
+    def forward(self, shares: Tensor, wanted: Tensor) -> Tensor:
+        """Loss of shares (N, classes, *spatial) for those that are wanted: a scalar."""
+        axes = [0, *range(2, shares.ndim)]
+        common, ours, theirs = total(torch.stack([part.sum(axes) for part in (shares * wanted, shares, wanted)]))
+        losses: Tensor = 1 - (2 * common + self.smooth_nr) / (ours + theirs + self.smooth_dr)
+        return losses.mean()
+
+
+def shared_mean(summed: Tensor, weight: Tensor) -> Tensor:
+    """The mean over all processes, from the sum and the sum of weights of each; 0 without any weight."""
+    summed, weight = total(torch.stack([summed, weight.to(summed)]))
+    return summed / weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 class DeepSupervision(nn.Module):

@@ -103,6 +103,14 @@ class TrainRequest(Request):
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:N or mps. A run may continue on another one."""
 
+    devices: int | None = Field(default=None, ge=1, le=1024)
+    """Processes of this training on this machine, each with a GPU or on the CPU, which share every batch [1, or those
+    that torchrun started]."""
+
+    nodes: int | None = Field(default=None, ge=1, le=65536)
+    """Machines of this training, each with its number in NODE_RANK and the first one in MASTER_ADDR and MASTER_PORT [1,
+    or those that torchrun started]."""
+
     def settings_given(self) -> dict[str, Any]:
         """The settings that the request names, without those of the preset.
 

@@ -50,8 +50,8 @@ class OnDevice(ABC):
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self.batches, self.device = batches, device
-        self.batch_size, self.seed = batches.batch_size, batches.seed
-        changes = next(batches.draws(0)).changes
+        first = next(batches.draws(0))
+        self.batch_size, self.seed, changes = len(first.chosen), batches.seed, first.changes
         self._shapes = [] if changes is None else [each.shape for each in changes.numbers]
         self._single = changes is not None and len(changes.some) > 0
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from scse.training.arithmetic import arithmetic
 from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
+from scse.training.ranks import ALONE, Ranks, is_under_torchrun
 from scse.training.record import RunRecord, check_record, note_device, prepared_task, read_record
 from scse.training.request import TrainRequest
 from scse.training.settings import Settings, reject_unused, without_class_weights
@@ -61,16 +62,27 @@ def train_on(
         fields: Fields of `scse.training.request.TrainRequest`, such as out, preset and settings.
 
     Raises:
-        UserError: An argument is unknown or its value is not allowed.
+        UserError: An argument is unknown or its value is not allowed; or `devices` asks for several processes, and
+            torchrun did not start them.
         DataError: The data have problems, or `out` contains another run.
         StoppedError: `stop` returned True; call again, or `resume`, to continue.
     """
-    return run_training(TrainRequest.make({"dataset": dataset, **fields}), Watch(on_event, stop), cache=cache)
+    request = TrainRequest.make({"dataset": dataset, **fields})
+    if (request.devices or 1) * (request.nodes or 1) > 1 and not is_under_torchrun():
+        raise UserError(
+            f"devices={request.devices}, nodes={request.nodes}: a Python program is not started again by itself; start "
+            "it with torchrun --nproc-per-node N, and leave devices and nodes out"
+        )
+    return run_training(request, Watch(on_event, stop), cache=cache)
 
 
 def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = None) -> Segmenter:
     """Do what a request asks for, see `train_on`."""
     settings, device = request.training_settings(), choose_device(request.device)
+    ranks = Ranks.of(request.devices, request.nodes)
+    if not ranks.first:
+        return _follow(request.out, settings, watch, device, cache or cache_folder(), ranks=ranks)
+    ranks.check(settings.batch_size, request.device)
     if (request.out / LOCK).exists():  # a folder in use is reported before the data are read
         with alone(request.out):
             pass
@@ -111,10 +123,11 @@ def run_training(request: TrainRequest, watch: Watch, *, cache: Path | None = No
         *absent_row(inspection.absent(training), where=where),
         ("clean-up", why),
         ("device", describe_device(device)),
+        *ranks.describe(settings.batch_size),
     ]
     advice = advise_dims(facts, task.recipe.view)
     watch.report(Planned([*rows, *task.recipe.describe(), *advice], runs=1))
-    return _train_alone(task, settings, request.out, watch, device)
+    return _train_one(task, settings, request.out, watch, device, ranks=ranks)
 
 
 def _data(request: TrainRequest, cache: Path) -> Dataset | Path:
@@ -198,20 +211,28 @@ def run_again(
     network: str | None = None,
     device: str | torch.device = "auto",
     cache: Path | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
 ) -> Segmenter:
-    """Continue an interrupted run, see `resume`."""
+    """Continue an interrupted run, see `resume`, with any number of processes."""
     chosen_device, record = choose_device(device), read_record(folder)
+    ranks = Ranks.of(devices, nodes)
     downloading = not (folder / CHECKPOINT).exists()
     chosen = confirm_network(folder, record.settings.network, network, downloading=downloading)
-    settings = record.settings.model_copy(update={"network": chosen})
-    return _train_alone(prepared_task(record, cache or cache_folder()), settings, folder, watch, chosen_device)
+    settings, cache = record.settings.model_copy(update={"network": chosen}), cache or cache_folder()
+    if not ranks.first:
+        return _follow(folder, settings, watch, chosen_device, cache, ranks=ranks)
+    ranks.check(settings.batch_size, device)
+    return _train_one(prepared_task(record, cache), settings, folder, watch, chosen_device, ranks=ranks)
 
 
-def _train_alone(task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device) -> Segmenter:
+def _train_one(
+    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, *, ranks: Ranks
+) -> Segmenter:
     """Train a run that is not part of a study, and report its start and end."""
     name = folder.resolve().name
     watch.report(RunStarted(name, folder, number=1, runs=1, settings=settings.model_dump()))
-    segmenter = train_task(task, settings, folder, watch, device)
+    segmenter = train_task(task, settings, folder, watch, device, ranks=ranks)
     watch.report(Trained(name, folder))
     return segmenter
 
@@ -247,13 +268,41 @@ def train(
     return train_task(task, settings, folder, Watch(on_event, stop), choose_device(device))
 
 
-def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device) -> Segmenter:
+def train_task(
+    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, *, ranks: Ranks = ALONE
+) -> Segmenter:
     """See `train`."""
-    fabric = new_fabric(settings, device)
-    with alone(folder), arithmetic(fabric.device, deterministic=settings.deterministic):
+    with alone(folder):
         if changes := check_record(folder, RunRecord.of(task, settings)):
             watch.report(Stage(changes))
-        batches = make_batches(task, settings, fabric.device)
+        ranks.join(device)
+        with ranks.ending_together():
+            return _train(task, settings, folder, watch, device, ranks=ranks)
+
+
+def _follow(
+    folder: Path, settings: Settings, watch: Watch, device: torch.device, cache: Path, *, ranks: Ranks
+) -> Segmenter:
+    """Train in another process than the first, which prepares the data, reports and writes.
+
+    Raises:
+        StoppedError: The first process stopped, or has an error to report.
+    """
+    ranks.join(device)
+    record = read_record(folder)
+    task = prepared_task(record, cache)
+    # a network in a file is the one that the user named, and never the one that the folder names
+    settings = record.settings.model_copy(update={"network": settings.network})
+    with ranks.ending_together():
+        return _train(task, settings, folder, Watch(stop=watch.stop), device, ranks=ranks)
+
+
+def _train(
+    task: Task, settings: Settings, folder: Path, watch: Watch, device: torch.device, *, ranks: Ranks
+) -> Segmenter:
+    fabric = new_fabric(settings, ranks.device(device))
+    with arithmetic(fabric.device, deterministic=settings.deterministic):
+        batches = make_batches(task, settings, fabric.device, ranks)
         checkpoint = folder / CHECKPOINT
         fitted = read_record(folder).fitted
         state = new_state(
@@ -267,13 +316,20 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
         fabric.to_device(state.network)  # before loading, which puts the optimiser's tensors where the weights are
         if checkpoint.exists():
             state.load(checkpoint, steps=len(batches))
-        if state.clock.epoch < settings.epochs and (moved := note_device(folder, describe_device(device))):
+        trained_on = ranks.describe_devices(describe_device(fabric.device))
+        if ranks.first and state.clock.epoch < settings.epochs and (moved := note_device(folder, trained_on)):
             watch.report(Stage(moved))
         plain = state.network
-        loss = fabric.to_device(make_loss(task, settings))
+        loss = fabric.to_device(make_loss(task, settings, ranks))
         state.network, state.optimizer = fabric.setup(state.network, state.optimizer)
         kept: Kept = {}
-        with open_log(folder, state.clock.history) as log:
+
+        def save() -> None:
+            if ranks.first:
+                State(plain, state.optimizer, state.schedule, state.clock).save(checkpoint)
+
+        logging = open_log(folder, state.clock.history) if ranks.first else nullcontext(ignore)
+        with logging as log, ranks.shared_norms(plain):
             done = fit(
                 state,
                 batches,
@@ -289,11 +345,13 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
                     batch_size=4 * settings.batch_size,
                     fabric=fabric,
                     kept=kept,
+                    ranks=ranks,
                 ),
                 log=log,
-                checkpoint=lambda: State(plain, state.optimizer, state.schedule, state.clock).save(checkpoint),
+                checkpoint=save,
                 watch=watch,
                 graph=settings.graph,
+                ranks=ranks,
             )
         kept.clear()
         state.optimizer.zero_grad()  # gradients of a graph keep its memory
@@ -302,18 +360,28 @@ def train_task(task: Task, settings: Settings, folder: Path, watch: Watch, devic
                 f"stopped in epoch {state.clock.epoch + 1} of {settings.epochs}; its state is in {checkpoint}"
             )
         segmenter = as_segmenter(plain, task, settings)
-        if task.for_cleaning:
+        if ranks.first:
             trained = settings.epochs * len(batches) * batches.batch_size * math.prod(task.recipe.patch)
-            cleaning, choice = choose_cleaning(
-                segmenter, affordable(task.for_cleaning, trained), batch_size=4 * settings.batch_size, watch=watch
-            )
-            write_choice(folder, choice)
-            watch.report(choice)
-            segmenter = replace(segmenter, cleaning=cleaning)
-        else:
-            (folder / CHOICE).unlink(missing_ok=True)
-        segmenter.save(folder / "segmenter")
-        return segmenter
+            segmenter = _finish(segmenter, task, trained, folder, watch, batch_size=4 * settings.batch_size)
+        cleaning = ranks.from_first(segmenter.cleaning)
+        return segmenter if ranks.first else replace(segmenter, cleaning=cleaning)
+
+
+def _finish(
+    segmenter: Segmenter, task: Task, trained: int, folder: Path, watch: Watch, *, batch_size: int
+) -> Segmenter:
+    """Choose the clean-up, after a training on so many pixels, and save the segmenter."""
+    if task.for_cleaning:
+        cleaning, choice = choose_cleaning(
+            segmenter, affordable(task.for_cleaning, trained), batch_size=batch_size, watch=watch
+        )
+        write_choice(folder, choice)
+        watch.report(choice)
+        segmenter = replace(segmenter, cleaning=cleaning)
+    else:
+        (folder / CHOICE).unlink(missing_ok=True)
+    segmenter.save(folder / "segmenter")
+    return segmenter
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from scse.training.losses import (
     have_ignored,
     median_frequency_weights,
 )
+from scse.training.ranks import ALONE, Ranks
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
 from scse.training.task import Task
@@ -55,8 +56,12 @@ def resolve_precision(precision: Precision, device: str | torch.device = "auto")
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "32"
 
 
-def make_batches(task: Task, settings: Settings, device: str | torch.device = "cpu") -> Batches:
-    """Training batches of a run; subjects are simulated on the device."""
+def make_batches(task: Task, settings: Settings, device: str | torch.device = "cpu", ranks: Ranks = ALONE) -> Batches:
+    """Training batches of a run, of which this rank makes its part; subjects are simulated on the device.
+
+    Raises:
+        UserError: Batches do not divide over the ranks.
+    """
     make = partial(
         Batches,
         patch=task.recipe.patch,
@@ -66,11 +71,16 @@ def make_batches(task: Task, settings: Settings, device: str | torch.device = "c
         seed=settings.seed,
         foreground=settings.foreground,
         spacing=task.recipe.spacing,
+        part=(ranks.rank, ranks.size),
     )
+    batches: Batches
     if task.simulation is None:
-        return make(task.training)
-    simulator = Simulator(task.sources, task.simulation, task.recipe, task.scheme, torch.device(device))
-    return FreshBatches(task.training, simulator=simulator, share=settings.simulate, **make.keywords)
+        batches = make(task.training)
+    else:
+        simulator = Simulator(task.sources, task.simulation, task.recipe, task.scheme, torch.device(device))
+        batches = FreshBatches(task.training, simulator=simulator, share=settings.simulate, **make.keywords)
+    ranks.check_batch(batches.batch_size)  # there may be fewer slices than a batch is to have
+    return batches
 
 
 def make_augmentation(task: Task, settings: Settings) -> Augmentation:
@@ -168,22 +178,22 @@ def _steps(optimizer: Optimizer, settings: Settings, steps: int) -> LRScheduler:
 _SCHEDULES: dict[str, Callable[[Optimizer, Settings, int], LRScheduler]] = {"one-cycle": _one_cycle, "steps": _steps}
 
 
-def make_loss(task: Task, settings: Settings) -> nn.Module:
+def make_loss(task: Task, settings: Settings, ranks: Ranks = ALONE) -> nn.Module:
     """Loss of a run, with class weights from its training cases; regions have no class weights."""
-    loss = _segmentation_loss(task, settings)
+    loss = _segmentation_loss(task, settings, shared=not ranks.alone)
     return DeepSupervision(loss) if settings.deep_supervision else loss
 
 
-def _segmentation_loss(task: Task, settings: Settings) -> SegmentationLoss | RegionLoss:
+def _segmentation_loss(task: Task, settings: Settings, *, shared: bool) -> SegmentationLoss | RegionLoss:
     ignoring = have_ignored(task.training)
     if task.regions:
-        return RegionLoss(settings.loss, task.scheme.class_members(), ignoring=ignoring)
+        return RegionLoss(settings.loss, task.scheme.class_members(), ignoring=ignoring, shared=shared)
     if settings.class_weights == "none" or "ce" not in settings.loss:
-        return SegmentationLoss(settings.loss, ignoring=ignoring)
+        return SegmentationLoss(settings.loss, ignoring=ignoring, shared=shared)
     weights = median_frequency_weights(class_frequencies(task.training, len(task.structures) + 1))
     if settings.class_weights == "root-median-frequency":
         weights = weights.sqrt()
-    return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring)
+    return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring, shared=shared)
 
 
 def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:

@@ -14,6 +14,7 @@ from scse.evaluation.scores import dice_of_counts, dice_of_regions, dice_scores
 from scse.inference.devices import free_memory
 from scse.inference.windows import channels_last, in_windows
 from scse.training.batches import Batches
+from scse.training.ranks import ALONE, Ranks
 from scse.training.resident import RESIDENT_SHARE
 
 OVERLAP = 0.25
@@ -45,6 +46,7 @@ def held_out_dice(
     batch_size: int,
     fabric: Fabric,
     kept: Kept | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Mean Dice over structures and cases, on the prepared images; leaves the network in evaluation mode.
 
@@ -60,6 +62,7 @@ def held_out_dice(
         batch_size: Slices per batch.
         fabric: Device and precision.
         kept: Holds the predicted slices on a GPU from one call to the next; the other arguments are then the same.
+        ranks: The processes that train, which all call this and score some of the cases each.
 
     Returns:
         NaN if no case has any structure, in its reference or prediction.
@@ -75,7 +78,7 @@ def held_out_dice(
 
     slices = sum(len(case.labels()) for case in cases)
     scores, kept = [], {} if kept is None else kept
-    for case in cases:
+    for case in ranks.mine(cases):
         labels = case.labels()
         chosen = evenly_spread(len(labels), max(1, len(labels) * most // max(slices, most)))
         if case.name not in kept and fabric.device.type == "cuda":
@@ -97,7 +100,7 @@ def held_out_dice(
             scores.append(_dice_of_regions(joint, scheme))
         else:
             scores.append(dice_scores(predicted[scored], reference[scored], range(1, scheme.outputs)))
-    found = np.array(scores)
+    found = np.array(ranks.joined(scores))
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
