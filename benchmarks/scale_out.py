@@ -22,8 +22,10 @@ import nibabel as nib
 import numpy as np
 import psutil
 import torch
+from measuring import markdown
 
 import scse
+from scse.data.cohort import simulate as simulate_cohort
 from scse.data.recipe import Recipe as Preparation
 from scse.executors.on_ray import OnRay, connected
 from scse.inference.segmenter import Segmenter
@@ -83,14 +85,22 @@ def predict(cases: int) -> None:
             began = time.perf_counter()
             failed = predict_sharded(recipe, images, folder / "out", executor=executor, progress=progress)
             seconds = time.perf_counter() - began
-            written = len(list((folder / "out").glob("*.nii.gz")))
-            tenth = peaks[len(peaks) // 10]
-            print(
-                "| cases | seconds | workers killed | label maps | failed | peak MiB of the driver, first tenth, end |"
-            )
-            print("|---|---|---|---|---|---|")
-            memory = f"{tenth}, {peaks[-1]}"
-            print(f"| {cases} | {seconds:.0f} | {killed[0]} | {written} | {len(failed)} | {memory} |", flush=True)
+        began = time.perf_counter()
+        segmenter.predict_files(images, folder / "alone")
+        alone = time.perf_counter() - began
+        written = sorted((folder / "out").glob("*.nii.gz"))
+        equal = sum(path.read_bytes() == (folder / "alone" / path.name).read_bytes() for path in written)
+        row = {
+            "cases": cases,
+            "workers killed": killed[0],
+            "label maps": len(written),
+            "equal to those of one process": equal,
+            "failed": len(failed),
+            "seconds": f"{seconds:.0f}",
+            "seconds of one process": f"{alone:.0f}",
+            "peak MiB of the driver, first tenth, end": f"{peaks[len(peaks) // 10]}, {peaks[-1]}",
+        }
+        print(markdown(list(row), [list(row.values())]))
 
 
 def study(executors: dict[str, dict[str, object]]) -> None:
@@ -99,7 +109,7 @@ def study(executors: dict[str, dict[str, object]]) -> None:
     print("| runs are done by | seconds |\n|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = scse.simulate(folder / "data", cases=6, seed=0)
+        data = simulate_cohort(folder / "data", cases=6, seed=0)
         for what, options in executors.items():
             began = time.perf_counter()
             scse.study(
