@@ -114,7 +114,7 @@ def test_a_stopped_run_continues_on_the_device_that_resume_names(data, tmp_path,
     asked = iter(range(1000))
     with monkeypatch.context() as patch:
         # 5 inspected, 5 prepared, 1 step
-        patch.setattr(console, "stop_on_signal", lambda _: nullcontext(lambda: next(asked) >= 11))
+        patch.setattr(console, "stop_on_signal", lambda *_, **__: nullcontext(lambda: next(asked) >= 11))
         stopped = call("train", data, "-o", tmp_path / "run", "--epochs", 2, *TINY, "--device", "cpu")
     command = f"scse train --resume {tmp_path / 'run'} --device cpu"
     assert stopped.out.splitlines()[-1] == f"to continue: {command}"
@@ -750,7 +750,7 @@ def test_stopped_with_a_network_of_ones_own_it_says_how_to_go_on(data, mine, tmp
     run, asked = tmp_path / "run", iter(range(1000))
 
     @contextmanager
-    def stopping(_: object) -> Iterator[Callable[[], bool]]:
+    def stopping(*_: object, **__: object) -> Iterator[Callable[[], bool]]:
         yield lambda: next(asked) >= 11  # 5 inspected, 5 prepared, 1 step
 
     monkeypatch.setattr(console, "stop_on_signal", stopping)
@@ -807,7 +807,7 @@ def test_bench_shows_blocks_and_network():
 
 def test_stopped_before_training_it_says_to_call_again(data, tmp_path, monkeypatch):
     @contextmanager
-    def stopping(_: object) -> Iterator[Callable[[], bool]]:
+    def stopping(*_: object, **__: object) -> Iterator[Callable[[], bool]]:
         yield lambda: True
 
     monkeypatch.setattr(console, "stop_on_signal", stopping)

@@ -64,12 +64,15 @@ def predict(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Average over mirrored images, too: up to 8 times as long.")
     ] = False,
+    dropout: Annotated[
+        int, typer.Option(min=0, help="Average over so many passes with the network's dropout on [none].")
+    ] = 0,
     uncertainty: Annotated[
         bool,
         typer.Option(
             "--uncertainty",
-            help="Also write how far segmenters and mirrored images lie apart: NAME.uncertainty.nii.gz for each image, "
-            "and uncertainty.csv.",
+            help="Also write how far segmenters, mirrored images and passes of dropout lie apart: "
+            "NAME.uncertainty.nii.gz for each image, and uncertainty.csv.",
         ),
     ] = False,
     volumes: Annotated[
@@ -117,6 +120,7 @@ def predict(
     from scse.cli.console import Watcher
     from scse.inference.combining import combined
     from scse.inference.devices import choose_device, describe_device
+    from scse.inference.dropout import with_dropout
     from scse.inference.inputs import find_images
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
@@ -127,7 +131,7 @@ def predict(
         raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
-    given = None if weights is None else _weights(weights)
+    given = _weights(weights)
     elsewhere = jobs > 1 or on is not None
     if elsewhere and uncertainty:
         raise typer.BadParameter("--uncertainty is measured by one process; leave out --jobs and --on")
@@ -143,6 +147,7 @@ def predict(
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     _say_seen(found, {name for chosen in ensembles for name in chosen.training})
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
+    groups = [[one for each in group for one in with_dropout(each, dropout)] for group in groups]
     say(f"engine: {groups[0][0].engine}")
     if chosen_device.type != "cpu":
         say(f"device: {describe_device(chosen_device)}")
@@ -154,8 +159,8 @@ def predict(
     predict_all: Callable[..., list[str]] = segmenter.predict_files
     if elsewhere:
         used = groups[0][0].engine.name if groups[0][0].engine else "torch"
-        how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "device": device}
-        predict_all = partial(_predict_elsewhere, members, given, how, on=on, jobs=jobs)
+        how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "dropout": dropout}
+        predict_all = partial(_predict_elsewhere, members, given, {**how, "device": device}, on=on, jobs=jobs)
     with Watcher(console()) as watch:
         failed = predict_all(
             found,
@@ -227,10 +232,10 @@ def _say_volumes(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: 
         complain("notice", f"{counted(len(flags) - MOST_FLAGS, 'more flag')} in {volumes}")
 
 
-def _weights(text: str) -> list[float]:
+def _weights(text: str | None) -> list[float] | None:
     """Parse --weights."""
     try:
-        return [float(word) for word in text.split(",")]
+        return None if text is None else [float(word) for word in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--weights must be numbers with commas, such as 0.4,0.4,0.2, got {text!r}") from None
 

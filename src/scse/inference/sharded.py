@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from scse.executors.base import Executor
 from scse.inference.combining import combined
 from scse.inference.devices import choose_device
+from scse.inference.dropout import with_dropout
 from scse.inference.saved import read_saved
 from scse.inference.segmenter import Segmenter, prediction_paths
 from scse.inference.volume_table import VolumeTable, check_table
@@ -45,6 +46,7 @@ class Recipe:
         squeeze: See `Segmenter.with_squeeze`.
         cleaning: See `Segmenter.with_cleaning`.
         device: Name of the device, which each process chooses on its machine.
+        dropout: Passes with dropout, see `with_dropout`; 0 makes none.
     """
 
     groups: tuple[tuple[tuple[Path, str | None], ...], ...]
@@ -54,6 +56,7 @@ class Recipe:
     squeeze: str = "window"
     cleaning: str = "learned"
     device: str = "auto"
+    dropout: int = 0
 
     def segmenter(self) -> Segmenter:
         """Load the segmenters and combine them."""
@@ -67,6 +70,7 @@ class Recipe:
             ]
             for group in self.groups
         ]
+        groups = [[one for each in group for one in with_dropout(each, self.dropout)] for group in groups]
         return combined(groups, weights=self.weights, mirror=self.mirror).with_cleaning(self.cleaning)
 
     def key(self) -> str:
