@@ -13,12 +13,13 @@ import PIL.Image
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, VOLUMES, ending
+from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, TIFF, VOLUMES, ending
 from scse.data.file_errors import FileError
 from scse.data.itk import Geometry, write_itk
 from scse.data.pictures import read_picture
 from scse.data.raw_volumes import Rounding
-from scse.data.volumes import Volume, is_volume, open_file, open_volume, read_floats
+from scse.data.tiff_stacks import write_stack
+from scse.data.volumes import Volume, is_volume, is_volume_file, open_file, open_volume, read_floats
 from scse.support.atomic import open_atomic, write_atomic
 from scse.support.errors import UserError
 
@@ -106,10 +107,14 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
         DataError: The file cannot be read, or it contains values that are not whole numbers or colours that are not in
             `colors`.
     """
-    if ending(path.name) in VOLUMES:
+    if is_volume_file(path):
         volume = open_file(path)
         if volume.map_shape is None or colors is not None:
-            wanted = "an RGB picture, since labels.csv lists colours" if colors else "one map of 2 or 3 axes"
+            wanted = (
+                "an RGB picture, since labels.csv lists colours"
+                if colors
+                else "one map of 2 or 3 axes, with one number a voxel"
+            )
             raise FileError(path, "unreadable", f"the label has shape {volume.shape}; it must be {wanted}")
         return Image(volume.read_whole_numbers(), volume.affine, is_label=True)
     _check_ending(path)
@@ -154,7 +159,7 @@ def write_label(
         raise UserError("give write_label either like= or affine=, not both")
     compact = _compact(array)
     kind = ending(path.name)
-    if kind in VOLUMES:
+    if kind in VOLUMES or (kind in TIFF and compact.ndim == 3):
         _write_volume(path, compact, like, affine, level=6)
     elif affine is not None:
         raise UserError(f"{path.name}: a picture cannot store an affine; write .nii.gz, or omit affine")
@@ -292,7 +297,9 @@ def _write_volume(
         affine = pattern.affine
     affine = np.eye(4) if affine is None else affine
     kind = ending(path.name)
-    if kind in ITK:
+    if kind in TIFF:
+        write_stack(path, array, affine, level=level)
+    elif kind in ITK:
         own = None if pattern is None else pattern.header
         write_itk(path, array, own if isinstance(own, Geometry) else Geometry.of(affine), level=level)
     elif kind in MGH:
@@ -336,7 +343,7 @@ def _write_nibabel(path: Path, image: Any, *, level: int) -> None:
 
 
 def _picture_bytes(path: Path, array: NDArray[Any]) -> bytes:
-    formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+    formats = {".png": "PNG", **dict.fromkeys(TIFF, "TIFF"), ".bmp": "BMP"}
     kind = formats.get(ending(path.name) or "")
     if kind is None:
         allowed = ", ".join((*NIFTI, *formats))
