@@ -42,6 +42,9 @@ PHOTOMETRIC = {MIN_IS_WHITE: 1, MIN_IS_BLACK: 1, RGB: 3, PALETTE: 1, MASK: 1}
 
 PILLOW_PHOTOMETRIC = {5: 4, 6: 3, 8: 3}  # CMYK, YCbCr, CIELab
 
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value of each type of tags."""
+
 _NO_OUTPUT = logging.NullHandler()
 
 
@@ -71,15 +74,44 @@ def count_images(tiff: "TiffFile") -> int:
     return max(len(full_pages(tiff)) + _ends_early(tiff), *described)
 
 
+def check_directories(path: Path, tiff: "TiffFile") -> None:
+    """Refuse a file whose list of pages, or the values of whose tags, end beyond it; tifffile leaves these out.
+
+    Raises:
+        FileError: One of them does.
+    """
+    size = tiff.filehandle.size
+    every: list[Any] = list(tiff.pages)
+    for page in every:
+        entries, _ = _directory(tiff, page.offset)
+        if beyond := [
+            code for code, place, length in entries if length > tiff.tiff.tagoffsetthreshold and place + length > size
+        ]:
+            raise unreadable(path, f"the value of its tag {beyond[0]} lies beyond its end")
+    if _ends_early(tiff):
+        raise unreadable(path, f"it names more than {len(every)} pages, but the others lie beyond its end")
+
+
 def _ends_early(tiff: "TiffFile") -> bool:
-    """Whether the last page names a next one beyond the end of the file, where tifffile ends the list of pages."""
+    """Whether the last page that tifffile lists names a next one."""
+    every: list[Any] = list(tiff.pages)
+    _, following = _directory(tiff, every[-1].offset)
+    return following not in (0, *(page.offset for page in every))
+
+
+def _directory(tiff: "TiffFile", offset: int) -> tuple[list[tuple[int, int, int]], int]:
+    """The tags of the page at an offset, as code, place and bytes of the value, and the offset of the next page."""
     form, file = tiff.tiff, tiff.filehandle
-    last: Any = tiff.pages[len(tiff.pages) - 1]
-    file.seek(last.offset)
-    (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-    file.seek(last.offset + form.tagnosize + tags * form.tagsize)
+    file.seek(offset)
+    (count,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    content = file.read(count * form.tagsize)
+    layout = form.byteorder + ("HHQQ" if form.is_bigtiff else "HHII")
+    entries = [
+        (code, place, TYPE_BYTES.get(kind, 0) * number)
+        for code, kind, number, place in struct.iter_unpack(layout, content)
+    ]
     (following,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
-    return bool(following >= file.size)
+    return entries, following
 
 
 def read_page(path: Path, page: Any, keep: Keep, decoded: NDArray[Any] | None = None) -> NDArray[Any]:

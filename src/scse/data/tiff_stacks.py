@@ -26,6 +26,7 @@ from scse.data.tiff_pages import (
     PALETTE,
     Keep,
     channel_samples,
+    check_directories,
     check_samples,
     count_images,
     full_pages,
@@ -192,6 +193,7 @@ def open_stack(path: Path) -> TiffVolume:
     """
     check_is_file(path)
     with _reading(path) as tiff:
+        check_directories(path, tiff)
         full = full_pages(tiff)
         described = _ome(path, tiff.ome_metadata, len(full)) if tiff.is_ome else {}
         series = _only_series(path, tiff, len(full))
