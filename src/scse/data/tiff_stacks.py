@@ -298,7 +298,7 @@ def _slices_and_channels(path: Path, series: "TiffPageSeries") -> NDArray[np.int
         remedy = "save the volume of each time as a file of its own"
         raise FileError(path, "unreadable", f"is a time series of {outer['T']} (axes {axes}); {remedy}")
     if list(outer) == ["C"]:
-        remedy = "save channels as samples of one page, or as one file each"
+        remedy = "save channels as samples of one page, or as one file each; and slices as Z, not C"
         raise FileError(path, "unreadable", f"holds {outer['C']} channels of one slice as pages; {remedy}")
     if len(slices) != 1 or outer.keys() - {"C", *slices} or not axes.endswith(inner):
         remedy = "save it with slices (Z) and channels (C) only, as ImageJ's hyperstack or OME-TIFF"
