@@ -78,6 +78,7 @@ class TiffVolume:
         packed: Whether only the first page has a header, and the pixels of the others follow its own.
         colored: Whether the values are indices into a palette.
         header: Position of the voxels in space, a `Geometry`.
+        is_sized: Whether the file gives the lengths of voxels; otherwise they are taken as 1 mm.
         form: None, because it is not of a class of nibabel.
     """
 
@@ -89,6 +90,7 @@ class TiffVolume:
     packed: bool
     colored: bool
     header: Any
+    is_sized: bool
     form: Any = None
 
     @property
@@ -210,7 +212,8 @@ def open_stack(path: Path) -> TiffVolume:
             pages=pages,
             packed=series.is_truncated,
             colored=first.photometric == PALETTE,
-            header=Geometry(spacing, (0.0, 0.0, 0.0), np.eye(3)),
+            header=Geometry(spacing or (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3)),
+            is_sized=spacing is not None,
         )
 
 
@@ -373,11 +376,11 @@ def _imagej_sizes(tiff: "TiffFile") -> tuple[list[Any], list[str]]:
     return [*sizes, abs(_number(spacing))], [str(described["unit"])] * 3
 
 
-def _spacing(path: Path, sizes: Sequence[Any], units: Sequence[str]) -> tuple[float, float, float]:
-    """Millimetres per column, row and slice; 1 mm each where a file gives no lengths."""
+def _spacing(path: Path, sizes: Sequence[Any], units: Sequence[str]) -> tuple[float, float, float] | None:
+    """Millimetres per column, row and slice; None where a file gives no lengths."""
     names = [unit.strip().lower() for unit in units]
     if not sizes or any(name in NO_UNITS for name in names):
-        return (1.0, 1.0, 1.0)
+        return None
     remedy = "correct its properties in the program that wrote it (in ImageJ: Image > Properties)"
     if unknown := [name for name in names if name not in MILLIMETRES]:
         allowed = "nm, µm, mm, cm, m, inch or pixel"
