@@ -366,6 +366,15 @@ def test_a_label_map_is_an_ome_tiff_with_the_voxel_sizes_of_the_image(tmp_path: 
     assert read.GetSpacing()[:2] == pytest.approx(image.spacing[:2])  # ITK reads no distance of slices
 
 
+def test_no_voxel_sizes_are_written_where_the_image_has_none(tmp_path: Path) -> None:
+    write_label(tmp_path / "a.tif", random().T, like=save(tmp_path / "source.tif", random()))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert "PhysicalSize" not in tiff.ome_metadata
+    label = read_label(tmp_path / "a.tif")
+    np.testing.assert_array_equal(label.array, random().T)
+    assert not label.is_sized
+
+
 def test_equal_label_maps_are_equal_files(tmp_path: Path) -> None:
     source = ome(tmp_path / "source.tif", random(), **SIZES)
     for name in ("a.tif", "b.tif"):
@@ -384,8 +393,10 @@ def test_maps_of_values_are_floats(tmp_path: Path) -> None:
 
 def test_an_orientation_that_a_stack_cannot_store_is_refused(tmp_path: Path) -> None:
     for affine in (np.eye(4), np.diag([-1.0, 1, 1, 1]), np.diag([-1.0, -1, 1, 1]) + np.eye(4, k=3)):
-        with pytest.raises(UserError, match=r"a\.tif: a TIFF stack stores .*; write \.nii\.gz"):
+        with pytest.raises(UserError, match=r"a\.tif: the affine .* is not that of a TIFF stack, .*; write \.nii\.gz"):
             write_label(tmp_path / "a.tif", random().T, affine=affine)
+    with pytest.raises(UserError, match=r"a\.tif: a TIFF stack has 3 axes, but the map has shape \(7, 5\)"):
+        write_map(tmp_path / "a.tif", np.zeros((7, 5)), like=save(tmp_path / "source.tif", random()))
     write_label(tmp_path / "b.tif", random().T)
     assert (read_label(tmp_path / "b.tif").orientation, read_label(tmp_path / "b.tif").spacing) == ("LPS", (1, 1, 1))
     write_label(tmp_path / "a.tif", random().T, affine=np.diag([-0.5, -2.0, 3.0, 1.0]))

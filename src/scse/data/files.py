@@ -3,7 +3,7 @@
 import gzip
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, TIFF, VOLUMES, ending
 from scse.data.file_errors import FileError
-from scse.data.itk import LPS, Geometry, write_itk
+from scse.data.itk import Geometry, write_itk
 from scse.data.pictures import read_picture
 from scse.data.raw_volumes import Rounding
 from scse.data.tiff_stacks import TiffVolume, write_stack
@@ -70,7 +70,8 @@ def read_image(paths: Sequence[Path]) -> Image:
 
     Args:
         paths: One file, which may contain several channels (4D NIfTI, vectors of NRRD and MetaImage, TIFF stack, RGB
-            picture), or several files, whose channels are concatenated. A file of a DICOM series stands for all of its slices.
+            picture), or several files, whose channels are concatenated. A file of a DICOM series stands for all of its
+            slices.
 
     Returns:
         The image (C, *spatial) as float32: a volume in its stored axis order and orientation, a picture (C, H, W) in
@@ -87,12 +88,9 @@ def read_image(paths: Sequence[Path]) -> Image:
         for volume in volumes:
             volume.check_length()
         # compare the headers before any voxel is read
-        sized = [_is_sized(volume) for volume in volumes]
-        outlines = [
-            outline(one.channel_shape, one.affine, is_sized=own) for one, own in zip(volumes, sized, strict=True)
-        ]
+        outlines = [outline(one.channel_shape, one.affine, is_sized=_is_sized(one)) for one in volumes]
         _check_geometry(paths, outlines)
-        return Image(read_floats(volumes), volumes[0].affine, is_sized=sized[0])
+        return replace(outlines[0], array=read_floats(volumes))
     images = [read_image([path]) if is_volume(path) else _read_pixels(path) for path in paths]
     _check_geometry(paths, images)
     return images[0] if len(images) == 1 else Image(np.concatenate([image.array for image in images]), None)
@@ -153,8 +151,7 @@ def write_label(
         array: Label map (*spatial) of integers or booleans, in stored orientation.
         like: Volume whose geometry is copied to a written volume; of a file of the same format, the header is copied
             with it, such as NIfTI's q-form, s-form and units.
-        affine: Affine (4, 4) of a written volume without `like`; by default voxels of 1 mm, along right, anterior and
-            superior, or in a stack along left, posterior and superior.
+        affine: Affine (4, 4) of a written volume without `like`; by default the identity, or none in a stack.
 
     Raises:
         UserError: The array is not a label map, does not fit `like`, or cannot be stored in the format.
@@ -310,18 +307,18 @@ def _write_volume(
     slope: float = 1.0,
 ) -> None:
     """Write a volume with the geometry of `like` or an affine; `level` is that of compression."""
+    kind = ending(path.name)
     pattern = None if like is None else open_volume(like)
     if pattern is not None:
         spatial = pattern.channel_shape[1:]
         if spatial[: array.ndim] != array.shape:
             raise UserError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
         affine = pattern.affine
-    kind = ending(path.name)
-    if affine is None:
-        affine = LPS if kind in TIFF else np.eye(4)
     if kind in TIFF:
-        write_stack(path, array, affine, level=level)
-    elif kind in ITK:
+        write_stack(path, array, affine if pattern is None or _is_sized(pattern) else None, level=level)
+        return
+    affine = np.eye(4) if affine is None else affine
+    if kind in ITK:
         own = None if pattern is None else pattern.header
         write_itk(path, array, own if isinstance(own, Geometry) else Geometry.of(affine), level=level)
     elif kind in MGH:

@@ -217,30 +217,32 @@ def open_stack(path: Path) -> TiffVolume:
         )
 
 
-def write_stack(path: Path, array: NDArray[Any], affine: NDArray[np.float64], *, level: int) -> None:
+def write_stack(path: Path, array: NDArray[Any], affine: NDArray[np.float64] | None, *, level: int) -> None:
     """Write a volume atomically as an OME-TIFF stack, compressed with Deflate.
 
     Args:
         path: Output file.
         array: Voxels (columns, rows, slices).
-        affine: Affine (4, 4) from voxel index to mm; only its voxel sizes can be stored.
+        affine: Affine (4, 4) from voxel index to mm, of which a stack stores the voxel sizes; None for no sizes.
         level: Level of compression, 1 to 9.
 
     Raises:
-        UserError: The array is not a volume, or the affine turns or shifts it.
+        UserError: The array is no volume, or the affine has other directions or another origin than stacks.
     """
     import tifffile  # noqa: PLC0415 (importing it takes 0.3 s)
 
-    spacing = np.diag(LPS @ affine)[:3]
-    if array.ndim != 3 or (spacing <= 0).any() or not np.allclose(affine, LPS @ np.diag([*spacing, 1]), atol=1e-6):
-        found = f"an array of {array.ndim} axes and the affine {affine.round(4).tolist()}"
-        raise UserError(
-            f"{path.name}: a TIFF stack stores the voxel sizes of 3 axes that point left, posterior and superior from "
-            f"the origin, got {found}; write .nii.gz"
-        )
+    if array.ndim != 3:
+        raise UserError(f"{path.name}: a TIFF stack has 3 axes, but the map has shape {array.shape}; write .nii.gz")
     stored = np.ascontiguousarray(array.T)
-    sizes = {f"PhysicalSize{axis}": float(size) for axis, size in zip("XYZ", spacing, strict=True)}
-    units = {f"PhysicalSize{axis}Unit": "mm" for axis in "XYZ"}
+    # an identifier of the content, so that equal label maps give equal files
+    metadata: dict[str, Any] = {"axes": "ZYX", "UUID": str(uuid.UUID(bytes=hashlib.sha256(stored.data).digest()[:16]))}
+    options: dict[str, Any] = {}
+    if affine is not None:
+        sizes = _sizes_of(path, affine)
+        for axis, size in zip("XYZ", sizes, strict=True):
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "mm"}
+        # for programs that do not read OME
+        options = {"resolution": (10 / sizes[0], 10 / sizes[1]), "resolutionunit": "CENTIMETER"}
     with open_atomic(path) as file:
         tifffile.imwrite(
             file,
@@ -249,16 +251,20 @@ def write_stack(path: Path, array: NDArray[Any], affine: NDArray[np.float64], *,
             photometric="minisblack",
             compression="zlib",
             compressionargs={"level": level},
-            resolution=(10 / sizes["PhysicalSizeX"], 10 / sizes["PhysicalSizeY"]),  # for programs that read no OME
-            resolutionunit="CENTIMETER",
-            # of the content, so that equal label maps give equal files
-            metadata={
-                "axes": "ZYX",
-                "UUID": str(uuid.UUID(bytes=hashlib.sha256(stored.data).digest()[:16])),
-                **sizes,
-                **units,
-            },
+            metadata=metadata,
+            **options,
         )
+
+
+def _sizes_of(path: Path, affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Millimetres per column, row and slice of an affine (4, 4) that a stack can store."""
+    columns, rows, slices = (float(size) for size in np.diag(LPS @ affine)[:3])
+    expected = Geometry((columns, rows, slices), (0.0, 0.0, 0.0), np.eye(3)).affine
+    if min(columns, rows, slices) <= 0 or not np.allclose(affine, expected, rtol=0, atol=1e-6 * columns):
+        found = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
+        allowed = "which stores only voxel sizes, has axes along left, posterior and superior, and no origin"
+        raise UserError(f"{path.name}: the affine {found} is not that of a TIFF stack, {allowed}; write .nii.gz")
+    return columns, rows, slices
 
 
 @contextmanager
