@@ -1,5 +1,6 @@
 """TIFF stacks as volumes: values and axes against SimpleITK, voxel sizes, what is refused, and label maps written."""
 
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -182,6 +183,12 @@ def test_voxel_sizes_of_imagej_are_in_millimetres(tmp_path: Path, unit: str, len
     metadata = {"axes": "ZYX", "spacing": spacing, "unit": unit}
     image = read_image([save(tmp_path / "a.tif", random(), imagej=True, resolution=RESOLUTION, metadata=metadata)])
     assert image.spacing == pytest.approx((0.25 * length, 0.5 * length, 2 * length))
+
+
+def test_imagej_may_give_each_axis_its_unit(tmp_path: Path) -> None:
+    metadata = {"axes": "ZYX", "spacing": 2.0, "unit": "um", "zunit": "mm"}
+    image = read_image([save(tmp_path / "a.tif", random(), imagej=True, resolution=RESOLUTION, metadata=metadata)])
+    assert image.spacing == pytest.approx((0.00025, 0.0005, 2))
 
 
 def test_without_units_of_length_a_voxel_is_a_millimetre(tmp_path: Path) -> None:
@@ -425,6 +432,33 @@ def test_a_data_set_of_stacks_is_inspected(tmp_path: Path, suffix: str) -> None:
     ome(tmp_path / f"masks/b{suffix}", label.T[:-1], **SIZES)
     [problem] = inspect(Dataset.open(tmp_path)).problems
     assert (problem.case, problem.kind) == ("b", "shape")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif"])
+def test_other_layouts_hold_stacks(tmp_path: Path, suffix: str) -> None:
+    labels = {"background": 0, "left": 1, "right": 2}
+    image, label = scene(np.random.default_rng(0), (12, 16, 8), channels=2)
+    own, msd = tmp_path / "nnunet", tmp_path / "msd"
+    for folder in (own, msd):
+        (folder / "imagesTr").mkdir(parents=True)
+        (folder / "labelsTr").mkdir()
+        save(folder / f"labelsTr/a{suffix}", label.T, **SLICES)
+    for channel in (0, 1):
+        ome(own / f"imagesTr/a_{channel:04d}{suffix}", image[channel].T, **SIZES)
+    ome(msd / f"imagesTr/a{suffix}", image.T.transpose(0, 3, 1, 2), "ZCYX", **SIZES)
+    names = {"0": "one", "1": "two"}
+    content = {"channel_names": names, "labels": labels, "file_ending": suffix}
+    (own / "dataset.json").write_text(json.dumps(content))
+    listed = [{"image": f"./imagesTr/a{suffix}", "label": f"./labelsTr/a{suffix}"}]
+    values = {str(value): name for name, value in labels.items()}
+    (msd / "dataset.json").write_text(json.dumps({"modality": names, "labels": values, "training": listed}))
+    table = tmp_path / "cases.csv"
+    table.write_text(f"image,label\nmsd/imagesTr/a{suffix},msd/labelsTr/a{suffix}\n")
+    for path in (own, msd, table):
+        found = inspect(Dataset.open(path))
+        assert found.problems == ()
+        [fact] = found.facts
+        assert (fact.name, fact.shape, fact.channels, set(fact.voxels)) == ("a", (12, 16, 8), 2, {0, 1, 2})
 
 
 def test_masks_without_voxel_sizes_take_those_of_their_image(tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ def open_tiff(path: Path) -> Iterator["TiffFile"]:
         yield tiff
 
 
-def full_pages(tiff: "TiffFile") -> list[Any]:
+def full_pages(tiff: "TiffFile") -> Iterator[Any]:
     """The pages of a file without reduced copies and transparency masks."""
-    every: list[Any] = list(tiff.pages)
-    return [page for page in every if not (page.is_reduced or page.is_mask)]
+    pages: Iterator[Any] = iter(tiff.pages)
+    return (page for page in pages if not (page.is_reduced or page.is_mask))
 
 
 def count_images(tiff: "TiffFile") -> int:
@@ -71,7 +71,7 @@ def count_images(tiff: "TiffFile") -> int:
     for shaped in tiff.shaped_metadata or ():
         if shaped.get("truncated"):
             described.append(math.prod(shaped["shape"]) // math.prod(tiff.pages.first.shape))
-    return max(len(full_pages(tiff)) + _ends_early(tiff), *described)
+    return max(len(list(full_pages(tiff))) + _ends_early(tiff), *described)
 
 
 def check_directories(path: Path, tiff: "TiffFile") -> None:

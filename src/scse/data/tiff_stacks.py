@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,8 @@ def is_stack(path: Path) -> bool:
         return False
     try:
         with open_tiff(path) as tiff:
-            return count_images(tiff) > 1
+            # of many pages, only two are read
+            return len(list(islice(full_pages(tiff), 2))) > 1 or count_images(tiff) > 1
     except Exception:  # decoders raise almost any exception for damaged files, of which `read_picture` says more
         return False
 
@@ -196,7 +198,7 @@ def open_stack(path: Path) -> TiffVolume:
     check_is_file(path)
     with _reading(path) as tiff:
         check_directories(path, tiff)
-        full = full_pages(tiff)
+        full = list(full_pages(tiff))
         described = _ome(path, tiff.ome_metadata, len(full)) if tiff.is_ome else {}
         series = _only_series(path, tiff, len(full))
         first = full[0]
@@ -379,7 +381,8 @@ def _imagej_sizes(tiff: "TiffFile") -> tuple[list[Any], list[str]]:
     sizes = [math.nan if not count else unit / count for count, unit in per_unit]
     # ImageJ takes 1 where the distance of slices is not written, and ignores its sign
     spacing = described.get("spacing", 1.0)
-    return [*sizes, abs(_number(spacing))], [str(described["unit"])] * 3
+    units = [str(described.get(name, described["unit"])) for name in ("unit", "yunit", "zunit")]
+    return [*sizes, abs(_number(spacing))], units
 
 
 def _spacing(path: Path, sizes: Sequence[Any], units: Sequence[str]) -> tuple[float, float, float] | None:
