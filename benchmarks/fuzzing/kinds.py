@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "picture-bytes": Kind(_alone(images.picture_bytes), 8),
     "picture-same": Kind(_alone(images.picture_same), 5),
     "picture-size": Kind(_alone(images.picture_size), 3),
+    "stack-bytes": Kind(_alone(images.stack_bytes), 4),
     "nnunet-json": Kind(folders.nnunet_json, 6),
     "msd-json": Kind(folders.msd_json, 5),
     "splits-json": Kind(folders.splits_json, 3),

@@ -210,11 +210,11 @@ def test_volumes_without_real_voxels_or_a_valid_place_are_refused(tmp_path: Path
         read_image([tmp_path / "c.nii"])
 
 
-def test_a_tiff_of_several_pages_is_refused(tmp_path: Path) -> None:
+def test_a_tiff_of_several_pages_is_a_volume(tmp_path: Path) -> None:
     pages = [PIL.Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (1, 2, 3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(DataError, match="TIFF of 3 pages"):
-        read_image([tmp_path / "a.tif"])
+    assert read_image([tmp_path / "a.tif"]).array[0, 0, 0].tolist() == [1, 2, 3]
+    assert read_label(tmp_path / "a.tif").shape == (4, 4, 3)
 
 
 def test_no_path_is_a_wrong_argument() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import tifffile
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -176,6 +177,48 @@ def test_a_report_shows_predictions_of_other_formats(nifti: Path, tmp_path: Path
     predictions = sorted((tmp_path / "study" / "runs").glob("*/predictions/*.nrrd"))
     assert [path.name for path in predictions] == ["t0.nrrd", "t0.nrrd"]
     assert (tmp_path / "study" / "viewer.json").is_file()
+
+
+# TIFF stacks
+
+STACKED = np.diag([-2.0, -2.0, 2.0, 1.0])
+"""The axes of a stack, and voxels of 2 mm."""
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ome.tif"])
+def test_stacks_are_segmented_as_nifti_files_of_the_same_axes(
+    nifti: Path, run: Path, model: Segmenter, suffix: str, tmp_path: Path
+) -> None:
+    array = np.asarray(nib.load(nifti / "imagesTs" / "t0_0000.nii.gz").dataobj)
+    nib.save(nib.Nifti1Image(array, STACKED), tmp_path / "t0.nii.gz")
+    image = tmp_path / "in" / f"t0{suffix}"
+    image.parent.mkdir()
+    sizes = {f"PhysicalSize{axis}": 2.0 for axis in "XYZ"} | {f"PhysicalSize{axis}Unit": "mm" for axis in "XYZ"}
+    tifffile.imwrite(image, array.T, ome=True, photometric="minisblack", metadata={"axes": "ZYX", **sizes})
+    out = tmp_path / "out"
+    found = call("predict", image.parent, "-m", run, "-o", out, "--volumes", out / "volumes.csv")
+    assert found.exit_code == 0, found.output
+    expected = model.predict_image(read_image([tmp_path / "t0.nii.gz"]))
+    label = read_label(out / f"t0{suffix}")
+    np.testing.assert_array_equal(label.array, expected)
+    np.testing.assert_allclose(label.affine, STACKED)
+    table = pd.read_csv(out / "volumes.csv")
+    assert table["volume_ml"].tolist() == pytest.approx([(expected == value).sum() * 8 / 1000 for value in (300, 3)])
+    direct = model.predict(image)
+    np.testing.assert_array_equal(np.asarray(direct.dataobj), expected)
+    np.testing.assert_allclose(direct.affine, STACKED)
+    (tmp_path / "references").mkdir()
+    shutil.copy(out / f"t0{suffix}", tmp_path / "references")
+    scored = call("evaluate", out, tmp_path / "references", "--dataset", nifti, "-o", tmp_path / "scores")
+    assert scored.exit_code == 0, scored.output
+    assert uncertain([model], mirror=True).predict_files({"t0": [image]}, out, overwrite=True) == []
+    assert read_image([out / f"t0.uncertainty{suffix}"]).shape == array.shape
+    found = call("explain", run, image, "-o", tmp_path / "gates")
+    assert found.exit_code == 0, found.output
+    gates = sorted((tmp_path / "gates").glob(f"spatial_*{suffix}"))
+    assert len(gates) == 4
+    for path in gates:
+        np.testing.assert_allclose(read_image([path]).affine, STACKED)
 
 
 # DICOM series

@@ -34,7 +34,8 @@ VOLUMES = tuple(VOLUME_KINDS)
 NIFTI = (".nii.gz", ".nii")
 MGH = (".mgz", ".mgh")
 ITK = tuple(known for known in VOLUMES if known not in NIFTI + MGH)
-PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+TIFF = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
+PICTURES = (".png", *TIFF, ".jpg", ".jpeg", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 ENDINGS = VOLUMES + PICTURES
 
@@ -47,11 +48,3 @@ def ending(name: str) -> str | None:
 def stem(name: str) -> str:
     """A file name without the ending that `ending` returns: `brain.nii.gz` -> `brain`."""
     return name[: len(name) - len(ending(name) or "")]
-
-
-def written_ending(name: str) -> str:
-    """The ending of the label map of an image: that of its format, .png for pictures, .nii.gz for DICOM series."""
-    known = ending(name)
-    if known in PICTURES:
-        return ".png"
-    return VOLUME_KINDS[known].written if known else ".nii.gz"

@@ -3,7 +3,7 @@
 import gzip
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import PIL.Image
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
-from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, VOLUMES, ending
+from scse.data.endings import ENDINGS, ITK, LOSSY, MGH, NIFTI, TIFF, VOLUMES, ending
 from scse.data.file_errors import FileError
 from scse.data.itk import Geometry, write_itk
 from scse.data.pictures import read_picture
 from scse.data.raw_volumes import Rounding
-from scse.data.volumes import Volume, is_volume, open_file, open_volume, read_floats
+from scse.data.tiff_stacks import TiffVolume, write_stack
+from scse.data.volumes import Volume, is_volume, is_volume_file, open_file, open_volume, read_floats
 from scse.support.atomic import open_atomic, write_atomic
 from scse.support.errors import UserError
 
@@ -33,13 +34,15 @@ class Image:
 
     Attributes:
         array: Voxels: (C, *spatial) float32 of an image, (*spatial) integers of a label map.
-        affine: Affine (4, 4) from voxel index to mm, for NIfTI files; None for pictures.
+        affine: Affine (4, 4) from voxel index to mm, for volumes; None for pictures.
         is_label: Whether `array` is a label map, which has no channel axis.
+        is_sized: Whether the file gives the lengths of voxels. A TIFF stack need not; its voxels are taken as 1 mm.
     """
 
     array: NDArray[Any]
     affine: NDArray[np.float64] | None
     is_label: bool = False
+    is_sized: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,8 +69,9 @@ def read_image(paths: Sequence[Path]) -> Image:
     """Read an image of one or more channels.
 
     Args:
-        paths: One file, which may contain several channels (4D NIfTI, vectors of NRRD and MetaImage, RGB picture), or
-            several files, whose channels are concatenated. A file of a DICOM series stands for all of its slices.
+        paths: One file, which may contain several channels (4D NIfTI, vectors of NRRD and MetaImage, TIFF stack, RGB
+            picture), or several files, whose channels are concatenated. A file of a DICOM series stands for all of its
+            slices.
 
     Returns:
         The image (C, *spatial) as float32: a volume in its stored axis order and orientation, a picture (C, H, W) in
@@ -84,8 +88,9 @@ def read_image(paths: Sequence[Path]) -> Image:
         for volume in volumes:
             volume.check_length()
         # compare the headers before any voxel is read
-        _check_geometry(paths, [outline(volume.channel_shape, volume.affine) for volume in volumes])
-        return Image(read_floats(volumes), volumes[0].affine)
+        outlines = [outline(one.channel_shape, one.affine, is_sized=_is_sized(one)) for one in volumes]
+        _check_geometry(paths, outlines)
+        return replace(outlines[0], array=read_floats(volumes))
     images = [read_image([path]) if is_volume(path) else _read_pixels(path) for path in paths]
     _check_geometry(paths, images)
     return images[0] if len(images) == 1 else Image(np.concatenate([image.array for image in images]), None)
@@ -106,12 +111,16 @@ def read_label(path: Path, *, colors: Mapping[int, tuple[int, int, int]] | None 
         DataError: The file cannot be read, or it contains values that are not whole numbers or colours that are not in
             `colors`.
     """
-    if ending(path.name) in VOLUMES:
+    if is_volume_file(path):
         volume = open_file(path)
         if volume.map_shape is None or colors is not None:
-            wanted = "an RGB picture, since labels.csv lists colours" if colors else "one map of 2 or 3 axes"
+            wanted = (
+                "an RGB picture, since labels.csv lists colours"
+                if colors
+                else "one map of 2 or 3 axes, with one number a voxel"
+            )
             raise FileError(path, "unreadable", f"the label has shape {volume.shape}; it must be {wanted}")
-        return Image(volume.read_whole_numbers(), volume.affine, is_label=True)
+        return Image(volume.read_whole_numbers(), volume.affine, is_label=True, is_sized=_is_sized(volume))
     _check_ending(path)
     if colors is not None:
         return Image(_index_colors(path, read_picture(path, "colors"), colors), None, is_label=True)
@@ -138,11 +147,11 @@ def write_label(
 
     Args:
         path: Output file; its ending selects NIfTI, MGH, MetaImage (.mha), NRRD (.nrrd), PNG, TIFF or BMP. Pictures are
-            written as index masks.
+            written as index masks, volumes under the ending of TIFF as OME-TIFF stacks.
         array: Label map (*spatial) of integers or booleans, in stored orientation.
         like: Volume whose geometry is copied to a written volume; of a file of the same format, the header is copied
             with it, such as NIfTI's q-form, s-form and units.
-        affine: Affine (4, 4) of a written volume without `like`; the identity by default.
+        affine: Affine (4, 4) of a written volume without `like`; by default the identity, or none in a stack.
 
     Raises:
         UserError: The array is not a label map, does not fit `like`, or cannot be stored in the format.
@@ -154,7 +163,7 @@ def write_label(
         raise UserError("give write_label either like= or affine=, not both")
     compact = _compact(array)
     kind = ending(path.name)
-    if kind in VOLUMES:
+    if kind in VOLUMES or (kind in TIFF and compact.ndim == 3):
         _write_volume(path, compact, like, affine, level=6)
     elif affine is not None:
         raise UserError(f"{path.name}: a picture cannot store an affine; write .nii.gz, or omit affine")
@@ -194,23 +203,37 @@ def geometry_errors(path: Path, image: Image, reference_path: Path, reference: I
         return [FileError(path, "shape", message)]
     if image.affine is None or reference.affine is None:
         return []
-    difference = np.abs(image.affine - reference.affine)
+    mine, theirs = image.affine, reference.affine
+    if not (image.is_sized and reference.is_sized):
+        mine, theirs = _directions(mine), _directions(theirs)
+    difference = np.abs(mine - theirs)
     # the rounding error of a header's 32-bit floats grows with their size
-    inexact = np.finfo(np.float32).eps * np.abs(reference.affine)
-    if (difference <= AFFINE_TOLERANCE * voxel_sizes(reference.affine).min() + inexact).all():
+    inexact = np.finfo(np.float32).eps * np.abs(theirs)
+    if (difference <= AFFINE_TOLERANCE * voxel_sizes(theirs).min() + inexact).all():
         return []
     row, column = np.unravel_index(difference.argmax(), difference.shape)
     message = (
         f"its affine differs from that of {reference_path}: entry [{row}, {column}] is "
-        f"{image.affine[row, column]:.6g}, but {reference.affine[row, column]:.6g} in that file; resample it to the "
+        f"{mine[row, column]:.6g}, but {theirs[row, column]:.6g} in that file; resample it to the "
         "grid of that file, or copy its affine if the voxels correspond"
     )
     return [FileError(path, "affine", message)]
 
 
-def outline(shape: Sequence[int], affine: NDArray[np.float64] | None) -> Image:
+def outline(shape: Sequence[int], affine: NDArray[np.float64] | None, *, is_sized: bool = True) -> Image:
     """An image of zeros (C, *spatial) that takes no memory, used for its geometry."""
-    return Image(np.broadcast_to(np.float32(0), shape), affine)
+    return Image(np.broadcast_to(np.float32(0), shape), affine, is_sized=is_sized)
+
+
+def _is_sized(volume: Volume) -> bool:
+    return not isinstance(volume, TiffVolume) or volume.is_sized
+
+
+def _directions(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An affine with the same directions of axes, but voxels of 1 mm and no origin."""
+    unit = np.eye(4)
+    unit[:3, :3] = affine[:3, :3] / voxel_sizes(affine)
+    return unit
 
 
 def _check_geometry(paths: Sequence[Path], images: Sequence[Image]) -> None:
@@ -284,14 +307,17 @@ def _write_volume(
     slope: float = 1.0,
 ) -> None:
     """Write a volume with the geometry of `like` or an affine; `level` is that of compression."""
+    kind = ending(path.name)
     pattern = None if like is None else open_volume(like)
     if pattern is not None:
         spatial = pattern.channel_shape[1:]
         if spatial[: array.ndim] != array.shape:
             raise UserError(f"the map has shape {array.shape}, but {like} has {pattern.shape}; they must agree")
         affine = pattern.affine
+    if kind in TIFF:
+        write_stack(path, array, affine if pattern is None or _is_sized(pattern) else None, level=level)
+        return
     affine = np.eye(4) if affine is None else affine
-    kind = ending(path.name)
     if kind in ITK:
         own = None if pattern is None else pattern.header
         write_itk(path, array, own if isinstance(own, Geometry) else Geometry.of(affine), level=level)
@@ -336,7 +362,7 @@ def _write_nibabel(path: Path, image: Any, *, level: int) -> None:
 
 
 def _picture_bytes(path: Path, array: NDArray[Any]) -> bytes:
-    formats = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
+    formats = {".png": "PNG", **dict.fromkeys(TIFF, "TIFF"), ".bmp": "BMP"}
     kind = formats.get(ending(path.name) or "")
     if kind is None:
         allowed = ", ".join((*NIFTI, *formats))

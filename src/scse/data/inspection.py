@@ -313,7 +313,7 @@ def _read_images(
                 continue
             ranges.append(_intensity(case, path, image, problems))
             _add(digest, image)
-            outlines[path] = outline(image.array.shape, image.affine)
+            outlines[path] = outline(image.array.shape, image.affine, is_sized=image.is_sized)
     return outlines, ranges, digest
 
 

@@ -7,25 +7,41 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from scse.data.endings import ITK, VOLUMES, ending
+from scse.data.endings import ITK, PICTURES, TIFF, VOLUME_KINDS, VOLUMES, ending
 from scse.data.file_errors import allocate
 from scse.data.itk import open_itk
 from scse.data.nifti import open_nifti
 from scse.data.raw_volumes import RawVolume
+from scse.data.tiff_stacks import TiffVolume, is_stack, open_stack
 from scse.support.extras import needing
 
 if TYPE_CHECKING:
     from scse.data.dicom import DicomVolume
 
-Volume = Union[RawVolume, "DicomVolume"]
+Volume = Union[RawVolume, TiffVolume, "DicomVolume"]
 
 MAGIC = 128
 """Bytes before the letters DICM of every DICOM file."""
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a path leads to a volume: by its ending, or to a DICOM file by its content."""
-    return ending(path.name) in VOLUMES or is_dicom(path)
+    """Whether a path leads to a volume: by its ending, or to a TIFF stack or a DICOM file by its content."""
+    return is_volume_file(path) or is_dicom(path)
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether a file holds a whole volume: by its ending, or a TIFF stack by its content."""
+    return ending(path.name) in VOLUMES or is_stack(path)
+
+
+def written_ending(path: Path) -> str:
+    """The ending of the label map of an image: of its format, .png for pictures, .nii.gz for DICOM series."""
+    known = ending(path.name)
+    if known in VOLUME_KINDS:
+        return VOLUME_KINDS[known].written
+    if known in TIFF and is_stack(path):
+        return known
+    return ".png" if known in PICTURES else ".nii.gz"
 
 
 def is_dicom(path: Path) -> bool:
@@ -37,13 +53,16 @@ def is_dicom(path: Path) -> bool:
         return file.read(4) == b"DICM"
 
 
-def open_file(path: Path) -> RawVolume:
-    """Read and check the header of a file with the ending of a volume, without its voxels.
+def open_file(path: Path) -> RawVolume | TiffVolume:
+    """Read and check the header of a file that holds a whole volume, see `is_volume_file`, without its voxels.
 
     Raises:
         DataError: The file is damaged, or has not the format that its ending names.
     """
-    return open_itk(path) if ending(path.name) in ITK else open_nifti(path)
+    known = ending(path.name)
+    if known in TIFF:
+        return open_stack(path)
+    return open_itk(path) if known in ITK else open_nifti(path)
 
 
 def open_volume(path: Path) -> Volume:

@@ -189,8 +189,8 @@ def score_files(
     """Score a predicted label file against its reference file; see `score`.
 
     Args:
-        prediction: NIfTI file or picture of labels.
-        reference: File on the same grid, whose spacing is used.
+        prediction: Volume or picture of labels.
+        reference: File on the same grid, whose spacing is used; that of the prediction if it stores none.
         structures: Label value or values of each structure, by name; see `score`.
         colors: RGB of each label value, if the reference is a colour mask. Predictions are index masks.
         ignored: See `score`.
@@ -201,7 +201,8 @@ def score_files(
     ours, theirs = read_label(prediction), read_label(reference, colors=colors)
     for error in geometry_errors(prediction, ours, reference, theirs):
         raise error
-    return score(ours.array, theirs.array, spacing=theirs.spacing, structures=structures, ignored=ignored)
+    spacing = (theirs if theirs.is_sized else ours).spacing
+    return score(ours.array, theirs.array, spacing=spacing, structures=structures, ignored=ignored)
 
 
 def score_folders(

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scse.data.choices import SLICE_AXIS
-from scse.data.endings import written_ending
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, Slices
 from scse.data.resampling import cropped, resized
 from scse.data.slicing import drawn_view
+from scse.data.volumes import written_ending
 from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
 from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
 from scse.inference.inputs import find_images
@@ -336,7 +336,7 @@ def _names(blocks: Sequence[BlockGates]) -> list[str]:
 
 
 def _spatial_path(out: Path, name: str, source: Path) -> Path:
-    return out / f"spatial_{_file_name(name)}{written_ending(source.name)}"
+    return out / f"spatial_{_file_name(name)}{written_ending(source)}"
 
 
 def _file_name(name: str) -> str:

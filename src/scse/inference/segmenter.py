@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from scse.attachment.placements import placements
 from scse.attachment.saving import check_fit, load_exactly, own_copies, read_tensors
-from scse.data.endings import written_ending
 from scse.data.files import Image, read_image, write_label
 from scse.data.nifti import in_millimetres
 from scse.data.prepared import class_values
 from scse.data.recipe import Grid, Recipe, Slices
 from scse.data.schemes import LabelScheme
-from scse.data.volumes import choose_series, is_dicom, open_volume
+from scse.data.volumes import choose_series, is_dicom, open_volume, written_ending
 from scse.inference.cards import card_of_segmenter
 from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
@@ -759,11 +758,11 @@ def prediction_paths(
 
 
 def label_path(folder: Path, name: str, source: Path) -> Path:
-    """Path of the label map of an image: NAME.nii.gz, .mgz, .mha or .nrrd as `source`, or NAME.png for pictures.
+    """Path of the label map of an image: NAME.nii.gz, .mgz, .mha, .nrrd or .tif as `source`, or NAME.png for pictures.
 
     Label maps of DICOM series and of GIPL files are NIfTI files.
     """
-    return folder / f"{name}{written_ending(source.name)}"
+    return folder / f"{name}{written_ending(source)}"
 
 
 def _from_array(array: NDArray[Any], spacing: Sequence[float] | None, recipe: Recipe) -> Image:

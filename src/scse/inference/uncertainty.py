@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scse.data.endings import VOLUMES, ending
 from scse.data.files import Image, read_image, write_label, write_map
 from scse.data.recipe import Slices
 from scse.data.schemes import best_classes
+from scse.data.volumes import is_volume
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
@@ -260,7 +260,7 @@ def _divided(values: NDArray[np.float64], by: NDArray[np.generic]) -> NDArray[np
 
 
 def _write_entropy(path: Path, entropy: NDArray[np.float32], source: Path) -> None:
-    if ending(path.name) in VOLUMES:
+    if is_volume(source):
         write_map(path, entropy, like=source)
     else:
         write_label(path, np.rint(entropy * 255).astype(np.uint8))  # a grey picture of 8 bits
