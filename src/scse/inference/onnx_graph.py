@@ -1,7 +1,7 @@
 """A trained segmenter as one ONNX graph, from the voxels of an image to the label values on its own grid.
 
-The graph computes what `Segmenter.predict_image` does before the clean-up, in float32. It cannot refuse an image: if all
-voxels are equal, or some are not finite, the labels have no meaning.
+The graph computes what `Segmenter.predict_image` does before the clean-up, in float32. It cannot refuse an image: if
+all voxels are equal, or some are not finite, the labels have no meaning.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from monai.data.utils import compute_importance_map
-from onnxscript import GraphBuilder
+from onnxscript import GraphBuilder, ir
 
 from scse.data.choices import SLICE_AXIS
 from scse.data.prepared import class_values
@@ -29,7 +28,10 @@ IR_VERSION = 10
 """Version of the file format; ONNX Runtime reads it from version 1.20 on."""
 
 Op = Any
-"""What adds nodes to a graph: `op.Add(a, b)`, see `onnxscript.GraphBuilder`, which has no types."""
+"""What adds nodes to a graph: `op.Add(a, b)`, see `onnxscript.GraphBuilder`. It has no types."""
+
+Value = Any
+"""Result of a node or input of a graph, an `onnxscript.ir.Value`."""
 
 
 def onnx_model(segmenter: Segmenter) -> onnx.ModelProto:
@@ -63,57 +65,56 @@ class _Prediction:
 
     def __init__(self, segmenter: Segmenter, network: ir.Graph) -> None:
         self.recipe, self.scheme, self.network = segmenter.recipe, segmenter.scheme, network
+        self.at_a_time = SLICES if self.recipe.view in SLICE_AXIS else 1
         values = class_values(segmenter.structures)
         self.values = values.astype(np.min_scalar_type(int(values.max())))
         self.importance = compute_importance_map(self.recipe.patch, mode="gaussian").numpy()
 
-    def label(self, op: Op, image: ir.Value, spacing: ir.Value | None = None) -> ir.Value:
+    def label(self, op: Op, image: Value, spacing: Value | None = None) -> Value:
         """Label values (*spatial) of an image (C, *spatial)."""
         scaled = standardised(op, image, self.recipe.clip)
         if self.recipe.view not in SLICE_AXIS:
-            labels = self._label_all(op, op.Unsqueeze(scaled, [0]), spacing, at_a_time=1)
+            labels = self._label_all(op, op.Unsqueeze(scaled, [0]), spacing)
             return op.Squeeze(labels, [0])
         axis = SLICE_AXIS[self.recipe.view]
         others = [other for other in range(3) if other != axis]
         slices = op.Transpose(scaled, perm=[axis + 1, 0, *(other + 1 for other in others)])
-        labels = self._label_all(op, slices, op.Gather(spacing, others), at_a_time=SLICES)
+        labels = self._label_all(op, slices, op.Gather(spacing, others))
         return op.Transpose(labels, perm=[int(place) for place in np.argsort([axis, *others])])
 
-    def _label_all(self, op: Op, stack: ir.Value, spacing: ir.Value | None, *, at_a_time: int) -> ir.Value:
+    def _label_all(self, op: Op, stack: Value, spacing: Value | None) -> Value:
         """Label values (N, *plane) of slices or a volume (N, C, *plane) with intensities of the network."""
         plane = size = op.Shape(stack, start=2)
         if self.recipe.spacing is not None:
             own = [1.0] * self.recipe.dims if spacing is None else spacing
             extent = op.Mul(op.Cast(plane, to=ir.DataType.DOUBLE), own)
             size = op.Max(op.Cast(op.Round(op.Div(extent, list(self.recipe.spacing))), to=ir.DataType.INT64), 1)
-            stack = resized(op, stack, size)
+            stack = resized(op, stack, size, dims=self.recipe.dims)
         fill = op.ReduceMin(stack, keepdims=0)
-        if at_a_time == 1:
-            return self._label(op, stack, size, plane, fill, at_a_time)
-        count = op.Shape(stack, end=1)
+        if self.at_a_time == 1:
+            return self._label(op, stack, size, plane, fill)
+        count, at_a_time = op.Shape(stack, end=1), self.at_a_time
         last = op.Sub(count, 1)
 
-        def batch(op: Op, number: ir.Value) -> ir.Value:
+        def batch(op: Op, number: Value) -> Value:
             chosen = op.Min(op.Add(op.Mul(number, at_a_time), [*range(at_a_time)]), last)  # repeats the last slice
-            return self._label(op, op.Gather(stack, chosen), size, plane, fill, at_a_time)
+            return self._label(op, op.Gather(stack, chosen), size, plane, fill)
 
         batches = loop(op, op.Div(op.Add(last, at_a_time), at_a_time), batch)
         return op.Slice(op.Reshape(batches, op.Concat([-1], plane, axis=0)), [0], count)
 
-    def _label(
-        self, op: Op, stack: ir.Value, size: ir.Value, plane: ir.Value, fill: ir.Value, at_a_time: int
-    ) -> ir.Value:
+    def _label(self, op: Op, stack: Value, size: Value, plane: Value, fill: Value) -> Value:
         """Label values (N, *plane) of resampled slices or a volume (N, C, *size)."""
         dims, outputs = self.recipe.dims, self.scheme.outputs
         near, spatial = [0] * dims, list(range(2, dims + 2))
         missing = op.Max(op.Sub(list(self.recipe.patch), size), 0)
-        sums = self._blended(op, op.Pad(stack, op.Concat(near, missing, axis=0), fill, spatial), at_a_time)
+        sums = self._blended(op, op.Pad(stack, op.Concat(near, missing, axis=0), fill, spatial))
         sums = op.Slice(sums, near, size, spatial)
         scores = op.Div(op.Slice(sums, [0], [outputs], [1]), op.Slice(sums, [outputs], [outputs + 1], [1]))
         if self.recipe.spacing is not None or self.scheme.regions:
             scores = op.Sigmoid(scores) if self.scheme.regions else op.Softmax(scores, axis=1)
         if self.recipe.spacing is not None:
-            scores = resized(op, scores, plane)
+            scores = resized(op, scores, plane, dims=dims)
         values = op.Constant(value=ir.tensor(self.values))
         if not self.scheme.regions:
             return op.Gather(values, op.ArgMax(scores, axis=1, keepdims=0))
@@ -122,7 +123,7 @@ class _Prediction:
         inside = op.Cast(op.Greater(scores, 0.5), to=ir.DataType.INT64)
         return op.Gather(values, op.ReduceMax(op.Mul(inside, numbers), [1], keepdims=0))
 
-    def _blended(self, op: Op, part: ir.Value, at_a_time: int, axis: int = 0) -> ir.Value:
+    def _blended(self, op: Op, part: Value, axis: int = 0) -> Value:
         """Weighted sums of the logits of all windows (N, outputs + 1, *size); the last channel is that of the weights.
 
         Windows are cut and their results are added along one axis after the other, so that only sums of whole rows of
@@ -131,7 +132,6 @@ class _Prediction:
         Args:
             op: What adds nodes.
             part: Images (N, C, *size), of the size of a window along the axes before `axis`.
-            at_a_time: N.
             axis: The first spatial axis along which no windows are cut yet.
         """
         patch, outputs = self.recipe.patch, self.scheme.outputs
@@ -140,18 +140,18 @@ class _Prediction:
         free = op.Sub(op.Shape(part, start=axis + 2, end=axis + 3), patch[axis])
         step = max(1, int(patch[axis] * (1 - OVERLAP)))
 
-        def window(op: Op, number: ir.Value, sums: ir.Value) -> ir.Value:
+        def window(op: Op, number: Value, sums: Value) -> Value:
             start = op.Min(op.Mul(number, step), free)
             cut = op.Slice(part, start, op.Add(start, patch[axis]), [axis + 2])
-            found = self._blended(op, cut, at_a_time, axis + 1)
+            found = self._blended(op, cut, axis + 1)
             around = op.Concat(start, op.Sub(free, start), axis=0)
             return op.Add(sums, op.Pad(found, around, 0.0, [axis + 2]))
 
         windows = op.Add(op.Div(op.Add(free, step - 1), step), 1)
-        shape = op.Concat([at_a_time, outputs + 1, *patch[:axis]], op.Shape(part, start=axis + 2), axis=0)
+        shape = op.Concat([self.at_a_time, outputs + 1, *patch[:axis]], op.Shape(part, start=axis + 2), axis=0)
         return loop(op, windows, window, op.Expand(0.0, shape))
 
-    def _run(self, op: Op, images: ir.Value) -> ir.Value:
+    def _run(self, op: Op, images: Value) -> Value:
         """Move the network here: images (N, C, *patch) -> logits (N, outputs, *patch)."""
         [source], [logits] = self.network.inputs, self.network.outputs
         ir.convenience.replace_all_uses_with(source, images)
@@ -164,7 +164,8 @@ class _Prediction:
         op.builder.graph.extend(nodes)
         return logits
 
-def standardised(op: Op, image: ir.Value, clip: tuple[float, float]) -> ir.Value:
+
+def standardised(op: Op, image: Value, clip: tuple[float, float]) -> Value:
     """Clip each channel of an image (C, *spatial) to its percentiles, and bring it to mean 0 and deviation 1.
 
     All of these are measured on the voxels above the channel's minimum; a channel without any becomes 0.
@@ -177,7 +178,7 @@ def standardised(op: Op, image: ir.Value, clip: tuple[float, float]) -> ir.Value
     high = percentile(op, image, count, 100 - clip[1], largest=1)
     clipped = op.Min(op.Max(image, low), high)
 
-    def mean(values: ir.Value) -> ir.Value:
+    def mean(values: Value) -> Value:
         total = op.Where(above, values, 0.0)
         for axis in reversed(spatial):  # one by one, because sums of few values are more exact
             total = op.ReduceSum(total, [axis])
@@ -189,7 +190,7 @@ def standardised(op: Op, image: ir.Value, clip: tuple[float, float]) -> ir.Value
     return op.Where(op.Greater(found, 0), op.Div(centred, deviation), 0.0)
 
 
-def percentile(op: Op, image: ir.Value, count: ir.Value, percent: float, *, largest: int) -> ir.Value:
+def percentile(op: Op, image: Value, count: Value, percent: float, *, largest: int) -> Value:
     """Percentile of each channel of an image (C, *spatial), from its end, linear between two values as in NumPy.
 
     Args:
@@ -210,9 +211,9 @@ def percentile(op: Op, image: ir.Value, count: ir.Value, percent: float, *, larg
     return op.Reshape(op.Add(here, op.Mul(op.Sub(there, here), share)), op.Shape(count))
 
 
-def resized(op: Op, maps: ir.Value, size: ir.Value) -> ir.Value:
-    """Resample maps (N, C, *spatial) to another size, as `scse.data.resampling.resized`."""
-    last = len(maps.shape) - 1
+def resized(op: Op, maps: Value, size: Value, *, dims: int) -> Value:
+    """Resample maps (N, C, *spatial) with `dims` spatial axes to another size, as `scse.data.resampling.resized`."""
+    last = dims + 1
     for axis in range(2, last + 1):
         here, there = op.Shape(maps, start=axis, end=axis + 1), op.Slice(size, [axis - 2], [axis - 1])
         swap = [*range(last + 1)]
@@ -221,10 +222,10 @@ def resized(op: Op, maps: ir.Value, size: ir.Value) -> ir.Value:
     return maps
 
 
-def linear_weights(op: Op, size: ir.Value, target: ir.Value) -> ir.Value:
+def linear_weights(op: Op, size: Value, target: Value) -> Value:
     """Weights (size, target) of linear resampling, the transpose of `scse.data.resampling.linear_weights`."""
 
-    def centres(count: ir.Value) -> ir.Value:
+    def centres(count: Value) -> Value:
         return op.Add(op.Cast(op.Range(0, op.Squeeze(count), 1), to=ir.DataType.DOUBLE), 0.5)
 
     scale = op.Div(op.Cast(size, to=ir.DataType.DOUBLE), op.Cast(target, to=ir.DataType.DOUBLE))
@@ -233,7 +234,7 @@ def linear_weights(op: Op, size: ir.Value, target: ir.Value) -> ir.Value:
     return op.Cast(op.Div(weights, op.ReduceSum(weights, [0])), to=ir.DataType.FLOAT)
 
 
-def loop(op: Op, count: ir.Value, body: Callable[..., ir.Value], start: ir.Value | None = None) -> ir.Value:
+def loop(op: Op, count: Value, body: Callable[..., Value], start: Value | None = None) -> Value:
     """Run a body several times.
 
     Args:
@@ -246,7 +247,8 @@ def loop(op: Op, count: ir.Value, body: Callable[..., ir.Value], start: ir.Value
         The value of the last pass; without a start, the stack of all.
     """
 
-    def whole(op: Op, number: ir.Value, going: ir.Value, *before: ir.Value) -> list[ir.Value]:
+    def whole(op: Op, number: Value, going: Value, *before: Value) -> list[Value]:
+        op.builder.push_module("loop")  # a prefix, because no name may be used again in a loop within this one
         return [op.Identity(going), body(op, number, *before)]
 
     inputs = [ir.val("number", ir.DataType.INT64, ()), ir.val("going", ir.DataType.BOOL, ())]

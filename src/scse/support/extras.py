@@ -30,10 +30,11 @@ EXTRAS: Mapping[str, frozenset[str]] = {
         "typer",
     },
     "dicom": frozenset({"highdicom", "pydicom"}),
+    "export": frozenset({"onnx", "onnxruntime", "onnxscript"}),
     "hub": frozenset({"huggingface_hub"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
 }
-"""Extra -> the packages that it installs and scse imports; `dicom` and `hub` have those of `study`, too."""
+"""Extra -> the packages that it installs and scse imports; `dicom`, `export` and `hub` have those of `study`, too."""
 
 
 class MissingLibraryError(ModuleNotFoundError):
