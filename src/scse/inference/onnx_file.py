@@ -45,16 +45,17 @@ class OnnxFile:
     differing: int
 
     def __str__(self) -> str:
-        recipe = self.segmenter.recipe
-        volumes = recipe.view != "picture"
-        axes = "x, y, z" if volumes else "rows, columns"
+        recipe, picture = self.segmenter.recipe, self.segmenter.recipe.view == "picture"
+        axes = "rows, columns" if picture else "x, y, z"
+        spacing = "" if picture or recipe.spacing is None else f"; {SPACING} (3), float64, in mm"
         lines = [
             f"model: {self.model}",
-            f"input: {IMAGE} ({recipe.channels}, {axes}), float32"
-            + (f", axes to the right, anterior, superior; {SPACING} (3), float64, in mm" if volumes else ""),
+            f"input: {IMAGE} ({recipe.channels}, {axes}), float32{spacing}",
             f"output: labels ({axes}), {self.label_type}",
             f"compared with torch: {self.differing} of {self.compared} voxels differ",
         ]
+        if not picture:
+            lines.insert(2, "axes: x to the right, y anterior, z superior")
         if self.segmenter.cleaning:
             lines.append(f"left out: the clean-up of label maps, {self.segmenter.cleaning}")
         return "\n".join(lines)

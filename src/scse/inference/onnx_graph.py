@@ -37,14 +37,15 @@ Value = Any
 def onnx_model(segmenter: Segmenter) -> onnx.ModelProto:
     """The graph of a segmenter, without its clean-up.
 
-    Its inputs are `image` (C, *spatial) float32, whose axes point right, anterior, superior, and for volumes `spacing`
-    (3) float64, the millimetres per voxel along each axis. Its output is `labels` (*spatial), the label values.
+    Its inputs are `image` (C, *spatial) float32, with the axes of a volume to the right, anterior and superior; and for
+    volumes that are resampled, `spacing` (3) float64, the millimetres per voxel along each axis. Its output is `labels`
+    (*spatial), the label values.
     """
-    view, channels = segmenter.recipe.view, segmenter.recipe.channels
+    recipe = segmenter.recipe
     network = ir.from_proto(onnx.load_model_from_string(export_network(segmenter.network, segmenter.windows(1))))
-    axes = ("rows", "columns") if view == "picture" else ("x", "y", "z")
-    inputs = [ir.val(IMAGE, ir.DataType.FLOAT, (channels, *axes))]
-    if view != "picture":
+    axes = ("rows", "columns") if recipe.view == "picture" else ("x", "y", "z")
+    inputs = [ir.val(IMAGE, ir.DataType.FLOAT, (recipe.channels, *axes))]
+    if recipe.view != "picture" and recipe.spacing is not None:
         inputs.append(ir.val(SPACING, ir.DataType.DOUBLE, (3,)))
     graph = ir.Graph(inputs, [], nodes=[], opset_imports=network.opset_imports, name="segmenter")
     labels = _Prediction(segmenter, network.graph).label(GraphBuilder(graph).op, *inputs)
@@ -79,7 +80,7 @@ class _Prediction:
         axis = SLICE_AXIS[self.recipe.view]
         others = [other for other in range(3) if other != axis]
         slices = op.Transpose(scaled, perm=[axis + 1, 0, *(other + 1 for other in others)])
-        labels = self._label_all(op, slices, op.Gather(spacing, others))
+        labels = self._label_all(op, slices, None if spacing is None else op.Gather(spacing, others))
         return op.Transpose(labels, perm=[int(place) for place in np.argsort([axis, *others])])
 
     def _label_all(self, op: Op, stack: Value, spacing: Value | None) -> Value:
