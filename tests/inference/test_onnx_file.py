@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from datasets import scene
+from named import build
 from scse.cli.app import app
 from scse.data.files import Image
 from scse.data.recipe import Recipe
@@ -227,6 +228,7 @@ class Net(nn.Conv2d):
         return {changed} if torch.compiler.is_exporting() else logits
 
 def make(in_channels, classes, spatial_dims):
+    torch.manual_seed(0)
     return Net(in_channels, classes, 3, padding=1)
 """
 
@@ -241,12 +243,11 @@ def make(in_channels, classes, spatial_dims):
 def test_a_file_with_other_labels_is_not_kept(tmp_path: Path, changed: str, message: str) -> None:
     source = tmp_path / "mine.py"
     source.write_text(OWN.format(changed=changed))
-    arguments = {"in_channels": 1, "classes": 3}
-    torch.manual_seed(0)
-    own = Segmenter(torch.nn.Conv2d(1, 3, 3, padding=1), f"{source}:make", arguments, "none", RECIPE, STRUCTURES)
-    own.save(tmp_path / "model")
+    network, arguments = f"{source}:make", {"in_channels": 1, "classes": 3}
+    built = build(network, arguments, variant="none", size=RECIPE.patch, pretrained=False)
+    Segmenter(built, network, arguments, "none", RECIPE, STRUCTURES).save(tmp_path / "model")
     with pytest.raises(UserError, match=message):
-        export(tmp_path / "model", "onnx", tmp_path / "out" / "model.onnx", network=f"{source}:make")
+        export(tmp_path / "model", "onnx", tmp_path / "out" / "model.onnx", network=network)
     assert not (tmp_path / "out").exists()
 
 
