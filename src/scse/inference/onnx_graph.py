@@ -110,9 +110,13 @@ class _Prediction:
         near, spatial = [0] * dims, list(range(2, dims + 2))
         missing = op.Max(op.Sub(list(self.recipe.patch), size), 0)
         sums = self._blended(op, op.Pad(stack, op.Concat(near, missing, axis=0), fill, spatial))
-        sums = op.Slice(sums, near, size, spatial)
-        scores = op.Div(op.Slice(sums, [0], [outputs], [1]), op.Slice(sums, [outputs], [outputs + 1], [1]))
+
+        def channels(first: int, end: int) -> Value:
+            return op.Slice(sums, [first, *near], op.Concat([end], size, axis=0), [1, *spatial])
+
+        scores = channels(0, outputs)  # not divided by the weights, which change no order of classes
         if self.recipe.spacing is not None or self.scheme.regions:
+            scores = op.Div(scores, channels(outputs, outputs + 1))
             scores = op.Sigmoid(scores) if self.scheme.regions else op.Softmax(scores, axis=1)
         if self.recipe.spacing is not None:
             scores = resized(op, scores, plane, dims=dims)
