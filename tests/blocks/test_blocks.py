@@ -538,6 +538,18 @@ def test_exports_to_onnx(space):
             np.testing.assert_allclose(output, block(y).detach(), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+def test_an_export_never_reshapes_the_map():
+    """Engines keep maps channels-last, so that a reshape makes them copy the whole map."""
+    pytest.importorskip("onnxscript")
+    block, x = seeded(ConcurrentSE, 4).eval(), feature_map(2, 4, 5, 7)
+    graph = torch.onnx.export(
+        block, (x,), dynamo=True, dynamic_shapes=dynamic_shapes(x), verbose=False
+    ).model_proto.graph
+    [source] = graph.input
+    readers = sorted(node.op_type for node in graph.node if source.name in node.input)
+    assert readers == ["Conv", "Mul", "ReduceMean"]
+
+
 @pytest.mark.parametrize("reduction", [2, 16])
 def test_scse_agrees_with_segmentation_models_pytorch(reduction):
     """With the same weights, an independent implementation gives the same values and gradients."""

@@ -197,7 +197,9 @@ def edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("to", "out", "message"),
     [
-        ("onnx", "model.onnx", "to must be one of 'keras', 'saved_model', got 'onnx'"),
+        ("coreml", "model.onnx", "to must be one of 'onnx', 'keras', 'saved_model', got 'coreml'"),
+        ("onnx", "model.keras", r"model.keras: to='onnx' writes a file that ends in \.onnx; choose another name"),
+        ("saved_model", "model.onnx", "model.onnx: to='saved_model' writes a folder, not a file"),
         ("keras", "model.h5", r"model.h5: to='keras' writes a file that ends in \.keras; choose another name"),
         ("keras", "folder.keras", r"folder.keras: is a folder; choose another name"),
         ("saved_model", "model.keras", r"model.keras: to='saved_model' writes a folder, not a file"),

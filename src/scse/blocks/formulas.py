@@ -79,7 +79,9 @@ def channel_gate(
 
     z is the mean of `x` over all spatial axes. `activation` replaces the ReLU, and `gate` the sigmoid.
     """
-    hidden = activated(F.linear(mean_over_space(x), squeeze_weight, squeeze_bias), activation)
+    # OpenVINO copies a whole map to flatten its axes, which takes as long as the convolutions before it
+    squeezed = x.mean(list(range(2, x.ndim))) if _is_exporting() else mean_over_space(x)
+    hidden = activated(F.linear(squeezed, squeeze_weight, squeeze_bias), activation)
     return gated(F.linear(hidden, excite_weight, excite_bias), gate)
 
 

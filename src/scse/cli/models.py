@@ -271,17 +271,27 @@ def explain(
 
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="keras: a .keras file; saved_model: a SavedModel of TensorFlow.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file OUT.keras, or a new folder for a SavedModel.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="onnx: one file from the image to its labels; keras: a .keras file, or saved_model: a SavedModel of "
+            "TensorFlow, of the network alone, with recipe and structures as JSON."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="The file OUT.onnx or OUT.keras, or a new folder for a SavedModel."),
+    ],
+    network: ModelNetwork = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the network of a trained segmenter for Keras 3 or TensorFlow, with its recipe and structures as JSON."""
+    """Write a trained segmenter as an ONNX file, or its network for Keras 3 or TensorFlow."""
     from scse.inference.exporting import export as run_export
     from scse.inference.hub import local_folder
     from scse.support.keras_backend import quiet_tensorflow
 
     quiet_tensorflow()
-    say(run_export(local_folder(model), to, out, overwrite=overwrite))
+    say(run_export(local_folder(model), to, out, network=network, overwrite=overwrite))
 
 
 def publish(

@@ -74,7 +74,7 @@ def make_engine(name: str, network: nn.Module, example: Tensor, *, volumes: int 
     if missing := _missing(name):
         raise UserError(f"engine={name!r}: {missing}")
     try:
-        return Engine(name, "as requested", ENGINES[name](_export(network, example)))
+        return Engine(name, "as requested", ENGINES[name](export_network(network, example)))
     # exporters and engines raise almost any exception for unsupported operations
     except Exception as error:
         raise UserError(f"engine={name!r} cannot run this network ({in_short(error)}); use engine='torch'") from error
@@ -84,7 +84,7 @@ def _fastest(network: nn.Module, example: Tensor) -> Engine:
     notes = {name: missing for name in ENGINES if (missing := _missing(name))}
     runs: dict[str, Run] = {"torch": network}
     try:
-        exported = _export(network, example) if len(notes) < len(ENGINES) else b""
+        exported = export_network(network, example) if len(notes) < len(ENGINES) else b""
         runs |= {name: make(exported) for name, make in ENGINES.items() if name not in notes}
     # any exception, as above; torch runs every network
     except Exception as error:
@@ -119,7 +119,7 @@ def _missing(name: str) -> str:
     return f"{', '.join(packages)} not installed: pip install 'scse[{EXTRAS[name]}]'"
 
 
-def _export(network: nn.Module, example: Tensor) -> bytes:
+def export_network(network: nn.Module, example: Tensor) -> bytes:
     """Export the network to ONNX, for any number of images of the example's size."""
     # with a single image, the exporter would make the batch size a constant
     images = torch.zeros(2, *example.shape[1:])

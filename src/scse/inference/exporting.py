@@ -1,11 +1,11 @@
-"""Export of trained segmenters to Keras files and TensorFlow SavedModels, without torch."""
+"""Export of trained segmenters: to ONNX files, and without torch to Keras files and TensorFlow SavedModels."""
 
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scse.data.recipe import Recipe
 from scse.inference.saved import DESCRIPTION, Saved, read_saved, refuse_regions
@@ -13,15 +13,21 @@ from scse.inference.saved_recipe import read_recipe
 from scse.support.atomic import temporary_folder, write_atomic
 from scse.support.checks import check_choice
 from scse.support.errors import UserError
+from scse.support.extras import needing
 from scse.support.keras_backend import settle_backend
 from scse.support.outputs import check_outputs, marked
 
-KERAS, SAVED_MODEL = "keras", "saved_model"
-FORMATS: Mapping[str, str | None] = {KERAS: None, SAVED_MODEL: "tensorflow"}
-"""Keras backend that each export format needs; None if any backend will do."""
+if TYPE_CHECKING:
+    from scse.inference.onnx_file import OnnxFile
 
-ENDING = ".keras"
-"""The only file ending that Keras writes."""
+KERAS, SAVED_MODEL, ONNX = "keras", "saved_model", "onnx"
+FORMATS = (ONNX, KERAS, SAVED_MODEL)
+
+BACKENDS: Mapping[str, str | None] = {KERAS: None, SAVED_MODEL: "tensorflow"}
+"""Keras backend that an export format needs; None if any backend will do."""
+
+ENDINGS: Mapping[str, str] = {KERAS: ".keras", ONNX: ".onnx"}
+"""Ending of the files of each format that is a file; Keras writes no other one."""
 
 ASSETS = "assets.extra"
 """TensorFlow's folder for additional files in a SavedModel."""
@@ -54,28 +60,40 @@ class Exported:
         )
 
 
-def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = False) -> Exported:
-    """Export the network of a trained segmenter for Keras or TensorFlow.
+def export(
+    folder: Path | str, to: str, out: Path | str, *, network: str | None = None, overwrite: bool = False
+) -> "Exported | OnnxFile":
+    """Export a trained segmenter to ONNX, or its network for Keras or TensorFlow.
 
     Keras must not have been imported with another backend than the one that the format needs.
 
     Args:
         folder: Folder of a segmenter, or of a run that contains one.
-        to: "keras" for a `.keras` file for all backends, with the description in a `.json` file of the same name; or
-            "saved_model" for a TensorFlow SavedModel, with the description in its folder `assets.extra`.
+        to: "onnx" for one `.onnx` file from images to label values, see `scse.inference.onnx_graph`; "keras" for a
+            `.keras` file for all backends, with the description in a `.json` file of the same name; or "saved_model"
+            for a TensorFlow SavedModel, with the description in its folder `assets.extra`.
         out: Output file; or output folder, which must be new or empty.
+        network: The factory FILE.py:FUNCTION with which the segmenter was trained, if it used your own network; only
+            for "onnx".
         overwrite: Replace files that scse did not write or that were changed since.
 
     Raises:
         DataError: The folder contains no segmenter, or one that this version cannot read.
-        UserError: `to` is unknown, `out` does not fit or exists and `overwrite` is not set, a package is missing, or
-            the network is not one of scse's own, or its structures are regions of labels.
+        UserError: `to` is unknown, `out` does not fit or exists and `overwrite` is not set, or a package is missing.
+            For "onnx": the network cannot be exported, or its labels differ from torch's. For the others: the network
+            is not one of scse's own, or its structures are regions of labels.
     """
     check_choice("to", to, FORMATS)
     out = _check_out(Path(out), to)
-    if to == KERAS:
-        check_outputs([out, out.with_suffix(".json")], overwrite=overwrite)
+    if network is not None and to != ONNX:
+        raise UserError(f"to={to!r} is for networks of scse alone; leave out network={network!r}, or choose to='onnx'")
+    if to in ENDINGS:
+        check_outputs([out, *([out.with_suffix(".json")] if to == KERAS else [])], overwrite=overwrite)
     saved = read_saved(folder)
+    if to == ONNX:
+        with needing("an export to ONNX", "export"):
+            from scse.inference.onnx_file import write_onnx  # noqa: PLC0415 (imports torch)
+        return write_onnx(saved, out, network=network)
     refuse_regions(saved.description, saved.regions)
     recipe = read_recipe(saved)
     _settle(to)
@@ -87,10 +105,12 @@ def export(folder: Path | str, to: str, out: Path | str, *, overwrite: bool = Fa
 
 
 def _check_out(out: Path, to: str) -> Path:
-    if (to == KERAS) != (out.suffix == ENDING):
-        allowed = f"a file that ends in {ENDING}" if to == KERAS else f"a folder, not a file that ends in {ENDING}"
-        raise UserError(f"{out}: to={to!r} writes {allowed}; choose another name")
-    if to == KERAS and out.is_dir():
+    if ENDINGS.get(to, out.suffix) != out.suffix:
+        raise UserError(f"{out}: to={to!r} writes a file that ends in {ENDINGS[to]}; choose another name")
+    if to == SAVED_MODEL and out.suffix in ENDINGS.values():
+        found = f"a folder, not a file that ends in {out.suffix}"
+        raise UserError(f"{out}: to={to!r} writes {found}; choose another name")
+    if to in ENDINGS and out.is_dir():
         raise UserError(f"{out}: is a folder; choose another name")
     if to == SAVED_MODEL and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: already exists; choose a new folder")
@@ -98,7 +118,7 @@ def _check_out(out: Path, to: str) -> Path:
 
 
 def _settle(to: str) -> None:
-    needed = FORMATS[to]
+    needed = BACKENDS[to]
     if "keras" not in sys.modules:
         settle_backend(needed)
     elif needed is not None and (found := _imported_backend()) != needed:

@@ -311,7 +311,7 @@ class Segmenter:
         """
         self.network.eval()
         volumes = 0 if self.recipe.view == "picture" else images
-        return replace(self, engine=make_engine(name, self.network, self._windows(TIMED_WINDOWS), volumes=volumes))
+        return replace(self, engine=make_engine(name, self.network, self.windows(TIMED_WINDOWS), volumes=volumes))
 
     def with_squeeze(self, squeeze: str) -> "Segmenter":
         """The same segmenter with another squeeze of cSE in volumes that are larger than the training patch.
@@ -704,7 +704,7 @@ class Segmenter:
         hooks = [module.register_forward_hook(add) for module in leaves]
         self.network.eval()
         with torch.inference_mode():
-            logits = self._as_trained(self.network)(self._windows(1))
+            logits = self._as_trained(self.network)(self.windows(1))
         for hook in hooks:
             hook.remove()
         return free_memory(self._device), sum(outputs), logits.nbytes // math.prod(self.recipe.patch)
@@ -713,7 +713,7 @@ class Segmenter:
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def _windows(self, count: int) -> Tensor:
+    def windows(self, count: int) -> Tensor:
         """Zero images of the network's input size: (count, C, *patch)."""
         images = torch.zeros(count, self.recipe.channels, *self.recipe.patch, device=self._device)
         return channels_last(images)

@@ -30,11 +30,12 @@ EXTRAS: Mapping[str, frozenset[str]] = {
         "typer",
     },
     "dicom": frozenset({"highdicom", "pydicom"}),
+    "export": frozenset({"onnx", "onnxruntime", "onnxscript"}),
     "hub": frozenset({"huggingface_hub"}),
     "keras": frozenset({"keras", "pydantic", "safetensors"}),
     "ray": frozenset({"ray"}),
 }
-"""Extra -> the packages that it installs and scse imports; `dicom`, `hub` and `ray` have those of `study`, too."""
+"""Extra -> the packages that it installs and scse imports; the extras after `study` but `keras` have its, too."""
 
 
 class MissingLibraryError(ModuleNotFoundError):
