@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +26,9 @@ from scse.support.text import counted, shortened_list
 
 Members = list[tuple[Path, str | None]]
 """Folders of segmenters that are averaged, each with its factory FILE.py:FUNCTION, if it needs one."""
+
+REPORT = Path("report", "index.html")
+"""Page of --report in the folder of label maps."""
 
 MOST_FLAGS = 20
 """Most unusual structures that are printed; the table of volumes has all."""
@@ -79,6 +84,14 @@ def predict(
             "earlier calls stay."
         ),
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Write OUT/report/index.html, too: a page with each label map over its image, volumes, and what is "
+            "unlike the training cases.",
+        ),
+    ] = False,
     squeeze: Annotated[
         str,
         typer.Option(help="Where cSE pools in volumes larger than the patch: window, local box, or whole volume."),
@@ -121,7 +134,10 @@ def predict(
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
+    from scse.reports.predictions import write_prediction_page
     from scse.studies.ensembles import find_ensemble
+    from scse.support.events import Watch
+    from scse.support.outputs import check_outputs, marked
 
     if not model and not ensemble:
         raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
@@ -156,17 +172,31 @@ def predict(
         used = groups[0][0].engine.name if groups[0][0].engine else "torch"
         how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "device": device}
         predict_all = partial(_predict_elsewhere, members, given, how, on=on, jobs=jobs)
-    with Watcher(console()) as watch:
+    page = out / REPORT
+    if report:
+        check_outputs([page], overwrite=overwrite)
+    with Watcher(console()) as watch, TemporaryDirectory() as scratch:
+        # the page needs the table, also where the user does not
+        table = volumes or (Path(scratch) / "volumes.csv" if report else None)
         failed = predict_all(
             found,
             out,
             batch_size=batch_size,
             overwrite=overwrite,
-            volumes=volumes,
+            volumes=table,
             dicom_seg=dicom_seg,
             progress=watch.counter("predict"),
         )
+        if report and table is not None:
+            folders = [folder for each in members for folder, _ in each]
+            loaded = dict(zip(folders, chain.from_iterable(groups), strict=True))
+            with marked([page]):
+                write_prediction_page(
+                    page, found, out, table, segmenter=segmenter, members=loaded, failed=failed, watch=Watch(watch)
+                )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
+    if report:
+        say(f"report: {page}")
     if uncertainty and len(failed) < len(found):
         say(f"uncertainty of structures: {out / TABLE}")
     if volumes is not None and len(failed) < len(found):
