@@ -134,10 +134,7 @@ def predict(
     from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
-    from scse.reports.predictions import write_prediction_page
     from scse.studies.ensembles import find_ensemble
-    from scse.support.events import Watch
-    from scse.support.outputs import check_outputs, marked
 
     if not model and not ensemble:
         raise typer.BadParameter("give the folders of segmenters with -m, or that of a study with --ensemble")
@@ -172,35 +169,23 @@ def predict(
         used = groups[0][0].engine.name if groups[0][0].engine else "torch"
         how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "device": device}
         predict_all = partial(_predict_elsewhere, members, given, how, on=on, jobs=jobs)
-    page = out / REPORT
-    if report:
-        check_outputs([page], overwrite=overwrite)
-    with Watcher(console()) as watch, TemporaryDirectory() as scratch:
-        # the page needs the table, also where the user does not
-        table = volumes or (Path(scratch) / "volumes.csv" if report else None)
+    with Watcher(console()) as watch:
+        if report:
+            predict_all = partial(_predict_and_report, predict_all, members, groups, segmenter, watch)
         failed = predict_all(
             found,
             out,
             batch_size=batch_size,
             overwrite=overwrite,
-            volumes=table,
+            volumes=volumes,
             dicom_seg=dicom_seg,
             progress=watch.counter("predict"),
         )
-        if report and table is not None:
-            folders = [folder for each in members for folder, _ in each]
-            loaded = dict(zip(folders, chain.from_iterable(groups), strict=True))
-            with marked([page]):
-                write_prediction_page(
-                    page, found, out, table, segmenter=segmenter, members=loaded, failed=failed, watch=Watch(watch)
-                )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
     if report:
-        say(f"report: {page}")
-    if uncertainty and len(failed) < len(found):
-        say(f"uncertainty of structures: {out / TABLE}")
-    if volumes is not None and len(failed) < len(found):
-        _say_volumes(volumes, found, known=segmenter.known is not None)
+        say(f"report: {out / REPORT}")
+    if len(failed) < len(found):
+        _say_tables(out / TABLE if uncertainty else None, volumes, found, known=segmenter.known is not None)
     end_with(failed)
 
 
@@ -229,6 +214,39 @@ def _predict_elsewhere(
     raise typer.Exit(INTERRUPTED)
 
 
+def _predict_and_report(
+    predict_all: Callable[..., list[str]],
+    members: list[Members],
+    groups: Sequence[Sequence[Any]],
+    segmenter: Any,
+    watch: Any,
+    images: Mapping[str, Sequence[Path]],
+    out: Path,
+    *,
+    volumes: Path | None,
+    overwrite: bool,
+    **options: Any,
+) -> list[str]:
+    """Predict, and write the page of the label maps from their files."""
+    from scse.reports.predictions import write_prediction_page
+    from scse.support.events import Watch
+    from scse.support.outputs import check_outputs, marked
+
+    page = out / REPORT
+    check_outputs([page], overwrite=overwrite)
+    folders = (folder for each in members for folder, _ in each)
+    loaded = dict(zip(folders, chain.from_iterable(groups), strict=True))
+    with TemporaryDirectory() as scratch:
+        # the page needs the table, also where the user does not
+        table = volumes or Path(scratch) / "volumes.csv"
+        failed = predict_all(images, out, volumes=table, overwrite=overwrite, **options)
+        with marked([page]):
+            write_prediction_page(
+                page, images, out, table, segmenter=segmenter, members=loaded, failed=failed, watch=Watch(watch)
+            )
+    return failed
+
+
 def _say_ensemble(chosen: Any) -> None:
     say(f"ensemble: {chosen}")
     if chosen.unfinished:
@@ -244,10 +262,16 @@ def _say_seen(images: Iterable[str], training: Collection[str]) -> None:
         )
 
 
-def _say_volumes(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
-    """Print where the table of volumes is, and as many of its flags as people read."""
+def _say_tables(
+    uncertainty: Path | None, volumes: Path | None, images: Mapping[str, Sequence[Path]], *, known: bool
+) -> None:
+    """Print where the tables are, and as many flags of that of volumes as people read."""
     from scse.inference.volume_table import read_flags
 
+    if uncertainty is not None:
+        say(f"uncertainty of structures: {uncertainty}")
+    if volumes is None:
+        return
     say(f"volumes of structures: {volumes}")
     if not known:
         say("flags: none, because the ranges of the training cases are not stored with the segmenter")

@@ -87,10 +87,11 @@ def write_prediction_page(
         for case in cases[:MOST_CASES]
     ]
     packed = Packer(segmenter.recipe, segmenter.structures).pack_all(files, budget=budget, watch=watch)
+    unit = "pixels" if segmenter.recipe.view == "picture" else "ml"
     content = {
         "networks": [{"id": NETWORK, "name": NETWORK, "variants": [{"id": VARIANT, "name": VARIANT}]}],
         "structures": structure_colors(list(segmenter.structures)),
-        "cases": [{**data, **_texts(case)} for data, case in zip(packed, cases, strict=False)],
+        "cases": [{**data, **_texts(case, unit)} for data, case in zip(packed, cases, strict=False)],
         "picked": {},
         "gate_levels": GATE_LEVELS,
         "view": segmenter.recipe.view,
@@ -112,8 +113,8 @@ def write_prediction_page(
         structures=list(segmenter.structures),
         ranges=_ranges(segmenter.known, list(segmenter.structures)),
         known=segmenter.known,
-        unit="pixels" if segmenter.recipe.view == "picture" else "ml",
-        amount=_amount,
+        unit=unit,
+        amount=lambda volume: _marked(_amount(volume), volume),
         flag=FLAG,
         sides=("left",),
         planes=PLANES if segmenter.recipe.view == "volume" else {},
@@ -135,23 +136,23 @@ def _without_label_map(images: Mapping[str, Sequence[Path]], failed: Sequence[st
     return {of_file[file] for file in (message.partition(": ")[0] for message in failed) if file in of_file}
 
 
-def _texts(case: _Predicted) -> dict[str, Any]:
+def _texts(case: _Predicted, unit: str) -> dict[str, Any]:
     """What the viewer says about a case."""
     flagged = case.flagged
-    about = "; ".join(f"{volume.structure}: {volume.flag}" for volume in flagged)
+    unlike = [f"{FLAG} {volume.structure}: {volume.flag}." for volume in flagged]
     return {
         "title": f"{case.name} ({counted(len(flagged), 'flag')})" if flagged else case.name,
-        "about": f"{case.name}, {about}" if flagged else case.name,
-        "amounts": [f"{FLAG} {text}" if volume.flag else text for volume in case.volumes for text in [_amount(volume)]],
+        "about": " ".join([f"{case.name}.", *unlike]),
+        "amounts": [_marked(f"{_amount(volume)} {unit}", volume) for volume in case.volumes],
     }
 
 
 def _notes(segmenter: Segmenter, *, left_out: int) -> list[str]:
-    what = "pixels" if segmenter.recipe.view == "picture" else "volume"
+    what = "numbers of pixels" if segmenter.recipe.view == "picture" else "volumes"
     return [
         "Label maps with more flags come first." if segmenter.known else "",
         f"{counted(left_out, 'more label map')} left out to limit the size of the page." if left_out else "",
-        f"The number next to the name of a structure is its {what} in this case.",
+        f"The numbers next to the names of structures are their {what} in this case.",
         "The structures are regions of labels: a picture shows of each the part that no later region covers, and the "
         "numbers are those of whole regions."
         if segmenter.regions
@@ -161,7 +162,11 @@ def _notes(segmenter: Segmenter, *, left_out: int) -> list[str]:
 
 def _amount(volume: Volume) -> str:
     """Millilitres, or pixels of a picture."""
-    return f"{volume.voxels:,} pixels" if math.isnan(volume.volume_ml) else f"{_rounded(volume.volume_ml)} ml"
+    return f"{volume.voxels:,}" if math.isnan(volume.volume_ml) else _rounded(volume.volume_ml)
+
+
+def _marked(text: str, volume: Volume) -> str:
+    return f"{FLAG} {text}" if volume.flag else text
 
 
 def _rounded(millilitres: float) -> str:

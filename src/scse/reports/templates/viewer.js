@@ -177,10 +177,10 @@
 
   function caption(side, item, gate) {
     const key = `${at("network").value}|${at(side).value}`;
-    const parts = [item.about ?? `${item.name}, Dice ${percent(mean(item.dice[key] ?? []))}`];
+    const parts = [`${item.name}, Dice ${percent(mean(item.dice[key] ?? []))}`];
     if (at("gate").checked) parts.push(gate ? `gate from ${gate.low.toFixed(2)} (dark) to ${gate.high.toFixed(2)} (bright)` : "no spatial gate");
     if (at("errors").checked) parts.push("errors (striped): missed in orange, added in blue, another structure in pink");
-    at(`${side}-caption`).textContent = `${variantName(at(side).value)}: ${parts.join("; ")}.`;
+    return `${variantName(at(side).value)}: ${parts.join("; ")}.`;
   }
 
   async function draw() {
@@ -218,7 +218,7 @@
         const count = item.reference ? `${counts.errors} wrong pixels` : `${counts.predicted} labelled pixels`;
         canvas.setAttribute("aria-label", `${item.name}, ${title}, ${variantName(at(side).value)}: ${count}`);
       });
-      caption(side, item, maps.gate);
+      at(`${side}-caption`).textContent = item.about ?? caption(side, item, maps.gate);
     }
     shown = item;
     if (volumes) aim(item);
