@@ -151,7 +151,7 @@ def _notes(segmenter: Segmenter, *, left_out: int) -> list[str]:
     what = "numbers of pixels" if segmenter.recipe.view == "picture" else "volumes"
     return [
         "Label maps with more flags come first." if segmenter.known else "",
-        f"{counted(left_out, 'more label map')} left out to limit the size of the page." if left_out else "",
+        f"Left out to limit the size of the page: {counted(left_out, 'label map')}." if left_out else "",
         f"The numbers next to the names of structures are their {what} in this case.",
         "The structures are regions of labels: a picture shows of each the part that no later region covers, and the "
         "numbers are those of whole regions."

@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -430,8 +430,13 @@ class Part:
     def pictures(self, image: Image) -> list[NDArray[np.uint8]]:
         """Grey slices (height, width), or a colour picture (height, width, 3)."""
         channels = image.array if self.display.is_picture and len(image.array) == 3 else image.array[:1]
-        grey = [_windowed(self.of(channel), _window(channel)) for channel in channels]
-        return list(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
+        windows = [_window(channel) for channel in channels]
+        pictures = []
+        for index in self.slices:  # one by one, because the whole as float64 may be larger than the image
+            one = replace(self, slices=[index])
+            grey = [_windowed(one.of(channel)[0], window) for channel, window in zip(channels, windows, strict=True)]
+            pictures.append(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
+        return pictures
 
 
 def _slices_part(display: Display, labels: NDArray[np.integer], wanted: int, *, margin: float) -> Part:
