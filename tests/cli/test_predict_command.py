@@ -167,10 +167,10 @@ def test_structures_unlike_the_training_cases_are_printed(
 
 
 def test_a_report_shows_the_label_maps_of_the_call(planes: dict[str, Path], earlier: Path, tmp_path: Path) -> None:
-    images, page = earlier / "data" / "imagesTs", tmp_path / "report" / "index.html"
+    images, page = earlier / "data" / "imagesTs", tmp_path / "out" / "report" / "index.html"
     flat = tmp_path / "flat.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), flat)
-    found = call(images, flat, "-m", planes["axial"], "--report", "-o", tmp_path)
+    found = call(images, flat, "-m", planes["axial"], "--report", "-o", tmp_path / "out")
     assert found.exit_code == 1
     assert found.stdout.splitlines()[-1] == f"report: {page}"
     html = page.read_text("utf-8")
