@@ -160,8 +160,22 @@ def test_the_page_says_what_made_the_label_maps(slices: Predicted) -> None:
     html = slices.write(members={Path("first"): slices.segmenter, Path("second"): slices.segmenter})
     for row in ("first: mine.py:make, plain, coronal", "second: mine.py:make, plain, coronal", "by 9 training cases"):
         assert f"<dd>{row}</dd>" in html
-    for name in ("engine", "clean-up", "plane", "scse", "torch"):
+    for name in ("combination", "engine", "clean-up", "plane", "scse", "torch"):
         assert f"<dt>{name}</dt>" in html
+    assert "<dt>combination</dt>" not in slices.write()
+
+
+def test_regions_are_shown_as_painted_and_measured_as_wholes(slices: Predicted) -> None:
+    one = replace(slices.segmenter, regions={"left-a": [10, 300, 3], "right-a": [300, 3], "<b>": [3]}, known=None)
+    slices.table.unlink()
+    table = VolumeTable(slices.table, one.scheme.scored)
+    table.add("a", slices.maps["a"], AFFINE)
+    content = packed(slices.write(segmenter=one))
+    [case] = content["cases"]
+    np.testing.assert_array_equal(unpacked(case), on_screen("coronal", slices.maps["a"], case))
+    sizes = [(slices.maps["a"] == value).sum() * 0.008 for value in VALUES.values()]
+    assert case["amounts"] == [f"{sum(sizes[n:]):.3g} ml" for n in range(3)]
+    assert any("regions of labels" in note for note in content["notes"])
 
 
 def test_failed_images_are_named_and_their_rows_of_earlier_calls_are_not_shown(slices: Predicted) -> None:

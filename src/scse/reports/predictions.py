@@ -28,7 +28,7 @@ MOST_ROWS = 200
 FLAG = "⚑"
 
 NETWORK, VARIANT = "segmenter", "prediction"
-"""Key of the label maps in the viewer, which knows predictions of networks and variants."""
+"""Names of the label maps in the viewer, which knows predictions of networks and variants."""
 
 Rows = Sequence[tuple[str, str]]
 
@@ -82,10 +82,8 @@ def write_prediction_page(
     rows = read_volumes(volumes, images.keys() - _without_label_map(images, failed))
     cases = [_Predicted(name, rows[name]) for name in images if name in rows]
     cases.sort(key=lambda case: -len(case.flagged))
-    files = [
-        CaseFiles(case.name, images[case.name], {_KEY: label_path(labels, case.name, images[case.name][0])})
-        for case in cases[:MOST_CASES]
-    ]
+    key, names = f"{NETWORK}|{VARIANT}", [case.name for case in cases[:MOST_CASES]]
+    files = [CaseFiles(name, images[name], {key: label_path(labels, name, images[name][0])}) for name in names]
     packed = Packer(segmenter.recipe, segmenter.structures).pack_all(files, budget=budget, watch=watch)
     unit = "pixels" if segmenter.recipe.view == "picture" else "ml"
     content = {
@@ -125,9 +123,6 @@ def write_prediction_page(
     )
     write_atomic(page, text.encode())
     return page
-
-
-_KEY = f"{NETWORK}|{VARIANT}"
 
 
 def _without_label_map(images: Mapping[str, Sequence[Path]], failed: Sequence[str]) -> set[str]:
@@ -186,8 +181,10 @@ def _made_by(segmenter: Segmenter, members: Mapping[Path, Segmenter]) -> Rows:
         for folder, one in members.items()
     ]
     engines = dict.fromkeys(str(one.engine or "torch") for one in members.values())
-    if len(members) > 1:
+    if len(members) > 1 or all(segmenter.engine is not one.engine for one in members.values()):
         rows.append(("combination", str(segmenter.engine or segmenter)))
+    if segmenter.squeeze != "window":
+        rows.append(("squeeze", segmenter.squeeze))
     return [
         *rows,
         ("engine", "; ".join(engines)),

@@ -56,6 +56,9 @@ JPEG_QUALITY = 72
 WINDOW = (0.5, 99.5)
 """Percentiles of the voxels above the minimum that are shown as black and white."""
 
+MOST_MEASURED = 2**24
+"""Most voxels of which these percentiles are computed; of larger images, every n-th along each axis."""
+
 # light and dark colours alternate, so that neighbours differ without hue (Okabe and Ito; Tol)
 PALETTE = (
     "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00", "#ddddee", "#44aa99", "#aa4499",
@@ -515,9 +518,10 @@ def _held(labels: NDArray[np.integer], axis: int) -> tuple[int, int] | None:
 
 def _window(channel: NDArray[np.float32]) -> tuple[float, float]:
     """Values that are shown as black and white."""
-    foreground = channel[channel > channel.min()]
-    # the percentiles sort the copy in place, because a further one has the size of the image
-    low, high = np.percentile(foreground, WINDOW, overwrite_input=True) if foreground.size else (0.0, 1.0)
+    step = math.ceil((channel.size / MOST_MEASURED) ** (1 / channel.ndim))
+    measured = channel[(slice(None, None, step),) * channel.ndim]
+    foreground = measured[measured > measured.min()]
+    low, high = np.percentile(foreground, WINDOW) if foreground.size else (0.0, 1.0)
     return low, high
 
 
