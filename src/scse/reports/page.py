@@ -516,7 +516,7 @@ def _structure_rows(comparison: Comparison, tests: Sequence[Mapping[Hashable, An
 def _figure_html(figure: go.Figure, name: str, *, still: bool = False) -> Markup:
     """A figure as HTML; a `still` figure has no buttons."""
     config = {"displaylogo": False, "responsive": True, "displayModeBar": False if still else "hover"}
-    content = {**_as_text(json.loads(figure.tojson_markup())), "config": config}
+    content = {**_as_text(json.loads(figure.to_json())), "config": config}
     return Markup(
         '<div><div id="{}" class="plotly-graph-div" style="height:{}px; width:100%;"></div>'
         '<script type="application/json" class="figure">{}</script></div>'
