@@ -166,6 +166,48 @@ def test_structures_unlike_the_training_cases_are_printed(
     ]
 
 
+def test_a_report_shows_the_label_maps_of_the_call(planes: dict[str, Path], earlier: Path, tmp_path: Path) -> None:
+    images, page = earlier / "data" / "imagesTs", tmp_path / "out" / "report" / "index.html"
+    flat = tmp_path / "flat.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), flat)
+    found = call(images, flat, "-m", planes["axial"], "--report", "-o", tmp_path / "out")
+    assert found.exit_code == 1
+    assert found.stdout.splitlines()[-1] == f"report: {page}"
+    html = page.read_text("utf-8")
+    assert "Label maps of 2 images" in html
+    assert f"<li>{flat}: all voxels have the same value" in html
+    assert f"<dd>{planes['axial']}: U-Net, plain, axial</dd>" in html
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_report_is_made_of_joined_segmenters_with_uncertainty_and_volumes(
+    planes: dict[str, Path], earlier: Path, tmp_path: Path
+) -> None:
+    images, members = earlier / "data" / "imagesTs", ("-m", planes["axial"], "-m", planes["coronal"])
+    options = ("--uncertainty", "--volumes", tmp_path / "volumes.csv", "--report", "-o", tmp_path / "out")
+    found = call(images / "t0_0000.nii.gz", *members, *options)
+    assert found.exit_code == 0, found.output
+    html = (tmp_path / "out" / "report" / "index.html").read_text("utf-8")
+    millilitres = pd.read_csv(tmp_path / "volumes.csv")["volume_ml"]
+    cells = [f'<td class="number">{volume:.3g}</td>' for volume in millilitres]
+    assert "".join(cells) in html
+    assert "<dt>combination</dt>" in html
+
+
+def test_a_page_that_scse_did_not_write_is_kept(planes: dict[str, Path], earlier: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report" / "index.html"
+    page.parent.mkdir()
+    page.write_text("mine")
+    arguments = (earlier / "data" / "imagesTs" / "t0_0000.nii.gz", "-m", planes["axial"], "--report", "-o", tmp_path)
+    refused = call(*arguments)
+    assert isinstance(refused.exception, UserError)
+    assert str(page) in str(refused.exception)
+    assert page.read_text() == "mine"
+    assert not (tmp_path / "t0.nii.gz").exists()
+    assert call(*arguments, "--overwrite").exit_code == 0
+    assert call(*arguments).exit_code == 0  # its own page is replaced
+
+
 def test_options_that_have_no_meaning_are_refused(planes: dict[str, Path], earlier: Path, tmp_path: Path) -> None:
     images, model = earlier / "data" / "imagesTs", ("-m", planes["coronal"])
     assert "give the folders of segmenters with -m" in call(images, "-o", tmp_path).stderr

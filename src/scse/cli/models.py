@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +26,9 @@ from scse.support.text import counted, shortened_list
 
 Members = list[tuple[Path, str | None]]
 """Folders of segmenters that are averaged, each with its factory FILE.py:FUNCTION, if it needs one."""
+
+REPORT = Path("report", "index.html")
+"""Page of --report in the folder of label maps."""
 
 MOST_FLAGS = 20
 """Most unusual structures that are printed; the table of volumes has all."""
@@ -82,6 +87,14 @@ def predict(
             "earlier calls stay."
         ),
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Write OUT/report/index.html, too: a page with each label map over its image, volumes, and what is "
+            "unlike the training cases.",
+        ),
+    ] = False,
     squeeze: Annotated[
         str,
         typer.Option(help="Where cSE pools in volumes larger than the patch: window, local box, or whole volume."),
@@ -162,6 +175,8 @@ def predict(
         how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "dropout": dropout}
         predict_all = partial(_predict_elsewhere, members, given, {**how, "device": device}, on=on, jobs=jobs)
     with Watcher(console()) as watch:
+        if report:
+            predict_all = partial(_predict_and_report, predict_all, members, groups, segmenter, watch)
         failed = predict_all(
             found,
             out,
@@ -172,10 +187,10 @@ def predict(
             progress=watch.counter("predict"),
         )
     say(f"{counted(len(found) - len(failed), 'label map')} written to {out}")
-    if uncertainty and len(failed) < len(found):
-        say(f"uncertainty of structures: {out / TABLE}")
-    if volumes is not None and len(failed) < len(found):
-        _say_volumes(volumes, found, known=segmenter.known is not None)
+    if report:
+        say(f"report: {out / REPORT}")
+    if len(failed) < len(found):
+        _say_tables(out / TABLE if uncertainty else None, volumes, found, known=segmenter.known is not None)
     end_with(failed)
 
 
@@ -204,6 +219,39 @@ def _predict_elsewhere(
     raise typer.Exit(INTERRUPTED)
 
 
+def _predict_and_report(
+    predict_all: Callable[..., list[str]],
+    members: list[Members],
+    groups: Sequence[Sequence[Any]],
+    segmenter: Any,
+    watch: Any,
+    images: Mapping[str, Sequence[Path]],
+    out: Path,
+    *,
+    volumes: Path | None,
+    overwrite: bool,
+    **options: Any,
+) -> list[str]:
+    """Predict, and write the page of the label maps from their files."""
+    from scse.reports.predictions import write_prediction_page
+    from scse.support.events import Watch
+    from scse.support.outputs import check_outputs, marked
+
+    page = out / REPORT
+    check_outputs([page], overwrite=overwrite)
+    folders = (folder for each in members for folder, _ in each)
+    loaded = dict(zip(folders, chain.from_iterable(groups), strict=True))
+    with TemporaryDirectory() as scratch:
+        # the page needs the table, also where the user does not
+        table = volumes or Path(scratch) / "volumes.csv"
+        failed = predict_all(images, out, volumes=table, overwrite=overwrite, **options)
+        with marked([page]):
+            write_prediction_page(
+                page, images, out, table, segmenter=segmenter, members=loaded, failed=failed, watch=Watch(watch)
+            )
+    return failed
+
+
 def _say_ensemble(chosen: Any) -> None:
     say(f"ensemble: {chosen}")
     if chosen.unfinished:
@@ -219,10 +267,16 @@ def _say_seen(images: Iterable[str], training: Collection[str]) -> None:
         )
 
 
-def _say_volumes(volumes: Path, images: Mapping[str, Sequence[Path]], *, known: bool) -> None:
-    """Print where the table of volumes is, and as many of its flags as people read."""
+def _say_tables(
+    uncertainty: Path | None, volumes: Path | None, images: Mapping[str, Sequence[Path]], *, known: bool
+) -> None:
+    """Print where the tables are, and as many flags of that of volumes as people read."""
     from scse.inference.volume_table import read_flags
 
+    if uncertainty is not None:
+        say(f"uncertainty of structures: {uncertainty}")
+    if volumes is None:
+        return
     say(f"volumes of structures: {volumes}")
     if not known:
         say("flags: none, because the ranges of the training cases are not stored with the segmenter")

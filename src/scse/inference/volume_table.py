@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -130,13 +131,37 @@ class VolumeTable:
         return flag_of(self.known, name, volume, pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A row of a table of volumes.
+
+    Attributes:
+        structure: Name of the structure.
+        voxels: Number of its voxels, or pixels.
+        volume_ml: The same in millilitres; NaN for pictures.
+        flag: What is unlike the training cases; "" if nothing is.
+    """
+
+    structure: str
+    voxels: int
+    volume_ml: float
+    flag: str
+
+
+def read_volumes(path: Path, images: Collection[str]) -> dict[str, list[Volume]]:
+    """The rows of these images in a table that `VolumeTable` wrote, by image; images without rows are left out."""
+    found: dict[str, list[Volume]] = {}
+    header, *rows = _read(path) or [[]]
+    for row in (dict(zip(header, row, strict=True)) for row in rows if row[0] in images):
+        volume = Volume(row["structure"], int(row["voxels"]), float(row["volume_ml"] or math.nan), row[FLAG])
+        found.setdefault(row["image"], []).append(volume)
+    return found
+
+
 def read_flags(path: Path, images: Collection[str]) -> list[str]:
     """The flags of these images in a table of volumes, with the names of image and structure."""
-    header, *rows = _read(path)
-    if FLAG not in header:
-        return []
-    place = header.index(FLAG)
-    return [f"{row[0]}: {row[1]}: {row[place]}" for row in rows if row[0] in images and row[place]]
+    volumes = read_volumes(path, images)
+    return [f"{image}: {row.structure}: {row.flag}" for image, rows in volumes.items() for row in rows if row.flag]
 
 
 def _number(value: float) -> str:

@@ -1,22 +1,18 @@
 """The report of a study: a self-contained web page, the paper's table and figure, and a table for the terminal."""
 
 import base64
-import hashlib
 import html
 import json
 import math
-import re
 import zlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 import plotly.graph_objects as go
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from rich.table import Table
 from rich.text import Text
@@ -29,7 +25,7 @@ from scse.evaluation.power import MOST_TRAININGS, POWER
 from scse.evaluation.scores import METRICS
 from scse.evaluation.setups import of_setup, per_setup, setup_columns, setup_of, setups
 from scse.evaluation.statistics import FEWEST_CASES, FEWEST_TRAININGS, LEVEL
-from scse.evaluation.verdict import effect_text, p_text
+from scse.evaluation.verdict import effect_text
 from scse.gates.channel_gates import shut_channels
 from scse.gates.computing import SHUT
 from scse.reports.figures import box_plots
@@ -44,6 +40,7 @@ from scse.reports.interactive import (
     trainings,
 )
 from scse.reports.provenance import BIBTEX
+from scse.reports.rendering import MINUS, NOTHING, PLANES, json_markup, read_scripts, render
 from scse.support.atomic import write_atomic
 from scse.support.events import UNWATCHED, Watch
 from scse.support.figure_files import save_figure
@@ -58,13 +55,6 @@ METRIC_TITLES = {
 SIMULATED = "simulated data"
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "≈"}
 """Symbols of verdicts; "undecided" and too few trainings or cases have none."""
-
-PLANES = {"coronal": "LRSI", "axial": "LRAP", "sagittal": "PASI"}
-"""Planes in which the viewer shows volumes, and what is on the left, on the right, at the top and at the bottom: left,
-right, anterior, posterior, superior or inferior."""
-
-NOTHING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,69 +164,47 @@ def write_report(
     write_atomic(folder / "table.csv", table.to_csv(index=False).encode())
     write_atomic(folder / "table.tex", latex_table(dice).encode())
     curves = None if curves is None or curves.empty else without_control(curves, dice.baseline)
-    templates = files_of("scse.reports") / "templates"
-    scripts = {
-        "plotly": Markup(get_plotlyjs()),
-        **{name: Markup((templates / f"{name}.js").read_text("utf-8")) for name in ("report", "viewer")},
-    }
     tested = bool(dice.tests["difference"].notna().any())
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            facts=facts,
-            note=f" ({SIMULATED})" if note else "",
-            baseline=variant_name(dice.baseline),
-            verdicts=_verdicts(dice, costs),
-            tables=[_table(comparison) for comparison in comparisons.values()],
-            seeds=_seed_rows(dice),
-            detectable=_detectable_rows(dice),
-            folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
-            ranking=_ranking_rows(paired),
-            costs=[] if costs is None else _cost_rows(costs),
-            measured_on=_measured_on(costs),
-            networks=[_network(setup, paired, curves, part, note) for setup, part in dice.per_setup()],
-            heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
-            speed=_speed(costs, note),
-            quality=[] if curves is None else _quality_rows(curves, dice.baseline),
-            sweeps=[
-                (caption, _figure_html(figure, f"sweep-{i}"))
-                for i, (caption, figure) in enumerate(sweeps(dice, note=note))
-            ],
-            gates=[] if gates is None or gates.empty else _gate_sections(gates, note),
-            viewer=None if viewer is None else _json(viewer),
-            planes=PLANES if viewer is not None and json.loads(viewer)["view"] == "volume" else {},
-            downloads=_downloads(scores, [folder / "table.csv", folder / "table.tex", *files]),
-            bibtex=BIBTEX,
-            fewest_cases=FEWEST_CASES,
-            fewest_trainings=FEWEST_TRAININGS,
-            level=LEVEL,
-            power=POWER,
-            most_trainings=MOST_TRAININGS,
-            margin=dice.margin,
-            symbols=SYMBOLS,
-            shut=SHUT,
-            duration=in_words(facts.duration_seconds),
-            scripts=scripts,
-            policy=_policy(scripts.values()),
-        )
+    page = render(
+        "report.html",
+        scripts={"plotly": get_plotlyjs(), **read_scripts("report", "viewer")},
+        facts=facts,
+        note=f" ({SIMULATED})" if note else "",
+        baseline=variant_name(dice.baseline),
+        verdicts=_verdicts(dice, costs),
+        tables=[_table(comparison) for comparison in comparisons.values()],
+        seeds=_seed_rows(dice),
+        detectable=_detectable_rows(dice),
+        folds=any(grid.folds() is not None for grid in grids(paired, "dice", dice.baseline)),
+        ranking=_ranking_rows(paired),
+        costs=[] if costs is None else _cost_rows(costs),
+        measured_on=_measured_on(costs),
+        networks=[_network(setup, paired, curves, part, note) for setup, part in dice.per_setup()],
+        heat_map=_figure_html(heat_map(dice, note=note), "heat-map") if tested else None,
+        speed=_speed(costs, note),
+        quality=[] if curves is None else _quality_rows(curves, dice.baseline),
+        sweeps=[
+            (caption, _figure_html(figure, f"sweep-{i}")) for i, (caption, figure) in enumerate(sweeps(dice, note=note))
+        ],
+        gates=[] if gates is None or gates.empty else _gate_sections(gates, note),
+        viewer=None if viewer is None else json_markup(viewer),
+        sides=("left", "right"),
+        planes=PLANES if viewer is not None and json.loads(viewer)["view"] == "volume" else {},
+        downloads=_downloads(scores, [folder / "table.csv", folder / "table.tex", *files]),
+        bibtex=BIBTEX,
+        fewest_cases=FEWEST_CASES,
+        fewest_trainings=FEWEST_TRAININGS,
+        level=LEVEL,
+        power=POWER,
+        most_trainings=MOST_TRAININGS,
+        margin=dice.margin,
+        symbols=SYMBOLS,
+        shut=SHUT,
+        duration=in_words(facts.duration_seconds),
     )
     write_atomic(folder / "index.html", page.encode())
     count(total, total)
     return folder / "index.html"
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """Content security policy of the page: only these scripts, no network access, nothing embedded.
-
-    Inline styles and images in memory are allowed, because plotly needs them.
-    """
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def latex_table(comparison: Comparison) -> str:
@@ -276,26 +244,6 @@ def _comparisons(scores: pd.DataFrame, margin: float | None) -> dict[str, Compar
     wanted = [m for m in METRICS if m in found or m == "dice"]
     margins = {"dice": margin}  # distances in mm have no margin
     return {m: compare(scores, baseline=baseline, metric=m, margin=margins.get(m)) for m in wanted}
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("scse.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["p"] = lambda p: NOTHING if math.isnan(p) else p_text(p).removeprefix("= ")
-    environment.filters["minus"] = lambda text: re.sub(r"(?<![\w])-(?=\d)", MINUS, text)
-    environment.filters["whole"] = _whole_options
-    environment.filters["number"] = lambda x: NOTHING if math.isnan(x) else f"{x:.3f}"
-    return environment
-
-
-def _whole_options(text: str) -> Markup:
-    """Prevent line breaks within options, such as --seeds 3."""
-    return Markup(re.sub(r"(--[a-z]+(?: \d+)?)", r'<span class="option">\1</span>', str(escape(text))))
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
@@ -508,12 +456,7 @@ def _downloads(scores: pd.DataFrame, files: Sequence[Path]) -> Markup:
         data = zlib.compress(content, 9, wbits=-zlib.MAX_WBITS) if text else content
         row = {"name": name, "type": TYPES[ending], "deflated": text, "size": len(content)}
         packed.append({**row, "data": base64.b64encode(data).decode()})
-    return _json(json.dumps(packed))
-
-
-def _json(text: str) -> Markup:
-    """Escape JSON so that it cannot end its script element."""
-    return Markup(text.replace("<", "\\u003c"))
+    return json_markup(json.dumps(packed))
 
 
 def _percent(ratio: float, *, digits: int = 1) -> str:
@@ -577,7 +520,7 @@ def _figure_html(figure: go.Figure, name: str, *, still: bool = False) -> Markup
     return Markup(
         '<div><div id="{}" class="plotly-graph-div" style="height:{}px; width:100%;"></div>'
         '<script type="application/json" class="figure">{}</script></div>'
-    ).format(name, figure.layout.height, _json(json.dumps(content)))
+    ).format(name, figure.layout.height, json_markup(json.dumps(content)))
 
 
 def _as_text(part: Any, key: str = "") -> Any:

@@ -7,8 +7,8 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pandas as pd
 import PIL.Image
 from numpy.typing import NDArray
 
-from scse.data.dataset import Case
 from scse.data.descriptions import Color
 from scse.data.files import Image, read_image, read_label
 from scse.data.prepared import class_values
@@ -56,6 +55,9 @@ GATE_LEVELS = 31
 JPEG_QUALITY = 72
 WINDOW = (0.5, 99.5)
 """Percentiles of the voxels above the minimum that are shown as black and white."""
+
+MOST_MEASURED = 2**24
+"""Most voxels of which these percentiles are computed; of larger images, every n-th along each axis."""
 
 # light and dark colours alternate, so that neighbours differ without hue (Okabe and Ito; Tol)
 PALETTE = (
@@ -106,27 +108,14 @@ def viewer_data(
     if (kept := _kept(cache)).startswith(f'{{"key": "{key}"'):
         return kept
     watch.report(Stage("packing cases for the report's viewer"))
-    count = watch.counter("viewer")
-    packer = _Packer(shown, recipe, labels or structures, colors)
+    packer = Packer(recipe, labels or structures, colors=colors, gates=_Gates(shown, recipe).of)
     ranked = _ranked(scores, shown)
     order = spread(len(ranked))
-    if recipe.view == "volume":
-        first = packer.pack(ranked[order[0]], FEWEST_VOXELS)
-        voxels = len(first["slices"]) * first["height"] * first["width"]
-        wanted = voxels_per_case(len(ranked), len(json.dumps(first)) / voxels, budget)
-    else:
-        first = packer.pack(ranked[order[0]], FEWEST_SLICES)
-        wanted = slices_per_case(len(ranked), len(json.dumps(first)) / len(first["slices"]), budget)
-    cases: dict[int, dict[str, Any]] = {}
-    left = budget
-    for place in order:
-        case = packer.pack(ranked[place], wanted)
-        left -= len(json.dumps(case))
-        if left < 0 and len(cases) >= 3:
-            break
-        cases[place] = {**case, "dice": _dice(scores, ranked[place], shown, structures)}
-        count(len(cases), len(order))
-    count(len(order), len(order))
+    packed_cases = packer.pack_all([_files_of(shown, ranked[place]) for place in order], budget=budget, watch=watch)
+    cases = {
+        place: {**case, "dice": _dice(scores, ranked[place], shown, structures)}
+        for place, case in zip(order, packed_cases, strict=False)
+    }
     places = sorted(cases)
     picked = dict(zip(("worst", "best", "median"), map(places.index, order), strict=False))
     content = {
@@ -206,46 +195,96 @@ def structure_colors(names: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
-class _Packer:
-    """Packs the cases of a study."""
+@dataclass(frozen=True, slots=True)
+class CaseFiles:
+    """Files of a case that is shown.
+
+    Attributes:
+        name: Name of the case.
+        images: Files of the channels in order.
+        predictions: Predicted label maps, by key.
+        reference: Reference label map, if there is one.
+    """
+
+    name: str
+    images: Sequence[Path]
+    predictions: Mapping[str, Path]
+    reference: Path | None = None
+
+
+class Packer:
+    """Packs cases for the script of the page.
+
+    Args:
+        recipe: Recipe, whose view the slices have.
+        structures: Label value of each structure, by name.
+        colors: Colours of colour masks of references, see `Dataset`.
+        gates: Packed spatial gates, by key, from the name of a case, its image and the part that is shown.
+    """
 
     def __init__(
         self,
-        runs: Sequence[FinishedRun],
         recipe: Recipe,
         structures: Mapping[str, int],
-        colors: Mapping[int, Color] | None,
+        *,
+        colors: Mapping[int, Color] | None = None,
+        gates: "Callable[[str, Image, Part], Mapping[str, Any]] | None" = None,
     ) -> None:
-        self.runs, self.recipe, self.colors = runs, recipe, colors
+        self.recipe, self.colors, self.gates = recipe, colors, gates
         values = class_values(structures)
         self.classes = np.zeros(int(values.max()) + 1, np.uint8)
         self.classes[values] = np.arange(len(values))
-        self.segmenters: dict[Path, Segmenter] = {}
 
-    def pack(self, name: str, wanted: int) -> dict[str, Any]:
-        """Pack a case with at most `wanted` slices, see `chosen_slices`, or voxels, see `chosen_steps`."""
-        runs = [run for run in self.runs if any(case.name == name for case in run.test)]
-        case = next(case for case in runs[0].test if case.name == name)
-        image = read_image(case.images)
+    def pack_all(
+        self, cases: Sequence[CaseFiles], *, budget: int = BUDGET, watch: Watch = UNWATCHED
+    ) -> list[dict[str, Any]]:
+        """Pack cases until the budget of characters is used up, but at least three."""
+        wanted = self._wanted(cases, budget) if cases else 0
+        packed: list[dict[str, Any]] = []
+        count = watch.counter("viewer")
+        for files in cases:
+            case = self.pack(files, wanted)
+            budget -= len(json.dumps(case))
+            if budget < 0 and len(packed) >= 3:
+                break
+            packed.append(case)
+            count(len(packed), len(cases))
+        count(len(cases), len(cases))
+        return packed
+
+    def _wanted(self, cases: Sequence[CaseFiles], budget: int) -> int:
+        """Number of slices or voxels per case within the budget, from the size of the first one."""
+        in_planes = self.recipe.view == "volume"
+        first = self.pack(cases[0], FEWEST_VOXELS if in_planes else FEWEST_SLICES)
+        size, slices = len(json.dumps(first)), len(first["slices"])
+        if in_planes:
+            return voxels_per_case(len(cases), size / (slices * first["height"] * first["width"]), budget)
+        return slices_per_case(len(cases), size / slices, budget)
+
+    def pack(self, files: CaseFiles, wanted: int) -> dict[str, Any]:
+        """Pack a case with at most `wanted` slices, see `chosen_slices`, or voxels, see `chosen_steps`.
+
+        Label maps are packed as differences to the reference modulo 256, and without one as they are.
+        """
+        image = read_image(files.images)
         display = Display.of(image, self.recipe)
-        reference = read_label(_label_path(case), colors=self.colors).array
+        predicted = (read_label(path).array for path in files.predictions.values())
+        # the label map that decides what is shown
+        main = next(predicted) if files.reference is None else read_label(files.reference, colors=self.colors).array
         in_planes = self.recipe.view == "volume"
         if in_planes:
-            labels = itertools.chain([reference], (read_label(_prediction(run, name)).array for run in runs))
-            part = _volume_part(display, map(self._classes, labels), wanted)
+            part = _volume_part(display, map(self._classes, itertools.chain([main], predicted)), wanted)
         else:
-            part = _slices_part(display, reference, wanted)
-        shown = self._classes(part.of(reference))
-        maps, gates = {}, {}
-        for run in runs:
-            key = f"{run.setup.text}|{run.variant}"
-            predicted = part.of(read_label(_prediction(run, name)).array)
-            maps[key] = _deflate(self._classes(predicted) - shown)  # modulo 256
-            if run.variant.has_spatial_gate and (gate := self._gate(run, image, part)) is not None:
-                gates[key] = gate
+            part = _slices_part(display, main, wanted, margin=MARGIN if files.reference is None else 0)
+        shown = self._classes(part.of(main))
+        base = np.zeros_like(shown) if files.reference is None else shown
+        maps = {
+            key: _deflate(self._classes(part.of(read_label(path).array)) - base)  # modulo 256
+            for key, path in files.predictions.items()
+        }
         pictures = part.pictures(image)
         return {
-            "name": name,
+            "name": files.name,
             "slices": part.slices,
             "count": display.count,
             "height": shown.shape[1],
@@ -253,9 +292,9 @@ class _Packer:
             "pixel": display.pixel,
             **(_in_planes(part, shown) if in_planes else {}),
             "images": [_jpeg(_tiled(pictures))] if in_planes else [_jpeg(picture) for picture in pictures],
-            "reference": _deflate(shown),
+            "reference": None if files.reference is None else _deflate(shown),
             "maps": maps,
-            "gates": gates,
+            "gates": self.gates(files.name, image, part) if self.gates else {},
         }
 
     def _classes(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -264,7 +303,21 @@ class _Packer:
         classes: NDArray[np.uint8] = self.classes[listed]
         return classes
 
-    def _gate(self, run: FinishedRun, image: Image, part: "_Part") -> dict[str, Any] | None:
+
+class _Gates:
+    """The spatial gates of a study's runs."""
+
+    def __init__(self, runs: Sequence[FinishedRun], recipe: Recipe) -> None:
+        self.runs, self.recipe = runs, recipe
+        self.segmenters: dict[Path, Segmenter] = {}
+
+    def of(self, name: str, image: Image, part: "Part") -> dict[str, Any]:
+        """Packed gates of a case by the key of the run."""
+        runs = [run for run in _runs_of(self.runs, name) if run.variant.has_spatial_gate]
+        gates = {_key_of(run): self._gate(run, image, part) for run in runs}
+        return {key: gate for key, gate in gates.items() if gate is not None}
+
+    def _gate(self, run: FinishedRun, image: Image, part: "Part") -> dict[str, Any] | None:
         """The spatial gate of the last block that has one."""
         if run.folder not in self.segmenters:
             self.segmenters[run.folder] = run.segmenter()
@@ -358,7 +411,7 @@ class Display:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """The part of an image that is shown.
 
     Attributes:
@@ -380,20 +433,28 @@ class _Part:
     def pictures(self, image: Image) -> list[NDArray[np.uint8]]:
         """Grey slices (height, width), or a colour picture (height, width, 3)."""
         channels = image.array if self.display.is_picture and len(image.array) == 3 else image.array[:1]
-        grey = [self.of(_windowed(channel)) for channel in channels]
-        return list(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
+        windows = [_window(channel) for channel in channels]
+        pictures = []
+        for index in self.slices:  # one by one, because the whole as float64 may be larger than the image
+            one = replace(self, slices=[index])
+            grey = [_windowed(one.of(channel)[0], window) for channel, window in zip(channels, windows, strict=True)]
+            pictures.append(np.stack(grey, axis=-1) if len(grey) == 3 else grey[0])
+        return pictures
 
 
-def _slices_part(display: Display, reference: NDArray[np.integer], wanted: int) -> _Part:
-    """Slices of a reference (*spatial) that contain a structure, see `chosen_slices`."""
-    held = None if display.is_picture else _held(reference, display.axes[0])
-    slices = chosen_slices(*(held or (0, display.count - 1)), wanted)
+def _slices_part(display: Display, labels: NDArray[np.integer], wanted: int, *, margin: float) -> Part:
+    """Slices with a structure of a label map (*spatial), and `margin` times as many on either side."""
+    last = display.count - 1
+    held = None if display.is_picture else _held(labels, display.axes[0])
+    first, end = held or (0, last)
+    around = math.ceil(margin * (end - first + 1))
+    slices = chosen_slices(max(first - around, 0), min(end + around, last), wanted)
     _, height, width = display.sizes
     step = slice(None, None, math.ceil(max(height, width) / LONGEST_SIDE))
-    return _Part(display, slices, step, step)
+    return Part(display, slices, step, step)
 
 
-def _volume_part(display: Display, labels: Iterable[NDArray[np.uint8]], wanted: int) -> _Part:
+def _volume_part(display: Display, labels: Iterable[NDArray[np.uint8]], wanted: int) -> Part:
     """The box around the structures of reference and predictions (*spatial) with a margin, see `chosen_steps`."""
     boxes = np.array([[_held(volume, axis) for axis in display.axes] for volume in labels if volume.any()])
     sizes, spacing = np.array(display.sizes), np.array(display.spacing)
@@ -405,10 +466,10 @@ def _volume_part(display: Display, labels: Iterable[NDArray[np.uint8]], wanted: 
     starts = np.where(display.flips, sizes - 1 - last, first).tolist()
     stops = (starts + last - first + 1).tolist()
     slices, rows, columns = map(slice, starts, stops, steps)
-    return _Part(display, display.stored(0, range(display.count)[slices]), rows, columns)
+    return Part(display, display.stored(0, range(display.count)[slices]), rows, columns)
 
 
-def _in_planes(part: _Part, shown: NDArray[np.uint8]) -> dict[str, Any]:
+def _in_planes(part: Part, shown: NDArray[np.uint8]) -> dict[str, Any]:
     """What the script needs to show a volume (slices, height, width) in three planes.
 
     Returns:
@@ -455,22 +516,37 @@ def _held(labels: NDArray[np.integer], axis: int) -> tuple[int, int] | None:
     return (int(holding[0]), int(holding[-1])) if len(holding) else None
 
 
-def _windowed(channel: NDArray[np.float32]) -> NDArray[np.uint8]:
-    foreground = channel[channel > channel.min()]
+def _window(channel: NDArray[np.float32]) -> tuple[float, float]:
+    """Values that are shown as black and white."""
+    step = math.ceil((channel.size / MOST_MEASURED) ** (1 / channel.ndim))
+    measured = channel[(slice(None, None, step),) * channel.ndim]
+    foreground = measured[measured > measured.min()]
     low, high = np.percentile(foreground, WINDOW) if foreground.size else (0.0, 1.0)
-    levels: NDArray[np.uint8] = (np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    return low, high
+
+
+def _windowed(part: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = window
+    levels: NDArray[np.uint8] = (np.clip((part - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
     return levels
 
 
-def _label_path(case: Case) -> Path:
+def _files_of(runs: Sequence[FinishedRun], name: str) -> CaseFiles:
+    """The files of a case, with the predictions of all runs that it is a test case of."""
+    own = _runs_of(runs, name)
+    case = next(case for case in own[0].test if case.name == name)
     if case.label is None:
-        raise UserError(f"case {case.name} has no label map, which the viewer needs as reference")
-    return case.label
+        raise UserError(f"case {name} has no label map, which the viewer needs as reference")
+    predictions = {_key_of(run): label_path(run.folder / "predictions", name, case.images[0]) for run in own}
+    return CaseFiles(name, case.images, predictions, case.label)
 
 
-def _prediction(run: FinishedRun, name: str) -> Path:
-    case = next(case for case in run.test if case.name == name)
-    return label_path(run.folder / "predictions", name, case.images[0])
+def _runs_of(runs: Sequence[FinishedRun], name: str) -> list[FinishedRun]:
+    return [run for run in runs if any(case.name == name for case in run.test)]
+
+
+def _key_of(run: FinishedRun) -> str:
+    return f"{run.setup.text}|{run.variant}"
 
 
 def _deflate(array: NDArray[np.uint8]) -> str:

@@ -1,6 +1,6 @@
 "use strict";
 // the viewer shows two predictions of one slice side by side, or of a volume in three planes in two rows, drawn from the
-// packed label maps
+// packed label maps; on a page of cases without reference one prediction, whose outlines take the place of the reference
 (() => {
   const data = JSON.parse(document.getElementById("viewer-data").textContent);
   const at = (name) => document.getElementById(`v-${name}`);
@@ -8,7 +8,7 @@
   const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
   // colours of missed pixels, added pixels, and pixels of another structure
   const ERRORS = { missed: [230, 159, 0], added: [86, 180, 233], swapped: [240, 80, 200] };
-  const SIDES = ["left", "right"];
+  const SIDES = ["left", "right"].filter((side) => at(side));
   const volumes = data.view === "volume";
   const PLANES = volumes ? ["coronal", "axial", "sagittal"] : [data.view];
   const NOTCH = 100; // turn of a wheel that moves by one slice, in pixels
@@ -60,14 +60,14 @@
 
   async function unpack(item, side) {
     const key = `${at("network").value}|${at(side).value}`;
-    const reference = await once(item, "reference", () => inflate(item.reference));
+    const reference = await once(item, "reference", async () => item.reference && inflate(item.reference));
     const prediction = await once(item, `map ${key}`, async () => {
       const difference = await inflate(item.maps[key]);
-      return difference.map((value, i) => value + reference[i]); // modulo 256
+      return reference ? difference.map((value, i) => value + reference[i]) : difference; // modulo 256
     });
     const packed = item.gates[key];
     const gate = packed && { ...packed, levels: await once(item, `gate ${key}`, () => inflate(packed.levels)) };
-    return { reference, prediction, gate };
+    return { reference: reference ?? prediction, prediction, gate };
   }
 
   // a slice of a stack of slices: its size, the place of its first pixel, and the steps to the next column and row
@@ -177,11 +177,10 @@
 
   function caption(side, item, gate) {
     const key = `${at("network").value}|${at(side).value}`;
-    const dice = mean(item.dice[key] ?? []);
-    const parts = [`${item.name}, Dice ${percent(dice)}`];
+    const parts = [`${item.name}, Dice ${percent(mean(item.dice[key] ?? []))}`];
     if (at("gate").checked) parts.push(gate ? `gate from ${gate.low.toFixed(2)} (dark) to ${gate.high.toFixed(2)} (bright)` : "no spatial gate");
     if (at("errors").checked) parts.push("errors (striped): missed in orange, added in blue, another structure in pink");
-    at(`${side}-caption`).textContent = `${variantName(at(side).value)}: ${parts.join("; ")}.`;
+    return `${variantName(at(side).value)}: ${parts.join("; ")}.`;
   }
 
   async function draw() {
@@ -216,9 +215,10 @@
         context.drawImage(offscreen(layer), 0, 0);
         canvas.dataset.drawn = JSON.stringify({ ...what, ...counts });
         const title = `${volumes ? `${plane} slice` : "slice"} ${slice + 1}`;
-        canvas.setAttribute("aria-label", `${item.name}, ${title}, ${variantName(at(side).value)}: ${counts.errors} wrong pixels`);
+        const count = item.reference ? `${counts.errors} wrong pixels` : `${counts.predicted} labelled pixels`;
+        canvas.setAttribute("aria-label", `${item.name}, ${title}, ${variantName(at(side).value)}: ${count}`);
       });
-      caption(side, item, maps.gate);
+      at(`${side}-caption`).textContent = item.about ?? caption(side, item, maps.gate);
     }
     shown = item;
     if (volumes) aim(item);
@@ -248,7 +248,7 @@
     if (volumes) layOut(item);
     for (const button of at("picked").children) button.setAttribute("aria-pressed", String(Number(button.dataset.index) === Number(chosen)));
     number();
-    dice();
+    numbers();
     return draw();
   }
 
@@ -307,6 +307,7 @@
     const label = (name) => unpacked.get(`${item.name} ${name}`)?.[place] ?? 0;
     const key = (side) => `${at("network").value}|${at(side).value}`;
     const of = (side, structure) => (structure && !data.regions ? ` (Dice of this case ${percent(item.dice[key(side)]?.[structure - 1])})` : "");
+    if (!item.reference) return `${volumes ? "At the crosshair: " : ""}${names[label(`map ${key(sides[0])}`)]}.`;
     const wanted = label("reference");
     const parts = sides.map((side) => {
       const found = label(`map ${key(side)}`);
@@ -316,12 +317,13 @@
     return [first, ...parts].join(" ");
   }
 
-  function dice() {
+  // the numbers next to the names of the structures
+  function numbers() {
     if (data.regions) return; // the scores are those of regions, and the maps show labels
     const item = current();
     const keys = SIDES.map((side) => `${at("network").value}|${at(side).value}`);
     data.structures.forEach((_, i) => {
-      document.getElementById(`v-dice-${i}`).textContent = keys.map((key) => percent(item.dice[key]?.[i])).join(" | ");
+      document.getElementById(`v-dice-${i}`).textContent = item.amounts?.[i] ?? keys.map((key) => percent(item.dice[key]?.[i])).join(" | ");
     });
   }
 
@@ -335,7 +337,7 @@
     const variants = network().variants.map(({ id, name }) => [id, name]);
     const first = at("left").value === "";
     for (const side of SIDES) options(at(side), variants);
-    if (first) at("right").value = variants[variants.length - 1][0];
+    if (first) at(SIDES[SIDES.length - 1]).value = variants[variants.length - 1][0];
     const gated = data.cases.some(({ gates }) => Object.keys(gates).some((key) => key.startsWith(`${network().id}|`)));
     at("gate-label").hidden = !gated;
   }
@@ -423,17 +425,18 @@
     at("picked").append(button);
   }
   options(at("network"), data.networks.map(({ id, name }) => [id, name]));
-  options(at("case"), data.cases.map(({ name }, i) => [i, name]));
+  options(at("case"), data.cases.map(({ name, title }, i) => [i, title ?? name]));
   at("network").addEventListener("change", () => {
     chooseNetwork();
-    dice();
+    numbers();
     draw();
   });
   at("case").addEventListener("change", () => chooseCase(at("case").value));
+  for (const link of document.querySelectorAll("a[data-case]")) link.addEventListener("click", () => chooseCase(link.dataset.case));
   for (const plane of PLANES) part("slice", plane).addEventListener("input", () => step(plane, 0));
   for (const side of SIDES) {
     at(side).addEventListener("change", () => {
-      dice();
+      numbers();
       draw();
     });
     for (const plane of PLANES) (volumes ? browseVolume : browse)(part(`${side}-canvas`, plane), plane);
@@ -441,26 +444,29 @@
   if (volumes) at("crosshair").addEventListener("input", () => at("root").classList.toggle("bare", !at("crosshair").checked));
   for (const name of ["image", "reference", "prediction", "errors", "gate", "opacity"]) at(name).addEventListener("input", draw);
   const ofSlices = [
-    data.cases.some(({ slices, count }) => slices.length < count) ? "Only every n-th slice that contains a structure is shown for each case." : "",
+    data.cases.some(({ slices, count }) => slices.length < count) ? "Of each case, every n-th slice of the part that contains structures is shown." : "",
     data.view === "picture" ? "" : `Slices are ${data.view}; ${data.view === "sagittal" ? "anterior is on the right, superior" : `the subject's left is on the left, ${data.view === "axial" ? "anterior" : "superior"}`} is up.`,
   ];
   const shrunk = ({ slices, rows, columns, counts }) => [slices, rows, columns].some((kept, k) => kept.length < counts[k]);
   const ofVolumes = volumes && [
-    data.cases.some(shrunk) ? "Volumes are cropped to the structures of reference and predictions, with a margin; large ones are reduced to every n-th voxel." : "",
+    data.cases.some(shrunk) ? "Volumes are cropped to the structures, with a margin; large ones are reduced to every n-th voxel." : "",
     "The subject's left (L) is on the left of coronal and axial slices; anterior (A) is up in axial slices and on the right of sagittal ones; superior (S) is up. Slices are counted as stored.",
     "Click or drag in a picture to move the crosshair, or use the arrow keys on it; Page Up and Page Down on it, and the wheel after a click, change the slice.",
   ];
   const pairs = new Set(data.structures.map(({ color }) => color)).size < data.structures.length;
-  at("note").textContent = [
+  const ofScores = () => [
     `Test cases of seed ${data.seed}, sorted from worst to best by the Dice of ${data.by}${data.networks.length > 1 ? " (mean over the networks)" : ""}.`,
     data.left_out ? `${data.left_out} more cases are left out to limit the size of the page; it shows the worst, the median and the best case and an even selection between them.` : "",
-    ...(volumes ? ofVolumes : ofSlices),
-    pairs ? "Some structures have the same colour, such as the left and right structure of a pair." : "",
     data.regions
       ? "The structures of this data set are regions that share labels: the pictures show the labels, and the Dice of a case is the mean over its regions."
       : `The numbers next to the name of a structure are its Dice in this case, ${volumes ? "upper | lower row" : "left | right"}.`,
-    volumes ? "" : "Arrow keys on a picture change the slice.",
     "The spatial gate is that of the last block that has one.",
+  ];
+  at("note").textContent = [
+    ...(data.notes ?? ofScores()),
+    ...(volumes ? ofVolumes : ofSlices),
+    pairs ? "Some structures have the same colour, such as the left and right structure of a pair." : "",
+    volumes || data.view === "picture" ? "" : "Arrow keys on a picture change the slice.",
   ].filter(Boolean).join(" ");
   chooseNetwork();
   chooseCase(data.picked.median ?? 0);
