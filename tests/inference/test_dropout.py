@@ -102,9 +102,10 @@ def test_predict_takes_passes_also_in_other_processes(segmenter: Segmenter, imag
     model = segmenter.save(tmp_path / "model")
     nib.save(nib.Nifti1Image(image.array[0], np.eye(4)), tmp_path / "scan.nii.gz")
     command = ["predict", "-m", str(model), str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, [*command, "--dropout", "3"])
+    done = CliRunner().invoke(app, [*command, "--dropout", "3", "--report"])
     assert done.exit_code == 0, done.output
     assert "3 segmenters" in done.output
+    assert NAME in (tmp_path / "out" / "report" / "index.html").read_text()
     labels = np.asarray(nib.load(tmp_path / "out" / "scan.nii.gz").dataobj)
     there = sharded.Recipe(groups=(((model, None),),), dropout=3).segmenter()
     np.testing.assert_array_equal(there.predict_image(image), labels)

@@ -76,7 +76,7 @@ def test_publish_uploads_and_predict_takes_what_was_published(earlier: Path, tmp
             f"published: {address}/anna/lobes\nuse it with: scse predict -m hf:anna/lobes IMAGES -o labels\n"
         )
         for model, out in (("hf:anna/lobes", "there"), (str(scored(earlier)), "here")):
-            done = CliRunner().invoke(app, ["predict", "-m", model, str(image), "-o", str(tmp_path / out)])
+            done = CliRunner().invoke(app, ["predict", "-m", model, str(image), "-o", str(tmp_path / out), "--report"])
             assert done.exit_code == 0, done.output
     here, there = (next((tmp_path / out).glob("*.nii.gz")) for out in ("here", "there"))
     assert here.read_bytes() == there.read_bytes()

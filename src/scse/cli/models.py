@@ -132,10 +132,10 @@ def predict(
     """Segment images; each label map has its image's own geometry."""
     from scse.cli.console import Watcher
     from scse.inference.combining import combined
-    from scse.inference.devices import choose_device, describe_device
+    from scse.inference.devices import choose_device
     from scse.inference.dropout import with_dropout
+    from scse.inference.hub import local_folder
     from scse.inference.inputs import find_images
-    from scse.inference.joining import Joined
     from scse.inference.segmenter import Segmenter
     from scse.inference.uncertainty import TABLE
     from scse.studies.ensembles import find_ensemble
@@ -151,7 +151,7 @@ def predict(
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
     chosen_device = choose_device(device)
-    members: list[Members] = [[(folder, own)] for folder in model or ()]
+    members: list[Members] = [[(local_folder(name), own)] for name in model or ()]
     ensembles = [find_ensemble(study, network=network, variant=variant) for study in ensemble or ()]
     for chosen in ensembles:
         _say_ensemble(chosen)
@@ -160,13 +160,9 @@ def predict(
     found = find_images(images, channels=groups[0][0].recipe.channels, series=series)
     _say_seen(found, {name for chosen in ensembles for name in chosen.training})
     groups = [[each.with_engine(engine, images=len(found)).with_squeeze(squeeze) for each in group] for group in groups]
-    groups = [[one for each in group for one in with_dropout(each, dropout)] for group in groups]
-    say(f"engine: {groups[0][0].engine}")
-    if chosen_device.type != "cpu":
-        say(f"device: {describe_device(chosen_device)}")
-    segmenter = combined(groups, weights=given, mirror=mirror, uncertainty=uncertainty)
-    if segmenter is not groups[0][0]:
-        say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
+    passes = [[one for each in group for one in with_dropout(each, dropout)] for group in groups]
+    segmenter = combined(passes, weights=given, mirror=mirror, uncertainty=uncertainty)
+    _say_how(groups[0][0], segmenter, chosen_device)
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
     predict_all: Callable[..., list[str]] = segmenter.predict_files
@@ -250,6 +246,18 @@ def _predict_and_report(
                 page, images, out, table, segmenter=segmenter, members=loaded, failed=failed, watch=Watch(watch)
             )
     return failed
+
+
+def _say_how(first: Any, segmenter: Any, device: Any) -> None:
+    """Print what runs the first segmenter, where, and how it is combined with others."""
+    from scse.inference.devices import describe_device
+    from scse.inference.joining import Joined
+
+    say(f"engine: {first.engine}")
+    if device.type != "cpu":
+        say(f"device: {describe_device(device)}")
+    if segmenter is not first:
+        say(segmenter if isinstance(segmenter, Joined) else segmenter.engine)
 
 
 def _say_ensemble(chosen: Any) -> None:
