@@ -67,16 +67,16 @@ def predict(folder: Path, view: View) -> Predicted:
     structures, known = VALUES, KNOWN if view != "picture" else None
     one = replace(segmenter(view), structures=structures, known=known)
     found = Predicted(folder, one, {}, {})
-    table = VolumeTable(found.table, LabelScheme(structures).scored, known=known)
-    for number, name in enumerate("abcd"):
-        labels, scan = labels_of(name), volume(number)
-        if view == "picture":
-            labels, image = labels[4], save_picture(folder / f"{name}.png", scan[4])
-        else:
-            image = save_nifti(folder / f"{name}.nii.gz", scan, AFFINE)
-        write_prediction(folder / "out", name, labels, image, read_image([image]))
-        found.images[name], found.maps[name] = [image], labels
-        table.add(name, labels, None if view == "picture" else AFFINE)
+    with VolumeTable(found.table, LabelScheme(structures).scored, known=known) as table:
+        for number, name in enumerate("abcd"):
+            labels, scan = labels_of(name), volume(number)
+            if view == "picture":
+                labels, image = labels[4], save_picture(folder / f"{name}.png", scan[4])
+            else:
+                image = save_nifti(folder / f"{name}.nii.gz", scan, AFFINE)
+            write_prediction(folder / "out", name, labels, image, read_image([image]))
+            found.images[name], found.maps[name] = [image], labels
+            table.add(name, labels, None if view == "picture" else AFFINE)
     return found
 
 
@@ -147,9 +147,9 @@ def test_slices_beside_the_structures_are_shown_too(slices: Predicted) -> None:
 
 def test_unknown_ranges_flag_nothing_and_the_page_says_so(slices: Predicted) -> None:
     slices.table.unlink()
-    table = VolumeTable(slices.table, LabelScheme(VALUES).scored)
-    for name, labels in slices.maps.items():
-        table.add(name, labels, AFFINE)
+    with VolumeTable(slices.table, LabelScheme(VALUES).scored) as table:
+        for name, labels in slices.maps.items():
+            table.add(name, labels, AFFINE)
     html = slices.write(segmenter=replace(slices.segmenter, known=None))
     assert "Nothing is flagged, because the ranges of the training cases are not stored" in html
     assert [case["title"] for case in packed(html)["cases"]] == list("abcd")
@@ -168,8 +168,8 @@ def test_the_page_says_what_made_the_label_maps(slices: Predicted) -> None:
 def test_regions_are_shown_as_painted_and_measured_as_wholes(slices: Predicted) -> None:
     one = replace(slices.segmenter, regions={"left-a": [10, 300, 3], "right-a": [300, 3], "<b>": [3]}, known=None)
     slices.table.unlink()
-    table = VolumeTable(slices.table, one.scheme.scored)
-    table.add("a", slices.maps["a"], AFFINE)
+    with VolumeTable(slices.table, one.scheme.scored) as table:
+        table.add("a", slices.maps["a"], AFFINE)
     content = packed(slices.write(segmenter=one))
     [case] = content["cases"]
     np.testing.assert_array_equal(unpacked(case), on_screen("coronal", slices.maps["a"], case))

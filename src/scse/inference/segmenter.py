@@ -44,7 +44,7 @@ from scse.inference.saved import (
 )
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
-from scse.inference.volume_table import VolumeTable, check_table
+from scse.inference.volume_table import check_table, open_table
 from scse.inference.windows import (
     CHANNELS_LAST,
     Room,
@@ -441,9 +441,7 @@ class Segmenter:
         written = [path for paths in targets.values() for path in paths]
         tables = check_table(volumes, written)
         check_outputs([*written, *tables], inputs=inputs, overwrite=overwrite)
-        table = None
-        if volumes is not None:
-            table = VolumeTable(volumes, self.scheme.scored, known=self.known, overwrite=overwrite)
+        opened = open_table(volumes, self.scheme.scored, known=self.known, overwrite=overwrite)
 
         def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
             image = read_image(paths)
@@ -454,13 +452,14 @@ class Segmenter:
             return Image(ready(batch_size, None), affine, is_label=True)
 
         def write(name: str, paths: Sequence[Path], labels: Image) -> None:
-            with marked([*targets[name], *tables]):
+            with marked(targets[name]):
                 write_prediction(out, name, labels.array, paths[0], labels)
                 self._write_segmentations(targets[name][1:], labels.array, paths[0])
-                if table is not None:
-                    table.add(name, labels.array, labels.affine)
+            if table is not None:
+                table.add(name, labels.array, labels.affine)
 
-        return each_image(images, read=read, compute=label, write=write, progress=progress)
+        with opened as table:
+            return each_image(images, read=read, compute=label, write=write, progress=progress)
 
     def _write_segmentations(self, targets: Sequence[Path], labels: NDArray[np.integer], source: Path) -> None:
         """Write the label map of a DICOM series as DICOM-SEG, see `prediction_paths`; `targets` may be empty."""

@@ -18,10 +18,10 @@ from scse.inference.devices import choose_device
 from scse.inference.dropout import with_dropout
 from scse.inference.saved import read_saved
 from scse.inference.segmenter import Segmenter, prediction_paths
-from scse.inference.volume_table import VolumeTable, check_table
+from scse.inference.volume_table import check_table, open_table
 from scse.support.atomic import write_atomic
 from scse.support.events import Stop, Watch, never
-from scse.support.outputs import check_outputs, is_marked, marked, marked_digest
+from scse.support.outputs import check_outputs, is_marked, marked_digest
 
 SHARD = 16
 """Images of a task: the work that is done again if its process dies."""
@@ -128,9 +128,7 @@ def predict_sharded(
         [*written, *tables], inputs=(path for paths in images.values() for path in paths), overwrite=overwrite
     )
     segmenter = recipe.segmenter()
-    table = None
-    if volumes is not None:
-        table = VolumeTable(volumes, segmenter.scheme.scored, known=segmenter.known, overwrite=overwrite)
+    opened = open_table(volumes, segmenter.scheme.scored, known=segmenter.known, overwrite=overwrite)
     manifest = _Manifest(out / MANIFEST, recipe.key(), targets)
     done = manifest.read(images)
     left = [name for name in images if name not in done]
@@ -141,21 +139,18 @@ def predict_sharded(
     }
     finished = len(done)
     failed: list[str] = []
-
-    def keep(rows: Rows) -> None:
-        if table is not None and rows:
-            with marked(tables):
-                table.put(rows)
-
-    keep(done)
     function = partial(_predict_shard, recipe, out, batch_size=batch_size, dicom_seg=dicom_seg)
-    for name, (rows, problems) in executor.each(function, shards, Watch(stop=stop)):
-        keep(rows)
-        manifest.add(rows, images)
-        failed += problems
-        finished += len(shards[name])
-        if progress is not None:
-            progress(finished, len(images))
+    with opened as table:
+        if table is not None:
+            table.put(done)
+        for name, (rows, problems) in executor.each(function, shards, Watch(stop=stop)):
+            if table is not None:
+                table.put(rows)
+            manifest.add(rows, images)
+            failed += problems
+            finished += len(shards[name])
+            if progress is not None:
+                progress(finished, len(images))
     return failed
 
 

@@ -27,7 +27,7 @@ from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
-from scse.inference.volume_table import VolumeTable, check_table, count_voxels, voxel_volume
+from scse.inference.volume_table import check_table, count_voxels, open_table, voxel_volume
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
@@ -150,10 +150,7 @@ class Uncertain(Joined):
         inputs = (path for paths in images.values() for path in paths)
         tables = check_table(volumes, [*label_maps, *maps.values(), table])
         check_outputs([*label_maps, *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
-        sizes = None
-        if volumes is not None:
-            scored = self.scheme.scored
-            sizes = VolumeTable(volumes, scored, known=self.known, more=SPREAD, overwrite=overwrite)
+        opened = open_table(volumes, self.scheme.scored, known=self.known, more=SPREAD, overwrite=overwrite)
         rows: list[pd.DataFrame] = []
 
         def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
@@ -168,16 +165,17 @@ class Uncertain(Joined):
             found, labelled = done
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
-            with marked([*labels[name], maps[name], table, *tables]):
+            with marked([*labels[name], maps[name], table]):
                 write_prediction(out, name, found.labels, paths[0], labelled)
                 self._write_segmentations(labels[name][1:], found.labels, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
-                if sizes is not None:
-                    of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
-                    sizes.add(name, found.labels, labelled.affine, of_structures)
+            if sizes is not None:
+                of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
+                sizes.add(name, found.labels, labelled.affine, of_structures)
 
-        return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
+        with opened as sizes:
+            return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
 
     def _estimate(self, views: list[Slices], affine: NDArray[np.float64] | None, batch_size: int | None) -> Uncertainty:
         shape, grid = views[-1].grid.shape, views[-1].grid

@@ -3,9 +3,12 @@
 import csv
 import io
 import math
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,7 @@ from scse.inference.known import flag_of
 from scse.inference.saved import Known
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
+from scse.support.outputs import marked
 
 COLUMNS = ("image", "structure", "label", "voxels", "volume_ml")
 FLAG = "flag"
@@ -51,8 +55,15 @@ def check_table(path: Path | None, others: Iterable[Path]) -> list[Path]:
     return [path]
 
 
+SHARE = 0.05
+"""Greatest share of the time for writing a table again and again, which takes the longer the more rows it has."""
+
+
 class VolumeTable:
-    """A CSV file of volumes, which is written again after each image. It keeps the rows of images of earlier calls.
+    """A CSV file of volumes, which keeps the rows of images of earlier calls.
+
+    The file is written again after each image, or less often where this would take much of the time, and at the end of
+    the context that the table is.
 
     Args:
         path: Path of the file.
@@ -76,6 +87,7 @@ class VolumeTable:
     ) -> None:
         self.path, self.scored, self.known, self.columns = path, scored, known, [*COLUMNS, *more, FLAG]
         self.rows: dict[str, list[list[str]]] = {}
+        self._waiting, self._due = False, 0.0
         header, *rows = _read(path) or [self.columns]
         if header == self.columns:
             for row in rows:
@@ -85,6 +97,13 @@ class VolumeTable:
             raise UserError(
                 f"{path}: {found}; choose another file, or replace it with --overwrite (overwrite=True in Python)"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._waiting:
+            self._write()
 
     def add(
         self,
@@ -116,11 +135,20 @@ class VolumeTable:
             rows: The rows of each image, with its name in the first column.
         """
         self.rows |= {image: [list(row) for row in each] for image, each in rows.items()}
+        self._waiting = self._waiting or bool(rows)
+        if self._waiting and time.monotonic() >= self._due:
+            self._write()
+
+    def _write(self) -> None:
+        began = time.monotonic()
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
             [self.columns, *(r for each in self.rows.values() for r in each)]
         )
-        write_atomic(self.path, text.getvalue().encode())
+        with marked([self.path]):
+            write_atomic(self.path, text.getvalue().encode())
+        ended = time.monotonic()
+        self._waiting, self._due = False, ended + (ended - began) / SHARE
 
     def _flag(self, name: str, volume: float, labels: NDArray[np.integer]) -> str:
         if self.known is None or math.isnan(volume):
@@ -129,6 +157,15 @@ class VolumeTable:
         single = name in self.known.single and isinstance(values, int)
         pieces = count_pieces(labels, [values])[0] if single and isinstance(values, int) else 1
         return flag_of(self.known, name, volume, pieces)
+
+
+def open_table(
+    path: Path | None, scored: Scored, *, known: Known | None, more: Sequence[str] = (), overwrite: bool = False
+) -> AbstractContextManager[VolumeTable | None]:
+    """A table, see `VolumeTable`, or none without a path."""
+    if path is None:
+        return nullcontext()
+    return VolumeTable(path, scored, known=known, more=more, overwrite=overwrite)
 
 
 @dataclass(frozen=True, slots=True)
