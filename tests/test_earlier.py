@@ -6,7 +6,6 @@ that varies the epochs.
 """
 
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 import scse
+from earlier_folders import unpack_earlier
 from scse.data.files import read_image
 from scse.support.events import EpochDone, Event, Scored, Stage, StepDone
 from scse.training.run import resume
@@ -25,9 +25,7 @@ STUDY = {"networks": ["unet"], "variants": ["none", "scse[reduction=4]"], "seeds
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    with tarfile.open(Path(__file__).parent / "earlier.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path
+    return unpack_earlier(tmp_path)
 
 
 def test_a_segmenter_is_loaded_and_predicts(earlier: Path) -> None:

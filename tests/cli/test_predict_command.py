@@ -1,7 +1,6 @@
 """`scse predict` with several segmenters: ensembles of studies, planes that are joined, weights and uncertainty."""
 
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from earlier_folders import unpack_earlier
 from scse.cli import models
 from scse.cli.app import app
 from scse.data.files import read_image
@@ -31,10 +31,7 @@ STRUCTURES = {"left": 1, "right": 2}
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set with the cases c0, c1, c2, t0, t1, and a study of two epochs and two variants, each trained once."""
-    folder = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(Path(__file__).parents[1] / "earlier.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack_earlier(tmp_path_factory.mktemp("earlier"))
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from earlier_folders import unpack_earlier
 from hub_server import serving
 from scse.cli.app import app
 from scse.studies.cards import model_card
@@ -18,10 +18,7 @@ from scse.support.errors import DataError
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, its segmenter, and a study of two epochs and two variants with the test cases t0 and t1."""
-    folder = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(Path(__file__).parents[1] / "earlier.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack_earlier(tmp_path_factory.mktemp("earlier"))
 
 
 def scored(earlier: Path) -> Path:

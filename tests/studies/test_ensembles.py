@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from datasets import write_nnunet
+from earlier_folders import unpack_earlier
 from scse.inference.segmenter import Segmenter
 from scse.studies import runner
 from scse.studies.ensembles import find_ensemble
@@ -46,9 +46,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """A study of scse 0.1.0 that varied the epochs, without study.json."""
-    with tarfile.open(Path(__file__).parents[1] / "earlier.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "study"
+    return unpack_earlier(tmp_path) / "study"
 
 
 def names(variant: str = "scse") -> list[str]:
