@@ -18,6 +18,7 @@ from scse.training.losses import (
     RegionLoss,
     SegmentationLoss,
     class_frequencies,
+    fade_weights,
     have_ignored,
     lower_labels,
     median_frequency_weights,
@@ -120,10 +121,27 @@ def test_switches_of_the_settings(task: Task) -> None:
     assert set(both.terms) == {"ce", "dice"}
     torch.testing.assert_close(both.terms["ce"].weight, weights)
     assert make_loss(task, Settings(class_weights="none")).terms["ce"].weight is None
-    root = make_loss(task, Settings()).terms["ce"].weight
-    torch.testing.assert_close(root**2, weights)  # the default
+    root = make_loss(task, Settings(class_weights="root-median-frequency")).terms["ce"].weight
+    torch.testing.assert_close(root**2, weights)
+    for plain in (both, make_loss(task, Settings(class_weights="none"))):
+        before = plain.terms["ce"].weight
+        fade_weights(plain, 0.5)
+        assert plain.terms["ce"].weight is before
     assert set(make_loss(task, Settings(loss="dice")).terms) == {"dice"}
     assert set(make_loss(task, Settings(loss="ce")).terms) == {"ce"}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_by_default_class_weights_fade_from_those_of_the_paper_to_equal_ones(task: Task, deep: bool) -> None:
+    weights = median_frequency_weights(class_frequencies(task.training, 3))
+    loss = make_loss(task, Settings(deep_supervision=deep))
+    entropy = next(part for part in loss.modules() if isinstance(part, CrossEntropy))
+    memory = entropy.weight.data_ptr()
+    for done, expected in ((0.0, weights), (0.5, weights.sqrt()), (1.0, torch.ones(3)), (0.0, weights)):
+        fade_weights(loss, done)
+        torch.testing.assert_close(entropy.weight, expected)
+    # a recorded graph reads them where they were
+    assert entropy.weight.data_ptr() == memory
 
 
 @pytest.mark.parametrize("loss", ["ce+dice", "ce", "dice"])

@@ -22,10 +22,12 @@ from scse.support.errors import DataError, UserError
 from scse.support.events import EpochDone, Event, Planned, Progress, RunStarted, StepDone, StoppedError, Trained
 from scse.training import loop, run
 from scse.training.log import LOG, read_log
+from scse.training.losses import SegmentationLoss
 from scse.training.record import read_record
 from scse.training.run import CHECKPOINT, resume, train, train_on
 from scse.training.settings import Settings
 from scse.training.setup import new_fabric, new_state, resolve_precision
+from scse.training.state import State
 from scse.training.task import MONITORED, Task, make_task
 from scse.training.validation import VALIDATION_SHARE, dice_on_device, held_out_dice
 
@@ -401,6 +403,23 @@ def test_a_loss_that_is_fetched_later_ends_the_run_with_the_same_error(
     with pytest.raises(UserError, match="the loss became inf in epoch 2, step 2"):
         train(task, settings, tmp_path, stop=lambda: len(steps) == 7)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_class_weights_fade_step_by_step_also_in_a_run_that_goes_on(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step, weights = loop.train_step, []
+
+    def note(state: State, loss: SegmentationLoss, *given: Any, **further: Any) -> torch.Tensor:
+        weights.append(loss.terms["ce"].weight.clone())
+        return take_step(state, loss, *given, **further)
+
+    monkeypatch.setattr(loop, "train_step", note)
+    settings = Settings(**TINY, epochs=2, slices_per_epoch=20, batch_size=4)  # 5 steps an epoch
+    with pytest.raises(StoppedError):
+        train(task, settings, tmp_path, stop=lambda: len(weights) == 7)
+    train(task, settings, tmp_path)
+    torch.testing.assert_close(torch.stack(weights), weights[0] ** (1 - torch.arange(10)[:, None] / 10))
 
 
 def test_losses_are_fetched_every_tenth_step_from_other_devices_than_a_cpu() -> None:

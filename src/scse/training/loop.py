@@ -14,6 +14,7 @@ from scse.support.errors import UserError
 from scse.support.events import EpochDone, Stage, StepDone, Watch
 from scse.training.batches import Batches, step_seed
 from scse.training.graphs import GraphedSteps
+from scse.training.losses import fade_weights
 from scse.training.ranks import ALONE, Ranks
 from scse.training.resident import OnDevice, on_device
 from scse.training.state import Clock, State
@@ -70,6 +71,7 @@ def fit(
         sent = next(coming, None)
         while sent is not None:
             _seed(step_seed(batches.seed, clock.epoch, clock.step, *part), fabric.device)
+            fade_weights(loss, (clock.epoch + clock.step / len(batches)) / epochs)
             losses.add(take_step(*sent))
             sent = next(coming, None)  # before this one's loss is waited for
             reported = clock.step % interval == 0 or clock.step == len(batches)

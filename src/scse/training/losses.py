@@ -23,17 +23,24 @@ class SegmentationLoss(nn.Module):
     Args:
         loss: "ce+dice", "ce" or "dice".
         weights: Class weights of the cross-entropy, (classes,); None for equal weights.
+        fading: Whether the weights become equal in the course of the run, see `fade_weights`.
         ignoring: Whether labels may contain ignored voxels. Without any, False gives the same result in less time.
         shared: Whether several processes have a part of the batch each; the loss is that of the batch.
     """
 
     def __init__(
-        self, loss: str, *, weights: Tensor | None = None, ignoring: bool = True, shared: bool = False
+        self,
+        loss: str,
+        *,
+        weights: Tensor | None = None,
+        fading: bool = False,
+        ignoring: bool = True,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.ignoring, self.shared = ignoring, shared
         terms: dict[str, nn.Module] = {
-            "ce": CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS, shared=shared),
+            "ce": CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS, fading=fading, shared=shared),
             "dice": SharedDice() if shared else DiceLoss(batch=True),
         }
         self.terms = nn.ModuleDict({name: terms[name] for name in loss.split("+")})
@@ -112,12 +119,15 @@ class CrossEntropy(nn.CrossEntropyLoss):
 
     Args:
         weight, ignore_index: See `torch.nn.CrossEntropyLoss`.
-        shared: See `SegmentationLoss`.
+        fading, shared: See `SegmentationLoss`.
     """
 
-    def __init__(self, *, weight: Tensor | None, ignore_index: int, shared: bool = False) -> None:
+    first: Tensor | None
+
+    def __init__(self, *, weight: Tensor | None, ignore_index: int, fading: bool = False, shared: bool = False) -> None:
         super().__init__(weight=weight, ignore_index=ignore_index)
         self.shared = shared
+        self.register_buffer("first", weight.clone() if fading and weight is not None else None, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over the voxels that are not ignored: (N, classes, *spatial), (N, *spatial) -> a scalar."""
@@ -132,6 +142,20 @@ class CrossEntropy(nn.CrossEntropyLoss):
         if self.shared:
             return shared_mean(entropies.sum(), weights.sum())
         return entropies.sum() / weights.sum()
+
+
+def fade_weights(loss: nn.Module, done: float) -> None:
+    """Give fading class weights the values that they have at a step: the first ones, to the power of 1 - `done`.
+
+    Large weights let small structures be found early; as they fade, the network learns how frequent they are.
+
+    Args:
+        loss: Loss of a run; changed in place. One without fading weights stays as it is.
+        done: Share of the run that is done, from 0 to 1.
+    """
+    for part in loss.modules():
+        if isinstance(part, CrossEntropy) and part.first is not None and part.weight is not None:
+            part.weight.copy_(part.first ** (1 - done))
 
 
 class SharedDice(DiceLoss):

@@ -55,7 +55,8 @@ class Settings(BaseModel):
         deep_supervision: Whether lower resolutions of the network's decoder learn too, for networks that return them;
             see `scse.training.losses.DeepSupervision`.
         class_weights: Class weights of the cross-entropy: the paper's "median-frequency", their square roots, which let
-            the background count more, or "none". Regions of labels have none.
+            the background count more, "fading-median-frequency", which become equal in the course of the run, or
+            "none". Regions of labels have none.
         augment: Random changes of every slice or patch, within the ranges of the settings that follow; see
             `scse.training.augmentation.Augmentation`.
         rotation, scaling, shift, elastic: Largest rotation in degrees, relative change of size, shift as a fraction of
@@ -95,7 +96,9 @@ class Settings(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0, le=1e3)
     loss: Literal["ce+dice", "ce", "dice"] = "ce+dice"
     deep_supervision: bool = False
-    class_weights: Literal["median-frequency", "root-median-frequency", "none"] = "root-median-frequency"
+    class_weights: Literal["median-frequency", "root-median-frequency", "fading-median-frequency", "none"] = (
+        "fading-median-frequency"
+    )
     augment: bool = True
     rotation: float = Field(default=10.0, ge=0, le=180)
     scaling: float = Field(default=0.1, ge=0, lt=1)

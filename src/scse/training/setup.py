@@ -193,7 +193,8 @@ def _segmentation_loss(task: Task, settings: Settings, *, shared: bool) -> Segme
     weights = median_frequency_weights(class_frequencies(task.training, len(task.structures) + 1))
     if settings.class_weights == "root-median-frequency":
         weights = weights.sqrt()
-    return SegmentationLoss(settings.loss, weights=weights, ignoring=ignoring, shared=shared)
+    fading = settings.class_weights == "fading-median-frequency"
+    return SegmentationLoss(settings.loss, weights=weights, fading=fading, ignoring=ignoring, shared=shared)
 
 
 def as_segmenter(network: nn.Module, task: Task, settings: Settings) -> Segmenter:
