@@ -25,12 +25,12 @@ import torch
 from measuring import markdown
 
 import scse
-from scse.data.cohort import simulate as simulate_cohort
 from scse.data.recipe import Recipe as Preparation
 from scse.executors.on_ray import OnRay, connected
 from scse.inference.segmenter import Segmenter
 from scse.inference.sharded import SHARD, Recipe, predict_sharded
 from scse.networks import UNet
+from scse.simulation.writing import simulate_cohort
 from scse.support.events import UNWATCHED, Watch
 
 OBJECT_STORE = 80 * 2**20

@@ -19,10 +19,9 @@ import torch
 from measuring import machine, markdown
 from scipy import ndimage
 
-from scse.data.cohort import STRUCTURES
 from scse.data.files import read_image, read_label
 from scse.data.prepared import cache_folder
-from scse.simulation.brain import VARIATION, brain_atlas
+from scse.simulation.brain import STRUCTURES, VARIATION, brain_atlas
 from scse.simulation.source import Source
 from scse.simulation.subjects import draw_subject
 from scse.vocabulary.sides import partner_classes

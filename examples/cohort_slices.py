@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from scse.data import cohort
+from scse.simulation.brain import STRUCTURES
+from scse.simulation.writing import simulate_cohort
 
 TISSUES = ("cerebellum", "white-matter", "cortex", "")  # what the name of a structure has in it; "" for the deep ones
 CLASSES = 1 + len(TISSUES)  # and the background
@@ -17,7 +18,7 @@ SLICES = np.s_[::2, 15:105:3, 2:98:2]  # every third coronal slice, every second
 def read_slices(*, cases: int) -> tuple[tuple[NDArray, NDArray], tuple[NDArray, NDArray]]:
     """Images (N, 48, 48, 1) and classes (N, 48, 48) of coronal slices, for training and for testing."""
     with tempfile.TemporaryDirectory() as folder:
-        data = cohort.simulate(Path(folder) / "cohort", cases=cases)
+        data = simulate_cohort(Path(folder) / "cohort", cases=cases)
         return _read(data, "Tr"), _read(data, "Ts")
 
 
@@ -31,8 +32,8 @@ def dice(predicted: NDArray, classes: NDArray) -> float:
 
 
 def _read(data: Path, part: str) -> tuple[NDArray, NDArray]:
-    tissue = np.zeros(1 + len(cohort.STRUCTURES), np.int32)
-    for name, value in cohort.STRUCTURES.items():
+    tissue = np.zeros(1 + len(STRUCTURES), np.int32)
+    for name, value in STRUCTURES.items():
         tissue[value] = 1 + [part in name for part in TISSUES].index(True)
     images, classes = [], []
     for path in sorted((data / f"labels{part}").iterdir()):

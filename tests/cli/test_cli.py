@@ -349,7 +349,7 @@ def test_a_bug_shows_its_traceback_and_asks_for_a_report(kind, monkeypatch):
         raise kind("math domain error")
 
     monkeypatch.setattr("scse.cli.doctor.diagnose", broken)
-    monkeypatch.setattr("scse.data.cohort.simulate", lambda *_, **__: broken())
+    monkeypatch.setattr("scse.simulation.writing.simulate_cohort", lambda *_, **__: broken())
     for arguments in (["doctor"], ["data", "simulate", "out"]):  # a verb, and one of a group
         monkeypatch.setattr(sys, "argv", ["scse", *arguments])
         with pytest.raises(kind, match="math domain error") as raised:
@@ -771,7 +771,7 @@ def test_simulate_passes_on_what_was_asked_and_says_where(tmp_path, monkeypatch)
         asked.update(out=out, cases=cases, seed=seed)
         progress(cases, cases)
 
-    monkeypatch.setattr("scse.data.cohort.simulate", simulate)
+    monkeypatch.setattr("scse.simulation.writing.simulate_cohort", simulate)
     ended = call("simulate", "-o", tmp_path / "[red]", "--cases", 4, "--seed", 7)
     assert (ended.code, ended.err) == (0, "")
     assert asked == {"out": tmp_path / "[red]", "cases": 4, "seed": 7}

@@ -5,9 +5,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scse.data import cohort
 from scse.keras import from_torch
 from scse.keras.networks import UNet
+from scse.simulation.brain import STRUCTURES
+from scse.simulation.writing import simulate_cohort
 
 pytestmark = pytest.mark.usefixtures("quick_networks")
 CLASSES = 3
@@ -18,9 +19,9 @@ GROUPS = {"white-matter": 1, "cortex": 2}
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
     """Images (N, 32, 32, 1) and classes (N, 32, 32) of two simulated subjects, one for training and one for testing."""
-    folder = cohort.simulate(tmp_path_factory.mktemp("data") / "cohort", cases=2)
-    classes = np.zeros(1 + len(cohort.STRUCTURES), np.int32)
-    for name, value in cohort.STRUCTURES.items():
+    folder = simulate_cohort(tmp_path_factory.mktemp("data") / "cohort", cases=2)
+    classes = np.zeros(1 + len(STRUCTURES), np.int32)
+    for name, value in STRUCTURES.items():
         classes[value] = next((group for end, group in GROUPS.items() if name.endswith(end)), 0)
     every = np.s_[:96:3, 24:104:4, 2:98:3]
     pairs = []

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scse.data.cohort import STRUCTURES
 from scse.data.files import read_image, read_label
 from scse.data.inspection import open_checked
-from scse.simulation.brain import VARIATION, brain_atlas
+from scse.simulation.brain import STRUCTURES, VARIATION, brain_atlas
 from scse.simulation.source import Source
 from scse.simulation.subjects import draw_subject
 from scse.vocabulary.sides import partners

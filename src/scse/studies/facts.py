@@ -6,10 +6,10 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from scse.data.cohort import COHORT_NAME
 from scse.evaluation.statistics import FEWEST_TRAININGS
 from scse.reports.page import StudyFacts
 from scse.reports.provenance import data_digest, describe_machine, git_commit
+from scse.simulation.writing import COHORT_NAME
 from scse.studies.plan import Plan, shared_settings, warnings_of
 from scse.support.text import counted
 from scse.training.record import read_record

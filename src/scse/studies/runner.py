@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from scse.data.cohort import simulate
 from scse.data.folds import make_folds
 from scse.data.inspection import open_checked
 from scse.data.prepared import cache_folder
@@ -24,6 +23,7 @@ from scse.inference.devices import choose_device
 from scse.inference.finished import FinishedRun
 from scse.reports.page import StudyFacts, write_report
 from scse.reports.viewer import viewer_data
+from scse.simulation.writing import simulate_cohort
 from scse.studies.estimate import plan_time
 from scse.studies.execution import do_run, read_scores
 from scse.studies.facts import facts_of
@@ -244,5 +244,5 @@ def _cohort(out: Path, watch: Watch) -> Path:
     folder = out / "cohort"
     with claimed(out / LOCKS / "cohort.lock", watch, wait=True):
         if not folder.exists():
-            simulate(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=watch.counter("simulate"))
+            simulate_cohort(folder, cases=COHORT_CASES, seed=COHORT_SEED, progress=watch.counter("simulate"))
     return folder
