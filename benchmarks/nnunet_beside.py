@@ -1,4 +1,4 @@
-"""nnU-Net v2 (2D) and scse's U-Net, plain and with scSE, trained for the same time on the same cases of one data set.
+"""nnU-Net v2 and scse's U-Net, plain and with scSE, trained for the same time on the same cases of one data set.
 
     nohup python benchmarks/nnunet_beside.py ../shared/data/hippocampus --folds 5 --hours 1 --out beside > beside.log &
 
@@ -9,10 +9,12 @@ of training each.
 
 - Split: that of `scse study` for the same `--folds` and `--fold`; without `--folds`, the data set's own. nnU-Net sees
   the training cases alone (its fold "all"): it plans, preprocesses and trains on them.
-- nnU-Net: default plans, configuration 2d, the default trainer on the CPU. Its polynomial schedule goes by seconds of
-  training, where by default it goes by 1,000 epochs, so that the learning rate is down to 0 when time is up; an epoch
-  has a tenth of the default's steps. Prediction is its own, mirrored images included, with the weights of the end.
-- scse: preset "quick" with as many epochs as fit, by the pace of the second epoch of a trial that is thrown away.
+- nnU-Net: default plans, configuration 2d (with `--dims 3`: 3d_fullres), the default trainer on the CPU. Its polynomial
+  schedule goes by seconds of training, where by default it goes by 1,000 epochs, so that the learning rate is down to 0
+  when time is up; an epoch has a tenth of the default's steps. Prediction is its own, mirrored images included, with
+  the weights of the end.
+- scse: preset "quick" (with `--dims 3`: that of volumes) with as many epochs as fit, by the pace of the second epoch of
+  a trial that is thrown away.
 - Time: of training, with what each system does meanwhile (validation, checkpoints, logs). Planning and preprocessing
   are told apart. Both compute with a thread a core; nnU-Net augments in worker processes beside them, its default.
   Precision is each system's own for the machine: nnU-Net computes in float32 on CPUs, scse in bfloat16 where the
@@ -51,11 +53,12 @@ from scse.inference.segmenter import write_prediction
 from scse.support.atomic import write_atomic
 from scse.support.events import EpochDone, StepDone
 from scse.training.run import train
-from scse.training.settings import PRESETS
+from scse.training.settings import make_settings
 from scse.training.setup import resolve_precision
 from scse.training.task import make_task
 
-SYSTEMS = {"nnunet": "nnU-Net 2D", "none": "U-Net", "scse": "U-Net + scSE"}
+SYSTEMS = {"nnunet": "nnU-Net", "none": "U-Net", "scse": "U-Net + scSE"}
+CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 FOLDER, NUMBER = "Dataset001_beside", 1
 SMOKE_SECONDS, SMOKE_TRAINING, SMOKE_TEST, SMOKE_SLICES = 10.0, 6, 2, 160
 
@@ -82,7 +85,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hours", type=float, default=1.0, help="of training, for each system")
     parser.add_argument("--folds", type=int, help="cross-validation folds [the data set's own test cases]")
     parser.add_argument("--fold", type=int, default=0, help="which of them")
-    parser.add_argument("--spacing", type=float, help="mm per pixel in the plane, for scse [the data's own]")
+    parser.add_argument("--dims", type=int, choices=CONFIGURATIONS, default=2, help="networks of slices or volumes")
+    parser.add_argument("--spacing", type=float, help="mm per pixel or voxel, for scse [the data's own]")
     parser.add_argument("--smoke", action="store_true", help="few cases and 10 s of training")
     parser.add_argument("--only", choices=SYSTEMS, help="run this system only")
     parser.add_argument("--inside", choices=SYSTEMS, help=argparse.SUPPRESS)
@@ -100,6 +104,8 @@ def run(name: str, arguments: argparse.Namespace) -> None:
     """Prepare, train, predict and score one system."""
     keep_large_blocks()
     inspection, dataset = open_checked(arguments.dataset)
+    if dataset.regions:
+        raise SystemExit(f"{arguments.dataset}: structures are regions of labels, which this comparison does not have")
     fold = make_folds(dataset, arguments.folds)[arguments.fold]
     if arguments.smoke:
         fold = Fold(fold.training[:SMOKE_TRAINING], fold.test[:SMOKE_TEST])
@@ -135,11 +141,11 @@ def run_scse(
 ) -> tuple[dict[str, Any], Predict]:
     """U-Net of the preset "quick", with as many epochs as fit."""
     began = time.perf_counter()
-    recipe = Recipe.derive(inspection.facts_of(inspection.dataset), spacing=arguments.spacing)
+    recipe = Recipe.derive(inspection.facts_of(inspection.dataset), spacing=arguments.spacing, dims=arguments.dims)
     cache = arguments.out / variant / "prepared"
     task = make_task(inspection, training=fold.training, held_out=fold.test, recipe=recipe, cache=cache)
     prepared = time.perf_counter() - began
-    settings = PRESETS["quick"].model_copy(update={"variant": variant})
+    settings = make_settings("quick", {"variant": variant}, dims=arguments.dims)
     if arguments.smoke:
         settings = settings.model_copy(update={"slices_per_epoch": SMOKE_SLICES})
     epochs = max(1, round(seconds / trial_pace(task, settings)))
@@ -190,13 +196,14 @@ def run_nnunet(
     raw, preprocessed = (Path(os.environ[f"nnUNet_{name}"]) / FOLDER for name in ("raw", "preprocessed"))
     began = time.perf_counter()
     write_raw(raw, dataset, fold.training)
+    configuration = CONFIGURATIONS[arguments.dims]
     program, cores = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess", str(os.cpu_count())
-    subprocess.run([program, "-d", str(NUMBER), "-c", "2d", "-npfp", cores, "-np", cores], check=True)
+    subprocess.run([program, "-d", str(NUMBER), "-c", configuration, "-npfp", cores, "-np", cores], check=True)
     prepared = time.perf_counter() - began
 
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
     description = json.loads((preprocessed / "dataset.json").read_text())
-    trainer = timed_trainer(seconds)(plans, "2d", "all", description, torch.device("cpu"))
+    trainer = timed_trainer(seconds)(plans, configuration, "all", description, torch.device("cpu"))
     # a tenth of the default, so that the end of an epoch, with its validation, meets the end of the time
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 25, 5
     trainer.run_training()
