@@ -185,8 +185,11 @@ def test_the_command_predicts_with_jobs(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
     command = ["predict", *(str(images[name][0]) for name in ("i000", "i001")), "-m", str(model), "-o", str(out)]
+    loaded, load = [], Segmenter.load
+    monkeypatch.setattr(Segmenter, "load", lambda *given, **named: loaded.append(given) or load(*given, **named))
     found = CliRunner().invoke(app, [*command, "--jobs", "2", "--report"])
     assert found.exit_code == 0, found.output
+    assert loaded == [(model,)]  # in this process
     assert "Label maps of 2 images" in (out / "report" / "index.html").read_text("utf-8")
     assert "predicted by: 2 worker processes of this machine" in found.stdout
     assert contents(out) == {name: expected[name] for name in ("i000.nii.gz", "i001.nii.gz")}

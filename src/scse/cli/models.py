@@ -169,7 +169,8 @@ def predict(
     if elsewhere:
         used = groups[0][0].engine.name if groups[0][0].engine else "torch"
         how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "dropout": dropout}
-        predict_all = partial(_predict_elsewhere, members, given, {**how, "device": device}, on=on, jobs=jobs)
+        how["device"] = device
+        predict_all = partial(_predict_elsewhere, members, given, how, segmenter=segmenter, on=on, jobs=jobs)
     with Watcher(console()) as watch:
         if report:
             predict_all = partial(_predict_and_report, predict_all, members, groups, segmenter, watch)

@@ -90,6 +90,7 @@ def predict_sharded(
     out: Path,
     *,
     executor: Executor,
+    segmenter: Segmenter | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Stop = never,
     batch_size: int | None = None,
@@ -107,6 +108,7 @@ def predict_sharded(
         images: Files of the channels of each image in order, by image name.
         out: Folder of the label maps.
         executor: Does the tasks.
+        segmenter: What `recipe` makes, if it is loaded already.
         progress: Called with the numbers of finished and of all images after each task.
         stop: Called after every image; True stops.
         batch_size: See `Segmenter.predict_files`, as the following.
@@ -127,7 +129,7 @@ def predict_sharded(
     check_outputs(
         [*written, *tables], inputs=(path for paths in images.values() for path in paths), overwrite=overwrite
     )
-    segmenter = recipe.segmenter()
+    segmenter = segmenter or recipe.segmenter()
     opened = open_table(volumes, segmenter.scheme.scored, known=segmenter.known, overwrite=overwrite)
     manifest = _Manifest(out / MANIFEST, recipe.key(), targets)
     done = manifest.read(images)
