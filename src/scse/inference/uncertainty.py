@@ -24,16 +24,18 @@ from scse.data.schemes import best_classes
 from scse.data.volumes import is_volume
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
+from scse.inference.image_table import ImageTable, number_text
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
 from scse.inference.volume_table import check_table, count_voxels, open_table, voxel_volume
-from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.support.scratch import scratch
 
 TABLE = "uncertainty.csv"
+
+COLUMNS = ("image", "structure", "passes", "volume_ml", "volume_cv", "iou")
 
 SPREAD = ("passes", "volume_cv", "iou")
 """Columns of the spread of the passes in the table of volumes."""
@@ -133,8 +135,8 @@ class Uncertain(Joined):
 
         Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or in the
         format of the label map: as floats in other volumes, in 255 steps in NAME.uncertainty.png; and for all images
-        together, uncertainty.csv, the rows of `Uncertainty.structures` with the name of the image. The table is written
-        again after each image. The table of `volumes` has the columns passes, volume_cv and iou, too.
+        together, uncertainty.csv (see `ImageTable`), the rows of `Uncertainty.structures` with the name of the image. The
+        table of `volumes` has the columns passes, volume_cv and iou, too.
 
         Args, returned messages and errors are those of `Segmenter.predict_files`.
         """
@@ -151,7 +153,6 @@ class Uncertain(Joined):
         tables = check_table(volumes, [*label_maps, *maps.values(), table])
         check_outputs([*label_maps, *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
         opened = open_table(volumes, self.scheme.scored, known=self.known, more=SPREAD, overwrite=overwrite)
-        rows: list[pd.DataFrame] = []
 
         def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
             image = read_image(paths)
@@ -163,18 +164,17 @@ class Uncertain(Joined):
 
         def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image]) -> None:
             found, labelled = done
-            rows.append(found.structures.assign(image=name))
-            columns = ["image", *found.structures.columns]
-            with marked([*labels[name], maps[name], table]):
+            with marked([*labels[name], maps[name]]):
                 write_prediction(out, name, found.labels, paths[0], labelled)
                 self._write_segmentations(labels[name][1:], found.labels, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
-                write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
+            of_image = found.structures.itertuples(index=False, name=None)
+            spreads.put({name: [[name, structure, *map(number_text, numbers)] for structure, *numbers in of_image]})
             if sizes is not None:
                 of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
                 sizes.add(name, found.labels, labelled.affine, of_structures)
 
-        with opened as sizes:
+        with opened as sizes, ImageTable(table, COLUMNS) as spreads:
             return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
 
     def _estimate(self, views: list[Slices], affine: NDArray[np.float64] | None, batch_size: int | None) -> Uncertainty:
