@@ -145,9 +145,6 @@ def predict(
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
     given = _weights(weights)
-    elsewhere = jobs > 1 or on is not None
-    if elsewhere and uncertainty:
-        raise typer.BadParameter("--uncertainty is measured by one process; leave out --jobs and --on")
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
     chosen_device = choose_device(device)
@@ -166,10 +163,16 @@ def predict(
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
     predict_all: Callable[..., list[str]] = segmenter.predict_files
-    if elsewhere:
-        used = groups[0][0].engine.name if groups[0][0].engine else "torch"
-        how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "dropout": dropout}
-        how["device"] = device
+    if jobs > 1 or on is not None:
+        how = {
+            "mirror": mirror,
+            "engine": groups[0][0].engine.name if groups[0][0].engine else "torch",
+            "squeeze": squeeze,
+            "cleaning": cleaning,
+            "device": device,
+            "dropout": dropout,
+            "uncertainty": uncertainty,
+        }
         predict_all = partial(_predict_elsewhere, members, given, how, segmenter=segmenter, on=on, jobs=jobs)
     with Watcher(console()) as watch:
         if report:
