@@ -92,7 +92,8 @@ def explain(
         out: Output folder.
         network: The factory FILE.py:FUNCTION of the segmenter in the folder, if it used your own network.
         device: Device of the network of a segmenter that is loaded from its folder, see `choose_device`.
-        batch_size: Number of slices at a time; by default up to 16, as memory allows.
+        batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+            at a time, by default 1.
         overwrite: Replace files in `out` that scse did not write or that were changed since.
         progress: Called with the numbers of finished and of all slices after each batch.
 
@@ -252,7 +253,7 @@ def _batch_gates(
             return torch.cat(maps, 1) if maps else torch.zeros_like(windows[:, :1])
 
         with torch.inference_mode():
-            maps = iter(segmenter.in_windows(batch, forward).cpu().numpy().swapaxes(0, 1))
+            maps = iter(segmenter.in_windows(batch, forward, batch_size=batch_size).cpu().numpy().swapaxes(0, 1))
         blocks = []
         for windows in zip(*calls, strict=True):
             channel = [gates.channel for gates in windows if gates.channel is not None]
