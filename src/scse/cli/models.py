@@ -17,6 +17,7 @@ from scse.cli.options import (
     Model,
     ModelNetwork,
     Overwrite,
+    Series,
     is_typed,
     renamed_option,
 )
@@ -108,10 +109,7 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
     ] = "torch",
-    series: Annotated[
-        str | None,
-        typer.Option(help="Of folders with several DICOM series: which, by SeriesInstanceUID or description."),
-    ] = None,
+    series: Series = None,
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Write label maps of DICOM series as DICOM-SEG, too: NAME.dcm.")
     ] = False,
@@ -308,11 +306,15 @@ def _weights(text: str | None) -> list[float] | None:
 
 def explain(
     model: Model,
-    image: Annotated[list[Path], typer.Argument(help="One image: a file, or the files of its channels.")],
+    image: Annotated[
+        list[Path],
+        typer.Argument(help="One image: a file, the files of its channels, or the folder of a DICOM series."),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the gates.")],
     network: ModelNetwork = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
+    series: Series = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show what each block does to an image: spatial gates laid over it, channel gates as a table and a figure."""
@@ -327,6 +329,7 @@ def explain(
             network=network,
             device=device,
             batch_size=batch_size,
+            series=series,
             overwrite=overwrite,
             progress=watch.counter("explain"),
         )

@@ -74,6 +74,7 @@ def explain(
     network: str | None = None,
     device: str | torch.device = "auto",
     batch_size: int | None = None,
+    series: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explained:
@@ -88,12 +89,13 @@ def explain(
 
     Args:
         model: A segmenter, or the folder of a segmenter or run.
-        image: A file, or the files of the channels.
+        image: A file, the files of the channels, or the folder of a DICOM series.
         out: Output folder.
         network: The factory FILE.py:FUNCTION of the segmenter in the folder, if it used your own network.
         device: Device of the network of a segmenter that is loaded from its folder, see `choose_device`.
         batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
             at a time, by default 1.
+        series: SeriesInstanceUID or SeriesDescription of the series in a folder of DICOM files; None if it holds one.
         overwrite: Replace files in `out` that scse did not write or that were changed since.
         progress: Called with the numbers of finished and of all slices after each batch.
 
@@ -110,7 +112,7 @@ def explain(
     if not find_blocks(segmenter.network):
         owner = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
         raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse, scse or pe")
-    paths = _one_image(image, channels=segmenter.recipe.channels)
+    paths = _one_image(image, channels=segmenter.recipe.channels, series=series)
     source = read_image(paths)
     try:
         prepared = segmenter.recipe.slices(source)
@@ -344,9 +346,9 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")
 
 
-def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> list[Path]:
+def _one_image(image: Path | str | Sequence[Path | str], *, channels: int, series: str | None) -> list[Path]:
     paths = [Path(image)] if isinstance(image, str | Path) else [Path(path) for path in image]
-    images = find_images(paths, channels=channels)
+    images = find_images(paths, channels=channels, series=series)
     if len(images) != 1:
         raise UserError(f"only one image can be explained at a time, got {shortened_list(images)}; give one of them")
     (files,) = images.values()
