@@ -1,6 +1,7 @@
 """Training from a folder of scans to a segmenter: it learns, writes its logs, and refuses invalid requests."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -414,6 +415,21 @@ def test_bfloat16(task: Task, tmp_path: Path) -> None:
     assert {value.dtype for value in segmenter.network.parameters()} == {torch.float32}
     losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
     assert losses[1] < losses[0]
+
+
+def test_fabric_announces_nothing_and_its_logger_stays_as_it_is() -> None:
+    logger, records = logging.getLogger("lightning_fabric"), []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    before = logger.level
+    try:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        assert new_fabric(Settings(precision="bf16"), "cpu").device.type == "cpu"
+        assert (records, logger.level) == ([], logging.INFO)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def test_automatic_precision_is_one_of_both() -> None:
