@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -306,6 +307,15 @@ def test_a_network_of_one_value_per_channel_is_told_the_remedy(task: Task, tmp_p
     settings = Settings(**TINY | {"depth": 4, "epochs": 1})
     with pytest.raises(UserError, match=r"a batch of 1 slice of 16 x 16 pixels.*: take a batch_size of 2 or more"):
         train(few, settings, tmp_path / "run")
+
+
+def test_patches_of_volumes_are_called_so() -> None:
+    state: Any = SimpleNamespace(network=torch.nn.InstanceNorm3d(1))
+    fabric, images = new_fabric(Settings(precision="32"), "cpu"), torch.ones(2, 1, 1, 1, 1)
+    with pytest.raises(
+        UserError, match=r"a batch of 2 patches of 1 x 1 x 1 voxels.* as many training patches, or larg"
+    ):
+        loop.train_step(state, torch.nn.MSELoss(), images, images, fabric)
 
 
 def one_slice(case: Prepared, folder: Path) -> Prepared:
