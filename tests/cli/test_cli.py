@@ -320,6 +320,13 @@ WRONG = {
     ("simulate", "-o", "out", "--cases", "1"): "cases",
     ("simulate", "-o", "DATA"): "two [bold] :car: boxes",
     ("simulate", "-o", "out", "--contrast", "any"): "contrast must be one of 'source', 'random', got 'any'",
+    (
+        "train",
+        "--from",
+        "a.nii.gz",
+        "b.nii.gz",
+    ): "a.nii.gz: does not exist; give the files of an image and of its label",
+    ("simulate", "a.nii.gz", "b.nii.gz", "-o", "made"): "a.nii.gz: does not exist; give the files of an image and of i",
     ("train", "DATA", "--from", "a.nii.gz", "b.nii.gz"): "dataset and source (--from) are both given",
     ("train", "--simulate", "0.5"): "simulate must be 1 without a data set",
 }

@@ -73,6 +73,20 @@ def test_a_data_set_gives_its_structures_even_those_no_reference_has(tmp_path: P
     assert np.isnan(found["c", "spleen"])
 
 
+def test_names_of_an_atlas_that_no_label_map_has_are_not_listed(tmp_path: Path) -> None:
+    anat, data = tmp_path / "set" / "derivatives" / "manual" / "sub-1" / "anat", tmp_path / "set"
+    label(data / "sub-1" / "anat" / "sub-1_T1w.nii.gz", half(1))
+    reference = label(anat / "sub-1_dseg.nii.gz", half(1))
+    (anat / "dseg.tsv").write_text("index\tname\n1\tleft\n2\tright\n17\tHippocampus\n")
+    predicted = label(tmp_path / "p.nii.gz", half(1) + 2 * np.flip(half(1), 0))
+    assert dice(evaluate(predicted, reference, dataset=data)) == {("sub-1_dseg", "left"): 1, ("sub-1_dseg", "right"): 0}
+    empty = label(tmp_path / "empty.nii.gz", half(0))
+    with pytest.raises(
+        DataError, match=r"empty\.nii\.gz: contains no structure that .*set names, and neither does .*p"
+    ):
+        evaluate(label(tmp_path / "p.nii.gz", half(0)), empty, dataset=data)
+
+
 def test_a_table_of_cases_gives_its_structures(tmp_path: Path) -> None:
     table = write_table(tmp_path / "set", cases=2)
     references = tmp_path / "set" / "labelsTr"

@@ -207,6 +207,20 @@ def test_a_second_call_with_other_batches_writes_the_same_bytes(scan: Path, tmp_
     assert {name: (tmp_path / "out" / name).read_bytes() for name in names(tmp_path / "out")} == before
 
 
+def test_as_many_windows_of_a_volume_are_computed_at_a_time_as_asked_for(scan: Path, tmp_path: Path) -> None:
+    network, sizes, results = Gated(ConcurrentSE(1)), [], []
+    network.register_forward_pre_hook(lambda module, inputs: sizes[-1].append(len(inputs[0])))
+    model = segmenter(network, view="volume", patch=(8, 8, 8))
+    for batch_size in (None, 5):
+        sizes.append([])
+        found = explain(model, scan, tmp_path / "out", batch_size=batch_size)
+        written = nib.load(tmp_path / "out" / "spatial_block.nii.gz").get_fdata()  # type: ignore[attr-defined]
+        results.append((written, found.channels["mean"].item()))
+    assert sizes == [[1] * 12, [5, 5, 2]]
+    np.testing.assert_allclose(results[1][0], results[0][0], atol=2**-15)
+    assert results[1][1] == pytest.approx(results[0][1], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["spatial_block.nii.gz", "channel_gates.csv", "spatial_gates.pdf"])
 def test_files_of_the_user_are_replaced_only_if_asked_for(scan: Path, tmp_path: Path, name: str) -> None:
     model = segmenter(Gated(ConcurrentSE(1)))

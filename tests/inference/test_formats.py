@@ -23,6 +23,7 @@ from scse.cli.app import app
 from scse.data.dataset import Dataset
 from scse.data.files import read_image, read_label
 from scse.data.inspection import inspect
+from scse.gates.explaining import explain
 from scse.inference.saved import WEIGHTS
 from scse.inference.segmenter import Segmenter
 from scse.inference.uncertainty import uncertain
@@ -276,12 +277,19 @@ def test_one_of_several_series_is_chosen(scan: tuple[Path, Any, Any], run: Path,
     found = call("predict", folder, "-m", run, "-o", tmp_path / "out", "--series", "Lung")
     assert found.exit_code == 0, found.output
     assert (tmp_path / "out" / "scan.nii.gz").is_file()
+    explained = call("explain", run, folder, "-o", tmp_path / "gates", "--series", "Lung")
+    assert explained.exit_code == 0, explained.output
+    of_file = [path for path in explain(run, folder / "b003", tmp_path / "same").files if path.suffix == ".gz"]
+    assert of_file
+    for path in of_file:
+        assert (tmp_path / "gates" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_options_of_dicom_are_refused_for_other_images(run: Path, nifti: Path, tmp_path: Path) -> None:
     image = nifti / "imagesTs" / "t0_0000.nii.gz"
-    for option in (("--dicom-seg",), ("--series", "Lung")):
-        error = call("predict", image, "-m", run, "-o", tmp_path / "out", *option).exception
+    predict, series = ("predict", image, "-m", run), ("--series", "Lung")
+    for command, option in ((predict, ("--dicom-seg",)), (predict, series), (("explain", run, image), series)):
+        error = call(*command, "-o", tmp_path / "out", *option).exception
         assert isinstance(error, UserError)
         assert option[0] in str(error)
     assert not (tmp_path / "out").exists()

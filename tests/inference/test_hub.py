@@ -52,7 +52,8 @@ def test_a_card_says_how_to_use_the_segmenter(hub: str, segmenter: Segmenter) ->
     assert card.startswith("---\nlibrary_name: scse\nlicense: cc-by-4.0\n")
     assert "scse predict -m hf:anna/carded IMAGES -o labels" in card
     assert "U-Net, scSE, 2 structures" in card
-    assert "| spacing | 1 x 1.5 mm |" in card
+    for name, value in segmenter.recipe.describe():
+        assert f"| {name} | {value} |" in card
     assert "| left\\|lobe | 3 |" in card
 
 

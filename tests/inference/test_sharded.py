@@ -185,10 +185,39 @@ def test_the_command_predicts_with_jobs(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "out"
     command = ["predict", *(str(images[name][0]) for name in ("i000", "i001")), "-m", str(model), "-o", str(out)]
+    loaded, load = [], Segmenter.load
+    monkeypatch.setattr(Segmenter, "load", lambda *given, **named: loaded.append(given) or load(*given, **named))
     found = CliRunner().invoke(app, [*command, "--jobs", "2", "--report"])
     assert found.exit_code == 0, found.output
+    assert loaded == [(model,)]  # in this process
     assert "Label maps of 2 images" in (out / "report" / "index.html").read_text("utf-8")
     assert "predicted by: 2 worker processes of this machine" in found.stdout
     assert contents(out) == {name: expected[name] for name in ("i000.nii.gz", "i001.nii.gz")}
-    refused = CliRunner().invoke(app, [*command, "--jobs", "2", "--uncertainty"])
-    assert refused.exit_code == 2
+
+
+def test_the_command_measures_uncertainty_with_jobs(
+    model: Path, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    names = list(images)[: SHARD + 2]
+    files = [str(images[name][0]) for name in names]
+
+    def predict(out: Path, *options: str) -> dict[str, bytes]:
+        table = ("--volumes", str(out / "volumes.csv"))
+        command = ["predict", *files, "-m", str(model), "--mirror", "--uncertainty", "-o", str(out), *table, *options]
+        found = CliRunner().invoke(app, command)
+        assert found.exit_code == 0, found.output
+        assert f"uncertainty of structures: {out / 'uncertainty.csv'}" in found.stdout
+        return contents(out)
+
+    tables = ("volumes.csv", "uncertainty.csv")
+    one, several = predict(tmp_path / "one"), predict(tmp_path / "several", "--jobs", "2")
+    for table in tables:
+        assert len(one[table].splitlines()) == 1 + 2 * len(names)
+        assert sorted_rows(one[table]) == sorted_rows(several.pop(table))
+    assert several == {name: found for name, found in one.items() if name not in tables}
+    (tmp_path / "several" / "uncertainty.csv").unlink()
+    (tmp_path / "several" / f"{names[1]}.uncertainty.nii.gz").unlink()
+    again = predict(tmp_path / "several", "--jobs", "2")
+    assert sorted_rows(again["uncertainty.csv"]) == sorted_rows(one["uncertainty.csv"])
+    assert again[f"{names[1]}.uncertainty.nii.gz"] == one[f"{names[1]}.uncertainty.nii.gz"]

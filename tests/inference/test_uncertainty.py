@@ -2,6 +2,7 @@
 
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from datasets import save_nifti, save_picture, scene, write_nnunet
 from scse.data.files import Image, read_image
+from scse.inference import image_table
 from scse.inference.joining import joined
 from scse.inference.segmenter import Segmenter
 from scse.inference.uncertainty import Uncertain, shared_voxels, spread, uncertain
@@ -142,6 +144,24 @@ def test_maps_and_table_are_written_and_a_failure_loses_no_other(tmp_path: Path)
     both = {"a": paths["a"], "a.uncertainty": paths["b"]}
     with pytest.raises(UserError, match=r"a\.uncertainty\.nii\.gz: would be both a label map and an uncertainty map"):
         one.predict_files(both, out, overwrite=True)
+
+
+def test_a_long_table_is_written_seldom_and_whole_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, writes = [0.0], []
+
+    def slow(path: Path, content: bytes) -> None:
+        now[0] += 1.0
+        writes.append(path.name)
+        path.write_bytes(content)
+
+    monkeypatch.setattr(image_table, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(image_table, "write_atomic", slow)
+    image = [save_nifti(tmp_path / "a.nii.gz", volume(), AFFINE)]
+    one = uncertain([segmenter("coronal"), segmenter("coronal", 1)])
+    assert one.predict_files({f"i{number}": image for number in range(5)}, tmp_path / "out") == []
+    assert writes == ["uncertainty.csv"] * 2
+    table = pd.read_csv(tmp_path / "out" / "uncertainty.csv")
+    assert table["image"].unique().tolist() == [f"i{number}" for number in range(5)]
 
 
 def test_pictures_have_maps_of_8_bits_and_no_volume(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The table of volumes: a row for each image and structure, kept over calls, beside label maps of any kind."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from datasets import save_nifti, save_picture
 from scse.data.files import read_image
-from scse.inference import volume_table
 from scse.inference.segmenter import Segmenter
 from scse.inference.uncertainty import uncertain
 from scse.inference.volume_table import count_voxels
@@ -53,38 +51,6 @@ def test_rows_of_earlier_calls_stay_and_those_of_the_same_images_are_replaced(tm
     assert after[COLUMNS].to_numpy().tolist() == [row for name in "abc" for row in expected(out, name)]
     pd.testing.assert_frame_equal(after[after["image"] == "a"], before[before["image"] == "a"])
     assert not after[after["image"] == "b"].equals(before[before["image"] == "b"])
-
-
-def test_a_long_table_is_written_seldom_and_whole_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, writes = [0.0], []
-
-    def slow(path: Path, content: bytes) -> None:
-        now[0] += 1.0
-        writes.append(content)
-        path.write_bytes(content)
-
-    monkeypatch.setattr(volume_table, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(volume_table, "write_atomic", slow)
-    with volume_table.VolumeTable(tmp_path / "volumes.csv", {"left": 1}) as table:
-        for number in range(100):
-            now[0] += 0.5  # an image
-            table.put({f"i{number}": [[f"i{number}", "left", "1", "7", "0.1", ""]]})
-        within = len(writes)
-    assert 2 <= within <= 5  # of 100, in 50 seconds
-    assert len(writes) == within + 1
-    assert len(pd.read_csv(tmp_path / "volumes.csv")) == 100
-
-
-def test_a_table_that_is_interrupted_has_all_rows(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with volume_table.VolumeTable(tmp_path / "volumes.csv", {"left": 1}) as table:
-            for number in range(50):
-                table.put({f"i{number}": [[f"i{number}", "left", "1", "7", "0.1", ""]]})
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert len(pd.read_csv(tmp_path / "volumes.csv")) == 50
 
 
 def test_an_image_that_fails_has_no_rows(tmp_path: Path) -> None:

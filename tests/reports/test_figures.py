@@ -55,6 +55,21 @@ def test_a_box_is_drawn_for_each_structure_and_variant(scores: pd.DataFrame) -> 
     assert axes.get_ylabel() == "Dice"
 
 
+def test_the_printed_figure_says_what_is_drawn_and_nothing_is_cut_off(scores: pd.DataFrame) -> None:
+    many = pd.concat([scores.assign(structure=scores["structure"] + str(n)) for n in range(9)])
+    for table in (scores, many):
+        figure = box_plots(table, Setup("unet"))
+        (text,) = figure.texts
+        words = " ".join(text.get_text().split())
+        assert words.startswith("Boxes: quartiles and median. Whiskers: up to 1.5 interquartile ranges. Points: test c")
+        figure.draw_without_rendering()
+        box, whole = text.get_window_extent(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0
+        labels = figure.axes[0].get_xticklabels()
+        assert box.y1 <= min(label.get_window_extent().y0 for label in labels)
+
+
 def test_a_point_is_the_mean_of_a_case_over_seeds(scores: pd.DataFrame) -> None:
     (axes,) = box_plots(scores, Setup("unet")).axes
     plain = axes.collections[0].get_offsets()[:7, 1]

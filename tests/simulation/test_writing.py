@@ -90,7 +90,7 @@ def test_channels_are_files_of_their_own(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
     image, label = files
-    with pytest.raises(DataError, match=r"gone\.nii\.gz does not exist"):
+    with pytest.raises(DataError, match=r"gone\.nii\.gz: does not exist"):
         simulate_from(tmp_path / "gone.nii.gz", label, tmp_path / "out")
     shifted = nib.load(label)
     nib.save(nib.Nifti1Image(np.asarray(shifted.dataobj)[1:], AFFINE), tmp_path / "other.nii.gz")

@@ -1,8 +1,10 @@
 """Training from a folder of scans to a segmenter: it learns, writes its logs, and refuses invalid requests."""
 
 import json
+import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -309,6 +311,15 @@ def test_a_network_of_one_value_per_channel_is_told_the_remedy(task: Task, tmp_p
         train(few, settings, tmp_path / "run")
 
 
+def test_patches_of_volumes_are_called_so() -> None:
+    state: Any = SimpleNamespace(network=torch.nn.InstanceNorm3d(1))
+    fabric, images = new_fabric(Settings(precision="32"), "cpu"), torch.ones(2, 1, 1, 1, 1)
+    with pytest.raises(
+        UserError, match=r"a batch of 2 patches of 1 x 1 x 1 voxels.* as many training patches, or larg"
+    ):
+        loop.train_step(state, torch.nn.MSELoss(), images, images, fabric)
+
+
 def one_slice(case: Prepared, folder: Path) -> Prepared:
     return save_prepared(folder, np.array(case.images()[:1]), np.array(case.labels()[:1]))
 
@@ -433,6 +444,21 @@ def test_bfloat16(task: Task, tmp_path: Path) -> None:
     assert {value.dtype for value in segmenter.network.parameters()} == {torch.float32}
     losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
     assert losses[1] < losses[0]
+
+
+def test_fabric_announces_nothing_and_its_logger_stays_as_it_is() -> None:
+    logger, records = logging.getLogger("lightning_fabric"), []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    before = logger.level
+    try:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        assert new_fabric(Settings(precision="bf16"), "cpu").device.type == "cpu"
+        assert (records, logger.level) == ([], logging.INFO)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def test_automatic_precision_is_one_of_both() -> None:

@@ -17,6 +17,7 @@ from scse.cli.options import (
     Model,
     ModelNetwork,
     Overwrite,
+    Series,
     is_typed,
     renamed_option,
 )
@@ -108,10 +109,7 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="What runs the network: torch, onnxruntime, openvino, or auto: measured here.")
     ] = "torch",
-    series: Annotated[
-        str | None,
-        typer.Option(help="Of folders with several DICOM series: which, by SeriesInstanceUID or description."),
-    ] = None,
+    series: Series = None,
     dicom_seg: Annotated[
         bool, typer.Option("--dicom-seg", help="Write label maps of DICOM series as DICOM-SEG, too: NAME.dcm.")
     ] = False,
@@ -145,9 +143,6 @@ def predict(
     if variant is not None and not ensemble:
         raise typer.BadParameter("--variant chooses among the runs of --ensemble; leave it out")
     given = _weights(weights)
-    elsewhere = jobs > 1 or on is not None
-    if elsewhere and uncertainty:
-        raise typer.BadParameter("--uncertainty is measured by one process; leave out --jobs and --on")
     # beside an ensemble, --network says which of the study's networks; only a file is meant for segmenters, too
     own = network if not ensemble or ".py:" in (network or "") else None
     chosen_device = choose_device(device)
@@ -166,10 +161,17 @@ def predict(
     segmenter = segmenter.with_cleaning(cleaning)
     say(f"clean-up: {segmenter.cleaning}")
     predict_all: Callable[..., list[str]] = segmenter.predict_files
-    if elsewhere:
-        used = groups[0][0].engine.name if groups[0][0].engine else "torch"
-        how = {"mirror": mirror, "engine": used, "squeeze": squeeze, "cleaning": cleaning, "dropout": dropout}
-        predict_all = partial(_predict_elsewhere, members, given, {**how, "device": device}, on=on, jobs=jobs)
+    if jobs > 1 or on is not None:
+        how = {
+            "mirror": mirror,
+            "engine": groups[0][0].engine.name if groups[0][0].engine else "torch",
+            "squeeze": squeeze,
+            "cleaning": cleaning,
+            "device": device,
+            "dropout": dropout,
+            "uncertainty": uncertainty,
+        }
+        predict_all = partial(_predict_elsewhere, members, given, how, segmenter=segmenter, on=on, jobs=jobs)
     with Watcher(console()) as watch:
         if report:
             predict_all = partial(_predict_and_report, predict_all, members, groups, segmenter, watch)
@@ -304,11 +306,15 @@ def _weights(text: str | None) -> list[float] | None:
 
 def explain(
     model: Model,
-    image: Annotated[list[Path], typer.Argument(help="One image: a file, or the files of its channels.")],
+    image: Annotated[
+        list[Path],
+        typer.Argument(help="One image: a file, the files of its channels, or the folder of a DICOM series."),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the gates.")],
     network: ModelNetwork = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
+    series: Series = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show what each block does to an image: spatial gates laid over it, channel gates as a table and a figure."""
@@ -323,6 +329,7 @@ def explain(
             network=network,
             device=device,
             batch_size=batch_size,
+            series=series,
             overwrite=overwrite,
             progress=watch.counter("explain"),
         )

@@ -36,6 +36,10 @@ BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Slices, or windows of a volume, at a time [as memory allows].")
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")]
+Series = Annotated[
+    str | None,
+    typer.Option(help="Of folders with several DICOM series: which, by SeriesInstanceUID or description."),
+]
 InChannels = Annotated[int, typer.Option(min=1, max=1024, help="Channels of the images.")]
 
 SHORT = {"out": "-o"}

@@ -98,7 +98,6 @@ def _silently(run: Callable[[Any], Any]) -> None:
     from scse.cli.console import stop_on_signal
     from scse.support.events import StoppedError, Watch
 
-    _quiet_fabric()
     with stop_on_signal(Console(quiet=True), apart=APART) as stop, suppress(StoppedError):
         run(Watch(stop=stop))
 
@@ -109,7 +108,6 @@ def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Call
     from scse.studies.tracking import tracked
     from scse.support.events import StoppedError, Watch
 
-    _quiet_fabric()
     screen = console()
     with stop_on_signal(screen, apart=apart) as stop, Watcher(screen) as watcher:
         try:
@@ -119,10 +117,3 @@ def _watched(run: Callable[[Any], Any], folder: Path, track: str, *, again: Call
             message = f"{stopped}\nto continue: {again()}"
     say(message)
     raise typer.Exit(INTERRUPTED)
-
-
-def _quiet_fabric() -> None:
-    """Keep Fabric from announcing the precision and processes of every run: the plan says both once."""
-    import logging
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

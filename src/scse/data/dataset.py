@@ -30,6 +30,7 @@ from scse.data.schemes import LabelScheme
 from scse.data.tables import ListedFiles, read_cases
 from scse.support.errors import DataError, UserError
 from scse.support.json_files import read_json
+from scse.support.paths import check_regular_file
 from scse.support.text import shortened_list
 
 LAYOUTS = (
@@ -191,8 +192,10 @@ class Dataset:
             label: Label map of the image.
 
         Raises:
-            DataError: The file with the names is invalid.
+            DataError: A path is not that of a file, or the file with the names is invalid.
         """
+        for path in (image, label):
+            check_regular_file(path, remedy="give the files of an image and of its label map")
         table, names = label.parent / "labels.csv", label.parent / "labels.json"
         labels = read_table(table) if table.exists() else read_names(names) if names.exists() else Labels({})
         return cls(

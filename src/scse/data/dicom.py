@@ -220,7 +220,7 @@ def choose_series(folder: Path, wanted: str | None = None) -> Path:
         found = f"contains {len(series)} DICOM series"
     else:
         found = f"{len(fitting) or 'none'} of its DICOM series {'are' if len(fitting) > 1 else 'is'} called {wanted!r}"
-    remedy = "choose one by its SeriesInstanceUID or description (scse predict --series), or give one of its files"
+    remedy = "choose one by its SeriesInstanceUID or description (--series), or give one of its files"
     raise DataError(f"{folder}: {found}; {remedy}:{listed}")
 
 

@@ -397,7 +397,8 @@ def _label_problems(dataset: Dataset, case: Case, path: Path, voxels: dict[int, 
     if not foreground:
         ignored = "" if dataset.ignored is None else f" and ignored voxels ({dataset.ignored})"
         message = f"contains only background (0){ignored}; a label map needs at least one structure"
-        return [_problem(case, path, "empty_label", f"{message}: label it, or remove the case")]
+        remedy = "label it, or remove the case" if len(dataset.cases) + len(dataset.test_cases) > 1 else "label it"
+        return [_problem(case, path, "empty_label", f"{message}: {remedy}")]
     ignoring = "" if dataset.ignored is not None or USUAL_IGNORED not in foreground else _how_to_ignore(dataset)
     if foreground == {USUAL_IGNORED} and USUAL_IGNORED not in allowed:
         if dataset.structures:

@@ -274,8 +274,9 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
     Args:
         predictions: Label file or folder.
         references: Label file or folder, like `predictions`.
-        dataset: Data set that defines the structures, mask colours and ignored voxels. Without it, all label values in
-            the references are scored as `structure_<value>`.
+        dataset: Data set that defines the structures, mask colours and ignored voxels; of a BIDS folder, whose tables
+            may name all labels of an atlas, structures count that occur in a prediction or a reference. Without it, all
+            label values in the references are scored as `structure_<value>`.
 
     Returns:
         A table with the columns case, structure, metric and value; see `score`.
@@ -295,8 +296,15 @@ def evaluate(predictions: Path, references: Path, *, dataset: Path | None = None
         raise DataError(f"{references}: contains only background (0); label at least one structure")
     if references.is_file():
         table = score_files(predictions, references, structures=structures, colors=colors, ignored=ignored)
-        return table.assign(case=stem(references.name))[["case", "structure", "metric", "value"]]
-    return score_folders(predictions, references, structures=structures, colors=colors, ignored=ignored)
+        table = table.assign(case=stem(references.name))[["case", "structure", "metric", "value"]]
+    else:
+        table = score_folders(predictions, references, structures=structures, colors=colors, ignored=ignored)
+    if known and known.format == "bids":
+        table = table[table.groupby("structure")["value"].transform("count") > 0].reset_index(drop=True)
+        if table.empty:
+            found = f"contains no structure that {dataset} names, and neither does {predictions}"
+            raise DataError(f"{references}: {found}; give label maps of this data set")
+    return table
 
 
 def mean_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:

@@ -1,7 +1,5 @@
 """Settings of a process that does the items of an executor."""
 
-import logging
-
 from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
 
 
@@ -9,4 +7,3 @@ def settle() -> None:
     """Apply the settings of the command line, before MONAI and TensorBoard are imported."""
     use_tensorboard_alone()
     use_monai_alone()
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision of every run

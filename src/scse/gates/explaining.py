@@ -18,7 +18,7 @@ from scse.data.choices import SLICE_AXIS
 from scse.data.files import Image, read_image, write_map
 from scse.data.recipe import Grid, Slices
 from scse.data.resampling import cropped, resized
-from scse.data.slicing import drawn_view
+from scse.data.slicing import drawn_view, orientation_of, view_axis
 from scse.data.volumes import written_ending
 from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
 from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
@@ -74,6 +74,7 @@ def explain(
     network: str | None = None,
     device: str | torch.device = "auto",
     batch_size: int | None = None,
+    series: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explained:
@@ -88,11 +89,13 @@ def explain(
 
     Args:
         model: A segmenter, or the folder of a segmenter or run.
-        image: A file, or the files of the channels.
+        image: A file, the files of the channels, or the folder of a DICOM series.
         out: Output folder.
         network: The factory FILE.py:FUNCTION of the segmenter in the folder, if it used your own network.
         device: Device of the network of a segmenter that is loaded from its folder, see `choose_device`.
-        batch_size: Number of slices at a time; by default up to 16, as memory allows.
+        batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
+            at a time, by default 1.
+        series: SeriesInstanceUID or SeriesDescription of the series in a folder of DICOM files; None if it holds one.
         overwrite: Replace files in `out` that scse did not write or that were changed since.
         progress: Called with the numbers of finished and of all slices after each batch.
 
@@ -109,7 +112,7 @@ def explain(
     if not find_blocks(segmenter.network):
         owner = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
         raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse, scse or pe")
-    paths = _one_image(image, channels=segmenter.recipe.channels)
+    paths = _one_image(image, channels=segmenter.recipe.channels, series=series)
     source = read_image(paths)
     try:
         prepared = segmenter.recipe.slices(source)
@@ -174,19 +177,20 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
     """
     prepared = segmenter.recipe.slices(image)
     grid = prepared.grid
-    axis, backwards = _stored_axis(grid)
-    count = 1 if grid.to_view is None else image.shape[axis]
+    axis = view_axis(image, segmenter.recipe)
+    count = 1 if axis is None else image.shape[axis]
     wrong = [index for index in slices if not 0 <= index < count]
     if wrong or not len(slices):
         found = ", ".join(map(str, wrong)) or "none"
         raise UserError(f"slices must be from 0 to {count - 1}, the slices of the image, got {found}")
-    if segmenter.recipe.view == "volume":
+    backwards = axis is not None and bool(orientation_of(image)[axis, 1] < 0)
+    if axis is not None and segmenter.recipe.view == "volume":
         ((_, blocks),) = _batch_gates(segmenter, prepared)
         return [_gates_in_slices(segmenter, block, grid, axis, slices) for block in blocks]
     chosen = [count - 1 - index for index in slices][::-1] if backwards else list(slices)
     # a grid of the stored volume reduced to these slices
-    shape = tuple(len(chosen) if place == axis else size for place, size in enumerate(image.shape))
-    reduced = replace(grid, shape=shape if grid.to_view is not None else grid.shape)
+    shape = tuple(len(chosen) if place == axis else size for place, size in enumerate(grid.shape))
+    reduced = replace(grid, shape=shape)
 
     def on_image_grid(gates: Sequence[BlockGates]) -> BlockGates:
         """Combine the gates of a block for all batches, on the grid of the image."""
@@ -196,7 +200,7 @@ def slice_gates(segmenter: Segmenter, image: Image, slices: Sequence[int]) -> li
         if gates[0].spatial is not None:
             maps = np.concatenate([part.spatial for part in gates if part.spatial is not None])
             restored = reduced.restore(_on_plane(segmenter, maps, grid))
-            spatial = restored[None] if grid.to_view is None else np.moveaxis(restored, axis, 0)
+            spatial = restored[None] if axis is None else np.moveaxis(restored, axis, 0)
         return replace(gates[0], channel=channel, spatial=spatial)
 
     batches = [gates for _, gates in _batch_gates(segmenter, prepared[chosen])]
@@ -212,14 +216,6 @@ def _gates_in_slices(
         return replace(gates, channel=channel)
     restored = grid.restore(_on_plane(segmenter, gates.spatial, grid))
     return replace(gates, channel=channel, spatial=np.moveaxis(np.take(restored, slices, axis), axis, 0))
-
-
-def _stored_axis(grid: Grid) -> tuple[int, bool]:
-    """The stored axis perpendicular to the slices that are drawn, and whether slices are counted from its end."""
-    if grid.to_view is None:
-        return 0, False
-    axis = int(np.flatnonzero(grid.to_view[:, 0] == (CORONAL if grid.axis is None else grid.axis))[0])
-    return axis, bool(grid.to_view[axis, 1] < 0)
 
 
 def _as_slices(planes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -252,7 +248,7 @@ def _batch_gates(
             return torch.cat(maps, 1) if maps else torch.zeros_like(windows[:, :1])
 
         with torch.inference_mode():
-            maps = iter(segmenter.in_windows(batch, forward).cpu().numpy().swapaxes(0, 1))
+            maps = iter(segmenter.in_windows(batch, forward, batch_size=batch_size).cpu().numpy().swapaxes(0, 1))
         blocks = []
         for windows in zip(*calls, strict=True):
             channel = [gates.channel for gates in windows if gates.channel is not None]
@@ -343,9 +339,9 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-")
 
 
-def _one_image(image: Path | str | Sequence[Path | str], *, channels: int) -> list[Path]:
+def _one_image(image: Path | str | Sequence[Path | str], *, channels: int, series: str | None) -> list[Path]:
     paths = [Path(image)] if isinstance(image, str | Path) else [Path(path) for path in image]
-    images = find_images(paths, channels=channels)
+    images = find_images(paths, channels=channels, series=series)
     if len(images) != 1:
         raise UserError(f"only one image can be explained at a time, got {shortened_list(images)}; give one of them")
     (files,) = images.values()
@@ -371,13 +367,14 @@ def _sheet(
     segmenter: Segmenter, source: Image, pictures: NDArray[np.float32], grid: Grid, shown: NDArray[np.intp]
 ) -> Sheet:
     image = _side_by_side(pictures, grid)
-    if grid.to_view is None:
+    axis = view_axis(source, segmenter.recipe)
+    if axis is None:
         return Sheet(image, (), ("columns (pixels)", "rows (pixels)"), 1.0)
-    axis, backwards = _stored_axis(grid)
-    slices = tuple(int(source.shape[axis] - 1 - index if backwards else index) for index in shown)
+    turned = orientation_of(source)
+    slices = tuple(int(source.shape[axis] - 1 - index if turned[axis, 1] < 0 else index) for index in shown)
     view = drawn_view(segmenter.recipe)
     right, up = DIRECTIONS[view]
-    across, along = np.delete(source.spacing, axis)[np.delete(grid.to_view[:, 0], axis).argsort()]
+    across, along = np.delete(source.spacing, axis)[np.delete(turned[:, 0], axis).argsort()]
     labels = f"{view} slices; {right} \N{RIGHTWARDS ARROW}", f"{up} \N{RIGHTWARDS ARROW}"
     return Sheet(image, slices, labels, along / across)
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from scse.inference.hub import PREFIX
 from scse.inference.saved import Saved
+from scse.inference.saved_recipe import read_recipe
 from scse.support.extras import needing
 from scse.support.text import counted
 from scse.vocabulary.titles import network_name, variant_name
@@ -29,6 +30,9 @@ def card_of_segmenter(
         repository: OWNER/NAME, for the command that uses it.
         license: Licence of the weights, as the Hub abbreviates it, such as "cc-by-4.0"; None leaves it open.
         sections: Further headings with their texts.
+
+    Raises:
+        DataError: The recipe of the segmenter is damaged.
     """
     with needing("a model card", "hub"):
         from huggingface_hub import ModelCardData  # noqa: PLC0415 (an optional package)
@@ -47,7 +51,7 @@ def card_of_segmenter(
         "## Use",
         "```\npip install 'scse[hub]'\n" + f"scse predict -m {PREFIX}{repository} IMAGES -o labels\n```",
         "## Images",
-        markdown_table(("", ""), _images(saved)),
+        markdown_table(("", ""), read_recipe(saved).describe()),
         "## Structures",
         markdown_table(("structure", "label"), _structures(saved)),
     ]
@@ -65,17 +69,6 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) ->
     """A table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(str(cell).translate(MARKED) for cell in line)} |" for line in lines)
-
-
-def _images(saved: Saved) -> list[tuple[str, str]]:
-    recipe, unit = saved.recipe, "pixels" if saved.recipe["view"] == "picture" else "voxels"
-    spacing = recipe.get("spacing")
-    return [
-        ("channels", str(recipe["channels"])),
-        ("trained on", f"{recipe['view']}s" if recipe["view"] in {"volume", "picture"} else f"{recipe['view']} slices"),
-        ("size", f"{' x '.join(map(str, recipe['patch']))} {unit}"),
-        ("spacing", "that of the images" if spacing is None else f"{' x '.join(f'{mm:g}' for mm in spacing)} mm"),
-    ]
 
 
 def _structures(saved: Saved) -> list[tuple[str, str]]:

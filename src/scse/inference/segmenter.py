@@ -627,9 +627,15 @@ class Segmenter:
             if progress is not None:
                 progress(min(start + size, len(slices)), len(slices))
 
-    def in_windows(self, batch: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply `forward` to slices in overlapping windows of the training patch, and blend the results."""
-        return in_windows(batch, self.recipe.patch, forward)
+    def in_windows(
+        self, batch: Tensor, forward: Callable[[Tensor], Tensor], *, batch_size: int | None = None
+    ) -> Tensor:
+        """Apply `forward` to slices in overlapping windows of the training patch, and blend the results.
+
+        Of a volume, `batch_size` windows are taken at a time, by default 1; of slices, one of each.
+        """
+        at_a_time = batch_size if self.recipe.view == "volume" else None
+        return in_windows(batch, self.recipe.patch, forward, batch_size=at_a_time)
 
     def _scores(self, batch: Tensor, grid: Grid) -> Tensor:
         """Logits; or probabilities, if they will be resampled or are those of regions."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from scse.executors.base import Executor
 from scse.inference.combining import combined
 from scse.inference.devices import choose_device
 from scse.inference.dropout import with_dropout
+from scse.inference.image_table import ImageTable
 from scse.inference.saved import read_saved
 from scse.inference.segmenter import Segmenter, prediction_paths
+from scse.inference.uncertainty import COLUMNS, SPREAD, TABLE, Uncertain, spread_rows, uncertainty_paths
 from scse.inference.volume_table import check_table, open_table
 from scse.support.atomic import write_atomic
 from scse.support.events import Stop, Watch, never
@@ -47,6 +49,7 @@ class Recipe:
         cleaning: See `Segmenter.with_cleaning`.
         device: Name of the device, which each process chooses on its machine.
         dropout: Passes with dropout, see `with_dropout`; 0 makes none.
+        uncertainty: Whether to measure how far the predictions lie apart, see `uncertain`.
     """
 
     groups: tuple[tuple[tuple[Path, str | None], ...], ...]
@@ -57,6 +60,7 @@ class Recipe:
     cleaning: str = "learned"
     device: str = "auto"
     dropout: int = 0
+    uncertainty: bool = False
 
     def segmenter(self) -> Segmenter:
         """Load the segmenters and combine them."""
@@ -71,7 +75,8 @@ class Recipe:
             for group in self.groups
         ]
         groups = [[one for each in group for one in with_dropout(each, self.dropout)] for group in groups]
-        return combined(groups, weights=self.weights, mirror=self.mirror).with_cleaning(self.cleaning)
+        whole = combined(groups, weights=self.weights, mirror=self.mirror, uncertainty=self.uncertainty)
+        return whole.with_cleaning(self.cleaning)
 
     def key(self) -> str:
         """A digest of all that label maps depend on, the files of the segmenters included."""
@@ -90,6 +95,7 @@ def predict_sharded(
     out: Path,
     *,
     executor: Executor,
+    segmenter: Segmenter | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Stop = never,
     batch_size: int | None = None,
@@ -97,7 +103,7 @@ def predict_sharded(
     volumes: Path | None = None,
     dicom_seg: bool = False,
 ) -> list[str]:
-    """Segment many images as `Segmenter.predict_files` does, in tasks of `SHARD` images.
+    """Segment many images as `predict_files` of the segmenter does, in tasks of `SHARD` images.
 
     Images are skipped that an earlier call finished with the same recipe, if neither their files nor their label maps
     have changed since. A task whose process died is done again: label maps replace each other as a whole.
@@ -107,6 +113,7 @@ def predict_sharded(
         images: Files of the channels of each image in order, by image name.
         out: Folder of the label maps.
         executor: Does the tasks.
+        segmenter: What `recipe` makes, if it is loaded already.
         progress: Called with the numbers of finished and of all images after each task.
         stop: Called after every image; True stops.
         batch_size: See `Segmenter.predict_files`, as the following.
@@ -122,13 +129,17 @@ def predict_sharded(
         StoppedError: `stop` returned True; call again to continue.
     """
     targets = prediction_paths(images, out, dicom_seg=dicom_seg)
-    written = [path for paths in targets.values() for path in paths]
+    maps = uncertainty_paths(images, out, targets) if recipe.uncertainty else {}
+    targets |= {name: [*targets[name], path] for name, path in maps.items()}
+    spreads = ImageTable(out / TABLE, COLUMNS) if recipe.uncertainty else None
+    written = [path for paths in targets.values() for path in paths] + ([spreads.path] if spreads else [])
     tables = check_table(volumes, written)
     check_outputs(
         [*written, *tables], inputs=(path for paths in images.values() for path in paths), overwrite=overwrite
     )
-    segmenter = recipe.segmenter()
-    opened = open_table(volumes, segmenter.scheme.scored, known=segmenter.known, overwrite=overwrite)
+    segmenter = segmenter or recipe.segmenter()
+    more = SPREAD if recipe.uncertainty else ()
+    opened = open_table(volumes, segmenter.scheme.scored, known=segmenter.known, more=more, overwrite=overwrite)
     manifest = _Manifest(out / MANIFEST, recipe.key(), targets)
     done = manifest.read(images)
     left = [name for name in images if name not in done]
@@ -140,12 +151,17 @@ def predict_sharded(
     finished = len(done)
     failed: list[str] = []
     function = partial(_predict_shard, recipe, out, batch_size=batch_size, dicom_seg=dicom_seg)
-    with opened as table:
-        if table is not None:
-            table.put(done)
-        for name, (rows, problems) in executor.each(function, shards, Watch(stop=stop)):
+    with opened as table, spreads or nullcontext():
+
+        def put(rows: Rows) -> None:
             if table is not None:
                 table.put(rows)
+            if spreads is not None:
+                spreads.put(spread_rows(rows))
+
+        put(done)
+        for name, (rows, problems) in executor.each(function, shards, Watch(stop=stop)):
+            put(rows)
             manifest.add(rows, images)
             failed += problems
             finished += len(shards[name])
@@ -166,7 +182,11 @@ def _predict_shard(
     """Predict some images; returns the rows of those that are finished, and a message for each that failed."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "volumes.csv"
-        failed = _loaded(recipe).predict_files(
+        segmenter = _loaded(recipe)
+        predict_files: Callable[..., list[str]] = segmenter.predict_files
+        if isinstance(segmenter, Uncertain):
+            predict_files = partial(predict_files, table=Path(folder) / TABLE)
+        failed = predict_files(
             images,
             out,
             batch_size=batch_size,

@@ -24,16 +24,19 @@ from scse.data.schemes import best_classes
 from scse.data.volumes import is_volume
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
+from scse.inference.image_table import ImageTable, number_text
 from scse.inference.joining import Joined, check_images
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
+from scse.inference.volume_table import COLUMNS as VOLUME_COLUMNS
 from scse.inference.volume_table import check_table, count_voxels, open_table, voxel_volume
-from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.support.scratch import scratch
 
 TABLE = "uncertainty.csv"
+
+COLUMNS = ("image", "structure", "passes", "volume_ml", "volume_cv", "iou")
 
 SPREAD = ("passes", "volume_cv", "iou")
 """Columns of the spread of the passes in the table of volumes."""
@@ -128,30 +131,26 @@ class Uncertain(Joined):
         volumes: Path | None = None,
         dicom_seg: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        table: Path | None = None,
     ) -> list[str]:
         """Segment many images with their uncertainty; the others are still written if one fails.
 
         Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or in the
         format of the label map: as floats in other volumes, in 255 steps in NAME.uncertainty.png; and for all images
-        together, uncertainty.csv, the rows of `Uncertainty.structures` with the name of the image. The table is written
-        again after each image. The table of `volumes` has the columns passes, volume_cv and iou, too.
+        together, uncertainty.csv: the rows of `Uncertainty.structures` with the name of the image, see `ImageTable`.
+        The table of `volumes` has the columns passes, volume_cv and iou, too.
 
-        Args, returned messages and errors are those of `Segmenter.predict_files`.
+        Args, returned messages and errors are those of `Segmenter.predict_files`; `table` is another file for
+        uncertainty.csv.
         """
+        table = table or out / TABLE
         labels = prediction_paths(images, out, dicom_seg=dicom_seg)
-        maps = {name: label_path(out, f"{name}.uncertainty", paths[0]) for name, paths in images.items()}
-        table = out / TABLE
+        maps = uncertainty_paths(images, out, labels)
         label_maps = [path for paths in labels.values() for path in paths]
-        if both := sorted({*label_maps} & {*maps.values()}):
-            raise UserError(
-                f"{both[0]}: would be both a label map and an uncertainty map; leave out images called "
-                "NAME.uncertainty, or rename them"
-            )
         inputs = (path for paths in images.values() for path in paths)
         tables = check_table(volumes, [*label_maps, *maps.values(), table])
         check_outputs([*label_maps, *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
         opened = open_table(volumes, self.scheme.scored, known=self.known, more=SPREAD, overwrite=overwrite)
-        rows: list[pd.DataFrame] = []
 
         def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
             image = read_image(paths)
@@ -163,18 +162,17 @@ class Uncertain(Joined):
 
         def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image]) -> None:
             found, labelled = done
-            rows.append(found.structures.assign(image=name))
-            columns = ["image", *found.structures.columns]
-            with marked([*labels[name], maps[name], table]):
+            with marked([*labels[name], maps[name]]):
                 write_prediction(out, name, found.labels, paths[0], labelled)
                 self._write_segmentations(labels[name][1:], found.labels, paths[0])
                 _write_entropy(maps[name], found.entropy, paths[0])
-                write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
+            of_image = found.structures.itertuples(index=False, name=None)
+            spreads.put({name: [[name, structure, *map(number_text, numbers)] for structure, *numbers in of_image]})
             if sizes is not None:
                 of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
                 sizes.add(name, found.labels, labelled.affine, of_structures)
 
-        with opened as sizes:
+        with opened as sizes, ImageTable(table, COLUMNS) as spreads:
             return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
 
     def _estimate(self, views: list[Slices], affine: NDArray[np.float64] | None, batch_size: int | None) -> Uncertainty:
@@ -197,6 +195,34 @@ class Uncertain(Joined):
         voxel = voxel_volume(affine)
         volumes = [count * voxel for count in count_voxels(labels, self.structures).values()]
         return Uncertainty(labels, entropy, spread(common[1:], list(self.structures), volumes))
+
+
+def uncertainty_paths(
+    images: Mapping[str, Sequence[Path]], out: Path, labels: Mapping[str, Sequence[Path]]
+) -> dict[str, Path]:
+    """Path of the uncertainty map of each image.
+
+    Args:
+        images: Files of the channels of each image, by image name.
+        out: Folder of the maps.
+        labels: Paths of the label maps of each image, see `prediction_paths`.
+
+    Raises:
+        UserError: A label map has the path of an uncertainty map.
+    """
+    maps = {name: label_path(out, f"{name}.uncertainty", paths[0]) for name, paths in images.items()}
+    if both := sorted({path for paths in labels.values() for path in paths} & {*maps.values()}):
+        raise UserError(
+            f"{both[0]}: would be both a label map and an uncertainty map; leave out images called "
+            "NAME.uncertainty, or rename them"
+        )
+    return maps
+
+
+def spread_rows(volumes: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[list[str]]]:
+    """The rows of each image in uncertainty.csv, which are parts of those in the table of volumes with uncertainty."""
+    places = [[*VOLUME_COLUMNS, *SPREAD].index(column) for column in COLUMNS]
+    return {image: [[row[place] for place in places] for row in rows] for image, rows in volumes.items()}
 
 
 def entropy_of(probabilities: Tensor) -> Tensor:

@@ -1,24 +1,20 @@
 """The table of volumes of predicted label maps: a row for each image and structure."""
 
 import csv
-import io
 import math
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scse.data.pieces import count_pieces
+from scse.inference.image_table import ImageTable, number_text
 from scse.inference.known import flag_of
 from scse.inference.saved import Known
-from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
-from scse.support.outputs import marked
 
 COLUMNS = ("image", "structure", "label", "voxels", "volume_ml")
 FLAG = "flag"
@@ -55,15 +51,8 @@ def check_table(path: Path | None, others: Iterable[Path]) -> list[Path]:
     return [path]
 
 
-SHARE = 0.05
-"""Greatest share of the time for writing a table again and again, which takes the longer the more rows it has."""
-
-
-class VolumeTable:
-    """A CSV file of volumes, which keeps the rows of images of earlier calls.
-
-    The file is written again after each image, or less often where this would take much of the time, and at the end of
-    the context that the table is.
+class VolumeTable(ImageTable):
+    """A CSV file of volumes, see `ImageTable`, which keeps the rows of images of earlier calls.
 
     Args:
         path: Path of the file.
@@ -85,9 +74,8 @@ class VolumeTable:
         more: Sequence[str] = (),
         overwrite: bool = False,
     ) -> None:
-        self.path, self.scored, self.known, self.columns = path, scored, known, [*COLUMNS, *more, FLAG]
-        self.rows: dict[str, list[list[str]]] = {}
-        self._waiting, self._due = False, 0.0
+        super().__init__(path, [*COLUMNS, *more, FLAG])
+        self.scored, self.known = scored, known
         header, *rows = _read(path) or [self.columns]
         if header == self.columns:
             for row in rows:
@@ -97,13 +85,6 @@ class VolumeTable:
             raise UserError(
                 f"{path}: {found}; choose another file, or replace it with --overwrite (overwrite=True in Python)"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._waiting:
-            self._write()
 
     def add(
         self,
@@ -124,31 +105,9 @@ class VolumeTable:
         counts = count_voxels(labels, self.scored)
         for (name, values), others in zip(self.scored.items(), more or [()] * len(counts), strict=True):
             label = " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
-            numbers = (_number(value) for value in (counts[name], counts[name] * voxel, *others))
+            numbers = (number_text(value) for value in (counts[name], counts[name] * voxel, *others))
             rows.append([image, name, label, *numbers, self._flag(name, counts[name] * voxel, labels)])
         self.put({image: rows})
-
-    def put(self, rows: Mapping[str, Sequence[Sequence[str]]]) -> None:
-        """Write the rows of images, in place of those of earlier calls.
-
-        Args:
-            rows: The rows of each image, with its name in the first column.
-        """
-        self.rows |= {image: [list(row) for row in each] for image, each in rows.items()}
-        self._waiting = self._waiting or bool(rows)
-        if self._waiting and time.monotonic() >= self._due:
-            self._write()
-
-    def _write(self) -> None:
-        began = time.monotonic()
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            [self.columns, *(r for each in self.rows.values() for r in each)]
-        )
-        with marked([self.path]):
-            write_atomic(self.path, text.getvalue().encode())
-        ended = time.monotonic()
-        self._waiting, self._due = False, ended + (ended - began) / SHARE
 
     def _flag(self, name: str, volume: float, labels: NDArray[np.integer]) -> str:
         if self.known is None or math.isnan(volume):
@@ -199,10 +158,6 @@ def read_flags(path: Path, images: Collection[str]) -> list[str]:
     """The flags of these images in a table of volumes, with the names of image and structure."""
     volumes = read_volumes(path, images)
     return [f"{image}: {row.structure}: {row.flag}" for image, rows in volumes.items() for row in rows if row.flag]
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else str(value)
 
 
 def _read(path: Path) -> list[list[str]]:

@@ -22,7 +22,12 @@ def channels_last(maps: Tensor) -> Tensor:
 
 
 def in_windows(
-    images: Tensor, patch: Sequence[int], forward: Callable[[Tensor], Tensor], *, overlap: float = OVERLAP
+    images: Tensor,
+    patch: Sequence[int],
+    forward: Callable[[Tensor], Tensor],
+    *,
+    overlap: float = OVERLAP,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Apply `forward` to images in overlapping windows, and blend the results with Gaussian weights.
 
@@ -34,10 +39,13 @@ def in_windows(
         patch: Size of the windows.
         forward: Function from windows (N, C, *patch) to maps of the same spatial size.
         overlap: Share of a window that neighbouring windows have in common.
+        batch_size: Windows at a time; by default as many as there are images.
     """
     if tuple(images.shape[2:]) == tuple(patch):
         return forward(images)
-    blended = sliding_window_inference(images, patch, len(images), forward, overlap=overlap, mode="gaussian")
+    blended = sliding_window_inference(
+        images, patch, batch_size or len(images), forward, overlap=overlap, mode="gaussian"
+    )
     return torch.as_tensor(blended)
 
 

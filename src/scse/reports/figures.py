@@ -19,6 +19,8 @@ from scse.vocabulary.titles import Setup, variant_name
 COLORS = {"none": "#8a8a8a", "cse": "#e69f00", "sse": "#56b4e9", "scse": "#009e73", "pe": "#7b3fa0"}
 SPARE_COLORS = ("#cc79a7", "#d55e00", "#0072b2", "#b8a800", "#882255", "#44aa99", "#999933", "#332288")
 
+DRAWN = "Boxes: quartiles and median. Whiskers: up to 1.5 interquartile ranges. Points: test cases (means over seeds)."
+
 
 @rc_context(PLAIN_TEXT)
 def box_plots(scores: pd.DataFrame, setup: Setup, *, note: str = "") -> Figure:
@@ -60,6 +62,7 @@ def box_plots(scores: pd.DataFrame, setup: Setup, *, note: str = "") -> Figure:
     axes.set_xticks(range(len(structures)), structures, rotation=55, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(structures) - 0.4)
     axes.set_ylabel("Dice")
+    figure.supxlabel(textwrap.fill(DRAWN, int(13 * figure.get_figwidth())), fontsize="small")
     # names of networks of other libraries include their options, so long titles are wrapped
     heading = re.sub(r",(?=\S)", ", ", title(setup, note))
     axes.set_title("\n".join(textwrap.wrap(heading, int(9 * figure.get_figwidth()))))

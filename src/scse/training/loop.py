@@ -222,8 +222,9 @@ def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor | Sequence
         if not str(error).startswith("Expected more than 1"):
             raise
         count, _, *size = images.shape
-        found = f"a batch of {count} slice{'s' * (count > 1)} of {' x '.join(map(str, size))} pixels"
-        remedy = "take a batch_size of 2 or more and as many training slices, or larger images (a finer spacing)"
+        one, several, unit = ("slice", "slices", "pixels") if len(size) == 2 else ("patch", "patches", "voxels")
+        found = f"a batch of {count} {one if count == 1 else several} of {' x '.join(map(str, size))} {unit}"
+        remedy = f"take a batch_size of 2 or more and as many training {several}, or larger images (a finer spacing)"
         raise UserError(
             f"the network has one value per channel left to normalise in {found}, and cannot learn from it: {remedy}"
         ) from error

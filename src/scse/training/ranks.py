@@ -155,8 +155,8 @@ class Ranks:
         logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
         environment = TorchElasticEnvironment() if is_under_torchrun() else LightningEnvironment()
         strategy = DDPStrategy(cluster_environment=environment, timeout=TIMEOUT)
-        fabric = Fabric(accelerator=device.type, devices=self.devices, num_nodes=self.nodes, strategy=strategy)
-        with _reaching_all(), nullcontext() if self.first else _ended_by_signals():
+        with quiet_fabric(), _reaching_all(), nullcontext() if self.first else _ended_by_signals():
+            fabric = Fabric(accelerator=device.type, devices=self.devices, num_nodes=self.nodes, strategy=strategy)
             fabric.launch()
 
     @contextmanager
@@ -266,6 +266,18 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> Tensor:
         return cast(Tensor, _Total.apply(gradients))
+
+
+@contextmanager
+def quiet_fabric() -> Generator[None]:
+    """Keep Fabric from announcing precision and processes, which the plan names, until the end of the block."""
+    logger = logging.getLogger("lightning_fabric")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

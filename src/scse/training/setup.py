@@ -25,7 +25,7 @@ from scse.training.losses import (
     have_ignored,
     median_frequency_weights,
 )
-from scse.training.ranks import ALONE, Ranks
+from scse.training.ranks import ALONE, Ranks, quiet_fabric
 from scse.training.settings import OWN_SIZES, RANGES, Precision, Settings
 from scse.training.state import Clock, State
 from scse.training.task import Task
@@ -36,7 +36,9 @@ def new_fabric(settings: Settings, device: str | torch.device = "auto") -> Fabri
     """Device and precision of a run; for names of devices see `choose_device`."""
     chosen = choose_device(device)
     precision = _PRECISIONS[resolve_precision(settings.precision, chosen)]
-    return Fabric(accelerator=chosen.type, devices=1 if chosen.index is None else [chosen.index], precision=precision)
+    devices: Any = 1 if chosen.index is None else [chosen.index]
+    with quiet_fabric():
+        return Fabric(accelerator=chosen.type, devices=devices, precision=precision)
 
 
 _PRECISIONS: dict[Precision, Any] = {"32": "32-true", "bf16": "bf16-mixed"}
