@@ -134,7 +134,7 @@ def test_volumes_are_written_for_all_images_of_all_calls(
         assert found.exit_code == 0, found.output
         *_, told, flags = found.stdout.splitlines()
         assert told == f"volumes of structures: {path}"
-        assert flags == "flags: none, because the ranges of the training cases are not stored with the segmenter"
+        assert flags == "flags: none by training cases, because their ranges are not stored with the segmenter"
     table = pd.read_csv(path)
     assert list(zip(table["image"], table["structure"], strict=True)) == [
         (t, s) for t in ("t0", "t1") for s in STRUCTURES

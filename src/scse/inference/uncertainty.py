@@ -25,9 +25,10 @@ from scse.data.volumes import is_volume
 from scse.inference.averaging import Averaged, check_members, flips, mirroring_of
 from scse.inference.engines import Engine
 from scse.inference.joining import Joined, check_images
+from scse.inference.known import flag_of_spread
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
-from scse.inference.volume_table import check_table, count_voxels, open_table, voxel_volume
+from scse.inference.volume_table import IMAGE, check_table, count_voxels, open_table, voxel_volume
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
@@ -134,7 +135,8 @@ class Uncertain(Joined):
         Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or in the
         format of the label map: as floats in other volumes, in 255 steps in NAME.uncertainty.png; and for all images
         together, uncertainty.csv, the rows of `Uncertainty.structures` with the name of the image. The table is written
-        again after each image. The table of `volumes` has the columns passes, volume_cv and iou, too.
+        again after each image. The table of `volumes` has the columns passes, volume_cv and iou, too, and flags
+        structures on which the passes disagree.
 
         Args, returned messages and errors are those of `Segmenter.predict_files`.
         """
@@ -153,16 +155,17 @@ class Uncertain(Joined):
         opened = open_table(volumes, self.scheme.scored, known=self.known, more=SPREAD, overwrite=overwrite)
         rows: list[pd.DataFrame] = []
 
-        def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
+        def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image, str]]":
             image = read_image(paths)
             return partial(compute, self._views(image), image.affine)
 
-        def compute(views: list[Slices], affine: NDArray[np.float64] | None) -> tuple[Uncertainty, Image]:
+        def compute(views: list[Slices], affine: NDArray[np.float64] | None) -> tuple[Uncertainty, Image, str]:
+            flag = "" if sizes is None else sizes.flag_of_image(views[0], affine)
             found = self._estimate(views, affine, batch_size)
-            return found, Image(found.labels, affine, is_label=True)
+            return found, Image(found.labels, affine, is_label=True), flag
 
-        def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image]) -> None:
-            found, labelled = done
+        def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image, str]) -> None:
+            found, labelled, flag = done
             rows.append(found.structures.assign(image=name))
             columns = ["image", *found.structures.columns]
             with marked([*labels[name], maps[name], table]):
@@ -172,7 +175,9 @@ class Uncertain(Joined):
                 write_atomic(table, pd.concat(rows)[columns].to_csv(index=False).encode())
             if sizes is not None:
                 of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
-                sizes.add(name, found.labels, labelled.affine, of_structures)
+                of_passes = map(flag_of_spread, found.structures["iou"])
+                flags = {IMAGE: flag, **dict(zip(found.structures["structure"], of_passes, strict=True))}
+                sizes.add(name, found.labels, labelled.affine, of_structures, flags)
 
         with opened as sizes:
             return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
