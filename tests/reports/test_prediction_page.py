@@ -147,7 +147,7 @@ def test_a_flagged_image_is_listed_beside_its_structures(slices: Predicted) -> N
     html = slices.write(segmenter=replace(slices.segmenter, known=None))
     first, *others = packed(html)["cases"]
     assert (first["title"], first["about"]) == ("d (2 flags)", "d. ⚑ the image: intensities. ⚑ right-a: passes.")
-    assert first["amounts"] == ["0.784 ml", "⚑ 0.784 ml", "0.576 ml"]
+    assert first["amounts"] == ["0.784 ml", "⚑ 0.784 ml", "0.384 ml"]
     assert "Label maps with flags: 1 of 4." in html
     assert '<td>the image</td><td class="reason">intensities</td>' in html
     assert [case["title"] for case in others] == ["a", "b", "c"]
