@@ -1,6 +1,6 @@
 """What `scse predict --volumes --uncertainty` flags: images that were changed, and structures by their Dice.
 
-    python benchmarks/flags.py DATA SEGMENTER SEGMENTER ... [--folds 5] [--other OTHER_DATA]
+    python benchmarks/flags.py DATA SEGMENTER [SEGMENTER ...] [--folds 5] [--other OTHER_DATA]
 
 SEGMENTERs are trained on DATA with the same `--folds` and other seeds; images are the test cases of the first fold, as
 they are and changed in ways that a user may meet:
@@ -9,15 +9,15 @@ they are and changed in ways that a user may meet:
 - squared: intensities are squared, as a harder contrast;
 - spacing x 2: the header says twice the spacing;
 - half: the image ends in the middle of its longest axis;
-- other: test images of OTHER_DATA, which have other structures and no Dice here.
+- other: test images of OTHER_DATA, which are not segmented.
 
-The first table counts images that are flagged themselves, and those with a flag of any kind. The second has the
-structures of all images with a reference, by Dice: flagged because the passes disagree, and flagged for any reason.
+The first table counts the images that are flagged themselves. Two or more segmenters give a second one with the
+structures of all images, by Dice: flagged because the passes disagree, and flagged for any reason.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,29 +31,31 @@ from scse.data.files import Image, read_image, read_label
 from scse.data.folds import make_folds
 from scse.data.inspection import open_checked
 from scse.evaluation.scores import dice_scores
+from scse.inference.appearance import Appearance
+from scse.inference.known import flag_of_image
 from scse.inference.segmenter import Segmenter
 from scse.inference.uncertainty import uncertain
 
 BOUNDS = (0, 0.6, 0.8, 1)
 
 
-def inverted(array: NDArray[np.float64]) -> NDArray[np.float64]:
+def inverted(array: NDArray[np.number]) -> NDArray[np.number]:
     """Bright voxels dark and the other way round, but those of the background."""
     return np.where(array == array.min(), array.min(), array.max() + array.min() - array)
 
 
-def half(array: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
-    """The first half along the longest axis of an image of this shape."""
-    longest = int(np.argmax(shape))
-    return np.take(array, range(shape[longest] // 2), axis=longest)
+def half(array: NDArray[np.number]) -> NDArray[np.number]:
+    """The first half along the longest axis."""
+    longest = int(np.argmax(array.shape))
+    return np.take(array, range(array.shape[longest] // 2), axis=longest)
 
 
-CHANGES: dict[str, Callable[[Image], tuple[NDArray[np.generic], NDArray[np.float64]]]] = {
-    "untouched": lambda image: (image.array[0], image.affine),
-    "inverted": lambda image: (inverted(image.array[0].astype(np.float64)), image.affine),
-    "squared": lambda image: (image.array[0].astype(np.float64) ** 2, image.affine),
-    "spacing x 2": lambda image: (image.array[0], image.affine @ np.diag([2, 2, 2, 1])),
-    "half": lambda image: (half(image.array[0], image.shape), image.affine),
+CHANGES: Mapping[str, Callable[[Image], Image]] = {
+    "untouched": lambda image: image,
+    "inverted": lambda image: Image(inverted(image.array[0])[None], image.affine),
+    "squared": lambda image: Image(image.array.astype(np.float32) ** 2, image.affine),
+    "spacing x 2": lambda image: Image(image.array, image.affine @ np.diag([2, 2, 2, 1])),
+    "half": lambda image: Image(half(image.array[0])[None], image.affine),
 }
 
 
@@ -64,52 +66,55 @@ def main() -> None:
     parser.add_argument("segmenters", type=Path, nargs="+")
     parser.add_argument("--folds", type=int, help="by default the data's own test cases")
     parser.add_argument("--other", type=Path)
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES))
+    parser.add_argument("--most", type=int, help="test cases, the first of all")
     chosen = parser.parse_args()
     segmenters = [Segmenter.load(folder) for folder in chosen.segmenters]
-    cases, values = make_folds(open_checked(chosen.data)[1], chosen.folds)[0].test, segmenters[0].structures.values()
+    cases = make_folds(open_checked(chosen.data)[1], chosen.folds)[0].test[: chosen.most]
     rows, structures = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        for change, make in CHANGES.items():
-            folder, images = Path(scratch) / change, {}
-            folder.mkdir()
-            for case in cases:
-                images[case.name] = [folder / f"{case.name}.nii.gz"]
-                array, affine = make(read_image(case.images))
-                nib.save(nib.Nifti1Image(array.astype(np.float32), affine), images[case.name][0])
-            table = flagged(segmenters, images, folder / "out")
-            for case in cases:
-                label = read_label(case.label).array
-                label = half(label, label.shape) if change == "half" else label
-                predicted = read_label(folder / "out" / f"{case.name}.nii.gz").array
-                of_case = table[(table["image"] == case.name) & (table["structure"] != "")]
-                scores = dice_scores(predicted, label, sorted(values))
-                order = np.argsort(np.argsort(of_case["label"].astype(int)))
-                structures.append(of_case.assign(change=change, dice=np.array(scores)[order]))
-            rows.append((change, *counts(table), f"{structures_of(structures, change):.3f}"))
-            print(rows[-1], flush=True)
-        if chosen.other is not None:
-            other = {case.name: case.images for case in make_folds(open_checked(chosen.other)[1], None)[0].test}
-            rows.append(("other", *counts(flagged(segmenters, other, Path(scratch) / "other")), ""))
-    print("\n" + markdown(("images", "number", "image flagged", "any flag", "Dice"), rows) + "\n")
-    print(by_dice(pd.concat(structures)))
+    for change in chosen.changes:
+        images = {case.name: CHANGES[change](read_image(case.images)) for case in cases}
+        rows.append((change, len(images), flagged(segmenters[0], images)))
+        print(*rows[-1], flush=True)
+        if len(segmenters) > 1:
+            labels = {case.name: read_label(case.label).array for case in cases}
+            references = {name: half(label) if change == "half" else label for name, label in labels.items()}
+            structures.append(segmented(segmenters, images, references).assign(change=change))
+            print(structures[-1]["dice"].describe().round(3).to_dict(), flush=True)
+    if chosen.other is not None:
+        other = make_folds(open_checked(chosen.other)[1], None)[0].test
+        images = {case.name: read_image(case.images) for case in other}
+        rows.append(("other", len(images), flagged(segmenters[0], images)))
+    print("\n" + markdown(("images", "number", "flagged"), rows) + "\n")
+    if structures:
+        print(by_dice(pd.concat(structures)))
 
 
-def flagged(segmenters: list[Segmenter], images: dict[str, list[Path]], out: Path) -> pd.DataFrame:
-    """The table of volumes of these images."""
-    assert uncertain(segmenters).predict_files(images, out, volumes=out / "volumes.csv") == []
-    return pd.read_csv(out / "volumes.csv", keep_default_na=False)
+def flagged(segmenter: Segmenter, images: Mapping[str, Image]) -> int:
+    """Number of images that are unlike the training images of a segmenter."""
+    looks = [Appearance.of_image(segmenter.recipe.slices(image), image.affine) for image in images.values()]
+    return sum(flag_of_image(segmenter.known, found) != "" for found in looks)
 
 
-def counts(table: pd.DataFrame) -> tuple[int, int, int]:
-    """Number of images, of those that are flagged themselves, and of those with any flag."""
-    flags = table[table["flag"] != ""]
-    return table["image"].nunique(), int((flags["structure"] == "").sum()), flags["image"].nunique()
-
-
-def structures_of(structures: list[pd.DataFrame], change: str) -> float:
-    """Mean Dice of the structures of images with a change."""
-    table = pd.concat(structures)
-    return float(table.loc[table["change"] == change, "dice"].mean())
+def segmented(
+    segmenters: list[Segmenter], images: Mapping[str, Image], references: Mapping[str, NDArray[np.integer]]
+) -> pd.DataFrame:
+    """The rows of structures in the table of volumes, with their Dice."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, out = Path(folder), Path(folder) / "out"
+        files = {name: [scratch / f"{name}.nii.gz"] for name in images}
+        for name, image in images.items():
+            nib.save(nib.Nifti1Image(image.array[0].astype(np.float32), image.affine), files[name][0])
+        assert uncertain(segmenters).predict_files(files, out, volumes=scratch / "volumes.csv") == []
+        table = pd.read_csv(scratch / "volumes.csv", keep_default_na=False)
+        scored: list[pd.DataFrame] = []
+        table = table[table["structure"] != ""].astype({"label": int}).sort_values("label")
+        for name, reference in references.items():
+            of_image = table[table["image"] == name]
+            predicted = read_label(out / f"{name}.nii.gz").array
+            scores = dice_scores(predicted, reference, of_image["label"].tolist())
+            scored.append(of_image.assign(dice=scores))
+    return pd.concat(scored)
 
 
 def by_dice(structures: pd.DataFrame) -> str:
@@ -119,10 +124,10 @@ def by_dice(structures: pd.DataFrame) -> str:
     for name, table in (("untouched", structures[untouched]), ("changed", structures[~untouched])):
         for low, high in pairwise(BOUNDS):
             within = table[(table["dice"] >= low) & ((table["dice"] < high) | (high == 1))]
-            shares = [within["flag"].str.contains("passes").mean(), (within["flag"] != "").mean()]
-            shown = [f"{share:.1%}" if len(within) else "" for share in shares]
-            rows.append((f"{name}, Dice {low:g} to {high:g}", len(within), *shown))
-    return markdown(("structures", "number", "passes disagree", "any flag of the structure"), rows)
+            if len(within):
+                shares = within["flag"].str.contains("passes").mean(), (within["flag"] != "").mean()
+                rows.append((f"{name}, Dice {low:g} to {high:g}", len(within), *(f"{share:.0%}" for share in shares)))
+    return markdown(("structures", "number", "passes disagree", "any flag"), rows)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ class Volume:
         structure: Name of the structure; `IMAGE` in the row of the image itself, which has 0 voxels.
         voxels: Number of its voxels, or pixels.
         volume_ml: The same in millilitres; NaN for pictures.
-        flag: What is unlike the training cases; "" if nothing is.
+        flag: What is unusual; "" if nothing is.
     """
 
     structure: str
