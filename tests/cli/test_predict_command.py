@@ -134,7 +134,7 @@ def test_volumes_are_written_for_all_images_of_all_calls(
         assert found.exit_code == 0, found.output
         *_, told, flags = found.stdout.splitlines()
         assert told == f"volumes of structures: {path}"
-        assert flags == "flags: none, because the ranges of the training cases are not stored with the segmenter"
+        assert flags == "flags: none by training cases, because their ranges are not stored with the segmenter"
     table = pd.read_csv(path)
     assert list(zip(table["image"], table["structure"], strict=True)) == [
         (t, s) for t in ("t0", "t1") for s in STRUCTURES
@@ -185,8 +185,9 @@ def test_a_report_is_made_of_joined_segmenters_with_uncertainty_and_volumes(
     found = call(images / "t0_0000.nii.gz", *members, *options)
     assert found.exit_code == 0, found.output
     html = (tmp_path / "out" / "report" / "index.html").read_text("utf-8")
-    millilitres = pd.read_csv(tmp_path / "volumes.csv")["volume_ml"]
-    cells = [f'<td class="number">{volume:.3g}</td>' for volume in millilitres]
+    table = pd.read_csv(tmp_path / "volumes.csv")
+    assert table["flag"].str.startswith("passes disagree").all()
+    cells = [f'<td class="number flagged">⚑ {volume:.3g}</td>' for volume in table["volume_ml"]]
     assert "".join(cells) in html
     assert "<dt>combination</dt>" in html
 

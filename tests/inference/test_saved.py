@@ -77,6 +77,26 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         read_saved(folder)
 
 
+def known(*, channels: int = 1, quantiles: int = 5, spacing: float | None = 1) -> dict[str, Any]:
+    """What is known of images; as given here by default, it is right."""
+    images = {
+        "spacing": [[spacing, spacing]] * 3,
+        "extent": [[100, 200]] * 3,
+        "intensities": [[[-0.1, 0.1]] * quantiles] * channels,
+    }
+    return {"cases": 5, "volumes": {"left": [0, 1], "right": [0, 1]}, "images": images}
+
+
+def test_what_is_known_of_images_is_read_and_older_folders_have_none(tmp_path: Path) -> None:
+    found = read_saved(write(tmp_path / "model", known=known())).known
+    assert found is not None
+    assert found.images is not None
+    assert found.images.extent == ((100, 200),) * 3
+    older = read_saved(write(tmp_path / "older", known={**known(), "images": None})).known
+    assert older is not None
+    assert older.images is None
+
+
 WRONG = {
     "format": [(2, "its format is 2, but this version reads format 1"), (True, "format: "), ("1", "its format is '1'")],
     "network": [(None, "network: "), ("", "network: "), (["unet"], "network: ")],
@@ -118,6 +138,13 @@ WRONG = {
         ({"keep_largest": [1]}, "cleaning.keep_largest.0: .*got 1"),
         ({"fill_holes": ["top"]}, r"cleaning.fill_holes lists 'top', but structures are \['left', 'right'\]"),
         ({"keep_largest": ["left", "left"]}, "cleaning.keep_largest lists a structure twice"),
+    ],
+    "known": [
+        ({"cases": 5, "volumes": {"left": [2, 1], "right": [0, 1]}}, "known.volumes of 'left' end below their start"),
+        (known(channels=2), "known.images.intensities are of 2 channels, but arguments.in_channels is 1"),
+        (known(quantiles=4), "known.images.intensities.0: .*at least 5"),
+        (known(spacing=0), "known.images.spacing.0.0: .*greater than 0"),
+        (known(spacing=None), "known.images.spacing.0.0: "),
     ],
     "shell": [("ls", "shell: Extra inputs")],
 }

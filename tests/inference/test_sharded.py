@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scse.data.recipe import Recipe as Preparation
 from scse.executors.base import Here
 from scse.executors.on_ray import OnRay
 from scse.executors.workers import Workers
+from scse.inference.saved import Known, KnownImages
 from scse.inference.segmenter import Segmenter
 from scse.inference.sharded import MANIFEST, SHARD, Recipe, predict_sharded
 from scse.networks import NETWORKS
@@ -199,6 +201,10 @@ def test_the_command_measures_uncertainty_with_jobs(
     model: Path, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    lengths = ((9.0, 9.0),) * 3  # mm; of the images 1 and 4 to 8
+    seen = KnownImages(spacing=lengths, extent=lengths, intensities=(((-1.0, 1.0),) * 5,))
+    known = Known(cases=5, volumes={"left": (0.0, 1.0), "right": (0.0, 1.0)}, images=seen)
+    model = replace(Segmenter.load(model), known=known).save(tmp_path / "model")
     names = list(images)[: SHARD + 2]
     files = [str(images[name][0]) for name in names]
 
@@ -212,8 +218,8 @@ def test_the_command_measures_uncertainty_with_jobs(
 
     tables = ("volumes.csv", "uncertainty.csv")
     one, several = predict(tmp_path / "one"), predict(tmp_path / "several", "--jobs", "2")
-    for table in tables:
-        assert len(one[table].splitlines()) == 1 + 2 * len(names)
+    for table, rows in zip(tables, (3, 2), strict=True):  # the image is flagged itself
+        assert len(one[table].splitlines()) == 1 + rows * len(names)
         assert sorted_rows(one[table]) == sorted_rows(several.pop(table))
     assert several == {name: found for name, found in one.items() if name not in tables}
     (tmp_path / "several" / "uncertainty.csv").unlink()

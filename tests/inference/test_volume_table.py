@@ -96,6 +96,17 @@ def test_the_uncertainty_of_a_structure_is_in_its_row(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table[spread.columns], spread)
 
 
+def test_structures_on_which_the_passes_disagree_are_flagged(tmp_path: Path) -> None:
+    images, path = scans(tmp_path, "a", "b"), tmp_path / "volumes.csv"
+    uncertain([segmenter("axial"), segmenter("coronal", 1)]).predict_files(images, tmp_path / "out", volumes=path)
+    table = pd.read_csv(path, keep_default_na=False)
+    assert table["flag"].tolist() == [f"passes disagree, with a mean IoU of {iou:.2f}" for iou in table["iou"]]
+    same = uncertain([segmenter("axial"), segmenter("axial")])
+    same.predict_files(images, tmp_path / "out", volumes=path)
+    assert (pd.read_csv(path)["iou"] == 1).all()
+    assert pd.read_csv(path)["flag"].isna().all()
+
+
 def test_pictures_have_pixels_and_no_millilitres(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 16)).astype(np.uint8)
     images, path = {"p": [save_picture(tmp_path / "p.png", picture)]}, tmp_path / "volumes.csv"

@@ -18,7 +18,7 @@ from scse.data.files import read_image
 from scse.data.schemes import LabelScheme
 from scse.inference.saved import Known
 from scse.inference.segmenter import Segmenter, write_prediction
-from scse.inference.volume_table import VolumeTable
+from scse.inference.volume_table import IMAGE, VolumeTable
 from scse.reports import predictions
 from scse.reports.predictions import write_prediction_page
 from scse.vocabulary.planes import View
@@ -134,10 +134,23 @@ def test_cases_with_more_flags_come_first_with_what_is_unusual(slices: Predicted
     for case in cases:
         mark = "⚑ " if LEFT[case["name"]] == "0" else ""
         assert case["amounts"][:2] == [f"{mark}{LEFT[case['name']]} ml", "0.784 ml"]
-    assert "unlike those of the training cases: 2 of 4." in html
+    assert "Label maps with flags: 2 of 4." in html
     assert html.count('class="reason"') == 3
     assert '<td class="number flagged">⚑ 0</td>' in html
     assert '<td class="number faint">0.1 \N{EN DASH} 0.8</td>' in html
+
+
+def test_a_flagged_image_is_listed_beside_its_structures(slices: Predicted) -> None:
+    with VolumeTable(slices.table, LabelScheme(VALUES).scored) as table:  # b and c have lost their flags
+        for name, flags in {"b": {}, "c": {}, "d": {IMAGE: "intensities", "right-a": "passes"}}.items():
+            table.add(name, slices.maps[name], AFFINE, flags=flags)
+    html = slices.write(segmenter=replace(slices.segmenter, known=None))
+    first, *others = packed(html)["cases"]
+    assert (first["title"], first["about"]) == ("d (2 flags)", "d. ⚑ the image: intensities. ⚑ right-a: passes.")
+    assert first["amounts"] == ["0.784 ml", "⚑ 0.784 ml", "0.384 ml"]
+    assert "Label maps with flags: 1 of 4." in html
+    assert '<td>the image</td><td class="reason">intensities</td>' in html
+    assert [case["title"] for case in others] == ["a", "b", "c"]
 
 
 def test_slices_beside_the_structures_are_shown_too(slices: Predicted) -> None:
@@ -151,7 +164,7 @@ def test_unknown_ranges_flag_nothing_and_the_page_says_so(slices: Predicted) -> 
         for name, labels in slices.maps.items():
             table.add(name, labels, AFFINE)
     html = slices.write(segmenter=replace(slices.segmenter, known=None))
-    assert "Nothing is flagged, because the ranges of the training cases are not stored" in html
+    assert "Nothing is compared with the training cases, because their ranges are not stored" in html
     assert [case["title"] for case in packed(html)["cases"]] == list("abcd")
     assert "⚑" not in html
 

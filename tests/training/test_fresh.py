@@ -161,6 +161,7 @@ def test_validation_is_on_simulated_subjects_without_held_out_cases(folder: Path
     assert [case.name for case in task.held_out] == [f"simulated {n + 1}" for n in range(MONITORED)]
     assert task.known is not None
     assert task.known.cases == POPULATION
+    assert task.known.images is None
     [fact] = facts
     real = {name: fact.voxels[value] * np.prod(fact.spacing) / 1000 for name, value in cases.structures.items()}
     for name, (low, high) in task.known.volumes.items():

@@ -99,6 +99,7 @@ class Slices:
         """Measure the intensities of `stored`, a view (slices, C, *plane) of the image."""
         self.grid = grid
         self._stored = stored
+        self._volume: NDArray[np.float32] | None = None
         # intensities of a volume are measured by planes too, because that takes little memory
         of_channel = [
             stored[0, channel] if stored.ndim == 5 else stored[:, channel] for channel in range(stored.shape[1])
@@ -119,13 +120,27 @@ class Slices:
         """Prepare the chosen slices."""
         return padded(self._resized(self._stored[chosen]), self.shape[2:], fill=self._fill)
 
+    def rows(self, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Prepare rows of a volume along x, without padding: (C, rows, y, z).
+
+        A volume that is resampled is kept for the next call of `windows`.
+        """
+        if self.grid.resampled == self.grid.plane:
+            rows = self._normalized(self._stored[:, :, chosen])
+        else:
+            self._volume = self._resized(self._stored)
+            rows = self._volume[:, :, chosen]
+        prepared: NDArray[np.float32] = rows[0]
+        return prepared
+
     def windows(self) -> Callable[[tuple[slice, ...]], NDArray[np.float32]]:
         """Function from a place in a volume to its prepared part (C, *spatial).
 
         A volume that is not resampled is prepared window by window, which saves a copy of it.
         """
         resampled = self.grid.resampled != self.grid.plane
-        volume = self._resized(self._stored) if resampled else self._stored
+        kept, self._volume = self._volume, None
+        volume = (self._resized(self._stored) if kept is None else kept) if resampled else self._stored
 
         def window(place: tuple[slice, ...]) -> NDArray[np.float32]:
             part = volume[(slice(None), slice(None), *place)]  # without what is padding

@@ -18,6 +18,11 @@ def spread(count: int) -> list[int]:
     return list(dict.fromkeys(places)) if count else []
 
 
+def evenly_spread(count: int, chosen: int) -> NDArray[np.int64]:
+    """The middles of `chosen` equal parts of 0, 1, ..., count - 1."""
+    return (2 * np.arange(chosen) + 1) * count // (2 * chosen)
+
+
 def drawn_view(recipe: Recipe) -> Plane:
     """The plane in which images are drawn: that of the recipe's slices, and coronal for volumes."""
     return "coronal" if recipe.view == "volume" else recipe.view

@@ -169,8 +169,8 @@ class Joined(Segmenter):
     def _views(self, image: Image) -> list[Slices]:
         return [member._slices(image) for member in self.members]
 
-    def _ready(self, image: Image) -> Label:
-        return partial(self._label, partial(self._joined, self._views(image)))
+    def _ready(self, views: list[Slices]) -> Label:
+        return partial(self._label, partial(self._joined, views))
 
     def _joined(
         self,

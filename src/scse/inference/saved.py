@@ -75,6 +75,27 @@ class Cleaning(BaseModel):
 NO_CLEANING = Cleaning()
 
 Volume = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Intensity = Annotated[float, Field(allow_inf_nan=False)]
+
+AlongAxes = tuple[tuple[Length, Length], tuple[Length, Length], tuple[Length, Length]]
+"""Lowest and highest length (mm) to the right, anterior and superior."""
+
+
+class KnownImages(BaseModel):
+    """What the training images of a segmenter had, see `scse.inference.appearance`.
+
+    Attributes:
+        spacing: Range of the spacing.
+        extent: Range of the extent.
+        intensities: Mean minus and plus the standard deviation of each quantile over the images, for each channel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spacing: AlongAxes
+    extent: AlongAxes
+    intensities: tuple[Annotated[tuple[tuple[Intensity, Intensity], ...], Field(min_length=5, max_length=5)], ...]
 
 
 class Known(BaseModel):
@@ -84,6 +105,7 @@ class Known(BaseModel):
         cases: Number of training cases.
         volumes: Lowest and highest volume (ml) of each structure, by name; 0 where a case does not have it.
         single: Structures that are one connected piece in each training case.
+        images: What the images had; None in files of earlier versions and of trainings with simulated subjects.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +113,7 @@ class Known(BaseModel):
     cases: int = Field(ge=1)
     volumes: dict[Name, tuple[Volume, Volume]]
     single: tuple[Name, ...] = ()
+    images: KnownImages | None = None
 
 
 class _Description(BaseModel):
@@ -246,6 +269,9 @@ def _contradictions(description: _Description) -> Generator[str]:
             yield f"known.single lists {unknown[0]!r}, but structures are {[*structures]}"
         if wrong := [name for name, (low, high) in known.volumes.items() if low > high]:
             yield f"known.volumes of {wrong[0]!r} end below their start"
+        if known.images is not None and len(known.images.intensities) != description.arguments.in_channels:
+            listed = f"known.images.intensities are of {len(known.images.intensities)} channels"
+            yield f"{listed}, but arguments.in_channels is {description.arguments.in_channels}"
     channels = description.recipe.get("channels", description.arguments.in_channels)
     if channels != description.arguments.in_channels:
         yield f"recipe.channels is {channels!r}, but arguments.in_channels is {description.arguments.in_channels}"

@@ -44,7 +44,7 @@ from scse.inference.saved import (
 )
 from scse.inference.saved_recipe import read_recipe
 from scse.inference.squeezing import check_squeeze, gathered, local_scores
-from scse.inference.volume_table import check_table, open_table
+from scse.inference.volume_table import IMAGE, check_table, open_table
 from scse.inference.windows import (
     CHANNELS_LAST,
     Room,
@@ -424,8 +424,8 @@ class Segmenter:
                 at a time, by default 1.
             overwrite: Replace files in `out` that scse did not write or that were changed since.
             volumes: CSV file of the volumes, see `scse.inference.volume_table`: voxels and millilitres of each
-                structure in each label map; of pictures, pixels alone; and flags of structures unlike those of the
-                training cases. It keeps the rows of other images of earlier calls.
+                structure in each label map; of pictures, pixels alone; and flags of structures and images unlike those
+                of the training cases. It keeps the rows of other images of earlier calls.
             dicom_seg: Write the label maps of DICOM series as DICOM-SEG, too: NAME.dcm.
             progress: Called with the numbers of finished and of all images after each image.
 
@@ -443,20 +443,22 @@ class Segmenter:
         check_outputs([*written, *tables], inputs=inputs, overwrite=overwrite)
         opened = open_table(volumes, self.scheme.scored, known=self.known, overwrite=overwrite)
 
-        def read(paths: Sequence[Path]) -> tuple[Label, NDArray[np.float64] | None]:
+        def read(paths: Sequence[Path]) -> tuple[list[Slices], NDArray[np.float64] | None]:
             image = read_image(paths)
-            return self._ready(image), image.affine
+            return self._views(image), image.affine
 
-        def label(prepared: tuple[Label, NDArray[np.float64] | None]) -> Image:
-            ready, affine = prepared
-            return Image(ready(batch_size, None), affine, is_label=True)
+        def label(prepared: tuple[list[Slices], NDArray[np.float64] | None]) -> tuple[Image, str]:
+            views, affine = prepared
+            flag = "" if table is None else table.flag_of_image(views[0], affine)
+            return Image(self._ready(views)(batch_size, None), affine, is_label=True), flag
 
-        def write(name: str, paths: Sequence[Path], labels: Image) -> None:
+        def write(name: str, paths: Sequence[Path], done: tuple[Image, str]) -> None:
+            labels, flag = done
             with marked(targets[name]):
                 write_prediction(out, name, labels.array, paths[0], labels)
                 self._write_segmentations(targets[name][1:], labels.array, paths[0])
             if table is not None:
-                table.add(name, labels.array, labels.affine)
+                table.add(name, labels.array, labels.affine, flags={IMAGE: flag})
 
         with opened as table:
             return each_image(images, read=read, compute=label, write=write, progress=progress)
@@ -483,11 +485,15 @@ class Segmenter:
         Raises:
             UserError: The image does not fit the model, or all its voxels have the same value.
         """
-        return self._ready(image)(batch_size, progress)
+        return self._ready(self._views(image))(batch_size, progress)
 
-    def _ready(self, image: Image) -> Label:
-        """Prepare an image; the result labels it once, and releases it before the clean-up."""
-        return partial(self._label, partial(self._restored, [self._slices(image)]))
+    def _views(self, image: Image) -> list[Slices]:
+        """An image as each network sees it: here, the one."""
+        return [self._slices(image)]
+
+    def _ready(self, views: list[Slices]) -> Label:
+        """What labels an image once, and takes it out of `views`, so that it is released before the clean-up."""
+        return partial(self._label, partial(self._restored, views))
 
     def _slices(self, image: Image) -> Slices:
         slices = self.recipe.slices(image)

@@ -26,10 +26,11 @@ from scse.inference.averaging import Averaged, check_members, flips, mirroring_o
 from scse.inference.engines import Engine
 from scse.inference.image_table import ImageTable, number_text
 from scse.inference.joining import Joined, check_images
+from scse.inference.known import flag_of_spread
 from scse.inference.pipeline import each_image
 from scse.inference.segmenter import Segmenter, label_path, prediction_paths, write_prediction
 from scse.inference.volume_table import COLUMNS as VOLUME_COLUMNS
-from scse.inference.volume_table import check_table, count_voxels, open_table, voxel_volume
+from scse.inference.volume_table import IMAGE, check_table, count_voxels, open_table, voxel_volume
 from scse.support.errors import UserError
 from scse.support.outputs import check_outputs, marked
 from scse.support.scratch import scratch
@@ -138,7 +139,8 @@ class Uncertain(Joined):
         Beside each label map, it writes NAME.uncertainty.nii.gz, the entropy as 16-bit NIfTI from 0 to 1, or in the
         format of the label map: as floats in other volumes, in 255 steps in NAME.uncertainty.png; and for all images
         together, uncertainty.csv: the rows of `Uncertainty.structures` with the name of the image, see `ImageTable`.
-        The table of `volumes` has the columns passes, volume_cv and iou, too.
+        The table of `volumes` has the columns passes, volume_cv and iou, too, and flags structures on which the passes
+        disagree.
 
         Args, returned messages and errors are those of `Segmenter.predict_files`; `table` is another file for
         uncertainty.csv.
@@ -152,16 +154,17 @@ class Uncertain(Joined):
         check_outputs([*label_maps, *maps.values(), table, *tables], inputs=inputs, overwrite=overwrite)
         opened = open_table(volumes, self.scheme.scored, known=self.known, more=SPREAD, overwrite=overwrite)
 
-        def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image]]":
+        def read(paths: Sequence[Path]) -> "Callable[[], tuple[Uncertainty, Image, str]]":
             image = read_image(paths)
             return partial(compute, self._views(image), image.affine)
 
-        def compute(views: list[Slices], affine: NDArray[np.float64] | None) -> tuple[Uncertainty, Image]:
+        def compute(views: list[Slices], affine: NDArray[np.float64] | None) -> tuple[Uncertainty, Image, str]:
+            flag = "" if sizes is None else sizes.flag_of_image(views[0], affine)
             found = self._estimate(views, affine, batch_size)
-            return found, Image(found.labels, affine, is_label=True)
+            return found, Image(found.labels, affine, is_label=True), flag
 
-        def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image]) -> None:
-            found, labelled = done
+        def write(name: str, paths: Sequence[Path], done: tuple[Uncertainty, Image, str]) -> None:
+            found, labelled, flag = done
             with marked([*labels[name], maps[name]]):
                 write_prediction(out, name, found.labels, paths[0], labelled)
                 self._write_segmentations(labels[name][1:], found.labels, paths[0])
@@ -170,7 +173,9 @@ class Uncertain(Joined):
             spreads.put({name: [[name, structure, *map(number_text, numbers)] for structure, *numbers in of_image]})
             if sizes is not None:
                 of_structures = found.structures[[*SPREAD]].itertuples(index=False, name=None)
-                sizes.add(name, found.labels, labelled.affine, of_structures)
+                of_passes = map(flag_of_spread, found.structures["iou"])
+                flags = {IMAGE: flag, **dict(zip(found.structures["structure"], of_passes, strict=True))}
+                sizes.add(name, found.labels, labelled.affine, of_structures, flags)
 
         with opened as sizes, ImageTable(table, COLUMNS) as spreads:
             return each_image(images, read=read, compute=lambda ready: ready(), write=write, progress=progress)
@@ -222,7 +227,9 @@ def uncertainty_paths(
 def spread_rows(volumes: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[list[str]]]:
     """The rows of each image in uncertainty.csv, which are parts of those in the table of volumes with uncertainty."""
     places = [[*VOLUME_COLUMNS, *SPREAD].index(column) for column in COLUMNS]
-    return {image: [[row[place] for place in places] for row in rows] for image, rows in volumes.items()}
+    return {
+        image: [[row[place] for place in places] for row in rows if row[1] != IMAGE] for image, rows in volumes.items()
+    }
 
 
 def entropy_of(probabilities: Tensor) -> Tensor:

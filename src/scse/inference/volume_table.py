@@ -11,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scse.data.pieces import count_pieces
+from scse.data.recipe import Slices
+from scse.inference.appearance import Appearance
 from scse.inference.image_table import ImageTable, number_text
-from scse.inference.known import flag_of
+from scse.inference.known import flag_of, flag_of_image
 from scse.inference.saved import Known
 from scse.support.errors import UserError
 
 COLUMNS = ("image", "structure", "label", "voxels", "volume_ml")
 FLAG = "flag"
+
+IMAGE = ""
+"""What the row of an image itself has in place of a structure: there is one if the image is flagged."""
 
 Scored = Mapping[str, int | Sequence[int]]
 """Label value of each structure, or the label values of a region, by name."""
@@ -92,6 +97,7 @@ class VolumeTable(ImageTable):
         labels: NDArray[np.integer],
         affine: NDArray[np.float64] | None,
         more: Iterable[Sequence[float]] | None = None,
+        flags: Mapping[str, str] | None = None,
     ) -> None:
         """Write the rows of an image, in place of those of an earlier call.
 
@@ -100,14 +106,28 @@ class VolumeTable(ImageTable):
             labels: Its label map (*spatial).
             affine: Its affine (4, 4); None for a picture, which has pixels and no millilitres.
             more: Values of the further columns, for each structure.
+            flags: What else is unusual, "" if nothing is, by structure; that of the image under `IMAGE`.
         """
-        voxel, rows = voxel_volume(affine), []
+        voxel, flags = voxel_volume(affine), flags or {}
+        rows = [[image, *[""] * (len(self.columns) - 2), flags[IMAGE]]] if flags.get(IMAGE) else []
         counts = count_voxels(labels, self.scored)
         for (name, values), others in zip(self.scored.items(), more or [()] * len(counts), strict=True):
             label = " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
             numbers = (number_text(value) for value in (counts[name], counts[name] * voxel, *others))
-            rows.append([image, name, label, *numbers, self._flag(name, counts[name] * voxel, labels)])
+            found = [self._flag(name, counts[name] * voxel, labels), flags.get(name, "")]
+            rows.append([image, name, label, *numbers, "; ".join(filter(None, found))])
         self.put({image: rows})
+
+    def flag_of_image(self, slices: Slices, affine: NDArray[np.float64] | None) -> str:
+        """What is unlike the training images about an image, see `scse.inference.known.flag_of_image`.
+
+        Args:
+            slices: The image as a segmenter sees it.
+            affine: Its affine (4, 4); None for a picture, of which nothing is flagged.
+        """
+        if self.known is None or self.known.images is None or affine is None:
+            return ""
+        return flag_of_image(self.known, Appearance.of_image(slices, affine))
 
     def _flag(self, name: str, volume: float, labels: NDArray[np.integer]) -> str:
         if self.known is None or math.isnan(volume):
@@ -132,10 +152,10 @@ class Volume:
     """A row of a table of volumes.
 
     Attributes:
-        structure: Name of the structure.
+        structure: Name of the structure; `IMAGE` in the row of the image itself, which has 0 voxels.
         voxels: Number of its voxels, or pixels.
         volume_ml: The same in millilitres; NaN for pictures.
-        flag: What is unlike the training cases; "" if nothing is.
+        flag: What is unusual; "" if nothing is.
     """
 
     structure: str
@@ -149,7 +169,7 @@ def read_volumes(path: Path, images: Collection[str]) -> dict[str, list[Volume]]
     found: dict[str, list[Volume]] = {}
     header, *rows = _read(path) or [[]]
     for row in (dict(zip(header, row, strict=True)) for row in rows if row[0] in images):
-        volume = Volume(row["structure"], int(row["voxels"]), float(row["volume_ml"] or math.nan), row[FLAG])
+        volume = Volume(row["structure"], int(row["voxels"] or 0), float(row["volume_ml"] or math.nan), row[FLAG])
         found.setdefault(row["image"], []).append(volume)
     return found
 
@@ -157,7 +177,8 @@ def read_volumes(path: Path, images: Collection[str]) -> dict[str, list[Volume]]
 def read_flags(path: Path, images: Collection[str]) -> list[str]:
     """The flags of these images in a table of volumes, with the names of image and structure."""
     volumes = read_volumes(path, images)
-    return [f"{image}: {row.structure}: {row.flag}" for image, rows in volumes.items() for row in rows if row.flag]
+    flagged = [(image, row) for image, rows in volumes.items() for row in rows if row.flag]
+    return [": ".join(filter(None, (image, row.structure, row.flag))) for image, row in flagged]
 
 
 def _read(path: Path) -> list[list[str]]:

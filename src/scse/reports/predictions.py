@@ -11,7 +11,7 @@ from typing import Any
 
 from scse.inference.saved import Known
 from scse.inference.segmenter import Segmenter, label_path
-from scse.inference.volume_table import Volume, read_volumes
+from scse.inference.volume_table import IMAGE, Volume, read_volumes
 from scse.reports.rendering import NOTHING, PLANES, json_markup, read_scripts, render
 from scse.reports.viewer import BUDGET, GATE_LEVELS, CaseFiles, Packer, structure_colors
 from scse.support.atomic import write_atomic
@@ -27,6 +27,9 @@ MOST_ROWS = 200
 
 FLAG = "⚑"
 
+WHOLE = "the image"
+"""What stands in place of a structure where the image itself is flagged."""
+
 NETWORK, VARIANT = "segmenter", "prediction"
 """Names of the label maps in the viewer, which knows predictions of networks and variants."""
 
@@ -35,14 +38,18 @@ Rows = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class _Predicted:
-    """An image that was segmented, with its row for each structure."""
+    """An image that was segmented, with its rows in the table of volumes."""
 
     name: str
-    volumes: Sequence[Volume]
+    rows: Sequence[Volume]
+
+    @property
+    def volumes(self) -> list[Volume]:
+        return [row for row in self.rows if row.structure != IMAGE]
 
     @property
     def flagged(self) -> list[Volume]:
-        return [volume for volume in self.volumes if volume.flag]
+        return [row for row in self.rows if row.flag]
 
 
 def write_prediction_page(
@@ -86,6 +93,7 @@ def write_prediction_page(
     files = [CaseFiles(name, images[name], {key: label_path(labels, name, images[name][0])}) for name in names]
     packed = Packer(segmenter.recipe, segmenter.structures).pack_all(files, budget=budget, watch=watch)
     unit = "pixels" if segmenter.recipe.view == "picture" else "ml"
+    flagged = sum(bool(case.flagged) for case in cases)
     content = {
         "networks": [{"id": NETWORK, "name": NETWORK, "variants": [{"id": VARIANT, "name": VARIANT}]}],
         "structures": structure_colors(list(segmenter.structures)),
@@ -93,9 +101,9 @@ def write_prediction_page(
         "picked": {},
         "gate_levels": GATE_LEVELS,
         "view": segmenter.recipe.view,
-        "notes": _notes(segmenter, left_out=len(cases) - len(packed)),
+        "notes": _notes(segmenter, flagged=flagged, left_out=len(cases) - len(packed)),
     }
-    flags = [(place, case.name, volume) for place, case in enumerate(cases) for volume in case.flagged]
+    flags = [(place, case.name, row) for place, case in enumerate(cases) for row in case.flagged]
     shown = cases[: len(packed)]
     text = render(
         "predictions.html",
@@ -103,7 +111,7 @@ def write_prediction_page(
         title=f"Label maps of {counted(len(cases), 'image')}",
         cases=shown,
         count=len(cases),
-        flagged=sum(bool(case.flagged) for case in cases),
+        flagged=flagged,
         flags=flags[:MOST_ROWS],
         more_flags=max(len(flags) - MOST_ROWS, 0),
         failed=failed[:MOST_ROWS],
@@ -114,6 +122,7 @@ def write_prediction_page(
         unit=unit,
         amount=lambda volume: _marked(_amount(volume), volume),
         flag=FLAG,
+        whole=WHOLE,
         sides=("left",),
         planes=PLANES if segmenter.recipe.view == "volume" else {},
         viewer=json_markup(json.dumps(content)),
@@ -134,7 +143,7 @@ def _without_label_map(images: Mapping[str, Sequence[Path]], failed: Sequence[st
 def _texts(case: _Predicted, unit: str) -> dict[str, Any]:
     """What the viewer says about a case."""
     flagged = case.flagged
-    unlike = [f"{FLAG} {volume.structure}: {volume.flag}." for volume in flagged]
+    unlike = [f"{FLAG} {row.structure or WHOLE}: {row.flag}." for row in flagged]
     return {
         "title": f"{case.name} ({counted(len(flagged), 'flag')})" if flagged else case.name,
         "about": " ".join([f"{case.name}.", *unlike]),
@@ -142,10 +151,10 @@ def _texts(case: _Predicted, unit: str) -> dict[str, Any]:
     }
 
 
-def _notes(segmenter: Segmenter, *, left_out: int) -> list[str]:
+def _notes(segmenter: Segmenter, *, flagged: int, left_out: int) -> list[str]:
     what = "numbers of pixels" if segmenter.recipe.view == "picture" else "volumes"
     return [
-        "Label maps with more flags come first." if segmenter.known else "",
+        "Label maps with more flags come first." if flagged else "",
         f"Left out to limit the size of the page: {counted(left_out, 'label map')}." if left_out else "",
         f"The numbers next to the names of structures are their {what} in this case.",
         "The structures are regions of labels: a picture shows of each the part that no later region covers, and the "

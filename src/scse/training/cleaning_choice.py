@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
+from scse.data.slicing import evenly_spread
 from scse.evaluation.scores import dice_scores
 from scse.inference.cleaning import clean
 from scse.inference.saved import NO_CLEANING, Cleaning
@@ -26,7 +27,7 @@ from scse.inference.windows import blended_rows, channels_last, in_windows
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.events import CleaningChosen, CleaningStep, Progress, Watch
-from scse.training.validation import OVERLAP, VALIDATION_SHARE, evenly_spread
+from scse.training.validation import OVERLAP, VALIDATION_SHARE
 
 CHOICE = "cleaning.json"
 """File in the folder of a run, with the Dice of each step that was tried."""

@@ -13,12 +13,13 @@ from scse.data.pieces import pieces_of
 from scse.data.prepared import Prepared, prepare
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
+from scse.data.slicing import evenly_spread
+from scse.inference.appearance import Appearance
 from scse.inference.known import known_of
 from scse.inference.saved import Known
 from scse.simulation.simulator import Simulation, Simulator
 from scse.support.errors import UserError
 from scse.support.events import UNWATCHED, Stage, Watch
-from scse.training.validation import evenly_spread
 
 MONITORED = 4
 """Held-out cases that are scored after every epoch; more would take longer and change the mean little."""
@@ -129,7 +130,9 @@ def make_task(
         known = _known(simulator.facts(subjects), dataset.scheme, subjects, watch)
     else:
         by_case = {fact.name: fact for fact in inspection.facts}
-        known = _known([by_case[case.name] for case in training], dataset.scheme, prepared[: len(training)], watch)
+        of_training = [by_case[case.name] for case in training]
+        seen = recipe if simulation is None else None
+        known = _known(of_training, dataset.scheme, prepared[: len(training)], watch, seen)
     return Task(
         prepared[: len(training)],
         validation,
@@ -143,13 +146,21 @@ def make_task(
     )
 
 
-def _known(facts: Sequence[CaseFacts], scheme: LabelScheme, training: Sequence[Prepared], watch: Watch) -> Known | None:
-    """What training cases have; pieces are counted once for each case, and not of regions."""
-    known = known_of(facts, scheme.scored, {})
-    if known is None or scheme.regions:
-        return known
-    count, every = watch.counter("measure"), []
-    for done, case in enumerate(training, start=1):
-        every.append(pieces_of(case, len(scheme.labels) + 1))
+def _known(
+    facts: Sequence[CaseFacts],
+    scheme: LabelScheme,
+    training: Sequence[Prepared],
+    watch: Watch,
+    recipe: Recipe | None = None,
+) -> Known | None:
+    """What training cases have; pieces are counted once for each case, and not of regions; images need a recipe."""
+    if known_of(facts, scheme.scored, {}) is None:
+        return None
+    count, every, images = watch.counter("measure"), [], []
+    names = [] if scheme.regions else list(scheme.labels)
+    for done, (case, fact) in enumerate(zip(training, facts, strict=True), start=1):
+        every.append(pieces_of(case, len(names) + 1) if names else [])
+        if recipe is not None:
+            images.append(Appearance.of_case(case, fact, recipe))
         count(done, len(training))
-    return known_of(facts, scheme.scored, dict(zip(scheme.labels, zip(*every, strict=True), strict=True)))
+    return known_of(facts, scheme.scored, dict(zip(names, zip(*every, strict=True), strict=True)), images)

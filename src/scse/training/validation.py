@@ -10,6 +10,7 @@ from torch import nn
 
 from scse.data.prepared import IGNORED_CLASS, Prepared
 from scse.data.schemes import LabelScheme, painted
+from scse.data.slicing import evenly_spread
 from scse.evaluation.scores import dice_of_counts, dice_of_regions, dice_scores
 from scse.inference.devices import free_memory
 from scse.inference.windows import channels_last, in_windows
@@ -149,8 +150,3 @@ def _dice_of_regions(joint: NDArray[np.integer], scheme: LabelScheme) -> NDArray
     """Dice of each region, from the voxels of each class in the reference and each number in the prediction."""
     theirs, ours = scheme.class_members(), scheme.number_members()
     return dice_of_regions(joint.reshape(theirs.shape[1], ours.shape[1]), theirs, ours)
-
-
-def evenly_spread(count: int, chosen: int) -> NDArray[np.int64]:
-    """The middles of `chosen` equal parts of 0, 1, ..., count - 1."""
-    return (2 * np.arange(chosen) + 1) * count // (2 * chosen)
