@@ -17,7 +17,10 @@ from scse.vocabulary.variants import Variant
 
 APART = 2.0  # seconds between two signals of people: torchrun repeats those that the terminal sent to all processes
 DEFAULT_VARIANT = "scse"
-BRAIN = "scse train --simulate 1 --spacing 1.5 --epochs 30 --variant none -o brain, then scse predict -m brain SCAN -o labels"
+BRAIN = (
+    "scse train --simulate 1 --spacing 1.5 --epochs 30 --variant none -o brain, then "
+    "scse predict -m brain SCAN -o labels"
+)
 
 
 @takes(StudyRequest)
