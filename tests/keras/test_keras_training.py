@@ -18,17 +18,20 @@ GROUPS = {"white-matter": 1, "cortex": 2}
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
-    """Images (N, 32, 32, 1) and classes (N, 32, 32) of two simulated subjects, one for training and one for testing."""
-    folder = simulate_cohort(tmp_path_factory.mktemp("data") / "cohort", cases=2)
+    """Images (N, 32, 32, 1) and classes (N, 32, 32) of simulated subjects, two for training and one for testing."""
+    folder = simulate_cohort(tmp_path_factory.mktemp("data") / "cohort", cases=3)
     classes = np.zeros(1 + len(STRUCTURES), np.int32)
     for name, value in STRUCTURES.items():
         classes[value] = next((group for end, group in GROUPS.items() if name.endswith(end)), 0)
-    every = np.s_[:96:3, 24:104:4, 2:98:3]
+
+    def read(kind):
+        paths = sorted((folder / kind).iterdir())
+        return [np.moveaxis(np.asarray(nib.load(path).dataobj)[:96:3, 24:104:4, 2:98:3], 1, 0) for path in paths]
+
     pairs = []
     for part in ("Tr", "Ts"):
-        (image,), (label,) = (sorted((folder / f"{kind}{part}").iterdir()) for kind in ("images", "labels"))
-        scan, labels = (np.moveaxis(np.asarray(nib.load(path).dataobj)[every], 1, 0) for path in (image, label))
-        pairs.append(((scan[..., None] / scan.max()).astype(np.float32), classes[labels]))
+        scans = [(scan[..., None] / scan.max()).astype(np.float32) for scan in read(f"images{part}")]
+        pairs.append((np.concatenate(scans), classes[np.concatenate(read(f"labels{part}"))]))
     return pairs
 
 
