@@ -19,8 +19,10 @@ from scse.data.inspection import CaseFacts
 from scse.data.prepared import Prepared, class_values, write_prepared
 from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
+from scse.simulation.head import HEADS, mean_size
 from scse.simulation.source import Source
 from scse.simulation.subjects import LIKELY, Variation, draw_subject
+from scse.support.errors import UserError
 from scse.vocabulary.contrasts import Contrast
 from scse.vocabulary.sides import partner_classes
 
@@ -40,6 +42,7 @@ class Simulation(BaseModel):
         variation: How much shapes differ.
         contrast: Intensities like those of the cases, or any.
         calibrated: Whether intensities have a unit, see `is_calibrated`.
+        skull: Whether most subjects have a skull and a scalp around the brain, see `scse.simulation.head`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,10 +51,17 @@ class Simulation(BaseModel):
     variation: Variation = LIKELY
     contrast: Contrast = "source"
     calibrated: bool = False
+    skull: bool = False
 
     @classmethod
     def of(
-        cls, facts: Sequence[CaseFacts], recipe: Recipe, *, contrast: Contrast, variation: Variation = LIKELY
+        cls,
+        facts: Sequence[CaseFacts],
+        recipe: Recipe,
+        *,
+        contrast: Contrast,
+        variation: Variation = LIKELY,
+        skull: bool = False,
     ) -> Self:
         """The simulation for a data set.
 
@@ -60,7 +70,13 @@ class Simulation(BaseModel):
             recipe: Recipe of the run.
             contrast: Intensities like those of the cases, or any.
             variation: How much shapes differ.
+            skull: Whether most subjects have a skull and a scalp.
+
+        Raises:
+            UserError: `skull` for pictures.
         """
+        if skull and recipe.view == "picture":
+            raise UserError("skull=true needs volumes of brains, and the images are pictures; leave it out")
         if recipe.view == "picture":
             whole = recipe.model_copy(update={"spacing": (1.0, 1.0), "patch": (1, 1)})
         else:
@@ -69,7 +85,7 @@ class Simulation(BaseModel):
             spacing = derived.spacing or in_view(facts[0], "volume")[1]
             whole = derived.model_copy(update={"spacing": spacing, "patch": (1, 1, 1)})
         calibrated = all(is_calibrated(case.intensity[0]) for case in facts)
-        return cls(recipe=whole, variation=variation, contrast=contrast, calibrated=calibrated)
+        return cls(recipe=whole, variation=variation, contrast=contrast, calibrated=calibrated, skull=skull)
 
     def describe(self, share: float) -> list[tuple[str, str]]:
         """What is simulated as printable rows (name, value).
@@ -78,7 +94,8 @@ class Simulation(BaseModel):
             share: Share of the training that is of simulated subjects.
         """
         contrast = "the contrast of the images" if self.contrast == "source" else "any contrast"
-        return [("simulated subjects", f"{share:.0%} of the training, new ones in every epoch, with {contrast}")]
+        skull = f", {HEADS:.0%} of them with skull and scalp" if self.skull else ""
+        return [("simulated subjects", f"{share:.0%} of the training, new ones in every epoch, with {contrast}{skull}")]
 
 
 def is_calibrated(least: float) -> bool:
@@ -120,8 +137,12 @@ class Simulator:
 
     @cached_property
     def sources(self) -> list[Source]:
-        """What is learned from the cases; only when subjects are made, because it takes seconds."""
-        return [
+        """What is learned from the cases; only when subjects are made, because it takes seconds.
+
+        Raises:
+            UserError: Subjects are to have a skull, and the background of a case is not empty.
+        """
+        found = [
             Source.of(
                 case.images()[0],
                 case.labels()[0],
@@ -131,6 +152,13 @@ class Simulator:
             ).to(self.device)
             for case in self.cases
         ]
+        for case, source in zip(self.cases, found, strict=True):
+            if self.simulation.skull and source.empty is None:
+                raise UserError(
+                    f"skull=true simulates a skull around a brain without one, but the background of {case.name} is "
+                    "not empty (the same value in at least a fifth of its voxels); leave it out, or mask the brain"
+                )
+        return found
 
     def subject(self, key: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """One subject as prepared arrays: images (slices, C, *spatial) and labels (slices, *spatial).
@@ -145,6 +173,7 @@ class Simulator:
             contrast=self.simulation.contrast,
             variation=self.simulation.variation,
             spacing=self.spacing,
+            skull=self.simulation.skull,
         )
         affine = None if self.recipe.view == "picture" else np.diag([*self.spacing, 1.0])
         images, grid = self.recipe.image_slices(Image(image.cpu().numpy(), affine))
@@ -152,9 +181,10 @@ class Simulator:
 
     def share_of_subject(self) -> float:
         """Voxels of a slice or patch of the run as a share of those of a subject, at most 1."""
+        sizes = np.array([mean_size(source) if self.simulation.skull else source.size for source in self.sources])
         if self.recipe.view in SLICE_AXIS:
-            return float(1 / np.mean([source.size[SLICE_AXIS[self.recipe.view]] for source in self.sources]))
-        whole = np.mean([math.prod(source.size) * math.prod(source.spacing) for source in self.sources])
+            return float(1 / np.mean(sizes[:, SLICE_AXIS[self.recipe.view]]))
+        whole = np.mean(sizes.prod(1) * [math.prod(source.spacing) for source in self.sources])
         return min(1.0, math.prod(self.recipe.patch) * math.prod(self.spacing) / float(whole))
 
     def held_out(
@@ -169,7 +199,9 @@ class Simulator:
         """
         found = []
         for number in range(count):
-            parts = [FORMAT, [case.folder.name for case in self.cases], self.simulation.model_dump(mode="json")]
+            # what was added later is left out where it has no effect, so that older subjects are found
+            simulation = self.simulation.model_dump(mode="json", exclude=None if self.simulation.skull else {"skull"})
+            parts = [FORMAT, [case.folder.name for case in self.cases], simulation]
             text = json.dumps([*parts, self.recipe.model_dump(mode="json"), number])
             case = Prepared(f"simulated {number + 1}", cache / hashlib.sha256(text.encode()).hexdigest()[:24])
             if not case.folder.exists():

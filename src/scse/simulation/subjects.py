@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from scse.simulation.fields import blurred, flow, identity, resized, sampled, smooth_noise
+from scse.simulation.head import HEADS, field_of_view, with_head
 from scse.simulation.source import EMPTY, LOOSE, Source
 from scse.vocabulary.contrasts import Contrast
 
@@ -70,6 +71,7 @@ def draw_subject(
     contrast: Contrast = "source",
     variation: Variation = LIKELY,
     spacing: Sequence[float] | None = None,
+    skull: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Simulate one subject.
 
@@ -79,13 +81,17 @@ def draw_subject(
         contrast: Intensities like those of the source, or any.
         variation: How much shapes differ.
         spacing: Millimetres per voxel of the subject along each axis; by default those of the source.
+        skull: Whether most subjects have a head around a brain whose background is empty, and a random field of view,
+            see `scse.simulation.head`. Axes of the source run to the right, anterior and superior.
 
     Returns:
         An image (C, *spatial) float32 in the unit of the source, and labels (*spatial) uint8. Voxels have the label at
-        their centre. The grid has the centre of that of the source.
+        their centre. The grid has the centre of that of the source, unless there is a head.
     """
     draws = Draws.of(key, source.image.device)
-    positions = deformation(source, variation, draws, spacing or source.spacing)
+    head = skull and draws.host.random() < HEADS
+    field = field_of_view(source, draws.host) if head else None
+    positions = deformation(source, variation, draws, spacing or source.spacing, field)
     codes = sampled(source.labels[None], positions, mode="nearest")[0]
     # masks of brains are tighter or looser, as the tools that make them
     outside = codes >= EMPTY if draws.host.random() < TIGHT else (codes >= EMPTY) & (codes < LOOSE * EMPTY)
@@ -95,22 +101,44 @@ def draw_subject(
         ratios = np.divide(spacing, source.spacing)
         image = blurred(image, [0.42 * math.sqrt(max(0.0, ratio**2 - 1)) for ratio in ratios])
     image = sampled(image, positions)
+    if head:
+        outside |= positions.abs().amax(0) > 1
+        labels[outside & (labels > 0)] = 0
+        image, outside = with_head(
+            image,
+            outside,
+            source,
+            spacing=spacing or source.spacing,
+            contrast=contrast,
+            host=draws.host,
+            device=draws.device,
+        )
     return acquired(image, source, outside, contrast, draws), labels
 
 
-def deformation(source: Source, variation: Variation, draws: Draws, spacing: Sequence[float]) -> Tensor:
+def deformation(
+    source: Source,
+    variation: Variation,
+    draws: Draws,
+    spacing: Sequence[float],
+    field: NDArray[np.float64] | None = None,
+) -> Tensor:
     """Position in the source of each voxel of a subject, (axes, *spatial), see `scse.simulation.fields`.
 
-    A random affine map after the flow of a random stationary velocity, which is invertible.
+    A random affine map after the flow of a random stationary velocity, which is invertible. The field of view is that
+    of the source, or from the first to the last mm from its first voxel along each axis, (axes, 2).
     """
     extent, device, size = np.array(source.extent), source.image.device, source.lattice
     velocity = _growth(source, variation, draws.host)
     for sigma, strain in zip(source.smoothness, variation.strains, strict=True):
         velocity += sigma * strain * smooth_noise(len(size), size, (sigma / source.steps).tolist(), draws.device)
     unit = torch.tensor(2 / extent, dtype=torch.float32, device=device).reshape(-1, *(1,) * len(size))
-    voxels = [math.ceil(length / mm - 1e-6) + 1 for length, mm in zip(extent, spacing, strict=True)]
+    lengths = extent if field is None else np.ptp(field, 1)
+    voxels = [math.ceil(length / mm - 1e-6) + 1 for length, mm in zip(lengths, spacing, strict=True)]
     reach = (np.array(voxels) - 1) * spacing / extent
     start = identity(voxels, device, reach.tolist())
+    if field is not None:
+        start += torch.tensor(field.sum(1) / extent - 1, dtype=torch.float32, device=device).reshape(-1, 1, 1, 1)
     positions = start + sampled(flow(velocity * unit), start)
     matrix, shift = _affine(variation, len(size), draws.host)
     # from fractions of the sides to mm and back

@@ -91,7 +91,8 @@ class Plan:
         """How subjects are simulated; None if none are."""
         if not self.settings.simulate:
             return None
-        return Simulation.of(self.inspection.facts_of(self.dataset), self.recipe, contrast=self.settings.contrast)
+        facts, settings = self.inspection.facts_of(self.dataset), self.settings
+        return Simulation.of(facts, self.recipe, contrast=settings.contrast, skull=settings.skull)
 
     def task(self, run: Run, watch: Watch) -> Task:
         """The prepared data of a run."""

@@ -153,7 +153,8 @@ def _simulation(
     if not settings.simulate:
         return None
     brain = request.dataset is None and request.source is None
-    return Simulation.of(facts, recipe, contrast=settings.contrast, variation=VARIATION if brain else LIKELY)
+    variation = VARIATION if brain else LIKELY
+    return Simulation.of(facts, recipe, contrast=settings.contrast, variation=variation, skull=settings.skull)
 
 
 def _cleaning(request: TrainRequest, dataset: Dataset, held_out: Sequence[Case]) -> tuple[bool, str]:

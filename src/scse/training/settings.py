@@ -70,6 +70,8 @@ class Settings(BaseModel):
         simulate: Share of the slices or patches that are of subjects simulated from the training cases, new ones in
             every epoch; see `scse.simulation`.
         contrast: Intensities of simulated subjects: like those of the "source", or "random".
+        skull: Whether three quarters of the simulated subjects have a skull and a scalp around the brain, for scans
+            that were not skull-stripped; see `scse.simulation.head`.
         precision: "bf16" computes convolutions in bfloat16; "auto" does so if the processor has instructions for it.
         seed: Seed of the initial weights, the order of slices, and the augmentation.
         graph: Whether steps on an NVIDIA GPU are launched as one CUDA graph. On other devices it has no effect.
@@ -114,6 +116,7 @@ class Settings(BaseModel):
     mirror: Literal["none", "safe"] = "none"
     simulate: float = Field(default=0.0, ge=0, le=1)
     contrast: Contrast = "source"
+    skull: bool = False
     precision: Precision = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     graph: bool = True
@@ -251,7 +254,7 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
     Raises:
         UserError: `attach_to` without a network that blocks are attached to, a placement for a network that is not
             scse's own, a size of scse's own networks where there is none, `deep_supervision` for a network that
-            offers none, or `contrast` without simulated subjects.
+            offers none, or `contrast` or `skull` without simulated subjects.
     """
     for network, variant in product(networks, variants):
         check_placement(network, variant)
@@ -266,8 +269,9 @@ def reject_unused(networks: Sequence[NetworkSpec], variants: Sequence[Variant], 
     if str(given.get("deep_supervision", False)).lower() in _TRUE:
         for network in networks:
             check_supervision(network)
-    if "contrast" in given and str(given.get("simulate", 0)) in {"0", "0.0"}:
-        raise UserError("contrast has no effect without simulated subjects; leave it out, or give simulate=1")
+    for name in ("contrast", "skull"):
+        if name in given and str(given.get("simulate", 0)) in {"0", "0.0"}:
+            raise UserError(f"{name} has no effect without simulated subjects; leave it out, or give simulate=1")
     ranges = [name for name in (*RANGES, "mirror", STRENGTH) if name in given]
     if given.get("augment") in (False, "false") and ranges:
         raise UserError(f"{', '.join(ranges)} have no effect without augmentation; leave them out, or augment=true")
