@@ -28,7 +28,7 @@ def simulator(folder: Path, recipe: Recipe, *, cases: int = 1) -> Simulator:
 
 def test_volumes_are_made_in_the_spacing_of_the_run(tmp_path: Path) -> None:
     recipe = Recipe(view="volume", spacing=(2.0, 2.0, 2.0), patch=(8, 8, 8), channels=1)
-    images, labels = simulator(tmp_path, recipe).subject((0, 0, 0))
+    images, labels = simulator(tmp_path, recipe).subject((0, 0, 0), whole=True)
     # 23, 19 and 17 mm between the centres of the outer voxels
     assert images.shape == (1, 1, 13, 11, 10)
     assert labels.shape == (1, 13, 11, 10)
@@ -44,7 +44,7 @@ def test_slices_keep_their_number_and_have_the_spacing_of_the_run(
 ) -> None:
     recipe = Recipe(view=view, spacing=(2.0, 2.0), patch=(8, 8), channels=1)
     made = simulator(tmp_path, recipe)
-    images, labels = made.subject((0, 0, 0))
+    images, labels = made.subject((0, 0, 0), whole=True)
     assert images.shape == (count, 1, *plane)
     assert labels.shape == (count, *plane)
     assert made.share_of_subject() == pytest.approx(1 / count)
@@ -67,8 +67,11 @@ def test_subjects_for_validation_are_kept_and_differ_by_simulation(tmp_path: Pat
     assert [case.name for case in found] == ["simulated 1", "simulated 2"]
     assert all(case.check(recipe, classes=3) == "" for case in found)
     # trainings never see them: numbers that a key lacks count as 0
-    assert np.array_equal(found[0].images(), made.subject((1, 1, 1, 1, 0))[0])
+    assert np.array_equal(found[0].images(), made.subject((1, 1, 1, 1, 0), whole=True)[0])
     assert not np.array_equal(found[0].images(), made.subject((1, 1, 1))[0])
+    # they are whole, those of trainings may be cut
+    assert {case.labels().shape for case in made.held_out(6, tmp_path / "cache")} == {(1, 24, 20, 18)}
+    assert len({made.subject((0, 0, number))[1].shape for number in range(6)}) > 1
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
     assert [case.folder for case in made.held_out(2, tmp_path / "cache")] == [case.folder for case in found]
     assert {path: path.stat().st_mtime_ns for path in written} == written
