@@ -134,7 +134,10 @@ def test_volumes_are_written_for_all_images_of_all_calls(
         assert found.exit_code == 0, found.output
         *_, told, flags = found.stdout.splitlines()
         assert told == f"volumes of structures: {path}"
-        assert flags == "flags: none by training cases, because their ranges are not stored with the segmenter"
+        assert (
+            flags
+            == "volumes are not compared with those of the training cases: the segmenter does not know their ranges"
+        )
     table = pd.read_csv(path)
     assert list(zip(table["image"], table["structure"], strict=True)) == [
         (t, s) for t in ("t0", "t1") for s in STRUCTURES

@@ -270,13 +270,17 @@ def test_a_series_is_one_image_however_many_of_its_files_are_given(
 def test_one_of_several_series_is_chosen(scan: tuple[Path, Any, Any], run: Path, tmp_path: Path) -> None:
     folder, values, affine = scan
     write_series(folder, values + 1000, name="b", affine=affine, description="Lung", number=2)
+    model = Segmenter.load(run)
     with pytest.raises(DataError, match=r"contains 2 DICOM series(.*\n)+.*number 2, 'Lung', CT, 20 slices"):
-        Segmenter.load(run).predict(folder)
+        model.predict(folder)
+    with pytest.raises(UserError, match=r"chooses among the DICOM series of a folder \('Lung'\)"):
+        model.predict(folder / "b003", series="Lung")
+    chosen = model.predict(folder, series="Lung")
     refused = call("predict", folder, "-m", run, "-o", tmp_path / "out").exception
     assert isinstance(refused, DataError)
     found = call("predict", folder, "-m", run, "-o", tmp_path / "out", "--series", "Lung")
     assert found.exit_code == 0, found.output
-    assert (tmp_path / "out" / "scan.nii.gz").is_file()
+    np.testing.assert_array_equal(read_label(tmp_path / "out" / "scan.nii.gz").array, chosen.dataobj)
     explained = call("explain", run, folder, "-o", tmp_path / "gates", "--series", "Lung")
     assert explained.exit_code == 0, explained.output
     of_file = [path for path in explain(run, folder / "b003", tmp_path / "same").files if path.suffix == ".gz"]
@@ -297,9 +301,10 @@ def test_options_of_dicom_are_refused_for_other_images(run: Path, nifti: Path, t
 
 def test_nothing_is_written_into_the_folder_of_a_series(scan: tuple[Path, Any, Any], run: Path) -> None:
     before = sorted(scan[0].iterdir())
-    error = call("predict", scan[0], "-m", run, "-o", scan[0], "--overwrite").exception
-    assert isinstance(error, UserError)
-    assert "is the folder of the DICOM series scan; choose another one" in str(error)
+    for command in (("predict", scan[0], "-m", run), ("explain", run, scan[0])):
+        error = call(*command, "-o", scan[0], "--overwrite").exception
+        assert isinstance(error, UserError)
+        assert "is the folder of the DICOM series scan; choose another one" in str(error)
     assert sorted(scan[0].iterdir()) == before
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,27 @@ def test_sizes_vary_about_the_mean_size() -> None:
     assert usual == pytest.approx((scan()[1] > 0).sum(), rel=0.2)
     assert small / usual == pytest.approx(0.8**3, abs=0.1)
     assert np.std(counts[0]) / usual > 0.05
+
+
+def test_the_field_of_view_of_half_of_the_subjects_leaves_out_a_part() -> None:
+    made, still = source(), STILL.model_copy(update={"cut": 0.3})
+    whole = torch.from_numpy(scan()[1])
+    shapes = []
+    for seed in range(60):
+        image, labels = draw_subject(made, (seed,), variation=still)
+        assert image.shape[1:] == labels.shape
+        starts = [(0, n - left) for n, left in zip(whole.shape, labels.shape, strict=True)]
+        parts = [
+            whole[tuple(slice(at, at + n) for at, n in zip(start, labels.shape, strict=True))]
+            for start in itertools.product(*starts)
+        ]
+        assert any(torch.equal(labels, part) for part in parts)
+        shapes.append(labels.shape)
+    shares = np.array(shapes) / whole.shape
+    assert (shares.min(1) == 1).mean() == pytest.approx(0.5, abs=0.2)
+    assert (np.sort(shares, 1)[:, 1:] == 1).all()
+    assert shares.min(0).max() < 0.85
+    assert shares.min() > 0.65
 
 
 def test_structures_swell_on_both_sides_alike() -> None:

@@ -137,6 +137,7 @@ def test_a_run_on_one_image_continues_to_the_same_weights(folder: Path, tmp_path
             {"dataset": "set", "contrast": "random", "simulate": 0.0},
             "contrast has no effect without simulated subjects",
         ),
+        ({"dataset": "set", "settings": {"skull": "true"}}, "skull has no effect without simulated subjects"),
         ({"source": ("a.nii.gz", "b.nii.gz"), "cleaning": "learned"}, "does not exist"),
     ],
 )

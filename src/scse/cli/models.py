@@ -289,7 +289,7 @@ def _say_tables(
         return
     say(f"volumes of structures: {volumes}")
     if not known:
-        say("flags: none by training cases, because their ranges are not stored with the segmenter")
+        say("volumes are not compared with those of the training cases: the segmenter does not know their ranges")
     for flag in (flags := read_flags(volumes, images))[:MOST_FLAGS]:
         complain("notice", flag)
     if len(flags) > MOST_FLAGS:

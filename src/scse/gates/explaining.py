@@ -22,7 +22,7 @@ from scse.data.slicing import drawn_view, orientation_of, view_axis
 from scse.data.volumes import written_ending
 from scse.gates.computing import SHUT, BlockGates, find_blocks, gates_of
 from scse.gates.figures import Sheet, channel_figure, overlay, spatial_figure
-from scse.inference.inputs import find_images
+from scse.inference.inputs import check_not_in_series, find_images
 from scse.inference.segmenter import Segmenter
 from scse.support.atomic import named, temporary_folder, write_atomic
 from scse.support.errors import UserError
@@ -102,8 +102,8 @@ def explain(
     Raises:
         DataError: The image or the segmenter cannot be read.
         UserError: The network has no blocks, the image does not fit the model, more than one image is given, `out` is
-            a file, this machine has no such device, or, without `overwrite`, a file to be written exists and was not
-            written by scse.
+            a file or the folder of a DICOM series, this machine has no such device, or, without `overwrite`, a file to
+            be written exists and was not written by scse.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -113,6 +113,7 @@ def explain(
         owner = f"the network {segmenter.name}" if isinstance(model, Segmenter) else f"{model}: its network"
         raise UserError(f"{owner} has no blocks and so no gates; give a segmenter trained with cse, sse, scse or pe")
     paths = _one_image(image, channels=segmenter.recipe.channels, series=series)
+    check_not_in_series(out, paths[0], what="its gates")
     source = read_image(paths)
     try:
         prepared = segmenter.recipe.slices(source)

@@ -58,6 +58,22 @@ def find_images(paths: Sequence[Path], *, channels: int, series: str | None = No
     return result
 
 
+def check_not_in_series(out: Path, source: Path, *, what: str) -> None:
+    """Refuse to write into the folder of a DICOM series.
+
+    Args:
+        out: Output folder.
+        source: First file of the image.
+        what: What would be written.
+
+    Raises:
+        UserError: `source` is a file of a DICOM series in `out`.
+    """
+    folder = source.parent.resolve()
+    if is_dicom(source) and out.resolve() == folder:
+        raise UserError(f"{out}: is the folder of the DICOM series {folder.name}; choose another one for {what}")
+
+
 def _scans(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Name and first file of each DICOM series, of which several files may be given."""
     if not files:

@@ -30,6 +30,7 @@ from scse.inference.cleaning import clean
 from scse.inference.devices import choose_device, free_memory, to_device
 from scse.inference.engines import Engine, Run, make_engine
 from scse.inference.hub import download, local_folder, upload
+from scse.inference.inputs import check_not_in_series
 from scse.inference.pipeline import each_image
 from scse.inference.saved import (
     DESCRIPTION,
@@ -360,6 +361,7 @@ class Segmenter:
         source: Path | str | Sequence[Path | str] | nib.spatialimages.SpatialImage | NDArray[Any],
         *,
         spacing: Sequence[float] | None = None,
+        series: str | None = None,
         batch_size: int | None = None,
     ) -> Any:
         """Segment one image.
@@ -368,6 +370,8 @@ class Segmenter:
             source: A file, the files of the channels in order, a file or the folder of a DICOM series, a nibabel image,
                 or an array (C, *spatial), or (*spatial) for one channel, whose axes point right, anterior, superior.
             spacing: Millimetres per voxel along each spatial axis, only for arrays of volumes; 1 mm by default.
+            series: SeriesInstanceUID or SeriesDescription of the series, only for a folder of DICOM files; None if it
+                holds one.
             batch_size: Number of slices at a time, by default up to 16, as memory allows; number of windows of a volume
                 at a time, by default 1.
 
@@ -378,8 +382,12 @@ class Segmenter:
 
         Raises:
             DataError: A file cannot be read.
-            UserError: The image does not fit the model, or `spacing` is given for an image that has its own.
+            UserError: The image does not fit the model, `spacing` is given for an image that has its own, or `series`
+                for something else than a folder.
         """
+        is_folder = isinstance(source, str | Path) and Path(source).is_dir()
+        if series is not None and not is_folder:
+            raise UserError(f"series chooses among the DICOM series of a folder ({series!r}); omit it for other images")
         if isinstance(source, np.ndarray):
             return self.predict_image(_from_array(source, spacing, self.recipe), batch_size=batch_size)
         if spacing is not None:
@@ -389,7 +397,7 @@ class Segmenter:
             return _like(type(source), source.affine, source.header, labels)
         paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
         if len(paths) == 1 and paths[0].is_dir():
-            paths = [choose_series(paths[0])]
+            paths = [choose_series(paths[0], series)]
         image = read_image(paths)
         try:
             labels = self.predict_image(image, batch_size=batch_size)
@@ -757,10 +765,9 @@ def prediction_paths(
             from scse.inference.dicom_seg import check_series  # noqa: PLC0415 (an optional package)
     targets = {}
     for name, paths in images.items():
-        source, scan = paths[0], is_dicom(paths[0])
-        if scan and out.resolve() == source.parent.resolve():
-            raise UserError(f"{out}: is the folder of the DICOM series {name}; choose another one for its label map")
-        if dicom_seg and not scan:
+        source = paths[0]
+        check_not_in_series(out, source, what="its label map")
+        if dicom_seg and not is_dicom(source):
             raise UserError(f"{source}: is no DICOM series, to whose slices a DICOM-SEG refers; omit --dicom-seg")
         if dicom_seg:
             check_series(source)

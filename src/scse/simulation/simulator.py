@@ -21,7 +21,7 @@ from scse.data.recipe import Recipe
 from scse.data.schemes import LabelScheme
 from scse.simulation.head import HEADS, mean_size
 from scse.simulation.source import Source
-from scse.simulation.subjects import LIKELY, Variation, draw_subject
+from scse.simulation.subjects import IN_PART, LIKELY, Variation, draw_subject
 from scse.support.errors import UserError
 from scse.vocabulary.contrasts import Contrast
 from scse.vocabulary.sides import partner_classes
@@ -60,7 +60,7 @@ class Simulation(BaseModel):
         recipe: Recipe,
         *,
         contrast: Contrast,
-        variation: Variation = LIKELY,
+        variation: Variation = IN_PART,
         skull: bool = False,
     ) -> Self:
         """The simulation for a data set.
@@ -160,18 +160,20 @@ class Simulator:
                 )
         return found
 
-    def subject(self, key: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def subject(self, key: Sequence[int], *, whole: bool = False) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """One subject as prepared arrays: images (slices, C, *spatial) and labels (slices, *spatial).
 
         Args:
             key: Whole numbers that select the subject. The last selects the case, one after the other.
+            whole: With the whole field of view of the source.
         """
+        variation = self.simulation.variation
         source = self.sources[key[-1] % len(self.sources)]
         image, labels = draw_subject(
             source,
             key,
             contrast=self.simulation.contrast,
-            variation=self.simulation.variation,
+            variation=variation.model_copy(update={"cut": 0.0}) if whole else variation,
             spacing=self.spacing,
             skull=self.simulation.skull,
         )
@@ -192,6 +194,8 @@ class Simulator:
     ) -> list[Prepared]:
         """Subjects for validation, the same in every run with this simulation, kept in the cache.
 
+        They are whole, so that the volumes of their structures are those of subjects.
+
         Args:
             count: Number of subjects.
             cache: Folder of all prepared arrays.
@@ -205,7 +209,7 @@ class Simulator:
             text = json.dumps([*parts, self.recipe.model_dump(mode="json"), number])
             case = Prepared(f"simulated {number + 1}", cache / hashlib.sha256(text.encode()).hexdigest()[:24])
             if not case.folder.exists():
-                write_prepared(case.folder, *self.subject((*HELD_OUT, number)))
+                write_prepared(case.folder, *self.subject((*HELD_OUT, number), whole=True))
             found.append(case)
             if progress is not None:
                 progress(number + 1, count)

@@ -28,6 +28,7 @@ class Variation(BaseModel):
         scaling: Standard deviation of the logarithm of the size, of all axes together and of each axis.
         shift: Standard deviation of the shift in mm along each axis.
         swelling: Label -> least, most likely and greatest change of the radius in mm, in place of `growth`.
+        cut: Greatest part of one axis that the field of view of half of the subjects leaves out, at one of its ends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,10 +40,14 @@ class Variation(BaseModel):
     scaling: tuple[float, float] = (0.06, 0.04)
     shift: float = 1.0
     swelling: Mapping[int, tuple[float, float, float]] = {}
+    cut: float = 0.0
 
 
 LIKELY = Variation()
 """Variation of subjects of one species and one organ."""
+
+IN_PART = Variation(cut=0.3)
+"""The same, where images may show less than the source."""
 
 
 TIGHT = 0.5
@@ -86,12 +91,14 @@ def draw_subject(
 
     Returns:
         An image (C, *spatial) float32 in the unit of the source, and labels (*spatial) uint8. Voxels have the label at
-        their centre. The grid has the centre of that of the source, unless there is a head.
+        their centre. The grid has the centre of that of the source, unless there is a head or a part is cut off.
     """
     draws = Draws.of(key, source.image.device)
     head = skull and draws.host.random() < HEADS
     field = field_of_view(source, draws.host) if head else None
     positions = deformation(source, variation, draws, spacing or source.spacing, field)
+    if variation.cut:
+        positions = _cut(positions, variation.cut, draws.host)
     codes = sampled(source.labels[None], positions, mode="nearest")[0]
     # masks of brains are tighter or looser, as the tools that make them
     outside = codes >= EMPTY if draws.host.random() < TIGHT else (codes >= EMPTY) & (codes < LOOSE * EMPTY)
@@ -173,6 +180,14 @@ def _affine(
     size = np.array(variation.size) * np.exp(rng.normal(0, together) + rng.normal(0, each, axes))
     rotation = np.eye(axes) + turn + turn @ turn / 2
     return rotation / size, rng.normal(0, variation.shift, axes)
+
+
+def _cut(positions: Tensor, most: float, rng: np.random.Generator) -> Tensor:
+    """Positions (axes, *spatial) without up to the part `most` of one axis at one end, in half of the cases."""
+    axis = int(rng.integers(1, positions.ndim))
+    size = positions.shape[axis]
+    lost = max(0, round(rng.uniform(-most, most) * size))
+    return positions.narrow(axis, int(rng.integers(2)) * lost, size - lost)
 
 
 def _painted_anew(source: Source, contrast: Contrast, draws: Draws) -> Tensor:

@@ -20,7 +20,7 @@ from scse.inference.devices import choose_device, describe_device
 from scse.inference.segmenter import Segmenter
 from scse.simulation.brain import VARIATION, brain_atlas
 from scse.simulation.simulator import Simulation
-from scse.simulation.subjects import LIKELY
+from scse.simulation.subjects import IN_PART
 from scse.support.errors import UserError
 from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, StoppedError, Trained, Watch, ignore, never
 from scse.support.requests import signed
@@ -153,7 +153,7 @@ def _simulation(
     if not settings.simulate:
         return None
     brain = request.dataset is None and request.source is None
-    variation = VARIATION if brain else LIKELY
+    variation = VARIATION if brain else IN_PART
     return Simulation.of(facts, recipe, contrast=settings.contrast, variation=variation, skull=settings.skull)
 
 
