@@ -3,12 +3,13 @@
     python benchmarks/simulation.py
     python benchmarks/simulation.py --figure docs/simulation.png --malc ../shared/data/malc
 
-The first command times subjects of 128 x 128 x 128 voxels with 30 structures. With `--figure`, subjects of the built-in
-brain atlas are drawn; with `--malc`, also the volumes of structures of simulated subjects beside those of the real ones
-of a data set with the same structures.
+The first command times subjects of 128 x 128 x 128 voxels with 30 structures, and brains without and with a head. With
+`--figure`, subjects of the built-in brain atlas are drawn, without and with heads; with `--malc`, also the volumes of
+structures of simulated subjects beside those of the real ones of a data set with the same structures.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -42,12 +43,13 @@ def main() -> None:
         return
     source = brain()
     draw(source, chosen.figure)
+    draw_heads(source, chosen.figure.with_stem(f"{chosen.figure.stem}_heads"))
     if chosen.malc is not None:
         compare(source, chosen.malc, chosen.figure.with_stem(f"{chosen.figure.stem}_volumes"))
 
 
 def measure(repeats: int) -> None:
-    """Seconds for a subject with 30 structures."""
+    """Seconds for a subject with 30 structures, and for a million voxels of brains and heads."""
     rng = np.random.default_rng(0)
     smooth = ndimage.zoom(rng.random((5, 5, 5)), 128 / 5, order=1)
     labels = np.clip(smooth * 31, 0, 30).astype(np.uint8)
@@ -62,7 +64,16 @@ def measure(repeats: int) -> None:
             seconds.append(time.perf_counter() - began)
         rows.append((contrast, f"{statistics.median(seconds[1:]):.2f}", f"{max(seconds[1:]):.2f}"))
     print(machine() + f"; 128 x 128 x 128 voxels, {len(np.unique(labels)) - 1} structures, {repeats} subjects\n")
-    print(markdown(("contrast", "median, s", "greatest, s"), rows))
+    print(markdown(("contrast", "median, s", "greatest, s"), rows) + "\n")
+    source, seconds = brain(), {False: [], True: []}
+    for number in range(4 * repeats):
+        began = time.perf_counter()
+        image, _ = draw_subject(source, (0, number), variation=VARIATION, skull=True)
+        took = time.perf_counter() - began
+        seconds[tuple(image.shape[1:]) != source.size].append((took, took / image[0].numel() * 1e6))
+    medians = {head: np.median(times, 0) for head, times in seconds.items()}
+    rows = [(name, *(f"{value:.2f}" for value in medians[head])) for name, head in (("brain", False), ("head", True))]
+    print(markdown(("subject", "median, s", "for a million voxels, s"), rows))
 
 
 def brain() -> Source:
@@ -86,6 +97,21 @@ def draw(source: Source, path: Path) -> None:
         axes[2, place].imshow(np.rot90(image[0, :, level]), cmap="gray")
     for place in axes.flat:
         place.axis("off")
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=100, facecolor="black")
+
+
+def draw_heads(source: Source, path: Path) -> None:
+    """Heads around brains of the atlas, from the side and from the front."""
+    subjects = (draw_subject(source, (0, number), variation=VARIATION, skull=True) for number in itertools.count())
+    heads = itertools.islice(((i, n) for i, n in subjects if tuple(n.shape) != source.size), SHOWN)
+    figure, axes = plt.subplots(2, SHOWN, figsize=(2 * SHOWN, 4.6), facecolor="black")
+    for place, (image, labels) in enumerate(heads):
+        middle = torch.nonzero(labels).double().mean(0).round().long()
+        for row, axis in enumerate((0, 1)):
+            shown = image[0].select(axis, int(middle[axis]))
+            axes[row, place].imshow(np.rot90(shown), cmap="gray", vmin=0, vmax=np.percentile(image, 99.7))
+            axes[row, place].axis("off")
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=100, facecolor="black")
 
