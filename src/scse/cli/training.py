@@ -39,7 +39,7 @@ def study(fields: dict[str, Any], track: Track = "tensorboard") -> None:
     say(result)
     say(f"report: {result.report}")
     if request.dataset is None:
-        say(f"To segment your own T1 scan without skull: {BRAIN}")
+        say(f"To segment your own T1 scan without skull: {BRAIN}; with skull, add --set skull=true to the training")
 
 
 @takes(TrainRequest, variant=DEFAULT_VARIANT)

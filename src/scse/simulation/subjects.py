@@ -110,7 +110,7 @@ def draw_subject(
     image = sampled(image, positions)
     if head:
         outside |= positions.abs().amax(0) > 1
-        labels[outside & (labels > 0)] = 0
+        labels[outside] = 0
         image, outside = with_head(
             image,
             outside,
