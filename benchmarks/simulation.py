@@ -4,8 +4,8 @@
     python benchmarks/simulation.py --figure docs/simulation.png --malc ../shared/data/malc
 
 The first command times subjects of 128 x 128 x 128 voxels with 30 structures, and brains without and with a head. With
-`--figure`, subjects of the built-in brain atlas are drawn, without and with heads; with `--malc`, also the volumes of
-structures of simulated subjects beside those of the real ones of a data set with the same structures.
+`--figure`, subjects of the built-in brain atlas are drawn, without and with heads; with `--malc`, also volumes and
+intensities of structures of simulated subjects beside those of the real ones of a data set with the same structures.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--figure", type=Path, help="PNG of subjects of the brain atlas")
-    parser.add_argument("--malc", type=Path, help="folder of the MALC data set, for volumes")
+    parser.add_argument("--malc", type=Path, help="folder of the MALC data set, for volumes and intensities")
     chosen = parser.parse_args()
     if chosen.figure is None:
         measure(chosen.repeats)
@@ -117,50 +117,56 @@ def draw_heads(source: Source, path: Path) -> None:
 
 
 def compare(source: Source, folder: Path, path: Path) -> None:
-    """Volumes of structures of simulated and of real subjects, relative to the mean of the real ones."""
-    voxel = np.prod(source.spacing) / 1000
-    simulated = np.stack(
-        [
-            np.bincount(draw_subject(source, (1, number), variation=VARIATION)[1].flatten(), minlength=28)[1:] * voxel
-            for number in range(SUBJECTS)
-        ]
-    )
-    files = sorted(file for part in ("labelsTr", "labelsTs") for file in (folder / part).glob("*.nii.gz"))
-    labels = [read_label(file) for file in files]
-    real = np.stack(
-        [np.bincount(label.array.ravel(), minlength=28)[1:] * np.prod(label.spacing) / 1000 for label in labels]
-    )
-    figure, axis = plt.subplots(figsize=(11, 5))
-    places = np.arange(len(STRUCTURES))
-    for offset, volumes, color, name in (
-        (-0.2, real, "#555555", f"{len(real)} real subjects"),
-        (0.2, simulated, "#c4652f", f"{len(simulated)} simulated subjects"),
+    """Volumes and intensities of structures of simulated and of real subjects."""
+    made = [draw_subject(source, (1, number), variation=VARIATION) for number in range(SUBJECTS)]
+    simulated = [facts(image[0].numpy(), labels.numpy(), source.spacing) for image, labels in made]
+    real = []
+    for part in ("Tr", "Ts"):
+        for file in sorted((folder / f"labels{part}").glob("*.nii.gz")):
+            image = read_image([folder / f"images{part}" / f"{file.name.removesuffix('.nii.gz')}_0000.nii.gz"])
+            real.append(facts(image.array[0], read_label(file).array, image.spacing))
+    groups = [np.stack(real), np.stack(simulated)]  # (subjects, 2, structures)
+    volumes = groups[0][:, 0].mean(0)
+    figure, axes = plt.subplots(2, figsize=(11, 7.5), sharex=True)
+    for axis, kind, scale, title in (
+        (axes[0], 0, volumes, "volume / mean of the real subjects"),
+        (axes[1], 1, 1.0, "median intensity, standardised"),
     ):
-        axis.boxplot(
-            volumes / real.mean(0),
-            positions=places + offset,
-            widths=0.3,
-            patch_artist=True,
-            boxprops={"facecolor": color},
-            medianprops={"color": "white"},
-            flierprops={"markersize": 3, "markeredgecolor": color},
-            label=name,
-        )
-    axis.set_xticks(places, list(STRUCTURES), rotation=60, ha="right", fontsize=8)
-    axis.set_ylabel("volume / mean of the real subjects")
-    axis.axhline(1, color="#999999", linewidth=0.8, zorder=0)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+        for group, offset, color, name in zip(
+            groups, (-0.2, 0.2), ("#555555", "#c4652f"), ("real", "simulated"), strict=True
+        ):
+            axis.boxplot(
+                group[:, kind] / scale,
+                positions=np.arange(len(STRUCTURES)) + offset,
+                widths=0.3,
+                patch_artist=True,
+                boxprops={"facecolor": color},
+                medianprops={"color": "white"},
+                flierprops={"markersize": 3, "markeredgecolor": color},
+                label=f"{len(group)} {name} subjects",
+            )
+        axis.set_ylabel(title)
+    axes[0].axhline(1, color="#999999", linewidth=0.8, zorder=0)
+    axes[1].set_xticks(np.arange(len(STRUCTURES)), list(STRUCTURES), rotation=60, ha="right", fontsize=8)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=100)
-    rows = [
-        (
-            name,
-            f"{real[:, n].mean():.1f} ± {real[:, n].std():.1f}",
-            f"{simulated[:, n].mean():.1f} ± {simulated[:, n].std():.1f}",
-        )
-        for n, name in enumerate(STRUCTURES)
+    columns = [
+        [f"{mean:.{digits}f} ± {spread:.{digits}f}" for mean, spread in zip(*moments, strict=True)]
+        for kind, digits in ((0, 1), (1, 2))
+        for moments in [(group[:, kind].mean(0), group[:, kind].std(0)) for group in groups]
     ]
-    print(markdown(("structure", "real, ml", "simulated, ml"), rows))
+    names = ("structure", "real, ml", "simulated, ml", "real, intensity", "simulated, intensity")
+    print(markdown(names, list(zip(STRUCTURES, *columns, strict=True))))
+
+
+def facts(image: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Millilitres and standardised median intensity of each structure, (2, structures)."""
+    inside = image[labels > 0]
+    standardised = (image - inside.mean()) / inside.std()
+    numbers = np.arange(1, len(STRUCTURES) + 1)
+    volumes = np.bincount(labels.ravel(), minlength=len(numbers) + 1)[1:] * np.prod(spacing) / 1000
+    return np.stack([volumes, ndimage.median(standardised, labels, numbers)])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,22 @@ MEAN_MILLILITRES = {
 """Means of the 15 test subjects of the MICCAI 2012 challenge."""
 
 
+BRIGHTNESS = {
+    "cerebral-cortex": 0.611,
+    "cerebellum-white-matter": 0.965,
+    "cerebellum-cortex": 0.661,
+    "thalamus": 0.836,
+    "caudate": 0.704,
+    "putamen": 0.808,
+    "pallidum": 0.964,
+    "hippocampus": 0.637,
+    "amygdala": 0.634,
+    "ventral-dc": 0.929,
+    "lateral-ventricle": 0.322,
+}
+"""Median intensities of the 15 training subjects of the MICCAI 2012 challenge, relative to cerebral white matter."""
+
+
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return brain_atlas(tmp_path_factory.mktemp("cache")).path
@@ -57,3 +73,15 @@ def test_volumes_of_simulated_brains_are_those_of_real_ones(atlas: Path) -> None
     spread = millilitres.std(0) / millilitres.mean(0)
     assert 0.05 < spread[STRUCTURES["left-hippocampus"]] < 0.3
     assert spread[STRUCTURES["left-lateral-ventricle"]] > 0.25  # of real ones 0.70
+
+
+def test_the_atlas_is_as_bright_as_real_brains(atlas: Path) -> None:
+    [case] = brain_atlas(atlas.parent).cases
+    image, label = read_image(case.images).array[0], read_label(case.label).array
+
+    def median(name: str) -> float:
+        return float(np.median(image[np.isin(label, [STRUCTURES[f"{side}-{name}"] for side in ("left", "right")])]))
+
+    white = median("cerebral-white-matter")
+    for name, expected in BRIGHTNESS.items():
+        assert median(name) / white == pytest.approx(expected, abs=0.1), name

