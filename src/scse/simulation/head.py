@@ -22,8 +22,8 @@ HEADS = 0.75
 """Share of the subjects that have a head; the others are masked brains, so that a network works on both."""
 
 MARGINS = ((5, 60), (5, 60)), ((5, 60), (10, 60)), ((0, 110), (5, 60))
-"""Least and greatest mm of the field of view beyond the brain before and behind it along each axis. Some
-fields of view cut the scalp, and most end in the neck."""
+"""Least and greatest mm of the field of view beyond the brain before and behind it along each axis. Some fields of view
+cut the scalp, and most end in the neck."""
 
 FLUID, SKULL, SCALP, FAT = (1.0, 4.0), (3.0, 9.0), (3.0, 10.0), (1.0, 6.0)
 """Least and greatest thickness in mm, as in adults; FAT is the outer part of the scalp and of all other skin."""
