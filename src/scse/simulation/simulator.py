@@ -203,8 +203,9 @@ class Simulator:
         """
         found = []
         for number in range(count):
-            # what was added later is left out where it has no effect, so that older subjects are found
-            simulation = self.simulation.model_dump(mode="json", exclude=None if self.simulation.skull else {"skull"})
+            # what has no effect on them is left out, so that those of earlier versions are found
+            unused = {"variation": {"cut"}} | ({} if self.simulation.skull else {"skull": True})
+            simulation = self.simulation.model_dump(mode="json", exclude=unused)
             parts = [FORMAT, [case.folder.name for case in self.cases], simulation]
             text = json.dumps([*parts, self.recipe.model_dump(mode="json"), number])
             case = Prepared(f"simulated {number + 1}", cache / hashlib.sha256(text.encode()).hexdigest()[:24])
