@@ -24,6 +24,7 @@ from measuring import markdown
 from numpy.typing import NDArray
 
 from scse.evaluation.scores import evaluate, mean_rows
+from scse.inference.inputs import find_images
 from scse.inference.segmenter import Segmenter
 
 KNOTS = 5
@@ -59,7 +60,8 @@ def main() -> None:
         row: list[str] = []
         for name in chosen.curves:
             with tempfile.TemporaryDirectory() as folder:
-                images = remapped(chosen.images, Path(folder) / "images", name)
+                remap(chosen.images, Path(folder) / "images", name)
+                images = find_images([Path(folder) / "images"], channels=1)
                 failures = segmenter.predict_files(images, Path(folder) / "labels")
                 assert not failures, failures
                 row.append(mean_rows(evaluate(Path(folder) / "labels", chosen.labels))[-1][1])
@@ -68,10 +70,9 @@ def main() -> None:
     print("\n" + markdown(("segmenter", *chosen.curves), rows))
 
 
-def remapped(images: Path, target: Path, name: str) -> dict[str, list[Path]]:
-    """Write the images with other contrasts, and return the paths by the name of the case."""
+def remap(images: Path, target: Path, name: str) -> None:
+    """Write the images with other contrasts."""
     target.mkdir()
-    files = {}
     for number, path in enumerate(sorted(images.glob("*.nii.gz"))):
         image = nib.nifti1.load(path)
         array = np.asarray(image.dataobj, np.float32)
@@ -81,8 +82,6 @@ def remapped(images: Path, target: Path, name: str) -> dict[str, list[Path]]:
         fractions = np.clip((array[inside] - low) / (high - low), 0, 1)
         array[inside] = 1 + 999 * np.interp(fractions, np.linspace(0, 1, len(knots)), knots)
         nib.nifti1.save(nib.nifti1.Nifti1Image(array, image.affine), target / path.name)
-        files[path.name.removesuffix(".nii.gz").removesuffix("_0000")] = [target / path.name]
-    return files
 
 
 if __name__ == "__main__":
