@@ -1,6 +1,8 @@
 """`scse predict` with several segmenters: ensembles of studies, planes that are joined, weights and uncertainty."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,27 @@ def call(*arguments: object) -> Any:
 
 def labels(path: Path) -> Any:
     return np.asarray(nib.load(path).dataobj)
+
+
+IMPORTED = """
+import atexit
+import sys
+
+atexit.register(lambda: print({"monai", "lightning_fabric", "torch._dynamo", "torchvision"} & sys.modules.keys()))
+import scse.cli.app
+
+scse.cli.app.main()
+"""
+
+
+def test_a_prediction_starts_without_what_only_trainings_need(planes: dict[str, Path], tmp_path: Path) -> None:
+    """Each of these libraries takes as long to import as torch itself, or longer."""
+    image = np.random.default_rng(0).normal(size=(20, 18, 24)).astype(np.float32)  # larger than the patch
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "image.nii.gz")
+    arguments = ("predict", "-m", planes["axial"], tmp_path / "image.nii.gz", "-o", tmp_path / "labels")
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=True)
+    assert labels(tmp_path / "labels" / "image.nii.gz").shape == image.shape
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_an_ensemble_is_all_trained_runs_of_a_network_and_variant(earlier: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from scse.inference.windows import Room, bands_of, blended_rows, in_band, windows_of
+from scse.inference.windows import Room, bands_of, blended_rows, in_band, in_windows, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,21 @@ def test_the_result_is_that_of_monai(network: nn.Module, size: tuple[int, ...], 
         parts = [part.clone() for part in blended_rows(reader(given), size, patch, network, overlap=overlap)]
         expected = sliding_window_inference(given[None], patch, 1, network, overlap=overlap, mode="gaussian")[0]
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch"), [((8, 6), (8, 6)), ((21, 6), (8, 6)), ((30, 13), (8, 5)), ((9, 7, 11), (8, 6, 10))]
+)
+@pytest.mark.parametrize("batch_size", [None, 1, 5])
+def test_windows_over_several_images_are_those_of_monai(
+    size: tuple[int, ...], patch: tuple[int, ...], batch_size: int | None
+) -> None:
+    torch.manual_seed(0)
+    conv = {2: nn.Conv2d, 3: nn.Conv3d}[len(size)](2, 3, 3, padding=1)
+    images = torch.randn(3, 2, *size)
+    with torch.inference_mode():
+        expected = sliding_window_inference(images, patch, 4, conv, overlap=0.5, mode="gaussian")
+        torch.testing.assert_close(in_windows(images, patch, conv, batch_size=batch_size), expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])

@@ -24,8 +24,8 @@ from scse.inference.saved import DESCRIPTION, NO_CLEANING, Cleaning
 from scse.inference.segmenter import Segmenter
 from scse.support.errors import UserError
 from scse.support.events import UNWATCHED, CleaningChosen, Event, Planned, Progress, StoppedError, Trained, Watch
-from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning
-from scse.training.record import RECORD, RunRecord, check_record, read_record
+from scse.training.cleaning_choice import affordable, choose_cleaning
+from scse.training.record import CHOICE, RECORD, RunRecord, check_record, read_record
 from scse.training.run import resume, train_on
 from scse.training.settings import Settings
 from scse.training.task import MONITORED, MOST_FOR_CLEANING, Task, make_task

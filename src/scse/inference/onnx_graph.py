@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from monai.data.utils import compute_importance_map
 from onnxscript import GraphBuilder, ir
 
 from scse.data.choices import SLICE_AXIS
 from scse.data.prepared import class_values
 from scse.inference.engines import export_network
 from scse.inference.segmenter import Segmenter
-from scse.inference.windows import OVERLAP
+from scse.inference.windows import OVERLAP, importance_of
 
 IMAGE, SPACING, LABELS = "image", "spacing", "labels"
 """Names of the inputs and of the output."""
@@ -69,7 +68,7 @@ class _Prediction:
         self.at_a_time = SLICES if self.recipe.view in SLICE_AXIS else 1
         values = class_values(segmenter.structures)
         self.values = values.astype(np.min_scalar_type(int(values.max())))
-        self.importance = compute_importance_map(self.recipe.patch, mode="gaussian").numpy()
+        self.importance = importance_of(self.recipe.patch).numpy()
 
     def label(self, op: Op, image: Value, spacing: Value | None = None) -> Value:
         """Label values (*spatial) of an image (C, *spatial)."""

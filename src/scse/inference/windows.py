@@ -1,12 +1,13 @@
-"""Images through a network: memory format, and overlapping windows for images larger than the training patch."""
+"""Images through a network: memory format, and overlapping windows for images larger than the training patch.
+
+Windows and weights are those of MONAI's `sliding_window_inference`, whose import takes longer than a prediction.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, product
 
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
-from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 OVERLAP = 0.5
@@ -41,12 +42,38 @@ def in_windows(
         overlap: Share of a window that neighbouring windows have in common.
         batch_size: Windows at a time; by default as many as there are images.
     """
-    if tuple(images.shape[2:]) == tuple(patch):
+    sizes = images.shape[2:]
+    if tuple(sizes) == tuple(patch):
         return forward(images)
-    blended = sliding_window_inference(
-        images, patch, batch_size or len(images), forward, overlap=overlap, mode="gaussian"
-    )
-    return torch.as_tensor(blended)
+    windows = windows_of(sizes, patch, overlap=overlap)
+    places = [(image, window) for image in range(len(images)) for window in windows]
+    at_a_time = batch_size or len(images)
+    total = weights = importance = torch.empty(0)
+    for start in range(0, len(places), at_a_time):
+        chosen = places[start : start + at_a_time]
+        parts = forward(channels_last(torch.stack([images[image][:, *window] for image, window in chosen]))).float()
+        if not start:
+            importance = importance_of(patch, parts.device)
+            total, weights = parts.new_zeros(len(images), parts.shape[1], *sizes), parts.new_zeros(sizes)
+        for (image, window), part in zip(chosen, parts, strict=True):
+            total[image][:, *window].addcmul_(part, importance)
+    for window in windows:
+        weights[window] += importance
+    return total.div_(weights)
+
+
+def importance_of(patch: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Gaussian weights of the voxels of a window, greatest in the middle: (*patch).
+
+    Args:
+        patch: Size of the window. Standard deviations are an eighth of it.
+        device: Where the weights are needed.
+    """
+    weights = torch.ones((), device=device)
+    for size in patch:
+        distances = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
+        weights = weights[..., None] * torch.exp(distances**2 / (-2 * (size / 8) ** 2))
+    return weights.clamp(min=1e-3)
 
 
 Read = Callable[[tuple[slice, ...]], Tensor]
@@ -61,11 +88,12 @@ def windows_of(sizes: Sequence[int], patch: Sequence[int], *, overlap: float = O
         patch: Size of the windows.
         overlap: Least share of a window that neighbouring windows have in common.
     """
-    interval = [
-        size if size == whole else max(1, int(size * (1 - overlap))) for size, whole in zip(patch, sizes, strict=True)
-    ]
-    windows: list[tuple[slice, ...]] = dense_patch_slices(tuple(sizes), tuple(patch), interval)
-    return windows
+    along_axes = []
+    for size, whole in zip(patch, sizes, strict=True):
+        step = max(1, int(size * (1 - overlap)))
+        starts = [*range(0, whole - size, step), whole - size]
+        along_axes.append([slice(start, start + size) for start in starts])
+    return list(product(*along_axes))
 
 
 def in_band(windows: Sequence[tuple[slice, ...]], band: slice) -> list[tuple[slice, ...]]:
@@ -162,7 +190,7 @@ def blended_rows(
                 plane = (sizes[1], band.stop - band.start)
                 total = room.zeros("total", parts, (parts.shape[1], patch[0], *plane))
                 weights = room.zeros("weights", parts, (patch[0], *plane))
-                importance = compute_importance_map(tuple(patch), mode="gaussian", device=parts.device)
+                importance = importance_of(patch, parts.device)
             for window, part in zip(chosen, parts, strict=True):
                 z = window[2]
                 begin, end = max(z.start, band.start), min(z.stop, band.stop)

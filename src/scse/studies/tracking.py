@@ -31,9 +31,8 @@ from scse.support.events import (
     Within,
 )
 from scse.support.json_files import read_json, validated
-from scse.training.cleaning_choice import CHOICE
 from scse.training.log import LOG, read_log
-from scse.training.record import RECORD
+from scse.training.record import CHOICE, RECORD
 
 IDENTITY = "mlflow.json"
 """File in the folder of a run or study, with the id by which the run in MLflow is found again; it is a tag there."""

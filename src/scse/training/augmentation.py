@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.transforms import AdjustContrast, GaussianSmooth, RandSimulateLowResolution
-from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -252,7 +250,7 @@ def _draw_for_some(
 
 
 def _blurred(amount: float, _: np.random.Generator) -> Alter:
-    return lambda image: _plain(GaussianSmooth(sigma=amount)(image))
+    return lambda image: _changed(image, "GaussianSmooth", sigma=amount)
 
 
 def _coarse(amount: float, _: np.random.Generator) -> Alter:
@@ -260,20 +258,23 @@ def _coarse(amount: float, _: np.random.Generator) -> Alter:
 
     def alter(image: Tensor) -> Tensor:
         mode = "bilinear" if image.ndim == 3 else "trilinear"
-        return _plain(RandSimulateLowResolution(prob=1.0, upsample_mode=mode, zoom_range=(zoom, zoom))(image))
+        options = {"prob": 1.0, "upsample_mode": mode, "zoom_range": (zoom, zoom)}
+        return _changed(image, "RandSimulateLowResolution", **options)
 
     return alter
 
 
 def _with_gamma(amount: float, rng: np.random.Generator) -> Alter:
     power = 1 + amount if rng.random() < 0.5 else 1 / (1 + amount)
-    return lambda image: _plain(AdjustContrast(gamma=power, retain_stats=True)(image))
+    return lambda image: _changed(image, "AdjustContrast", gamma=power, retain_stats=True)
 
 
-def _plain(image: Any) -> Tensor:
-    """The result of a transform of MONAI without its metadata."""
-    tensor: Tensor = convert_to_tensor(image, track_meta=False)
-    return tensor
+def _changed(image: Tensor, transform: str, **options: Any) -> Tensor:
+    """An image after a transform of MONAI, without its metadata."""
+    from monai import transforms, utils  # noqa: PLC0415 (takes seconds, and trainings without these changes need none)
+
+    changed: Tensor = utils.convert_to_tensor(getattr(transforms, transform)(**options)(image), track_meta=False)
+    return changed
 
 
 def _noisy(amount: float, rng: np.random.Generator) -> Alter:

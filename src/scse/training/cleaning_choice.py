@@ -27,10 +27,8 @@ from scse.inference.windows import blended_rows, channels_last, in_windows
 from scse.support.atomic import write_atomic
 from scse.support.errors import UserError
 from scse.support.events import CleaningChosen, CleaningStep, Progress, Watch
+from scse.training.record import CHOICE
 from scse.training.validation import OVERLAP, VALIDATION_SHARE
-
-CHOICE = "cleaning.json"
-"""File in the folder of a run, with the Dice of each step that was tried."""
 
 LEAST_GAIN = 0.0005
 """Least rise of the mean Dice, of all structures or of the one that a step changes, for which the step is kept."""

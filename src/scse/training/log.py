@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from torch.utils.tensorboard import SummaryWriter
-
 from scse.support.atomic import named, write_atomic
 from scse.support.errors import DataError
 from scse.support.events import EpochDone
@@ -31,6 +29,8 @@ def open_log(folder: Path, history: Sequence[EpochDone]) -> Generator[Callable[[
     Yields:
         A function that writes an epoch to `log.jsonl` and to TensorBoard.
     """
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (takes seconds, and only a training writes)
+
     path = folder / LOG
     write_atomic(path, "".join(map(_line, history)).encode())
     with (

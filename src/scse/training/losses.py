@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceLoss
-from monai.networks.utils import one_hot
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -41,7 +39,7 @@ class SegmentationLoss(nn.Module):
         self.ignoring, self.shared = ignoring, shared
         terms: dict[str, nn.Module] = {
             "ce": CrossEntropy(weight=weights, ignore_index=IGNORED_CLASS, fading=fading, shared=shared),
-            "dice": SharedDice() if shared else DiceLoss(batch=True),
+            "dice": Dice(shared=shared),
         }
         self.terms = nn.ModuleDict({name: terms[name] for name in loss.split("+")})
 
@@ -60,11 +58,10 @@ class SegmentationLoss(nn.Module):
 
     def _dice(self, logits: Tensor, labels: Tensor, learned: Tensor | None) -> Tensor:
         shares = logits.softmax(1)
-        if learned is None:
-            loss: Tensor = self.terms["dice"](shares, one_hot(labels[:, None], logits.shape[1]))
-        else:
-            of_class = one_hot(labels.where(learned, 0)[:, None], logits.shape[1])
-            loss = self.terms["dice"](shares * learned[:, None], of_class * learned[:, None])
+        if learned is not None:
+            shares, labels = shares * learned[:, None], labels.where(learned, 0)
+        of_class = torch.zeros_like(shares, dtype=torch.float32).scatter_(1, labels[:, None], 1)
+        loss: Tensor = self.terms["dice"](shares, of_class if learned is None else of_class * learned[:, None])
         return loss
 
 
@@ -85,7 +82,7 @@ class RegionLoss(nn.Module):
     def __init__(self, loss: str, members: NDArray[np.bool_], *, ignoring: bool = True, shared: bool = False) -> None:
         super().__init__()
         self.ignoring, self.shared, self.names = ignoring, shared, loss.split("+")
-        self.dice = SharedDice() if shared else DiceLoss(batch=True)
+        self.dice = Dice(shared=shared)
         self.register_buffer("members", torch.from_numpy(members).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -158,17 +155,26 @@ def fade_weights(loss: nn.Module, done: float) -> None:
             part.weight.copy_(part.first ** (1 - done))
 
 
-class SharedDice(DiceLoss):
-    """MONAI's Dice loss over the whole batch, of which several processes have a part each."""
+class Dice(nn.Module):
+    """Soft Dice over the whole batch, as MONAI's `DiceLoss(batch=True)`, whose import takes seconds.
 
-    def __init__(self) -> None:
-        super().__init__(batch=True)
+    Args:
+        shared: See `SegmentationLoss`.
+    """
+
+    smooth = 1e-5
+    """Added to numerator and denominator: a class that is neither there nor predicted has no loss."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
 
     def forward(self, shares: Tensor, wanted: Tensor) -> Tensor:
         """Loss of shares (N, classes, *spatial) for those that are wanted: a scalar."""
         axes = [0, *range(2, shares.ndim)]
-        common, ours, theirs = total(torch.stack([part.sum(axes) for part in (shares * wanted, shares, wanted)]))
-        losses: Tensor = 1 - (2 * common + self.smooth_nr) / (ours + theirs + self.smooth_dr)
+        sums = torch.stack([part.sum(axes) for part in (shares * wanted, shares, wanted)])
+        common, ours, theirs = total(sums) if self.shared else sums
+        losses: Tensor = 1 - (2 * common + self.smooth) / (ours + theirs + self.smooth)
         return losses.mean()
 
 

@@ -15,13 +15,15 @@ from scse.simulation.simulator import Simulation
 from scse.support.atomic import write_atomic
 from scse.support.errors import DataError
 from scse.support.json_files import read_json, validated
-from scse.training.cleaning_choice import CHOICE
 from scse.training.settings import Settings
 from scse.training.task import Task
 from scse.zoo.catalogue import code_digest
 
 RECORD = "run.json"
 REMEDY = "copy the run again, or train anew in another folder"
+
+CHOICE = "cleaning.json"
+"""File in the folder of a run, with the Dice of each step of the clean-up that was tried."""
 
 Key = Annotated[str, Field(pattern=r"^\w[\w-]*$", max_length=100)]
 """Key of prepared arrays: the name of a folder in the cache, never a path out of it."""

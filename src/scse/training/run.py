@@ -26,11 +26,11 @@ from scse.support.events import OnEvent, Planned, RunStarted, Stage, Stop, Stopp
 from scse.support.requests import signed
 from scse.support.text import counted
 from scse.training.arithmetic import arithmetic
-from scse.training.cleaning_choice import CHOICE, affordable, choose_cleaning, write_choice
+from scse.training.cleaning_choice import affordable, choose_cleaning, write_choice
 from scse.training.log import open_log
 from scse.training.loop import fit
 from scse.training.ranks import ALONE, Ranks, is_under_torchrun
-from scse.training.record import RunRecord, check_record, note_device, prepared_task, read_record
+from scse.training.record import CHOICE, RunRecord, check_record, note_device, prepared_task, read_record
 from scse.training.request import TrainRequest
 from scse.training.settings import Settings, reject_unused, without_class_weights
 from scse.training.setup import as_segmenter, make_batches, make_loss, new_fabric, new_state

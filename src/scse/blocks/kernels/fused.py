@@ -101,10 +101,13 @@ OLDEST_CAPABILITY = (8, 0)
 """Compute capability of the oldest NVIDIA GPUs with kernels, the first with bfloat16."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def gpu_problem() -> str:
     """Return why the GPU kernels cannot be used, "" if they can. The first call compiles and runs one."""
     return _find_gpu_problem()
+
+
+# what torch.compiler.assume_constant_result does, without importing the compiler, which takes as long as torch itself
+gpu_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache  # of a function of its own, because the compiler looks through caches
