@@ -125,6 +125,22 @@ def test_an_empty_background_stays_so(contrast: str) -> None:
     assert (labels[empty] == 0).all()
 
 
+@pytest.mark.parametrize("contrast", ["source", "random"])
+@pytest.mark.parametrize("least", [-2.3899412, 0.1, 1e3])
+def test_nothing_is_darker_than_an_empty_background_of_any_value(least: float, contrast: str) -> None:
+    """Prepared images have one such as -2.39, whose mean over many voxels differs from it by rounding."""
+    scanned, labels = scan((60, 50, 40), noise=10.0)
+    scanned[:, :10] = 0  # as large a part as around a brain
+    scanned = np.maximum(scanned, 0)
+    image = np.concatenate([least + 0.05 * scanned, -scanned]).astype(np.float32)
+    alone, both = (Source.of(channels, labels, spacing=(1, 1, 1)) for channels in (image[:1], image))
+    assert None not in (alone.empty, both.empty)
+    for seed in range(5):
+        darker, brighter = draw_subject(both, (seed,), contrast=contrast)[0]
+        assert darker.min() == draw_subject(alone, (seed,), contrast=contrast)[0].min() == image[0].min()
+        assert brighter.min() < image[1].max()  # where it is the brightest, tissues stay darker
+
+
 def test_intensities_with_a_unit_keep_it() -> None:
     """The means of tissues differ from those of the source by a part of their spread, as between CT scans."""
     image, labels = scan(noise=10.0)

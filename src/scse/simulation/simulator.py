@@ -30,7 +30,7 @@ HELD_OUT = (1, 1, 1, 1)
 """First numbers of the keys of subjects for validation, which no training has: its keys have three numbers, and those
 that a key lacks count as 0."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the subjects for validation, increased when they change, so that older ones are not reused."""
 
 

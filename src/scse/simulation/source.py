@@ -92,6 +92,16 @@ class Source:
         return torch.where(span > 0, span, self.image.flatten(1).std(1).clamp(min=1e-6))
 
     @cached_property
+    def floor(self) -> Tensor:
+        """Least intensity (C,) of subjects: of an empty background than which nothing in the source is darker, or -inf.
+
+        Images are standardised by the voxels above the least one, so that these must be the same as in the source.
+        """
+        least = self.image.flatten(1).amin(1)
+        lowest = torch.full_like(least, -math.inf)
+        return lowest if self.empty is None else torch.where(least == self.empty, least, lowest)
+
+    @cached_property
     def smoothness(self) -> tuple[float, float, float]:
         """Standard deviations in mm of the Gaussian filters of random velocities: large, medium and small.
 

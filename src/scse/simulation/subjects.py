@@ -268,10 +268,8 @@ def acquired(image: Tensor, source: Source, outside: Tensor, contrast: Contrast,
     image = image + noise * deviation.reshape(-1, *(1,) * axes)
     if source.empty is None:
         return image
-    empty = source.empty.reshape(-1, *(1,) * axes)
-    if (source.means.amin(0) == source.empty).all():  # as in the source, nothing is darker than what is empty
-        image = torch.maximum(image, empty)
-    return torch.where(outside, empty, image)
+    empty, floor = (values.reshape(-1, *(1,) * axes) for values in (source.empty, source.floor))
+    return torch.where(outside, empty, torch.maximum(image, floor))
 
 
 def _thick(image: Tensor, axis: int, factor: float) -> Tensor:
