@@ -57,6 +57,14 @@ def _frozen_objects() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    # Keras draws weights anew in every process, and some draws have hidden units that no image of a test activates
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Keras converts its variables and torch tensors to NumPy in a way that is deprecated in NumPy 2
     ignored = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
