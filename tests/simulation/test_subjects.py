@@ -141,6 +141,18 @@ def test_nothing_is_darker_than_an_empty_background_of_any_value(least: float, c
         assert brighter.min() < image[1].max()  # where it is the brightest, tissues stay darker
 
 
+def test_an_empty_background_that_resampling_has_rounded_is_one_value() -> None:
+    scanned, labels = scan((60, 50, 40), noise=10.0)
+    scanned[:, :10] = 0
+    image = (0.05 * np.maximum(scanned, 0) - 2.3899412).astype(np.float32)
+    background = (image == image.min()) & (labels == 0)
+    image[background] += np.random.default_rng(0).choice([-7e-7, 0, 0, 0, 5e-7], background.sum()).astype(np.float32)
+    image[0, *np.argwhere(labels)[0]] = image.min()  # a structure may be as dark
+    made = Source.of(image, labels, spacing=(1, 1, 1))
+    assert (made.image[torch.from_numpy(background)] == made.empty).all()
+    assert all(draw_subject(made, (seed,))[0].min() == made.empty for seed in range(5))
+
+
 def test_intensities_with_a_unit_keep_it() -> None:
     """The means of tissues differ from those of the source by a part of their spread, as between CT scans."""
     image, labels = scan(noise=10.0)

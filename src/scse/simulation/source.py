@@ -32,7 +32,10 @@ SAMPLE = 20_000
 """Voxels of a structure from which its tissues are found."""
 
 EMPTY_SHARE = 0.2
-"""Share of the background with exactly the same value from which on it is empty, as after skull-stripping."""
+"""Share of the background with the same value from which on it is empty, as after skull-stripping."""
+
+ROUNDING = 1e-5
+"""Differences of intensities, as a share of their range, up to which they are the same: resampling rounds."""
 
 BACKGROUND = 0
 
@@ -97,9 +100,11 @@ class Source:
 
         Images are standardised by the voxels above the least one, so that these must be the same as in the source.
         """
-        least = self.image.flatten(1).amin(1)
+        least, most = self.image.flatten(1).aminmax(dim=1)
         lowest = torch.full_like(least, -math.inf)
-        return lowest if self.empty is None else torch.where(least == self.empty, least, lowest)
+        if self.empty is None:
+            return lowest
+        return torch.where(self.empty - least <= ROUNDING * (most - least), self.empty, lowest)
 
     @cached_property
     def smoothness(self) -> tuple[float, float, float]:
@@ -189,6 +194,11 @@ class Source:
         if not found.any():
             raise UserError("the label map of the source has no label but 0; give one with at least one structure")
         empty = _empty(image, labels)
+        value = None
+        if empty is not None:
+            first = image[:, *(place[0] for place in np.nonzero(empty))].copy()
+            image[:, empty] = first[:, None]
+            value = torch.from_numpy(first)
         tissues, means, spreads, keys = _tissues(image, labels, empty)
         other = np.arange(256)
         if partners is not None:
@@ -196,10 +206,8 @@ class Source:
         named = [(other[label], number) for label, number in keys]
         order = {key: place for place, key in enumerate(dict.fromkeys(named))}
         coded = torch.from_numpy(labels.astype(np.float32))
-        value = None
         if empty is not None:
             coded += EMPTY * torch.from_numpy(empty + LOOSE * _loose(labels, empty))
-            value = torch.from_numpy(image[:, *(place[0] for place in np.nonzero(empty))].copy())
         return cls(
             torch.from_numpy(image),
             coded,
@@ -245,9 +253,12 @@ def _empty(image: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.
         return None
     values, counts = np.unique(image[0][outside], return_counts=True)
     most = values[counts.argmax()]
-    candidates = outside & (image[0] == most)
-    first = image[:, *(place[0] for place in np.nonzero(candidates))]
-    empty: NDArray[np.bool_] = outside & (image == first.reshape(-1, *(1,) * labels.ndim)).all(0)
+    first = image[:, *(place[0] for place in np.nonzero(outside & (image[0] == most)))]
+    shape = (-1, *(1,) * labels.ndim)
+    alike = np.abs(image - first.reshape(shape)) <= ROUNDING * np.ptp(image.reshape(len(image), -1), axis=1).reshape(
+        shape
+    )
+    empty: NDArray[np.bool_] = outside & alike.all(0)
     return empty if empty.sum() >= EMPTY_SHARE * outside.sum() else None
 
 
