@@ -22,11 +22,7 @@ from scse.data.recipe import Recipe
 from scse.inference.segmenter import Segmenter
 from scse.networks import NETWORKS
 
-ALONE = """
-from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
-use_monai_alone()
-use_tensorboard_alone()
-"""
+ALONE = "from scse.executors.process import settle; settle(); "
 IMPORTS = {
     "import torch": "import torch",
     "import monai": ALONE + "import monai",

@@ -19,9 +19,9 @@ from torch.multiprocessing import start_processes
 
 from datasets import write_nnunet
 from scse.data.prepared import IGNORED_CLASS
+from scse.executors.process import settle
 from scse.support.errors import UserError
 from scse.support.events import EpochDone, StoppedError
-from scse.support.tensorboard_alone import use_tensorboard_alone
 from scse.training.losses import DeepSupervision, RegionLoss, SegmentationLoss
 from scse.training.ranks import ALONE, Ranks
 from scse.training.record import read_record
@@ -113,7 +113,7 @@ def _volumes() -> dict[str, Any]:
 def _rank(rank: int, port: str, data: Path, folder: Path) -> None:
     os.environ |= VARIABLES | {"MASTER_PORT": port, "LOCAL_WORLD_SIZE": "3", "WORLD_SIZE": "3"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-    use_tensorboard_alone()
+    settle()
     torch.set_num_threads(1)
     _check_sums(Ranks.of())
     _check_trainings(data, folder)

@@ -83,15 +83,13 @@ def main() -> None:
     one line and exit code 130.
     """
     from scse.allocator import keep_large_blocks
-    from scse.support.tensorboard_alone import use_monai_alone, use_tensorboard_alone
+    from scse.executors.process import settle
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal may know fewer letters than names have
             stream.reconfigure(errors="replace")
     keep_large_blocks()  # before anything starts a thread
-    # before MONAI is imported
-    use_tensorboard_alone()
-    use_monai_alone()
+    settle()  # before MONAI and TensorBoard are imported
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is under way is cleaned up
     try:

@@ -48,17 +48,18 @@ def in_windows(
     windows = windows_of(sizes, patch, overlap=overlap)
     places = [(image, window) for image in range(len(images)) for window in windows]
     at_a_time = batch_size or len(images)
-    total = weights = importance = torch.empty(0)
+    importance = importance_of(patch, images.device)
+    weights = importance.new_zeros(sizes)
+    for window in windows:
+        weights[window] += importance
+    total = torch.empty(0)
     for start in range(0, len(places), at_a_time):
         chosen = places[start : start + at_a_time]
         parts = forward(channels_last(torch.stack([images[image][:, *window] for image, window in chosen]))).float()
         if not start:
-            importance = importance_of(patch, parts.device)
-            total, weights = parts.new_zeros(len(images), parts.shape[1], *sizes), parts.new_zeros(sizes)
+            total = parts.new_zeros(len(images), parts.shape[1], *sizes)
         for (image, window), part in zip(chosen, parts, strict=True):
             total[image][:, *window].addcmul_(part, importance)
-    for window in windows:
-        weights[window] += importance
     return total.div_(weights)
 
 

@@ -58,10 +58,11 @@ class SegmentationLoss(nn.Module):
 
     def _dice(self, logits: Tensor, labels: Tensor, learned: Tensor | None) -> Tensor:
         shares = logits.softmax(1)
+        classes = labels if learned is None else labels.where(learned, 0)
+        of_class = torch.zeros_like(shares, dtype=torch.float32).scatter_(1, classes[:, None], 1)
         if learned is not None:
-            shares, labels = shares * learned[:, None], labels.where(learned, 0)
-        of_class = torch.zeros_like(shares, dtype=torch.float32).scatter_(1, labels[:, None], 1)
-        loss: Tensor = self.terms["dice"](shares, of_class if learned is None else of_class * learned[:, None])
+            shares, of_class = shares * learned[:, None], of_class * learned[:, None]
+        loss: Tensor = self.terms["dice"](shares, of_class)
         return loss
 
 
